@@ -1,0 +1,141 @@
+"""The one frozen configuration of a training run: every default with its unit and its reason.
+
+The command line makes its flags from these fields, the run folder stores them as YAML, and Python
+users pass them by name. This module imports neither numpy nor torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from regraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HeadName = Literal["logistic", "knn", "mean"]
+ClassWeight = Literal["none", "balanced"]
+Precision = Literal["auto", "bfloat16", "float32"]
+
+SCHEMA_VERSION = 1
+
+
+def _setting(default: Any, text: str, **metadata: Any) -> Any:
+    """Declare a field with the text that the command line and the docs show."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what a run computes, and where it writes.
+
+    Raises
+    ------
+    ConfigError
+        Where a value is out of range; the message names field and value.
+
+    Examples
+    --------
+    >>> TrainConfig(seed=1).replace(test_fraction=0.1).test_fraction
+    0.1
+    >>> TrainConfig(test_fraction=1.5)
+    Traceback (most recent call last):
+        ...
+    regraft.errors.ConfigError: test_fraction is 1.5; it must lie between 0 and 1, both excluded
+    """
+
+    # --- the network -------------------------------------------------------------------------
+    model: str = _setting(
+        "embedded",  # the only weights that every installation has, without a network
+        "Backbone: embedded, timm/NAME, torchvision/NAME, local-dir:PATH or hf-hub:OWNER/NAME.",
+    )
+    weights: str = _setting(
+        "default", "Weights: default, none (random), a torchvision enum name, or a local file."
+    )
+    image_size: str = _setting(
+        "auto",  # the backbone's own, except for small images (docs/design/decisions.md)
+        "Side of the square the network sees, in pixels; auto follows the images.",
+    )
+    taps: str = _setting(
+        "last",  # what every tutorial reads; "all" is measured beside it in docs/
+        "Features the head reads: last (the pooled features), all (every stage), or NAMES.",
+    )
+    # --- the data ----------------------------------------------------------------------------
+    test_fraction: float = _setting(
+        0.2, "Share of the images held out for testing, where the data bring no test part."
+    )
+    split: Path | None = _setting(None, "A split.csv of an earlier run: same parts again.")
+    group_by: str | None = _setting(
+        None,  # images of one patient or burst in two parts make results too good
+        "What must not straddle parts: parent, a path part's number (0 is the first), or a "
+        "regular expression whose first group (or whole match) names the group.",
+    )
+    data_root: Path | None = _setting(None, "Where named datasets lie or are downloaded to.")
+    strict: bool = _setting(default=False, text="Stop at the first image that cannot be used.")
+    max_pixels: int = _setting(
+        40_000_000,  # 120 MB decoded; larger than any phone's picture, smaller than a bomb
+        "Images of more pixels than this are refused before they are decoded.",
+    )
+    # --- the head ----------------------------------------------------------------------------
+    head: HeadName = _setting("logistic", "What is fitted on the features.")
+    class_weight: ClassWeight = _setting(
+        "none",  # honest probabilities; "balanced" trades them for recall of rare classes
+        "balanced: rare classes count as much as common ones in the fit.",
+    )
+    folds: int = _setting(
+        5,  # Kohavi 1995: 5 to 10 folds; 5 costs half
+        "Folds of the training part by which the penalty and the temperature are chosen.",
+    )
+    # --- the machine -------------------------------------------------------------------------
+    seed: int = _setting(0, "Seed of the split, the folds and random weights.")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: Precision = _setting(
+        "auto",  # bfloat16 is twice as fast where the processor has it, at the same accuracy
+        "Of the forward pass: auto is bfloat16 where the hardware has it, else float32.",
+    )
+    batch_size: int = _setting(
+        16,  # fastest on two cores (8 to 32 are within 5 %); fixed, so stored rows repeat
+        "Images in one forward pass.",
+        short="-b",
+    )
+    workers: int = _setting(
+        0, "Threads that read and decode images; 0 is one per processor.", short="-j"
+    )
+    cache: bool = _setting(default=True, text="Keep features in the store for later runs.")
+    cache_dir: Path | None = _setting(
+        None, "The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."
+    )
+    # --- the result --------------------------------------------------------------------------
+    out: Path | None = _setting(
+        None, "Run folder; else a new one under regraft-runs/, named after the data."
+    )
+    overwrite: bool = _setting(default=False, text="Replace the run that --out already holds.")
+
+    def __post_init__(self) -> None:
+        def must(condition: bool, name: str, rule: str) -> None:  # noqa: FBT001 - reads as a sentence
+            if not condition:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must {rule}")
+
+        must(0 < self.test_fraction < 1, "test_fraction", "lie between 0 and 1, both excluded")
+        must(2 <= self.folds <= 100, "folds", "lie between 2 and 100")
+        must(1 <= self.batch_size <= 65_536, "batch_size", "lie between 1 and 65536")
+        must(0 <= self.workers <= 1024, "workers", "lie between 0 and 1024")
+        must(0 <= self.seed < 2**32, "seed", "lie between 0 and 4294967295")
+        must(1 <= self.max_pixels <= 2**31, "max_pixels", "lie between 1 and 2147483648")
+        must(
+            self.image_size == "auto"
+            or (self.image_size.isascii() and self.image_size.isdecimal()
+                and 8 <= int(self.image_size[:9]) <= 4096),
+            "image_size",
+            "be auto or a number of pixels between 8 and 4096",
+        )
+        for name, kind in (("head", HeadName), ("class_weight", ClassWeight),
+                           ("precision", Precision)):
+            allowed = get_args(kind)
+            must(getattr(self, name) in allowed, name, f"be one of {', '.join(allowed)}")
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """Return a copy with some fields changed, checked like a new one."""
+        return dataclasses.replace(self, **changes)

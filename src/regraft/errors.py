@@ -1,0 +1,148 @@
+"""Every error and warning that regraft raises on purpose.
+
+::
+
+    RegraftError                 exit code 1: something failed while it ran
+    ├── InputError               exit code 2: what was given cannot be used
+    │   ├── ConfigError          a setting has a value that it cannot have
+    │   ├── DataError            the images, labels or parts as a whole
+    │   │   ├── ArchiveError     an archive, or one member of it
+    │   │   ├── TableError       a CSV or Parquet table, or one row of it
+    │   │   └── ImageError       one image: has a ``kind`` and a ``reason``
+    │   ├── BackboneError        an unknown or unusable network
+    │   ├── WeightsError         weights that are missing, do not fit or have the wrong hash
+    │   ├── BundleError          a bundle that is not what it says it is
+    │   ├── RunError             a run folder that cannot be read or must not be replaced
+    │   └── MissingExtraError    an optional package; names its ``pip install 'regraft[x]'``
+    ├── FrozenError              parameters that had to stay as they were have changed
+    ├── StoreError               the feature store cannot be used
+    └── DiskFullError            no space left; names the path and the bytes that were needed
+
+    RegraftWarning               shown as one line, never stops anything
+    ├── ConvergenceWarning       a fit stopped before its gradient was small
+    ├── SmallSampleWarning       too few images for the claim
+    └── StoreWarning             the run goes on without the store
+
+A message says what, which value or file; the hint says what to do. This module imports nothing.
+"""
+
+
+class RegraftError(Exception):
+    """Base of all errors; printed as one or two lines, without a traceback.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong, with the value or the file.
+    hint : str, optional
+        What to do about it; printed behind ``hint:``.
+
+    Examples
+    --------
+    >>> error = InputError("no images in photos/", hint="put them into one folder per class")
+    >>> print(error)
+    no images in photos/
+    hint: put them into one folder per class
+    >>> error.exit_code
+    2
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+
+class InputError(RegraftError):
+    """What was given cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A setting has a value that it cannot have."""
+
+
+class DataError(InputError):
+    """The images, labels or parts cannot be used as a whole."""
+
+
+class ArchiveError(DataError):
+    """An archive, or one member of it, cannot be used."""
+
+
+class TableError(DataError):
+    """A CSV or Parquet table, or one row of it, cannot be used."""
+
+
+class ImageError(DataError):
+    """One image cannot be used.
+
+    Parameters
+    ----------
+    kind : str
+        A short fixed word for the ledger, such as ``"truncated"``.
+    reason : str
+        One sentence with the details.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason
+
+
+class BackboneError(InputError):
+    """A network is unknown or cannot be used here."""
+
+
+class WeightsError(InputError):
+    """Weights are missing, do not fit the network or have the wrong hash."""
+
+
+class BundleError(InputError):
+    """A bundle is not what it says it is."""
+
+
+class RunError(InputError):
+    """A run folder cannot be read, or must not be replaced."""
+
+
+class MissingExtraError(InputError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}", hint=f"pip install 'regraft[{extra}]'")
+
+
+class FrozenError(RegraftError):
+    """Parameters or buffers that had to stay as they were have changed."""
+
+
+class StoreError(RegraftError):
+    """The feature store cannot be used."""
+
+
+class DiskFullError(RegraftError):
+    """There is no space left for a file."""
+
+
+class RegraftWarning(UserWarning):
+    """Base of all warnings."""
+
+
+class ConvergenceWarning(RegraftWarning):
+    """A fit stopped before its gradient was small."""
+
+
+class SmallSampleWarning(RegraftWarning):
+    """There are too few images for the claim."""
+
+
+class StoreWarning(RegraftWarning):
+    """The run goes on without the store, or with a new one."""
