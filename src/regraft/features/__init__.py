@@ -1,1 +1,1 @@
-"""features"""
+"""Feature blocks: taps, fast extraction and the store."""

@@ -1,0 +1,223 @@
+"""Taps: places where activations are read, and the hooks that read them in one forward pass."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from regraft.backbones.preprocess import normalise
+from regraft.errors import ConfigError
+from regraft.features.compute import Compute, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from regraft.backbones.backbone import Backbone, Stage
+
+POOLED = "pooled"
+GRIDS = (1, 2)  # of every stage, in each stored row
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Block:
+    """One tap at one grid: the map averaged to ``grid`` by ``grid`` cells.
+
+    Examples
+    --------
+    >>> str(Block("layer3", 2)), str(Block.parse("pooled"))
+    ('layer3@2', 'pooled@1')
+    """
+
+    tap: str
+    grid: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.tap}@{self.grid}"
+
+    @classmethod
+    def parse(cls, text: str) -> Block:
+        """Read ``tap@grid`` or ``tap``; ConfigError where the grid is not a small number."""
+        tap, at, grid = text.partition("@")
+        if at and not (grid.isascii() and grid.isdecimal() and 1 <= int(grid[:4]) <= 64):
+            raise ConfigError(f"{text}: behind @ stands the grid, a number from 1 to 64")
+        return cls(tap, int(grid) if at else 1)
+
+
+def row_blocks(backbone: Backbone) -> tuple[Block, ...]:
+    """Return the blocks that every stored row holds: all stages at all grids, and the pooled ones.
+
+    Choosing among them later extracts nothing again.
+    """
+    stages = tuple(Block(stage.name, grid) for stage in backbone.stages for grid in GRIDS)
+    return (*stages, Block(POOLED))
+
+
+def select_blocks(backbone: Backbone, taps: str) -> tuple[Block, ...]:
+    """Return the blocks that the head reads, in the row's order.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Names the stages.
+    taps : str
+        "last" (the pooled features), "all" (every stage at 1x1, and the pooled features), or names
+        with commas between them, such as "layer3@2,pooled".
+
+    Returns
+    -------
+    tuple of Block
+        A subset of ``row_blocks(backbone)``.
+
+    Raises
+    ------
+    ConfigError
+        Where a name is unknown; it lists the nearest ones.
+    """
+    known = row_blocks(backbone)
+    if taps == "last":
+        return (Block(POOLED),)
+    if taps == "all":
+        return tuple(block for block in known if block.grid == 1)
+    wanted = {Block.parse(name.strip()) for name in taps.split(",")}
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        names = [str(block) for block in known]
+        near = difflib.get_close_matches(str(unknown[0]), names, n=3) or names
+        raise ConfigError(
+            f"taps: {backbone.name} has no {unknown[0]}",
+            hint=f"last, all, or some of {', '.join(near)}",
+        )
+    return tuple(block for block in known if block in wanted)
+
+
+class TapReader:
+    """A backbone made ready to run, with hooks at its stages: images in, feature blocks out.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its module is copied, not changed.
+    blocks : sequence of Block
+        What to read; only the stages that they name get a hook.
+    compute : Compute
+        Device and precision.
+    """
+
+    def __init__(self, backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> None:
+        self.backbone = backbone
+        self.blocks = tuple(blocks)
+        self.compute = compute
+        self._module = prepare(backbone.module, compute)
+        self._read: dict[Block, torch.Tensor] = {}
+        grids: dict[str, list[int]] = {}
+        for block in self.blocks:
+            grids.setdefault(block.tap, []).append(block.grid)
+        for stage in backbone.stages:
+            if stage.name in grids:
+                tapped = self._module.get_submodule(stage.path)
+                tapped.register_forward_hook(self._hook(stage, grids[stage.name]))
+
+    def _hook(self, stage: Stage, grids: list[int]) -> Callable[..., None]:
+        # Pooled here and not after the pass: activations in place change the map afterwards.
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            cells = as_map(output, stage)
+            for grid in grids:
+                self._read[Block(stage.name, grid)] = pool(cells, grid)
+
+        return hook
+
+    def __call__(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
+        """Read all blocks of a batch.
+
+        Parameters
+        ----------
+        images : tensor of shape (N, 3, S, S), uint8
+            As ``render`` gives them, on the processor.
+
+        Returns
+        -------
+        dict of Block to array of shape (N, C * grid * grid), float32
+            In the order of ``blocks``.
+        """
+        device = torch.device(self.compute.device)
+        if device.type == "cuda":
+            images = images.pin_memory().to(device, non_blocking=True)
+        with torch.inference_mode():
+            x = normalise(images.to(device), self.backbone.preprocess, self.compute.dtype)
+            self._read = {}
+            pooled = self._module(x.contiguous(memory_format=torch.channels_last))
+            self._read[Block(POOLED)] = pooled.float()
+            return {block: self._read[block].cpu().numpy() for block in self.blocks}
+
+
+def as_map(output: torch.Tensor, stage: Stage) -> torch.Tensor:
+    """Bring a stage's output to (N, C, H, W), whatever its layout; a view where possible."""
+    if stage.layout == "nchw":
+        return output
+    if stage.layout == "nhwc":
+        return output.permute(0, 3, 1, 2)
+    tokens = output[:, stage.prefix_tokens :]  # (N, H * W, C)
+    side = int(tokens.shape[1] ** 0.5)
+    if side * side != tokens.shape[1]:  # no square grid: one row, which only averages by 1x1
+        return tokens.transpose(1, 2)[:, :, None, :]
+    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], side, side)
+
+
+def pool(cells: torch.Tensor, grid: int) -> torch.Tensor:
+    """Average a map to grid by grid cells, in float32 whatever the map's precision.
+
+    Parameters
+    ----------
+    cells : tensor of shape (N, C, H, W)
+        Any float type.
+    grid : int
+        Cells a side; windows overlap by one where the side is not divisible, as in
+        ``adaptive_avg_pool2d``, and repeat where the map is smaller than the grid.
+
+    Returns
+    -------
+    tensor of shape (N, C * grid * grid), float32
+        Channel by channel, each row by row.
+
+    Examples
+    --------
+    >>> pool(torch.arange(16.0).reshape(1, 1, 4, 4), 2)
+    tensor([[ 2.5000,  4.5000, 10.5000, 12.5000]])
+    """
+    if grid == 1:
+        return cells.mean((2, 3), dtype=torch.float32)
+    height, width = cells.shape[2:]
+    windows = [
+        cells[
+            :, :, row * height // grid : -(-(row + 1) * height // grid),
+            column * width // grid : -(-(column + 1) * width // grid),
+        ].mean((2, 3), dtype=torch.float32)
+        for row in range(grid)
+        for column in range(grid)
+    ]  # fmt: skip
+    return torch.stack(windows, dim=2).flatten(1)
+
+
+def round_block(values: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Round one image's block as the store keeps it: float16 where it is finite in it.
+
+    The same rounding happens with the store off and in the predictor, so that a cache never
+    changes a result.
+
+    Examples
+    --------
+    >>> round_block(np.array([0.1, 2.0], np.float32)).dtype
+    dtype('float16')
+    >>> round_block(np.array([0.1, 1e6], np.float32)).dtype
+    dtype('float32')
+    """
+    if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max:
+        return values.astype(np.float16)
+    return values
