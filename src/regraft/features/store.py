@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -149,7 +149,7 @@ class FeatureStore:
     """Rows of features under content keys, in one LMDB folder.
 
     Several processes may have the same folder open; within one process ``open_store`` hands out the
-    same object. Readers never write: the time of use is stamped once a run, by ``stamp``.
+    same object. Readers never write: the time of use is stamped once a run.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class FeatureStore:
         """Close the environment; the object must not be used afterwards."""
         self._environment.close()
 
-    def read(self, keys: Sequence[bytes]) -> Iterator[dict[str, NDArray[Any]] | None]:
+    def read(self, keys: Sequence[bytes]) -> Generator[dict[str, NDArray[Any]] | None]:
         """Yield each key's row, None where there is none or its checksum is wrong.
 
         Parameters
@@ -250,7 +250,7 @@ class FeatureStore:
         self._change(put, needed=sum(len(data) for _, data in pairs))
 
     def stamp(self, keys: Iterable[bytes]) -> None:
-        """Mark rows as used now, then let the least recently used leave beyond the limit."""
+        """Mark rows as used now: once a run, so that readers stay readers."""
         used = sorted(set(keys))
 
         def mark(transaction: Transaction) -> None:
@@ -258,9 +258,13 @@ class FeatureStore:
             for key in used:
                 if transaction.get(key, db=self._stamps) is not None:
                     transaction.put(key, now, db=self._stamps)
-            self._evict(transaction)
 
         self._change(mark)
+
+    def evict(self) -> None:
+        """Let the least recently used rows leave where the limit is passed."""
+        if self.info().bytes > self.limit:
+            self._change(self._evict)
 
     def _change(self, action: Callable[[Transaction], None], needed: int = 0) -> None:
         """Run an action in one write transaction; again, where the map was too small for it."""
@@ -275,14 +279,11 @@ class FeatureStore:
                 raise _store_error(self.folder, error, needed) from error
 
     def _evict(self, transaction: Transaction) -> None:
-        size = self._bytes(transaction)
-        if size <= self.limit:
-            return
         by_age = sorted(
             (bytes(stamp), bytes(key)) for key, stamp in transaction.cursor(db=self._stamps)
         )
         # A tenth more than needed leaves, so that a full store does not evict at every run.
-        surplus = size - self.limit * 9 // 10
+        surplus = self._bytes(transaction) - self.limit * 9 // 10
         for _, key in by_age:
             if surplus <= 0:
                 return
