@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.backbones import weights as weight_files
 from regraft.backbones.backbone import ImageSizes, Preprocess
 from regraft.backbones.family import Family, Record
+from regraft.backbones.vision import load_timm
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import nn
 
@@ -159,10 +161,7 @@ def _build(
 ) -> nn.Module:
     if arguments:
         raise BackboneError(f"the embedded backbone takes no arguments: {', '.join(arguments)}")
-    import timm  # noqa: PLC0415
-
-    import regraft.backbones.vision  # noqa: F401, PLC0415 - before timm, which imports torchvision
-
+    timm = load_timm()
     module: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     return module
 

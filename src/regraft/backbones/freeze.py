@@ -21,8 +21,8 @@ _SHOWN = 10
 def _tensor_hashes(module: nn.Module) -> dict[str, bytes]:
     """Hash each entry of the state: BatchNorm's running statistics are part of it."""
     hashes = {}
-    for name, tensor in module.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
+    for name, value in module.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
         head = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
         digest = hashlib.sha256(head)
         # Bytes of any dtype, bfloat16 among them, which numpy does not know.

@@ -98,7 +98,8 @@ def normalise(
     --------
     >>> from regraft.backbones.backbone import Preprocess
     >>> preprocess = Preprocess(1, 1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
-    >>> normalise(torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1), preprocess).view(-1)
+    >>> batch = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    >>> normalise(batch, preprocess).view(-1)
     tensor([-1.0000,  1.0000, -0.6000])
     """
     mean = torch.tensor(preprocess.mean, device=batch.device).mul_(255).view(1, 3, 1, 1)

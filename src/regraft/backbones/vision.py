@@ -4,17 +4,20 @@ The registry's torchvision is built for CUDA. Beside a CPU-only torch its extens
 loaded, and its import dies with ``operator torchvision::nms does not exist`` (pytorch issues
 122494 and 157648): it registers shape functions for operators that the extension would have
 declared. Declaring their schemas is enough for models, transforms and timm; ``torchvision.io`` and
-the detection operators stay unavailable. Everything in regraft imports torchvision from here, and
-imports this module before timm.
+the detection operators stay unavailable. Everything in regraft imports torchvision from here, and takes
+timm, which imports torchvision itself, through ``load_timm``.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 # A torch.library.Library withdraws its declarations when it is collected.
 _declarations: list[torch.library.Library] = []
@@ -31,9 +34,10 @@ def _import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     _declarations.append(library)
     return importlib.import_module("torchvision")
 
@@ -50,3 +54,19 @@ def extension_loaded() -> bool:
         False beside a torch that the extension was not built for.
     """
     return not _declarations
+
+
+def load_timm() -> ModuleType:
+    """Import timm behind the shim, when it is first needed.
+
+    Returns
+    -------
+    ModuleType
+        timm itself.
+
+    Examples
+    --------
+    >>> load_timm().__name__
+    'timm'
+    """
+    return importlib.import_module("timm")
