@@ -1,1 +1,1 @@
-"""bundle"""
+"""The bundle: what can be deployed, and the predictor that reads it."""

@@ -26,7 +26,7 @@ from regraft.features.taps import Block, TapReader, round_block, row_blocks
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -155,17 +155,19 @@ def extract(
     if missing:
         reader = TapReader(backbone, blocks, compute)
         todo = [(index, key) for key, index in missing.items()]
-        rendered = render_ahead(
-            samples, [index for index, _ in todo], backbone.preprocess, workers, max_pixels
-        )
-        with (reporter or Reporter()).track("extract", len(todo)) as advance, closing(rendered):
-            with _Writer(store) as writer:
-                for key, result in _rows(reader, todo, rendered, advance):
-                    if isinstance(result, ImageError):
-                        failed[key] = result
-                    else:
-                        widths = widths or {block: len(result[str(block)]) for block in blocks}
-                        writer.add(key, encode_row(key, result))
+        stream = samples.stream([index for index, _ in todo])
+        rendered = render_ahead(stream, backbone.preprocess, workers, max_pixels, samples.hashes)
+        with (
+            (reporter or Reporter()).track("extract", len(todo)) as advance,
+            closing(rendered),
+            _Writer(store) as writer,
+        ):
+            for key, result in _rows(reader, todo, rendered, advance):
+                if isinstance(result, ImageError):
+                    failed[key] = result
+                else:
+                    widths = widths or {block: len(result[str(block)]) for block in blocks}
+                    writer.add(key, encode_row(key, result))
 
     refused = {index: failed[key] for index, key in keys.items() if key in failed}
     n_new = sum(key in missing for key in keys.values()) - len(refused)
@@ -212,37 +214,38 @@ def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Co
 
 
 def render_ahead(
-    samples: Samples,
-    indices: Sequence[int],
+    stream: Iterable[tuple[int, Load]],
     preprocess: Preprocess,
     workers: int,
     max_pixels: int,
+    hashes: Sequence[bytes] | None = None,
 ) -> Generator[tuple[int, torch.Tensor | ImageError]]:
     """Read, decode and render in threads, a bounded number of images ahead.
 
     Parameters
     ----------
-    samples : Samples
-        Read as a stream.
-    indices : sequence of int
-        Ascending.
+    stream : iterable of (int, callable)
+        As ``Samples.stream`` and ``Source.stream`` give it.
     preprocess : Preprocess
         The backbone's.
     workers : int
         Threads.
     max_pixels : int
         Larger images are refused.
+    hashes : sequence of bytes, optional
+        By index: what the images were when they were scanned. One that has changed since is
+        refused, since its row would stand under another image's key.
 
     Yields
     ------
     tuple of int and (tensor of shape (3, S, S), uint8, or ImageError)
-        In the order of ``indices``.
+        In the order of the stream.
     """
 
     def render_one(index: int, load: Load) -> torch.Tensor | ImageError:
         try:
             payload = load()
-            if hash_payload(payload) != samples.hashes[index]:
+            if hashes is not None and hash_payload(payload) != hashes[index]:
                 return ImageError("changed", "its bytes have changed since they were first read")
             return render(decode(payload, max_pixels), preprocess)
         except ImageError as error:
@@ -254,7 +257,7 @@ def render_ahead(
     waiting: collections.deque[tuple[int, Future[torch.Tensor | ImageError]]] = collections.deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
     try:
-        for index, load in samples.stream(indices):
+        for index, load in stream:
             waiting.append((index, pool.submit(render_one, index, load)))
             if len(waiting) > ahead:
                 first, future = waiting.popleft()

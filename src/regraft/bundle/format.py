@@ -1,0 +1,458 @@
+"""Writing and reading the bundle folder: safetensors and JSON, every byte hashed. See FORMAT.md.
+
+Loading executes nothing, fetches nothing and distrusts everything: names are looked up in our own
+registries, sizes are compared before memory is taken, hashes before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from regraft import __version__
+from regraft.backbones import registry
+from regraft.backbones.backbone import Backbone, Preprocess, Stage
+from regraft.backbones.freeze import state_hash
+from regraft.backbones.preprocess import render
+from regraft.bundle.golden import golden_images
+from regraft.bundle.manifest import (
+    MAX_BYTES,
+    SCHEMA_VERSION,
+    BackboneRecord,
+    BlockRecord,
+    FileRecord,
+    GoldenRecord,
+    HeadRecord,
+    Manifest,
+    PreprocessRecord,
+    StageRecord,
+    read_manifest,
+    write_manifest,
+)
+from regraft.data.decode import decode
+from regraft.errors import BackboneError, BundleError, ImageError, InputError
+from regraft.features.taps import Block, TapReader, round_block
+from regraft.files import write_atomic
+from regraft.heads.head import HEADS
+from regraft.model import Model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from numpy.typing import NDArray
+
+    from regraft.features.compute import Compute
+
+#: Largest difference of a golden pixel, of 255: JPEG decoders and resizing kernels round apart.
+PIXEL_TOLERANCE = 4
+#: Relative to the norm of the features. Another kernel order is off by 1e-5, TF32 by 1e-3,
+#: bfloat16 by 2e-2; wrong weights or a wrong normalisation by 0.3 and more.
+FEATURE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
+LOGIT_TOLERANCE = 1e-3  # relative to the largest logit, from the same features
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """The golden images with what the writer saw and answered."""
+
+    images: list[bytes]
+    pixels: torch.Tensor  # (G, 3, S, S) uint8
+    features: NDArray[np.float32]  # (G, D), rounded as the store keeps them
+    logits: NDArray[np.float32]  # (G, K)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of the training features before the classifier: what will tell the unknown from the known.
+
+    Attributes
+    ----------
+    mean : array of shape (D,), float32
+    covariance : array of shape (D, D), float32
+        Of the pooled features, whatever blocks the head reads.
+    count : int
+        Training images.
+    """
+
+    mean: NDArray[np.float32]
+    covariance: NDArray[np.float32]
+    count: int
+
+
+def write_bundle(
+    folder: Path,
+    model: Model,
+    compute: Compute,
+    statistics: Statistics,
+) -> Manifest:
+    """Write a model as a bundle into a new folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made here; must not exist. The caller renames the finished folder into place.
+    model : Model
+        As trained.
+    compute : Compute
+        What the training ran on; recorded.
+    statistics : Statistics
+        Of the training features.
+
+    Returns
+    -------
+    Manifest
+        As written.
+
+    Raises
+    ------
+    DiskFullError
+        Where there is no space left.
+    """
+    (folder / "golden").mkdir(parents=True)
+    images = golden_images()
+    reference = dataclasses.replace(compute, precision="float32")
+    golden = _golden(list(images.values()), model, reference)
+    contents = {
+        **images,
+        "backbone.safetensors": _to_bytes(model.backbone.module.state_dict()),
+        "head.safetensors": _to_bytes(model.head.tensors()),  # type: ignore[operator]
+        "statistics.safetensors": _to_bytes(
+            {
+                "mean": torch.from_numpy(statistics.mean),
+                "covariance": torch.from_numpy(statistics.covariance),
+                "count": torch.tensor([statistics.count]),
+            }
+        ),
+        "golden.safetensors": _to_bytes(
+            {
+                "pixels": golden.pixels,
+                "features": torch.from_numpy(golden.features),
+                "logits": torch.from_numpy(golden.logits),
+            }
+        ),
+    }
+    manifest = _describe(model, compute, list(images), contents)
+    for name, data in contents.items():
+        write_atomic(folder / name, data)
+    # Last: a folder without a manifest is no bundle.
+    write_atomic(folder / "manifest.json", write_manifest(manifest))
+    return manifest
+
+
+def _describe(
+    model: Model, compute: Compute, images: list[str], contents: dict[str, bytes]
+) -> Manifest:
+    backbone = model.backbone
+    widths = block_widths(backbone, model.blocks)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        regraft=__version__,
+        task="single-label",
+        classes=list(model.classes),
+        backbone=BackboneRecord(
+            name=backbone.name,
+            arguments=dict(backbone.arguments),
+            weights=backbone.weights,
+            weights_sha256=backbone.weights_sha256,
+            licence=backbone.licence,
+            preprocess=PreprocessRecord(**dataclasses.asdict(backbone.preprocess)),
+            stages=[StageRecord(**dataclasses.asdict(stage)) for stage in backbone.stages],
+            n_features=backbone.n_features,
+        ),
+        blocks=[BlockRecord(block.tap, block.grid, widths[block]) for block in model.blocks],
+        head=HeadRecord(kind=model.head.kind, temperature=model.temperature),  # type: ignore[arg-type]
+        max_pixels=model.max_pixels,
+        compute=compute.fingerprint(),
+        golden=GoldenRecord(images, PIXEL_TOLERANCE, FEATURE_TOLERANCE, LOGIT_TOLERANCE),  # type: ignore[arg-type]
+        files={
+            name: FileRecord(hashlib.sha256(data).hexdigest(), len(data))
+            for name, data in contents.items()
+        },
+    )
+
+
+def block_widths(backbone: Backbone, blocks: tuple[Block, ...]) -> dict[Block, int]:
+    """Return the number of features of each block: channels times cells."""
+    channels = {stage.name: stage.channels for stage in backbone.stages}
+    channels["pooled"] = backbone.n_features
+    return {block: channels[block.tap] * block.grid**2 for block in blocks}
+
+
+def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
+    """Read a bundle, distrusting everything in it.
+
+    Parameters
+    ----------
+    folder : Path
+        The bundle, or the run that contains it.
+
+    Returns
+    -------
+    tuple of Model, Manifest and Golden
+        The golden images are for ``check_golden``, once the caller has chosen how to compute.
+
+    Raises
+    ------
+    BundleError
+        Where anything is not as the format says: names the file or the field.
+    """
+    if not (folder / "manifest.json").exists() and (folder / "bundle").is_dir():
+        folder = folder / "bundle"
+    manifest = read_manifest(_read_file(folder, "manifest.json", MAX_BYTES))
+    contents = {
+        name: _read_checked(folder, name, record) for name, record in manifest.files.items()
+    }
+    backbone = _read_backbone(manifest, contents.pop("backbone.safetensors"))
+    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
+    widths = block_widths(backbone, blocks)
+    if [block.width for block in manifest.blocks] != [widths[block] for block in blocks]:
+        raise BundleError("manifest.json: a block's width does not follow from its stage")
+    n_features = sum(widths.values())
+    head = _read_head(manifest, contents["head.safetensors"], n_features)
+    model = Model(
+        backbone, blocks, head, manifest.head.temperature, tuple(manifest.classes),
+        manifest.max_pixels,
+    )  # fmt: skip
+    golden = _read_golden(manifest, contents, n_features)
+    _read_statistics(contents["statistics.safetensors"], backbone.n_features)
+    return model, manifest, golden
+
+
+def _read_backbone(manifest: Manifest, data: bytes) -> Backbone:
+    record = manifest.backbone
+    preprocess = Preprocess(**msgspec.structs.asdict(record.preprocess))
+    state = _tensors(data, "backbone.safetensors")
+    try:
+        # On no device first: a name and sizes that do not fit cost no memory.
+        with torch.device("meta"):
+            plan = registry.build(record.name, record.arguments, image_size=preprocess.image_size)
+        _compare(plan.state_dict(), state)
+        module = registry.build(record.name, record.arguments, image_size=preprocess.image_size)
+    except BackboneError as error:
+        raise BundleError(f"manifest.json: backbone: {error.message}", hint=error.hint) from error
+    module.load_state_dict(state)
+    module.eval().requires_grad_(requires_grad=False)
+    if state_hash(module) != record.weights_sha256:
+        raise BundleError("backbone.safetensors: the tensors are not those that were trained with")
+    known = dict(module.named_modules())
+    for stage in record.stages:
+        if stage.path not in known:
+            raise BundleError(f"manifest.json: {record.name} has no submodule {stage.path!r}")
+    return Backbone(
+        name=record.name,
+        weights=record.weights,
+        weights_sha256=record.weights_sha256,
+        licence=record.licence,
+        preprocess=preprocess,
+        stages=tuple(
+            Stage(**{f: getattr(s, f) for f in s.__struct_fields__}) for s in record.stages
+        ),
+        n_features=record.n_features,
+        module=module,
+        arguments=dict(record.arguments),
+    )
+
+
+def _compare(expected: dict[str, Any], found: dict[str, torch.Tensor]) -> None:
+    wrong = sorted(set(expected) ^ set(found)) or [
+        name
+        for name, tensor in found.items()
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype)
+    ]
+    if wrong:
+        shown = ", ".join(wrong[:5])
+        raise BundleError(
+            f"backbone.safetensors: {len(wrong)} tensors are missing, unexpected or of another "
+            f"shape or type: {shown}"
+        )
+
+
+def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Module:
+    kind = HEADS.get(manifest.head.kind)
+    if kind is None:
+        raise BundleError(f"manifest.json: there is no head {manifest.head.kind!r}")
+    try:
+        head = kind.from_tensors(_tensors(data, "head.safetensors"))
+    except InputError as error:
+        raise BundleError(f"head.safetensors: {error.message}") from error
+    if (head.n_features, head.n_classes) != (n_features, len(manifest.classes)):
+        raise BundleError(
+            f"head.safetensors: maps {head.n_features} features to {head.n_classes} classes; the "
+            f"manifest has {n_features} and {len(manifest.classes)}"
+        )
+    return head.eval()
+
+
+def _read_golden(manifest: Manifest, contents: dict[str, bytes], n_features: int) -> Golden:
+    tensors = _tensors(contents["golden.safetensors"], "golden.safetensors")
+    count, side = len(manifest.golden.images), manifest.backbone.preprocess.image_size
+    shapes = {
+        "pixels": ((count, 3, side, side), torch.uint8),
+        "features": ((count, n_features), torch.float32),
+        "logits": ((count, len(manifest.classes)), torch.float32),
+    }
+    _same_shapes("golden.safetensors", tensors, shapes)
+    return Golden(
+        [contents[name] for name in manifest.golden.images],
+        tensors["pixels"],
+        tensors["features"].numpy(),
+        tensors["logits"].numpy(),
+    )
+
+
+def _read_statistics(data: bytes, n_features: int) -> Statistics:
+    tensors = _tensors(data, "statistics.safetensors")
+    shapes = {
+        "mean": ((n_features,), torch.float32),
+        "covariance": ((n_features, n_features), torch.float32),
+        "count": ((1,), torch.int64),
+    }
+    _same_shapes("statistics.safetensors", tensors, shapes)
+    return Statistics(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(tensors["count"]))
+
+
+def _same_shapes(
+    file: str,
+    tensors: dict[str, torch.Tensor],
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]],
+) -> None:
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    for name in sorted(expected | found):
+        if found.get(name) != expected.get(name):
+            raise BundleError(
+                f"{file}: {name} is {found.get(name, 'missing')}; "
+                f"expected {expected.get(name, 'nothing of that name')}"
+            )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{file}: {name} has values that are not finite")
+
+
+def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
+    """Check that this machine answers on the golden images as the writer's did.
+
+    Pixels, features and logits are checked apart, each from what the writer recorded one step
+    before, so that the error names the step that is off.
+
+    Parameters
+    ----------
+    model, manifest, golden
+        From ``read_bundle``.
+    reader : TapReader
+        The network as this machine runs it; its precision decides the tolerance.
+
+    Raises
+    ------
+    BundleError
+        Names the golden image, the step, and by how much it is off.
+    """
+    names, record = manifest.golden.images, manifest.golden
+    for name, data, expected in zip(names, golden.images, golden.pixels, strict=True):
+        try:
+            image = render(decode(data, model.max_pixels), model.backbone.preprocess)
+        except ImageError as error:
+            raise BundleError(f"{name}: {error}") from error
+        off = int((image.short() - expected.short()).abs().max())
+        if off > record.pixel_tolerance:
+            raise BundleError(
+                f"{name}: decoded here, a pixel is off by {off} of 255; "
+                f"{record.pixel_tolerance} is allowed",
+                hint="the image libraries here read this file differently: regraft doctor",
+            )
+    features = read_features(reader, golden.pixels)
+    norms = np.linalg.norm(golden.features, axis=1)
+    distances = np.linalg.norm(features - golden.features, axis=1) / np.maximum(norms, 1e-6)
+    precision: Literal["bfloat16", "float32"] = (
+        "bfloat16" if reader.compute.precision == "bfloat16" else "float32"
+    )
+    worst, allowed = int(distances.argmax()), record.feature_tolerance[precision]
+    if not distances[worst] <= allowed:
+        raise BundleError(
+            f"{names[worst]}: the features are off by {distances[worst]:.2g} of their norm in "
+            f"{precision}; {allowed:g} is allowed",
+            hint="--precision float32 is the most exact; else the weights or libraries differ",
+        )
+    logits = model.logits(golden.features)
+    scale = max(float(np.abs(golden.logits).max()), 1e-6)
+    off_by = float(np.abs(logits - golden.logits).max()) / scale
+    if not off_by <= record.logit_tolerance:
+        raise BundleError(
+            f"golden.safetensors: from the same features the logits are off by {off_by:.2g}; "
+            f"{record.logit_tolerance:g} is allowed"
+        )
+
+
+def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
+    """Return the blocks of a batch side by side, rounded as the store keeps them.
+
+    Parameters
+    ----------
+    reader : TapReader
+        Reads the model's blocks.
+    images : tensor of shape (N, 3, S, S), uint8
+        Rendered.
+
+    Returns
+    -------
+    array of shape (N, D), float32
+    """
+    rows = reader(images)
+    features = np.empty((len(images), sum(v.shape[1] for v in rows.values())), np.float32)
+    for position, target in enumerate(features):
+        blocks = [round_block(values[position]) for values in rows.values()]
+        np.concatenate(blocks, out=target, casting="same_kind")
+    return features
+
+
+def _golden(images: list[bytes], model: Model, compute: Compute) -> Golden:
+    preprocess = model.backbone.preprocess
+    pixels = torch.stack([render(decode(data, model.max_pixels), preprocess) for data in images])
+    features = read_features(TapReader(model.backbone, model.blocks, compute), pixels)
+    return Golden(images, pixels.contiguous(), features, model.logits(features))
+
+
+def _to_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+
+
+def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{name}: {error}") from error
+
+
+def _read_checked(folder: Path, name: str, record: FileRecord) -> bytes:
+    data = _read_file(folder, name, record.bytes)
+    if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+        raise BundleError(
+            f"{folder / name} is not what the manifest says (bytes or sha256 differ)",
+            hint="the file was changed or copied in part: copy the bundle again",
+        )
+    return data
+
+
+def _read_file(folder: Path, name: str, limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; never through a link out of the bundle."""
+    path = folder / name
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise BundleError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BundleError(
+            f"{path}: {reason}", hint="a bundle is the folder named bundle inside a run"
+        ) from error
+    if len(data) > limit:
+        raise BundleError(f"{path} is larger than {limit:,} bytes")
+    return data

@@ -1,0 +1,181 @@
+"""The manifest of a bundle: what it may say, read strictly and with bounds."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from regraft.errors import BundleError
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 16 * 2**20  # of the manifest; 100,000 classes of 100 letters fit
+FILES = ("backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors")
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+Side = Annotated[int, Meta(ge=1, le=4096)]
+Width = Annotated[int, Meta(ge=1, le=1_000_000)]
+Number = Annotated[float, Meta(ge=-1000, le=1000)]
+Positive = Annotated[float, Meta(gt=0, le=1000)]
+Three = tuple[Number, Number, Number]
+
+
+class _Strict(Struct, forbid_unknown_fields=True, frozen=True):
+    """Unknown fields are errors: a newer writer raises the schema version instead."""
+
+
+class FileRecord(_Strict, frozen=True):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class PreprocessRecord(_Strict, frozen=True):
+    """``regraft.backbones.backbone.Preprocess``."""
+
+    image_size: Side
+    resize_size: Annotated[int, Meta(ge=1, le=8192)]
+    mean: Three
+    std: tuple[Positive, Positive, Positive]
+    interpolation: Literal["bilinear", "bicubic"]
+
+
+class StageRecord(_Strict, frozen=True):
+    """``regraft.backbones.backbone.Stage``."""
+
+    name: Name
+    path: Name
+    channels: Width
+    layout: Literal["nchw", "nhwc", "tokens"]
+    prefix_tokens: Annotated[int, Meta(ge=0, le=1000)]
+
+
+class BackboneRecord(_Strict, frozen=True):
+    """How the network is built again: by its registry name, never by a place or a module."""
+
+    name: Annotated[str, Meta(pattern=r"^(embedded|(timm|torchvision)/[A-Za-z0-9_.\-]{1,200})$")]
+    arguments: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
+    weights: Name
+    weights_sha256: Sha256
+    licence: Annotated[str, Meta(max_length=1000)] | None
+    preprocess: PreprocessRecord
+    stages: Annotated[list[StageRecord], Meta(max_length=1000)]
+    n_features: Width
+
+
+class BlockRecord(_Strict, frozen=True):
+    """One feature block that the head reads."""
+
+    tap: Name
+    grid: Annotated[int, Meta(ge=1, le=64)]
+    width: Width
+
+
+class HeadRecord(_Strict, frozen=True):
+    """The head's kind in ``regraft.heads.head.HEADS``; its tensors are in head.safetensors."""
+
+    kind: Name
+    temperature: Annotated[float, Meta(ge=0.001, le=1000)]
+
+
+class GoldenRecord(_Strict, frozen=True):
+    """The synthetic images by file name, and how far another machine may be off."""
+
+    images: Annotated[list[Annotated[str, Meta(pattern=r"^golden/[a-z0-9\-]{1,40}\.(png|jpg)$")]],
+                      Meta(min_length=1, max_length=16)]  # fmt: skip
+    pixel_tolerance: Annotated[int, Meta(ge=0, le=64)]  # largest difference, of 255
+    feature_tolerance: dict[Literal["float32", "bfloat16"], Annotated[float, Meta(ge=0, le=1)]]
+    logit_tolerance: Annotated[float, Meta(ge=0, le=1)]  # from the golden features to the logits
+
+
+class Manifest(_Strict, frozen=True):
+    """All that a bundle says of itself; see FORMAT.md."""
+
+    schema_version: int
+    regraft: Annotated[str, Meta(max_length=100)]
+    task: Literal["single-label"]
+    classes: Annotated[list[Name], Meta(min_length=2, max_length=100_000)]
+    backbone: BackboneRecord
+    blocks: Annotated[list[BlockRecord], Meta(min_length=1, max_length=1000)]
+    head: HeadRecord
+    max_pixels: Annotated[int, Meta(ge=1, le=2**31)]
+    compute: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
+    golden: GoldenRecord
+    files: Annotated[dict[str, FileRecord], Meta(max_length=64)]
+
+
+class _Version(Struct):
+    """Read first: a newer manifest may have fields that the strict reader does not know."""
+
+    schema_version: int
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Read a manifest strictly.
+
+    Parameters
+    ----------
+    data : bytes
+        JSON, at most ``MAX_BYTES``.
+
+    Returns
+    -------
+    Manifest
+        Every field checked by itself and against the others.
+
+    Raises
+    ------
+    BundleError
+        Names the field and what is wrong with it.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"manifest.json has schema version {version}; this regraft reads {SCHEMA_VERSION}",
+                hint="pip install --upgrade regraft",
+            )
+        if version != SCHEMA_VERSION:
+            raise BundleError(f"manifest.json has schema version {version}, which never existed")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"manifest.json: {error}") from error
+    _check(manifest)
+    return manifest
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+def _check(manifest: Manifest) -> None:
+    classes = manifest.classes
+    if sorted(set(classes)) != classes:
+        raise BundleError("manifest.json: classes are not sorted by code point, each once")
+    size, resize = (
+        manifest.backbone.preprocess.image_size, manifest.backbone.preprocess.resize_size
+    )  # fmt: skip
+    if resize < size:
+        raise BundleError(f"manifest.json: resize_size {resize} is below image_size {size}")
+    names = {stage.name for stage in manifest.backbone.stages} | {"pooled"}
+    if len(names) != len(manifest.backbone.stages) + 1:
+        raise BundleError("manifest.json: two stages have the same name")
+    blocks = [(block.tap, block.grid) for block in manifest.blocks]
+    if len(set(blocks)) != len(blocks) or not {tap for tap, _ in blocks} <= names:
+        raise BundleError("manifest.json: blocks name a tap twice, or one that there is not")
+    wanted = {*FILES, *manifest.golden.images}
+    if set(manifest.files) != wanted:
+        odd = sorted(set(manifest.files) ^ wanted)[:5]
+        raise BundleError(f"manifest.json: files must list exactly what a bundle has; odd: {odd}")
+    values = (*manifest.backbone.preprocess.mean, *manifest.backbone.preprocess.std)
+    if not all(math.isfinite(value) for value in values):
+        raise BundleError("manifest.json: mean or std is not finite")
+    if any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", key)
+           for key in manifest.backbone.arguments):  # fmt: skip
+        raise BundleError("manifest.json: backbone.arguments has an odd name")

@@ -1,0 +1,76 @@
+"""The trained model: a backbone, the blocks that are read, a head and a temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from regraft.backbones.backbone import Backbone
+    from regraft.features.taps import Block
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run makes and a bundle carries.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        Frozen, with its preprocessing.
+    blocks : tuple of Block
+        What the head reads, side by side.
+    head : nn.Module
+        One of ``regraft.heads.head.HEADS``: features (N, D) float32 to logits (N, K) float32.
+    temperature : float
+        Logits are divided by it before the softmax.
+    classes : tuple of str
+        K names, sorted by code point.
+    max_pixels : int
+        Larger images are refused.
+    """
+
+    backbone: Backbone
+    blocks: tuple[Block, ...]
+    head: nn.Module
+    temperature: float
+    classes: tuple[str, ...]
+    max_pixels: int
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the head's logits, before the temperature.
+
+        Parameters
+        ----------
+        features : array of shape (N, D), float32
+            The blocks side by side, rounded as the store keeps them.
+
+        Returns
+        -------
+        array of shape (N, K), float32
+        """
+        with torch.inference_mode():
+            logits: torch.Tensor = self.head(torch.from_numpy(features))
+            return logits.numpy()
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        features : array of shape (N, D), float32
+            As for ``logits``.
+
+        Returns
+        -------
+        array of shape (N, K), float32
+            Each row sums to 1.
+        """
+        scaled = torch.from_numpy(self.logits(features)) / self.temperature
+        return scaled.softmax(1).numpy()
