@@ -1,0 +1,254 @@
+"""The command line: each command parses, calls one function and prints.
+
+Nothing that is slow to import is imported before the command that needs it runs: ``--help``
+answers without numpy, torch or matplotlib.
+"""
+
+# ruff: noqa: PLC0415, T201 - imports inside commands, see above; printing is what it does
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+import regraft
+from regraft.cli_help import HelpFormatter, usage_error
+from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
+from regraft.console import guarded
+from regraft.errors import InputError
+
+app = App(
+    name="regraft",
+    version=regraft.__version__,
+    help_format="plaintext",
+    help_formatter=HelpFormatter(),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+    usage="Usage: regraft COMMAND ...",
+    group_parameters=OPTIONS,
+    help="""Labelled images in, an honest and deployable image classifier out.
+
+    Start with `regraft demo`, or with `regraft train FOLDER`: one folder of images per class.
+    """,
+)
+backbones_app = App(
+    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=4
+)
+cache_app = App(
+    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=6
+)
+app.command(backbones_app)
+app.command(cache_app)
+
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(
+        name=["--config", "-c"],
+        help="A config.yaml, such as a run's own; flags go before what it says.",
+        metavar="PATH",
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    Parameter(help="The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; else those that the process was started with.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 1 failed, 2 bad input or usage, 130, 141 and 143 on signals.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return guarded(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["predict"]:  # to cyclopts a lone - is an unknown flag
+        words = ["--stdin" if word == "-" else word for word in words]
+    try:
+        code = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise usage_error(error) from None
+    return code if isinstance(code, int) else 0
+
+
+@app.command(usage="Usage: regraft train DATA [OPTIONS]", sort_key=1)
+def train(
+    data: str,
+    /,
+    *,
+    config: ConfigFile = None,
+    flags: Annotated[TrainFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Train a classifier on labelled images; write a run folder with its figures and a bundle.
+
+    Parameters
+    ----------
+    data
+        Folder with one folder per class, zip or tar of it, CSV or Parquet table, or the name of a
+        dataset (`regraft datasets` lists them).
+    """
+    settings = combine(config, flags)
+    from regraft import pipeline
+    from regraft.progress import ConsoleReporter
+
+    run = pipeline.train(data, settings, ConsoleReporter())
+    print(run.summary())
+
+
+@app.command(usage="Usage: regraft evaluate RUN DATA [OPTIONS]", sort_key=2)
+def evaluate(
+    run: Path,
+    data: str,
+    /,
+    *,
+    flags: Annotated[EvaluateFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Measure a trained classifier on labelled images; print the figures as JSON.
+
+    Parameters
+    ----------
+    run
+        Folder that `regraft train` wrote, or its bundle folder.
+    data
+        Labelled images, as for `regraft train`; of data with parts, the test part.
+    """
+    from regraft import pipeline
+    from regraft.predictions import as_json
+    from regraft.progress import ConsoleReporter
+
+    print(as_json(pipeline.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
+
+
+@app.command(usage="Usage: regraft predict RUN PATHS... [OPTIONS]", sort_key=3)
+def predict(
+    run: Path,
+    /,
+    *paths: str,
+    stdin: Annotated[bool, Parameter(negative=())] = False,
+    csv: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
+    flags: Annotated[PredictFlags | None, Parameter(name="*")] = None,
+) -> int:
+    """Classify images; print one line an image, with the label and its probability.
+
+    An image that cannot be used is named on stderr, and the exit code is then 1.
+
+    Parameters
+    ----------
+    run
+        Folder that `regraft train` wrote, or its bundle folder.
+    paths
+        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files.
+    stdin
+        Classify one image from stdin too; `-` among the paths says the same.
+    csv
+        Write the predictions to this file instead.
+    json
+        Print one JSON object a line.
+    topk
+        Most probable classes to tell, at most all. [default: 1]
+    """
+    from regraft import pipeline
+    from regraft.predictions import deliver
+    from regraft.progress import ConsoleReporter
+
+    places = [*paths, *(["-"] if stdin else [])]
+    if not places:
+        raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
+    results = pipeline.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
+    return deliver(results, csv=csv, json=json)
+
+
+@backbones_app.default
+def backbones(pattern: str = "*", /) -> None:
+    """List the networks that a classifier can start from.
+
+    Parameters
+    ----------
+    pattern
+        Part of a name, or a pattern such as `timm/vit_*`.
+    """
+    from regraft.backbones.registry import list_backbones
+    from regraft.predictions import as_table
+
+    print(as_table(list_backbones(pattern)))
+
+
+@backbones_app.command(name="show", usage="Usage: regraft backbones show NAME")
+def show_backbone(name: str, /) -> None:
+    """Show a network's layers, stages, parameters and preprocessing; downloads nothing.
+
+    Parameters
+    ----------
+    name
+        As in the list: embedded, torchvision/resnet50, timm/vit_base_patch16_224, ...
+    """
+    from regraft.backbones.registry import describe
+
+    print(describe(name))
+
+
+@app.command(usage="Usage: regraft datasets", sort_key=5)
+def datasets() -> None:
+    """List the datasets that `train` and `evaluate` know by name."""
+    from regraft.data.sources import list_datasets
+    from regraft.predictions import as_table
+
+    print(as_table(list_datasets()))
+
+
+@cache_app.default
+@cache_app.command(name="show", show=False)
+def show_cache(*, cache_dir: CacheFolder = None) -> None:
+    """Show where features of earlier runs are kept, or remove them with `clear`."""
+    from regraft.features.store import open_store
+
+    print(open_store(cache_dir).info())
+
+
+@cache_app.command(name="clear", usage="Usage: regraft cache clear [--cache-dir PATH]")
+def clear_cache(*, cache_dir: CacheFolder = None) -> None:
+    """Remove all kept features and give their space back."""
+    from regraft.features.store import clear_store
+
+    print(f"removed {clear_store(cache_dir)}")
+
+
+@app.command(usage="Usage: regraft demo [--out PATH]", sort_key=7)
+def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs/demo")) -> None:
+    """Train on scikit-learn's digits, compare, predict: under a minute, offline.
+
+    Parameters
+    ----------
+    out
+        Folder for the run and its pictures; what an earlier demo wrote there is replaced.
+        [default: regraft-runs/demo]
+    """
+    from regraft.demo import run
+    from regraft.progress import ConsoleReporter
+
+    run(ConsoleReporter(), out)
+
+
+@app.command(usage="Usage: regraft doctor", sort_key=8)
+def doctor() -> int:
+    """Check this installation: what is there, what is missing, what to do about it."""
+    from regraft.doctor import checks, report
+
+    found = checks()
+    print(report(found))
+    return 0 if all(check.ok for check in found) else 1

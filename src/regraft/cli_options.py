@@ -1,0 +1,106 @@
+"""Flags of the command line, made from the fields of TrainConfig.
+
+Every flag of a twin class is None until it is given, so that only what was given replaces what the
+configuration file says, and that what the defaults say. (Handing cyclopts a default instance of
+TrainConfig would lose that instance's values as soon as any flag is given.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+from cyclopts import Group, Parameter
+
+from regraft.config import TrainConfig
+from regraft.settings import GROUPS, default_text, placeholder, setting_types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from typing import TypeAlias
+
+#: First in the help, behind the arguments: groups keep the order in which they were made.
+OPTIONS = Group.create_ordered("Options")
+
+
+def _flags(name: str, settings: Iterable[str]) -> Any:
+    """Make a class with one optional field and flag for each setting."""
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    headings = {setting: heading for heading, names in GROUPS.items() for setting in names}
+    groups = {heading: Group.create_ordered(heading) for heading in GROUPS}
+    types = setting_types()
+    twins: list[tuple[str, Any, Any]] = []
+    for setting in settings:
+        metadata = fields[setting].metadata
+        default = default_text(setting)
+        flag = Parameter(
+            name=[f"--{setting.replace('_', '-')}", *filter(None, [metadata.get("short")])],
+            help=metadata["help"] + (f" [default: {default}]" if default else ""),
+            metavar=placeholder(setting),
+            group=groups[headings[setting]],
+            show_choices=False,
+        )
+        # None and not the default: see above.
+        kind: Any = Annotated[Optional[types[setting]], flag]  # noqa: UP045 - made at run time
+        twins.append((setting, kind, dataclasses.field(default=None)))
+    return dataclasses.make_dataclass(
+        name,
+        twins,
+        kw_only=True,
+        frozen=True,
+        # Without a module of ours cyclopts takes the class for a builtin and finds no flags in it.
+        namespace={"__module__": __name__, "__doc__": ""},
+    )
+
+
+#: Settings that change how images are read and computed, and not what is learnt.
+READING = (
+    *("data_root", "strict", "max_pixels", "device", "precision"),
+    *("batch_size", "workers", "cache", "cache_dir"),
+)
+
+if TYPE_CHECKING:
+    TrainFlags: TypeAlias = Any
+    EvaluateFlags: TypeAlias = Any
+    PredictFlags: TypeAlias = Any
+else:
+    TrainFlags = _flags("TrainFlags", setting_types())
+    EvaluateFlags = _flags("EvaluateFlags", READING)
+    PredictFlags = _flags(
+        "PredictFlags", ("max_pixels", "device", "precision", "batch_size", "workers")
+    )
+
+
+def given(flags: Any) -> dict[str, Any]:
+    """Return the settings that were given as flags.
+
+    Parameters
+    ----------
+    flags : TrainFlags, EvaluateFlags, PredictFlags or None
+        None where no flag was given at all.
+
+    Returns
+    -------
+    dict of str to value
+        Names as in TrainConfig.
+    """
+    if flags is None:
+        return {}
+    values = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def combine(file: Path | None, flags: Any) -> TrainConfig:
+    """Return the defaults, replaced by the configuration file, replaced by the flags.
+
+    Raises
+    ------
+    ConfigError
+        The file or a value cannot be used.
+    """
+    if file is None:
+        return TrainConfig(**given(flags))
+    from regraft.config_file import read_config  # noqa: PLC0415 - YAML costs 0.02 s
+
+    return read_config(file).replace(**given(flags))

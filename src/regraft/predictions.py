@@ -1,0 +1,161 @@
+"""How results are written for people and for programs: lines, JSON lines, CSV, tables."""
+
+# ruff: noqa: T201 - results go to stdout
+
+from __future__ import annotations
+
+import csv as csv_module
+import dataclasses
+import json as json_module
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from regraft.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
+    """Write predictions as they come: to a CSV file, or to stdout as JSON lines or plain lines.
+
+    Parameters
+    ----------
+    results : iterable of Result
+        Each with ``id``, ``label``, ``probability``, ``top``, or with ``error`` for an image that
+        could not be used: that one is told on stderr.
+    csv : Path, optional
+        File to write instead of stdout; it is replaced when it is complete.
+    json : bool
+        One JSON object a line on stdout.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where an image could not be used.
+
+    Raises
+    ------
+    InputError
+        The CSV file cannot be written.
+    """
+    refused = False
+    with _writer(csv, json=json) as write:
+        for result in results:
+            if result.error is None:
+                write(result)
+            else:
+                refused = True
+                print(f"{result.id}: {_one_line(result.error)}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+@contextmanager
+def _writer(csv: Path | None, *, json: bool) -> Iterator[Callable[[Any], None]]:
+    if csv is None:
+        # Flushed a line: a program that reads on gets each result when it is there.
+        yield lambda result: print(_json_line(result) if json else _line(result), flush=True)
+        return
+    try:
+        with replacing(csv) as file:
+            rows = csv_module.writer(file)
+            header = False
+
+            def write(result: Any) -> None:
+                nonlocal header
+                if not header:
+                    more = range(2, len(result.top) + 1)
+                    numbered = (f"{name}_{k}" for k in more for name in ("label", "probability"))
+                    rows.writerow(["id", "label", "probability", *numbered])
+                    header = True
+                pairs = [value for pair in result.top for value in pair]
+                rows.writerow([result.id, *pairs])
+
+            yield write
+    except OSError as error:
+        raise InputError(f"{csv} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Open a text file beside ``path`` that takes its place when all was written."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("x", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _line(result: Any) -> str:
+    pairs = ", ".join(f"{label} {probability:.3f}" for label, probability in result.top)
+    return f"{_one_line(result.id)}: {pairs}"
+
+
+def _json_line(result: Any) -> str:
+    top = [{"label": label, "probability": probability} for label, probability in result.top]
+    record = {"id": result.id, "label": result.label, "probability": result.probability, "top": top}
+    return json_module.dumps(record, ensure_ascii=False)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """Write a mapping as indented JSON; NaN and infinity are errors, since JSON has neither."""
+    return json_module.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def as_table(rows: Sequence[Any]) -> str:
+    """Write dataclasses of one kind as an aligned table, numbers to the right.
+
+    Parameters
+    ----------
+    rows : sequence of dataclass instances
+        Their field names become the heading.
+
+    Returns
+    -------
+    str
+        One line each, without a line break at the end; empty where there are no rows.
+
+    Examples
+    --------
+    >>> from regraft.data.ledger import LedgerEntry
+    >>> print(as_table([LedgerEntry("a.jpg", "used"), LedgerEntry("b", "refused", "truncated")]))
+    path   status   kind       reason
+    a.jpg  used
+    b      refused  truncated
+    """
+    if not rows:
+        return ""
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    values = [[getattr(row, name) for name in names] for row in rows]
+    cells = [names, *([_cell(value) for value in line] for line in values)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    numeric = [
+        all(isinstance(line[column], int | float | None) for line in values)
+        for column in range(len(names))
+    ]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

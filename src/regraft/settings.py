@@ -1,0 +1,84 @@
+"""What the fields of TrainConfig are to the command line, to config.yaml and to the docs."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from regraft import config as config_module
+from regraft.config import TrainConfig
+
+#: Headings of the help, each with its settings.
+GROUPS = {
+    "The network": ("model", "weights", "image_size", "taps"),
+    "The data": (
+        *("test_fraction", "split", "group_by", "seed", "data_root", "strict", "max_pixels"),
+    ),
+    "The head": ("head", "class_weight", "folds"),
+    "The machine": ("device", "precision", "batch_size", "workers", "cache", "cache_dir"),
+    "The result": ("out", "overwrite"),
+}
+
+#: What stands for a value in the help where the type's name would say too little.
+PLACEHOLDERS = {
+    "model": "NAME",
+    "weights": "NAME|FILE",
+    "image_size": "PIXELS|auto",
+    "taps": "NAMES",
+    "test_fraction": "SHARE",
+    "group_by": "RULE",
+    "device": "NAME",
+}
+
+
+@cache
+def setting_types() -> dict[str, Any]:
+    """Return the type of each field of TrainConfig, in their order.
+
+    Returns
+    -------
+    dict of str to type
+        Resolved: ``Path | None`` is the type and not its name.
+
+    Examples
+    --------
+    >>> setting_types()["test_fraction"]
+    <class 'float'>
+    """
+    names = {**vars(config_module), "Path": Path}  # config.py imports Path for type checkers only
+    hints = get_type_hints(TrainConfig, names)
+    return {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
+
+
+def default_text(name: str) -> str:
+    """Return a setting's default as the help and the documentation show it.
+
+    A switch that is off needs no word, nor does what has no default.
+
+    Examples
+    --------
+    >>> default_text("max_pixels"), default_text("cache"), default_text("strict")
+    ('40000000', 'on', '')
+    """
+    default = getattr(TrainConfig, name)
+    if isinstance(default, bool):
+        return "on" if default else ""
+    return "" if default is None else str(default)
+
+
+def placeholder(name: str) -> str:
+    """Return what stands for a setting's value in the help, such as ``N`` or ``knn|mean``.
+
+    Examples
+    --------
+    >>> placeholder("batch_size"), placeholder("out"), placeholder("class_weight")
+    ('N', 'PATH', 'none|balanced')
+    """
+    kind = setting_types()[name]
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if kind is int:
+        return "N"
+    return "PATH" if Path in (kind, *get_args(kind)) else PLACEHOLDERS.get(name, "TEXT")
