@@ -1,0 +1,427 @@
+"""What an image file says of itself before anything is decoded: format, size, orientation.
+
+The first bytes decide the format, never the suffix. The headers are walked here and not by Pillow,
+for three reasons. A size has to be known before anything of that size is allocated, and opening a
+WebP or a GIF allocates. Scanning 300,000 files needs microseconds a file. And Pillow speaks of odd
+metadata through :mod:`warnings`, whose filters are shared by all threads; here metadata are passed
+over, and ``Header.picture`` hands on a PNG or TIFF file without them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from regraft.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: All words that ``ImageError.kind`` can be; the ledger and its users may count on them.
+KINDS = (
+    "empty",  # no bytes, or no pixels
+    "not an image",  # text, HTML, a video, an archive, anything unknown
+    "unsupported format",  # an image, of a format or a variant that is not read here
+    "too many pixels",  # more than the cap allows, by its own header
+    "truncated",  # the end of the file is missing
+    "corrupt",  # the contents contradict themselves
+    "unsupported pixels",  # values without a defined meaning as colours (float, 32 bit, LAB)
+)
+
+
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    Attributes
+    ----------
+    format : str
+        Key of ``FORMATS``.
+    height, width : int
+        In pixels, as stored, before ``orientation`` is applied.
+    orientation : int
+        EXIF orientation, 1 to 8; 1 where there is none or it makes no sense.
+    picture : callable
+        Returns the file without what a decoder does not need to know, checked as far as it can be.
+    channels : int
+        Of a JPEG: 1, 3, or 4 for CMYK; otherwise 0.
+    """
+
+    format: str
+    height: int
+    width: int
+    orientation: int
+    picture: Callable[[], bytes]
+    channels: int = 0
+
+
+def read_header(data: bytes) -> Header:
+    """Read format, size and orientation of an encoded image.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+
+    Returns
+    -------
+    Header
+        Nothing has been decoded yet, and no size been judged.
+
+    Raises
+    ------
+    ImageError
+        Where it is no image of a known format, or ends within its header.
+
+    Examples
+    --------
+    >>> gif = b"GIF89a" + bytes([3, 0, 2, 0, 0, 0, 0]) + b"," + bytes([0, 0, 0, 0, 3, 0, 2, 0, 0])
+    >>> read_header(gif)[:4]
+    ('GIF', 2, 3, 1)
+    """
+    for name, (matches, read) in FORMATS.items():
+        if matches(data):
+            try:
+                return read(data)
+            except (IndexError, struct.error):  # a field behind the last byte
+                raise ImageError(
+                    "truncated", f"the {name} file ends within its header, after {len(data)} bytes"
+                ) from None
+    raise _refusal(data)
+
+
+# --- EXIF, and TIFF, which is the same structure --------------------------------------------------
+
+_ORIENTATION = 274
+#: Bytes of one value of each TIFF type.
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
+
+
+class _Directory(NamedTuple):
+    """The first directory of a TIFF structure; an entry is (type, count, value or its offset)."""
+
+    order: str  # "<" or ">", as struct has it
+    big: bool  # BigTIFF: 64 bit offsets
+    entries: dict[int, tuple[int, int, bytes]]
+
+    def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
+        """Values of one tag; empty where it is missing, no integer, or outside of the file."""
+        kind, count, field = self.entries.get(tag, (0, 0, b""))
+        if kind not in _INTEGERS:
+            return ()
+        size = count * _TYPE_BYTES[kind]
+        if size > len(field):
+            start = struct.unpack(self.order + ("Q" if self.big else "L"), field)[0]
+            field = data[start : start + size]
+        if size > len(field):
+            return ()
+        return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", field[:size])
+
+
+def _directory(data: bytes) -> _Directory:
+    """Read the first directory; struct.error where it lies behind the end."""
+    order = "<" if data[:2] == b"II" else ">"
+    if struct.unpack_from(order + "H", data, 2)[0] == 43:
+        start = struct.unpack_from(order + "Q", data, 8)[0]
+        count = struct.unpack_from(order + "Q", data, min(start, len(data)))[0]
+        first, entry = start + 8, struct.Struct(order + "HHQ8s")
+    else:
+        start = struct.unpack_from(order + "L", data, 4)[0]
+        count = struct.unpack_from(order + "H", data, start)[0]
+        first, entry = start + 2, struct.Struct(order + "HHL4s")
+    end = first + count * entry.size
+    if end > len(data):
+        raise struct.error
+    entries: dict[int, tuple[int, int, bytes]] = {}
+    for tag, kind, number, field in entry.iter_unpack(data[first:end]):
+        entries.setdefault(tag, (kind, number, field))  # as libtiff: the first of two counts
+    return _Directory(order, entry.size == 20, entries)
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Orientation 1 to 8 from an EXIF block; 1 where the block makes no sense, as viewers do."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    if exif[:4] not in {b"II*\0", b"MM\0*"}:
+        return 1
+    try:
+        value = _directory(exif).integers(exif, _ORIENTATION)
+    except (IndexError, struct.error):
+        return 1
+    return value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
+
+
+# What libtiff and Pillow need to decode a picture. Everything else (EXIF, XMP, colour profiles,
+# further pages, makers' own) is left out: it is where warnings and surprises come from.
+_TIFF_SCALARS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
+_TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530,
+                532}  # fmt: skip
+
+
+def _tiff(data: bytes) -> Header:
+    directory = _directory(data)
+    width, height = (directory.integers(data, tag) for tag in (256, 257))
+    if len(width) != 1 or len(height) != 1:
+        raise ImageError("corrupt", "the TIFF file does not say how large it is")
+    tile = [directory.integers(data, tag) for tag in (322, 323)]
+    # A tile is decoded whole, so its size counts as well where it is larger than the picture.
+    if all(tile) and tile[0][0] * tile[1][0] > 4 * max(width[0] * height[0], 1 << 20):
+        raise ImageError(
+            "corrupt",
+            f"{width[0]} by {height[0]} pixels in tiles of {tile[0][0]} by {tile[1][0]}",
+        )
+    value = directory.integers(data, _ORIENTATION)
+    orientation = value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
+    return Header(
+        "TIFF", height[0], width[0], orientation, lambda: _bare_tiff(data, directory, orientation)
+    )
+
+
+def _bare_tiff(data: bytes, directory: _Directory, orientation: int) -> bytes:
+    """Return the file with a directory at its end that holds only what describes the pixels."""
+    for offsets, counts in ((273, 279), (324, 325)):
+        ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
+                            strict=False))  # fmt: skip
+        if max(ends, default=0) > len(data):
+            raise ImageError(
+                "truncated", f"the TIFF file ends after {len(data)} bytes, amid pixels"
+            )
+    order, big = directory.order, directory.big
+    entry, offset = ("HHQ8s", "Q") if big else ("HHL4s", "L")
+    kept = []
+    outside = 0
+    for tag, (kind, count, field) in sorted(directory.entries.items()):
+        if tag not in _TIFF_SCALARS | _TIFF_ARRAYS or (tag == _ORIENTATION and orientation == 1):
+            continue
+        size = count * _TYPE_BYTES.get(kind, 0)
+        start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
+        outside += size if size > len(field) else 0
+        if size == 0 or start + size > len(data) or outside > len(data):
+            raise ImageError("corrupt", f"the value of TIFF tag {tag} lies outside of the file")
+        if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):
+            raise ImageError("corrupt", f"TIFF tag {tag} must be one whole number")
+        kept.append(struct.pack(order + entry, tag, kind, count, field))
+    start = len(data) + len(data) % 2
+    head = data[:8] + struct.pack(order + "Q", start) if big else data[:4] + struct.pack(
+        order + "L", start)  # fmt: skip
+    return b"".join(
+        (
+            head,
+            data[len(head) :],
+            b"\0" * (start - len(data)),
+            struct.pack(order + ("Q" if big else "H"), len(kept)),
+            *kept,
+            struct.pack(order + offset, 0),
+        )
+    )
+
+
+# --- the other formats ----------------------------------------------------------------------------
+
+
+def _jpeg(data: bytes) -> Header:
+    orientation = 0
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)  # bytes between segments are passed over
+        if position < 0:
+            raise IndexError
+        while data[position] == 0xFF:  # any number of fill bytes may stand before a marker
+            position += 1
+        marker = data[position]
+        position += 1
+        if marker in {0x00, 0x01} or 0xD0 <= marker <= 0xD8:  # without a length
+            continue
+        if marker in {0xD9, 0xDA}:
+            raise ImageError("corrupt", "the JPEG file holds no frame before its pixels")
+        length = struct.unpack_from(">H", data, position)[0]
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, position + 2)
+            if precision != 8:
+                raise ImageError("unsupported format", f"JPEG with {precision} bits a channel")
+            if channels not in {1, 3, 4}:
+                raise ImageError("unsupported format", f"JPEG with {channels} channels")
+            return Header("JPEG", height, width, orientation or 1, lambda: data, channels)
+        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 2):
+            orientation = _exif_orientation(data[position + 2 : position + length])
+        position += length
+
+
+_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_PNG_CHUNKS = 200_000  # a PNG of 1.6 GB in the usual chunks of 8 kB; a limit on time
+
+
+def _png(data: bytes) -> Header:
+    if data[12:16] != b"IHDR":
+        reason = "Apple's own variant (CgBI)" if data[12:16] == b"CgBI" else "PNG without IHDR"
+        raise ImageError("unsupported format" if "CgBI" in reason else "corrupt", reason)
+    width, height = struct.unpack_from(">LL", data, 16)
+    kept: list[tuple[int, int]] = []
+    orientation = 1
+    position = 8
+    for _ in range(_PNG_CHUNKS):
+        if position + 12 > len(data):
+            raise ImageError(
+                "truncated", f"the PNG file ends after {len(data)} bytes, without IEND"
+            )
+        length = int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        end = position + 12 + length
+        if end > len(data):
+            raise ImageError(
+                "truncated", f"the PNG file ends after {len(data)} bytes, within {_word(name)}"
+            )
+        if name in _PNG_KEPT:
+            kept.append((position, end))
+        elif name == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : end - 4])
+        position = end
+        if name == b"IEND":
+            return Header("PNG", height, width, orientation, lambda: _bare_png(data, kept))
+    raise ImageError("corrupt", f"a PNG file of more than {_PNG_CHUNKS:,} chunks")
+
+
+def _bare_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
+    """Return the file without text, profiles and animation frames, its checksums verified."""
+    view = memoryview(data)
+    for start, end in kept:  # Pillow does not check those of the pixels
+        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            name = _word(data[start + 4 : start + 8])
+            raise ImageError("corrupt", f"the checksum of {name} at byte {start} is wrong")
+    return b"".join((data[:8], *(view[start:end] for start, end in kept)))
+
+
+def _webp(data: bytes) -> Header:
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise ImageError("truncated", f"the WebP file ends after {len(data)} bytes")
+    orientation = 1
+    match data[12:16]:
+        case b"VP8 ":
+            if data[23:26] != b"\x9d\x01\x2a":
+                raise ImageError("corrupt", "the WebP file does not begin with a key frame")
+            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        case b"VP8L":
+            bits = struct.unpack_from("<L", data, 21)[0]
+            width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8X":
+            width = int.from_bytes(data[24:27], "little") + 1
+            height = int.from_bytes(data[27:30], "little") + 1
+            if data[20] & 0x08:
+                orientation = _webp_orientation(data)
+        case other:
+            raise ImageError("corrupt", f"the WebP file begins with {_word(other)}")
+    return Header("WebP", height, width, orientation, lambda: data)
+
+
+def _webp_orientation(data: bytes) -> int:
+    position = 12
+    for _ in range(_PNG_CHUNKS):
+        name, length = data[position : position + 4], data[position + 4 : position + 8]
+        size = int.from_bytes(length, "little")
+        if name == b"EXIF":
+            return _exif_orientation(data[position + 8 : position + 8 + size])
+        if len(length) < 4:
+            break
+        position += 8 + size + size % 2
+    return 1
+
+
+def _gif(data: bytes) -> Header:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while data[position] != 0x2C:  # up to the first frame
+        if data[position] == 0x3B:
+            raise ImageError("empty", "the GIF file holds no frame")
+        if data[position] == 0x21:  # an extension: a label, then blocks until an empty one
+            position += 2
+            while data[position]:
+                position += 1 + data[position]
+        position += 1
+    left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
+    # A frame that is larger than the screen enlarges it, as in Pillow and in browsers.
+    width, height = max(width, left + frame_width), max(height, top + frame_height)
+    if frame_width == 0 or frame_height == 0:
+        raise ImageError("empty", f"the GIF file's first frame is {frame_width} by {frame_height}")
+    return Header("GIF", height, width, 1, lambda: data)
+
+
+def _bmp(data: bytes) -> Header:
+    size = struct.unpack_from("<L", data, 14)[0]
+    if size == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<Ll", data, 18)  # below zero: from top to bottom
+    return Header("BMP", abs(height), width, 1, lambda: data)
+
+
+def _starts(*magics: bytes) -> Callable[[bytes], bool]:
+    return lambda data: data.startswith(magics)
+
+
+#: Formats that are read: how their first bytes look, and what reads their header.
+FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[bytes], Header]]] = {
+    "JPEG": (_starts(b"\xff\xd8\xff"), _jpeg),
+    "PNG": (_starts(b"\x89PNG\r\n\x1a\n"), _png),
+    "WebP": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _webp),
+    "GIF": (_starts(b"GIF87a", b"GIF89a"), _gif),
+    "BMP": (_starts(b"BM"), _bmp),
+    "TIFF": (_starts(b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"), _tiff),
+}
+
+
+# --- everything else ------------------------------------------------------------------------------
+
+#: What else a file may be: (offset, first bytes, kind, what it is).
+_OTHERS = (
+    (4, b"ftypavif", "unsupported format", "an AVIF image"),
+    (4, b"ftypavis", "unsupported format", "an AVIF image"),
+    (4, b"ftyphei", "unsupported format", "a HEIC image"),
+    (4, b"ftyphev", "unsupported format", "a HEIC image"),
+    (4, b"ftypmif1", "unsupported format", "a HEIF image"),
+    (4, b"ftypmsf1", "unsupported format", "a HEIF image"),
+    (4, b"ftypcrx", "unsupported format", "a raw camera image"),
+    (4, b"jP  ", "unsupported format", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "unsupported format", "a JPEG 2000 image"),
+    (0, b"\xff\x0a", "unsupported format", "a JPEG XL image"),
+    (4, b"JXL ", "unsupported format", "a JPEG XL image"),
+    (0, b"8BPS", "unsupported format", "a Photoshop document"),
+    (0, b"\0\0\x01\0", "unsupported format", "an icon"),
+    (4, b"ftyp", "not an image", "a video"),
+    (0, b"\x1a\x45\xdf\xa3", "not an image", "a video"),
+    (8, b"AVI ", "not an image", "a video"),
+    (0, b"%PDF", "not an image", "a PDF document"),
+    (0, b"PK\x03\x04", "not an image", "a zip archive"),
+    (0, b"\x1f\x8b", "not an image", "a gzip archive"),
+    (0, b"version https://git-lfs", "not an image",
+     "a Git LFS pointer, not the file itself (git lfs pull fetches it)"),
+)  # fmt: skip
+
+
+def _refusal(data: bytes) -> ImageError:
+    """Say what a file is that has none of the formats."""
+    if not data:
+        return ImageError("empty", "the file has no bytes")
+    for offset, magic, kind, what in _OTHERS:
+        if data.startswith(magic, offset):
+            return ImageError(kind, f"{what}; {_READ}")
+    head = data[:512]
+    if not head.strip(b"\0"):
+        return ImageError("not an image", f"zeros only, {len(data)} bytes")
+    lowered = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"<svg" in lowered:
+        return ImageError("unsupported format", f"an SVG drawing; {_READ}")
+    if lowered.startswith((b"<!doctype html", b"<html", b"<head")):
+        return ImageError(
+            "not an image", "an HTML page, as servers send in place of a missing image"
+        )
+    if not head.translate(None, bytes((*range(0x20, 0x7F), *b"\t\n\r", *range(0x80, 0x100)))):
+        return ImageError("not an image", "text")
+    return ImageError("not an image", f"unknown contents, beginning with {head[:8].hex(' ')}")
+
+
+_READ = "JPEG, PNG, WebP, GIF, BMP and TIFF are read"
+
+
+def _word(name: bytes) -> str:
+    """Four bytes of a chunk's name, fit to print."""
+    return name.decode("ascii", "backslashreplace") if name.isalnum() else name.hex(" ")
