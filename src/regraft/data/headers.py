@@ -13,6 +13,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from regraft.data.tiff import bare_tiff, exif_orientation, read_directory
 from regraft.errors import ImageError
 
 if TYPE_CHECKING:
@@ -90,133 +91,7 @@ def read_header(data: bytes) -> Header:
     raise _refusal(data)
 
 
-# --- EXIF, and TIFF, which is the same structure --------------------------------------------------
-
-_ORIENTATION = 274
-#: Bytes of one value of each TIFF type.
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
-_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
-
-
-class _Directory(NamedTuple):
-    """The first directory of a TIFF structure; an entry is (type, count, value or its offset)."""
-
-    order: str  # "<" or ">", as struct has it
-    big: bool  # BigTIFF: 64 bit offsets
-    entries: dict[int, tuple[int, int, bytes]]
-
-    def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
-        """Values of one tag; empty where it is missing, no integer, or outside of the file."""
-        kind, count, field = self.entries.get(tag, (0, 0, b""))
-        if kind not in _INTEGERS:
-            return ()
-        size = count * _TYPE_BYTES[kind]
-        if size > len(field):
-            start = struct.unpack(self.order + ("Q" if self.big else "L"), field)[0]
-            field = data[start : start + size]
-        if size > len(field):
-            return ()
-        return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", field[:size])
-
-
-def _directory(data: bytes) -> _Directory:
-    """Read the first directory; struct.error where it lies behind the end."""
-    order = "<" if data[:2] == b"II" else ">"
-    if struct.unpack_from(order + "H", data, 2)[0] == 43:
-        start = struct.unpack_from(order + "Q", data, 8)[0]
-        count = struct.unpack_from(order + "Q", data, min(start, len(data)))[0]
-        first, entry = start + 8, struct.Struct(order + "HHQ8s")
-    else:
-        start = struct.unpack_from(order + "L", data, 4)[0]
-        count = struct.unpack_from(order + "H", data, start)[0]
-        first, entry = start + 2, struct.Struct(order + "HHL4s")
-    end = first + count * entry.size
-    if end > len(data):
-        raise struct.error
-    entries: dict[int, tuple[int, int, bytes]] = {}
-    for tag, kind, number, field in entry.iter_unpack(data[first:end]):
-        entries.setdefault(tag, (kind, number, field))  # as libtiff: the first of two counts
-    return _Directory(order, entry.size == 20, entries)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Orientation 1 to 8 from an EXIF block; 1 where the block makes no sense, as viewers do."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    if exif[:4] not in {b"II*\0", b"MM\0*"}:
-        return 1
-    try:
-        value = _directory(exif).integers(exif, _ORIENTATION)
-    except (IndexError, struct.error):
-        return 1
-    return value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
-
-
-# What libtiff and Pillow need to decode a picture. Everything else (EXIF, XMP, colour profiles,
-# further pages, makers' own) is left out: it is where warnings and surprises come from.
-_TIFF_SCALARS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
-_TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530,
-                532}  # fmt: skip
-
-
-def _tiff(data: bytes) -> Header:
-    directory = _directory(data)
-    width, height = (directory.integers(data, tag) for tag in (256, 257))
-    if len(width) != 1 or len(height) != 1:
-        raise ImageError("corrupt", "the TIFF file does not say how large it is")
-    tile = [directory.integers(data, tag) for tag in (322, 323)]
-    # A tile is decoded whole, so its size counts as well where it is larger than the picture.
-    if all(tile) and tile[0][0] * tile[1][0] > 4 * max(width[0] * height[0], 1 << 20):
-        raise ImageError(
-            "corrupt",
-            f"{width[0]} by {height[0]} pixels in tiles of {tile[0][0]} by {tile[1][0]}",
-        )
-    value = directory.integers(data, _ORIENTATION)
-    orientation = value[0] if len(value) == 1 and 1 <= value[0] <= 8 else 1
-    return Header(
-        "TIFF", height[0], width[0], orientation, lambda: _bare_tiff(data, directory, orientation)
-    )
-
-
-def _bare_tiff(data: bytes, directory: _Directory, orientation: int) -> bytes:
-    """Return the file with a directory at its end that holds only what describes the pixels."""
-    for offsets, counts in ((273, 279), (324, 325)):
-        ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
-                            strict=False))  # fmt: skip
-        if max(ends, default=0) > len(data):
-            raise ImageError(
-                "truncated", f"the TIFF file ends after {len(data)} bytes, amid pixels"
-            )
-    order, big = directory.order, directory.big
-    entry, offset = ("HHQ8s", "Q") if big else ("HHL4s", "L")
-    kept = []
-    outside = 0
-    for tag, (kind, count, field) in sorted(directory.entries.items()):
-        if tag not in _TIFF_SCALARS | _TIFF_ARRAYS or (tag == _ORIENTATION and orientation == 1):
-            continue
-        size = count * _TYPE_BYTES.get(kind, 0)
-        start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
-        outside += size if size > len(field) else 0
-        if size == 0 or start + size > len(data) or outside > len(data):
-            raise ImageError("corrupt", f"the value of TIFF tag {tag} lies outside of the file")
-        if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):
-            raise ImageError("corrupt", f"TIFF tag {tag} must be one whole number")
-        kept.append(struct.pack(order + entry, tag, kind, count, field))
-    start = len(data) + len(data) % 2
-    head = data[:8] + struct.pack(order + "Q", start) if big else data[:4] + struct.pack(
-        order + "L", start)  # fmt: skip
-    return b"".join(
-        (
-            head,
-            data[len(head) :],
-            b"\0" * (start - len(data)),
-            struct.pack(order + ("Q" if big else "H"), len(kept)),
-            *kept,
-            struct.pack(order + offset, 0),
-        )
-    )
-
-
-# --- the other formats ----------------------------------------------------------------------------
+# --- the formats ---------------------------------------------------------------------------------
 
 
 def _jpeg(data: bytes) -> Header:
@@ -243,7 +118,7 @@ def _jpeg(data: bytes) -> Header:
                 raise ImageError("unsupported format", f"JPEG with {channels} channels")
             return Header("JPEG", height, width, orientation or 1, lambda: data, channels)
         if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 2):
-            orientation = _exif_orientation(data[position + 2 : position + length])
+            orientation = exif_orientation(data[position + 2 : position + length])
         position += length
 
 
@@ -274,7 +149,7 @@ def _png(data: bytes) -> Header:
         if name in _PNG_KEPT:
             kept.append((position, end))
         elif name == b"eXIf":
-            orientation = _exif_orientation(data[position + 8 : end - 4])
+            orientation = exif_orientation(data[position + 8 : end - 4])
         position = end
         if name == b"IEND":
             return Header("PNG", height, width, orientation, lambda: _bare_png(data, kept))
@@ -319,7 +194,7 @@ def _webp_orientation(data: bytes) -> int:
         name, length = data[position : position + 4], data[position + 4 : position + 8]
         size = int.from_bytes(length, "little")
         if name == b"EXIF":
-            return _exif_orientation(data[position + 8 : position + 8 + size])
+            return exif_orientation(data[position + 8 : position + 8 + size])
         if len(length) < 4:
             break
         position += 8 + size + size % 2
@@ -352,6 +227,21 @@ def _bmp(data: bytes) -> Header:
     else:
         width, height = struct.unpack_from("<Ll", data, 18)  # below zero: from top to bottom
     return Header("BMP", abs(height), width, 1, lambda: data)
+
+
+def _tiff(data: bytes) -> Header:
+    directory = read_directory(data)
+    width, height = (directory.integer(data, tag) for tag in (256, 257))
+    tile_width, tile_height = (directory.integer(data, tag) for tag in (322, 323))
+    # A tile is decoded whole, so its size counts as well where it is larger than the picture.
+    if tile_width * tile_height > 4 * max(width * height, 1 << 20):
+        raise ImageError(
+            "corrupt", f"{width} by {height} pixels in tiles of {tile_width} by {tile_height}"
+        )
+    orientation = directory.orientation(data)
+    return Header(
+        "TIFF", height, width, orientation, lambda: bare_tiff(data, directory, orientation)
+    )
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
@@ -399,24 +289,25 @@ _OTHERS = (
 
 def _refusal(data: bytes) -> ImageError:
     """Say what a file is that has none of the formats."""
-    if not data:
-        return ImageError("empty", "the file has no bytes")
     for offset, magic, kind, what in _OTHERS:
         if data.startswith(magic, offset):
             return ImageError(kind, f"{what}; {_READ}")
     head = data[:512]
-    if not head.strip(b"\0"):
-        return ImageError("not an image", f"zeros only, {len(data)} bytes")
-    lowered = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if b"<svg" in lowered:
-        return ImageError("unsupported format", f"an SVG drawing; {_READ}")
-    if lowered.startswith((b"<!doctype html", b"<html", b"<head")):
-        return ImageError(
-            "not an image", "an HTML page, as servers send in place of a missing image"
-        )
-    if not head.translate(None, bytes((*range(0x20, 0x7F), *b"\t\n\r", *range(0x80, 0x100)))):
-        return ImageError("not an image", "text")
-    return ImageError("not an image", f"unknown contents, beginning with {head[:8].hex(' ')}")
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    printable = bytes((*range(0x20, 0x7F), *b"\t\n\r", *range(0x80, 0x100)))
+    if not data:
+        kind, what = "empty", "the file has no bytes"
+    elif not head.strip(b"\0"):
+        kind, what = "not an image", f"zeros, {len(data)} bytes"
+    elif b"<svg" in start:
+        kind, what = "unsupported format", f"an SVG drawing; {_READ}"
+    elif start.startswith((b"<!doctype html", b"<html", b"<head")):
+        kind, what = "not an image", "an HTML page, as servers send in place of a missing image"
+    elif not head.translate(None, printable):
+        kind, what = "not an image", "text"
+    else:
+        kind, what = "not an image", f"unknown contents, beginning with {head[:8].hex(' ')}"
+    return ImageError(kind, what)
 
 
 _READ = "JPEG, PNG, WebP, GIF, BMP and TIFF are read"

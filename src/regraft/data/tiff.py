@@ -1,0 +1,135 @@
+"""The first directory of a TIFF structure: EXIF orientation, and TIFF without its metadata.
+
+EXIF is a TIFF structure as well, so one short reader serves both.
+
+References
+----------
+TIFF 6.0 (Adobe, 1992); BigTIFF as libtiff writes it; CIPA DC-008 (EXIF 2.32), section 4.5.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from regraft.errors import ImageError
+
+ORIENTATION = 274
+#: Bytes of one value of each TIFF type.
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
+
+
+class Directory(NamedTuple):
+    """The first directory of a TIFF structure; an entry is (type, count, value or its offset)."""
+
+    order: str  # "<" or ">", as struct has it
+    big: bool  # BigTIFF: 64 bit offsets
+    entries: dict[int, tuple[int, int, bytes]]
+
+    def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
+        """Values of one tag; empty where it is missing, no integer, or outside of the file."""
+        kind, count, field = self.entries.get(tag, (0, 0, b""))
+        if kind not in _INTEGERS:
+            return ()
+        size = count * _TYPE_BYTES[kind]
+        if size > len(field):
+            start = struct.unpack(self.order + ("Q" if self.big else "L"), field)[0]
+            field = data[start : start + size]
+        if size > len(field):
+            return ()
+        return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", field[:size])
+
+    def integer(self, data: bytes, tag: int) -> int:
+        """Value of a tag with one value; 0 where it has none or several."""
+        values = self.integers(data, tag)
+        return values[0] if len(values) == 1 else 0
+
+    def orientation(self, data: bytes) -> int:
+        """Orientation 1 to 8; 1 where the tag is missing or makes no sense."""
+        value = self.integer(data, ORIENTATION)
+        return value if 1 <= value <= 8 else 1
+
+
+def read_directory(data: bytes) -> Directory:
+    """Read the first directory; struct.error where it lies behind the end."""
+    order = "<" if data[:2] == b"II" else ">"
+    if struct.unpack_from(order + "H", data, 2)[0] == 43:
+        start = struct.unpack_from(order + "Q", data, 8)[0]
+        count = struct.unpack_from(order + "Q", data, min(start, len(data)))[0]
+        first, entry = start + 8, struct.Struct(order + "HHQ8s")
+    else:
+        start = struct.unpack_from(order + "L", data, 4)[0]
+        count = struct.unpack_from(order + "H", data, start)[0]
+        first, entry = start + 2, struct.Struct(order + "HHL4s")
+    end = first + count * entry.size
+    if end > len(data):
+        raise struct.error
+    entries: dict[int, tuple[int, int, bytes]] = {}
+    for tag, kind, number, field in entry.iter_unpack(data[first:end]):
+        entries.setdefault(tag, (kind, number, field))  # as libtiff: the first of two counts
+    return Directory(order, entry.size == 20, entries)
+
+
+def exif_orientation(exif: bytes) -> int:
+    r"""Orientation 1 to 8 from an EXIF block; 1 where the block makes no sense, as viewers do.
+
+    Examples
+    --------
+    >>> entry = b"\1\x12" + b"\0\3" + b"\0\0\0\1" + b"\0\6\0\0"  # tag 274, SHORT, one value, 6
+    >>> exif_orientation(b"Exif\0\0" + b"MM\0*" + b"\0\0\0\x08" + b"\0\1" + entry)
+    6
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    if exif[:4] not in {b"II*\0", b"MM\0*"}:
+        return 1
+    try:
+        return read_directory(exif).orientation(exif)
+    except struct.error:
+        return 1
+
+
+# What libtiff and Pillow need to decode a picture. Everything else (EXIF, XMP, colour profiles,
+# further pages, makers' own) is left out: it is where warnings and surprises come from.
+_TIFF_SCALARS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
+_TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530,
+                532}  # fmt: skip
+
+
+def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
+    """Return the file with a directory at its end that holds only what describes the pixels."""
+    for offsets, counts in ((273, 279), (324, 325)):
+        ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
+                            strict=False))  # fmt: skip
+        if max(ends, default=0) > len(data):
+            raise ImageError(
+                "truncated", f"the TIFF file ends after {len(data)} bytes, amid pixels"
+            )
+    order, big = directory.order, directory.big
+    entry, offset = ("HHQ8s", "Q") if big else ("HHL4s", "L")
+    kept = []
+    outside = 0
+    for tag, (kind, count, field) in sorted(directory.entries.items()):
+        if tag not in _TIFF_SCALARS | _TIFF_ARRAYS or (tag == ORIENTATION and orientation == 1):
+            continue
+        size = count * _TYPE_BYTES.get(kind, 0)
+        start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
+        outside += size if size > len(field) else 0
+        if size == 0 or start + size > len(data) or outside > len(data):
+            raise ImageError("corrupt", f"the value of TIFF tag {tag} lies outside of the file")
+        if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):
+            raise ImageError("corrupt", f"TIFF tag {tag} must be one whole number")
+        kept.append(struct.pack(order + entry, tag, kind, count, field))
+    start = len(data) + len(data) % 2
+    head = data[:8] + struct.pack(order + "Q", start) if big else data[:4] + struct.pack(
+        order + "L", start)  # fmt: skip
+    return b"".join(
+        (
+            head,
+            data[len(head) :],
+            b"\0" * (start - len(data)),
+            struct.pack(order + ("Q" if big else "H"), len(kept)),
+            *kept,
+            struct.pack(order + offset, 0),
+        )
+    )
