@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from regraft.errors import ImageError, RunError
+from regraft.files import read_bounded, write_atomic
+
 Status = Literal["used", "refused", "passed over"]
+
+SCHEMA_VERSION = 1
+_LARGEST = 2 << 30  # bytes; ten million files are about 1 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +25,8 @@ class LedgerEntry:
 
     ``refused``: meant as an image and lost. ``passed over``: never meant as an image (a readme, a
     hidden file, a folder's thumbnail cache); such files do not count as lost.
+
+    ``path`` is the sample's id where the file has one, else its path as the source has it.
     """
 
     path: str
@@ -23,8 +35,92 @@ class LedgerEntry:
     reason: str = ""  # one sentence
 
 
+class _Record(msgspec.Struct, omit_defaults=True):
+    """How an entry stands in the file: what is empty is left out."""
+
+    path: str
+    status: Status
+    kind: str = ""
+    reason: str = ""
+
+
+class _File(msgspec.Struct):
+    """How the ledger stands in the file."""
+
+    schema_version: int
+    counts: dict[str, int]
+    files: list[_Record]
+
+
 @dataclass(frozen=True)
 class Ledger:
-    """All entries in the order in which they were met."""
+    """All entries in the order in which they were met.
+
+    Examples
+    --------
+    >>> ledger = Ledger([LedgerEntry("a.jpg", "used"), LedgerEntry("b.jpg", "used")])
+    >>> ledger.refuse({"b.jpg": ImageError("truncated", "it ends after 10 bytes")}).counts()
+    {'used': 1, 'refused': 1, 'passed over': 0}
+    """
 
     entries: Sequence[LedgerEntry]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many files have each status."""
+        counted = Counter(entry.status for entry in self.entries)
+        return {"used": counted["used"], "refused": counted["refused"],
+                "passed over": counted["passed over"]}
+
+    def refuse(self, errors: Mapping[str, ImageError]) -> Ledger:
+        """Return a copy in which some used files, named by path, are refused."""
+        return Ledger(
+            [
+                LedgerEntry(entry.path, "refused", errors[entry.path].kind,
+                            errors[entry.path].reason)
+                if entry.status == "used" and entry.path in errors
+                else entry
+                for entry in self.entries
+            ]
+        )
+
+    def write(self, path: Path | str) -> None:
+        """Write the ledger as JSON, whole or not at all.
+
+        Raises
+        ------
+        DiskFullError, InputError
+            As ``regraft.files.write_atomic`` does.
+        """
+        records = [_Record(e.path, e.status, e.kind, e.reason) for e in self.entries]
+        encoded = msgspec.json.encode(_File(SCHEMA_VERSION, self.counts(), records))
+        write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
+
+    @classmethod
+    def read(cls, path: Path | str) -> Ledger:
+        """Read a ledger that ``write`` wrote.
+
+        Raises
+        ------
+        RunError
+            Where the file is not such a ledger, or of another schema version.
+        InputError
+            Where it cannot be read at all.
+        """
+        data = read_bounded(path, _LARGEST)
+        try:
+            version = msgspec.json.decode(data, type=_Version).schema_version
+            if version != SCHEMA_VERSION:
+                raise RunError(
+                    f"{path} has schema version {version}; this regraft reads {SCHEMA_VERSION}",
+                    hint="use the version of regraft that wrote it",
+                )
+            file = msgspec.json.decode(data, type=_File)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RunError(f"{path} is not a ledger: {error}") from error
+        return cls([LedgerEntry(r.path, r.status, r.kind, r.reason) for r in file.files])
+
+
+class _Version(msgspec.Struct):
+    """Only the version, so that a later schema is named and not called broken."""
+
+    schema_version: int

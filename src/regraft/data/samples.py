@@ -92,6 +92,8 @@ class Samples:
         Index of each sample's entry in the source, ascending.
     ledger : Ledger
         Every file that was met: used, refused with its reason, or passed over.
+    notes : tuple of str
+        One line each, shown to the user: the source's, and what the scan found.
     """
 
     source: Source
@@ -104,6 +106,7 @@ class Samples:
     sizes: NDArray[np.int32]
     positions: NDArray[np.int64]
     ledger: Ledger
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

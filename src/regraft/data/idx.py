@@ -1,0 +1,85 @@
+"""IDX files, in which MNIST and its relatives come: plain or gzipped, read within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.errors import DataError
+
+_LARGEST = 2 << 30  # bytes of one array; the largest that is known, EMNIST, has 0.6 GB
+_TYPES = {0x08: np.dtype(">u1"), 0x0C: np.dtype(">i4")}
+
+
+def read_idx(path: Path, n_dimensions: int) -> NDArray[Any]:
+    """Read one IDX file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; where it does not exist, the same name with ``.gz`` is read.
+    n_dimensions : int
+        How many it must have: 3 for images, 1 for labels, 2 for QMNIST's labels.
+
+    Returns
+    -------
+    array of uint8 or int32
+        As the file declares.
+
+    Raises
+    ------
+    DataError
+        Where the file is missing, no IDX file of that kind, too large, or of another length than it
+        declares.
+
+    References
+    ----------
+    The format is described at the end of LeCun's page, https://yann.lecun.com/exdb/mnist/.
+    """
+    found = find_idx(path)
+    if found is None:
+        raise DataError(f"{path} does not exist, and neither does {path.name}.gz")
+    try:
+        with found.open("rb") as raw:
+            if raw.read(2) == b"\x1f\x8b":
+                raw.seek(0)
+                with gzip.GzipFile(fileobj=raw) as file:
+                    return _read(file, found, n_dimensions)
+            raw.seek(0)
+            return _read(raw, found, n_dimensions)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{found} cannot be read: {error}") from error
+
+
+def find_idx(path: Path) -> Path | None:
+    """Return the file, or the gzipped one beside it, if one of them is there."""
+    zipped = path.with_name(f"{path.name}.gz")
+    return next((candidate for candidate in (path, zipped) if candidate.is_file()), None)
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, path: Path, n_dimensions: int) -> NDArray[Any]:
+    magic = file.read(4)
+    dtype = _TYPES.get(magic[2]) if len(magic) == 4 and magic[:2] == b"\0\0" else None
+    if dtype is None or magic[3] != n_dimensions:
+        raise DataError(
+            f"{path} begins with {magic.hex(' ')}; an IDX file of {n_dimensions} dimensions begins "
+            f"with 00 00, a type and {n_dimensions:02x}"
+        )
+    header = file.read(4 * n_dimensions)
+    if len(header) < 4 * n_dimensions:
+        raise DataError(f"{path} ends within its header")
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
+    size = math.prod(shape) * dtype.itemsize
+    if size > _LARGEST:
+        raise DataError(f"{path} declares {size} bytes; at most {_LARGEST} are read")
+    data = file.read(size + 1)
+    if len(data) != size:
+        more = "more than" if len(data) > size else f"{len(data)} of"
+        raise DataError(f"{path} holds {more} the {size} bytes that its header declares")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,141 @@
+"""Files: written whole or not at all, and read within bounds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from regraft.errors import DiskFullError, InputError
+
+# A FIFO would block an ordinary open for ever; O_NONBLOCK lets fstat look at it first. Windows has
+# neither FIFOs in folders nor the flag, and needs O_BINARY.
+_READ_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def write_atomic(path: Path | str, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old one or the new one, never a part.
+
+    The bytes go to a new file beside, are flushed to the disk and renamed over the old one; then
+    the folder's own entry is flushed where the platform can do that.
+
+    Parameters
+    ----------
+    path : path
+        File to make or to replace; its folder must exist.
+    data : bytes
+        The whole content.
+
+    Raises
+    ------
+    DiskFullError
+        Where there is no space left.
+    InputError
+        Where the file cannot be written for another reason.
+
+    References
+    ----------
+    Pillai et al., All File Systems Are Not Created Equal, OSDI 2014.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomic(Path(folder) / "a.json", b"{}")
+    ...     read_bounded(Path(folder) / "a.json", limit=10)
+    b'{}'
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"no space left for {path}: {len(data)} bytes were needed",
+                hint="free some space there, or choose another place",
+            ) from error
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except BaseException:  # an interrupt: nothing half-written stays behind
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; Windows and some network file systems cannot."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_regular(path: Path | str, limit: int, first: int | None = None) -> bytes:
+    """Read a regular file as it is, without ever blocking on a FIFO or a device.
+
+    Parameters
+    ----------
+    path : path
+        File to read; links are followed.
+    limit : int
+        Most bytes that the file may have.
+    first : int, optional
+        Read only so many bytes from the start; ``limit`` does not count then.
+
+    Raises
+    ------
+    OSError
+        As the system says; ``EFBIG`` where it is too large, ``EINVAL`` where it is not a regular
+        file.
+    """
+    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if first is not None:
+            return file.read(first)
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {limit} are read")
+        pieces = []
+        left = limit + 1  # a file may grow between fstat and read
+        while left and (piece := file.read(min(left, max(status.st_size, 4095) + 1))):
+            pieces.append(piece)
+            left -= len(piece)
+        if not left:
+            raise OSError(errno.EFBIG, f"more than {limit} bytes")
+    return b"".join(pieces)
+
+
+def read_bounded(path: Path | str, limit: int) -> bytes:
+    """Read a whole file that must not be larger than ``limit`` bytes.
+
+    Raises
+    ------
+    InputError
+        Where it is missing, too large, not a regular file or unreadable; the ``OSError`` is its
+        cause.
+    """
+    try:
+        return read_regular(path, limit)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
