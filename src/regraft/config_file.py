@@ -15,7 +15,8 @@ import msgspec
 import yaml
 
 from regraft.config import SCHEMA_VERSION, TrainConfig
-from regraft.errors import ConfigError
+from regraft.errors import ConfigError, InputError
+from regraft.files import read_bounded
 from regraft.settings import setting_types
 
 MAX_BYTES = 65_536  # a full config.yaml has 700
@@ -122,11 +123,9 @@ def read_config(path: Path) -> TrainConfig:
         The file cannot be read, or its contents cannot be used.
     """
     try:
-        with path.open("rb") as file:
-            payload = file.read(MAX_BYTES + 1)
-        text = payload.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
+    except InputError as error:
+        raise ConfigError(error.message, hint=error.hint) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     return from_yaml(text, str(path))

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import csv as csv_module
 import dataclasses
+import io
 import json as json_module
-import os
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from regraft.errors import InputError
+from regraft.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -42,55 +41,28 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
     InputError
         The CSV file cannot be written.
     """
-    refused = False
-    with _writer(csv, json=json) as write:
-        for result in results:
-            if result.error is None:
-                write(result)
-            else:
-                refused = True
-                print(f"{result.id}: {_one_line(result.error)}", file=sys.stderr)
+    refused = 0
+    table = io.StringIO()
+    rows = csv_module.writer(table, lineterminator="\n")
+    for result in results:
+        if result.error is not None:
+            refused += 1
+            print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
+        elif csv is None:
+            # Flushed: a program that reads on gets each result when it is there.
+            print(_json_line(result) if json else _line(result), flush=True)
+        else:
+            if not table.tell():
+                rows.writerow(_header(len(result.top)))
+            rows.writerow([result.id, *(value for pair in result.top for value in pair)])
+    if csv is not None:
+        write_atomic(csv, table.getvalue().encode("utf-8", "surrogateescape"))
     return 1 if refused else 0
 
 
-@contextmanager
-def _writer(csv: Path | None, *, json: bool) -> Iterator[Callable[[Any], None]]:
-    if csv is None:
-        # Flushed a line: a program that reads on gets each result when it is there.
-        yield lambda result: print(_json_line(result) if json else _line(result), flush=True)
-        return
-    try:
-        with replacing(csv) as file:
-            rows = csv_module.writer(file)
-            header = False
-
-            def write(result: Any) -> None:
-                nonlocal header
-                if not header:
-                    more = range(2, len(result.top) + 1)
-                    numbered = (f"{name}_{k}" for k in more for name in ("label", "probability"))
-                    rows.writerow(["id", "label", "probability", *numbered])
-                    header = True
-                pairs = [value for pair in result.top for value in pair]
-                rows.writerow([result.id, *pairs])
-
-            yield write
-    except OSError as error:
-        raise InputError(f"{csv} cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Open a text file beside ``path`` that takes its place when all was written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("x", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _header(topk: int) -> list[str]:
+    more = [f"{name}_{place}" for place in range(2, topk + 1) for name in ("label", "probability")]
+    return ["id", "label", "probability", *more]
 
 
 def _line(result: Any) -> str:

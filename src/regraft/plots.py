@@ -1,0 +1,401 @@
+"""Figures of a run, from counts and images alone: confusion matrix, predictions, penalty path.
+
+Drawn with matplotlib's objects and never through pyplot, whose figures live in the process. Class
+names are drawn as they are: no mathematics in ``$a$``, and a character that no installed font has
+is written as its code, ``<732b>``, so that names stay apart.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from regraft.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+DPI = 120
+RIGHT, WRONG = "#0072B2", "#D55E00"  # told apart by all kinds of colour vision (Okabe and Ito)
+MANY = 30  # classes from which on numbers in cells cannot be read
+LISTED = 20  # worst confusions beside a matrix of many classes
+SHOWN = 25  # images in a grid
+
+#: Asked in this order for characters that DejaVu Sans, which matplotlib brings, does not have.
+WIDE_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
+    *("Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAGothic", "Unifont"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Microsoft YaHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "SimHei", "Nirmala UI"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Arabic", "Noto Sans Hebrew"),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image with what was said of it.
+
+    Attributes
+    ----------
+    image : array of shape (H, W, 3), uint8
+        RGB, of any size and shape.
+    predicted, true : str
+        Class names; equal where the prediction is right.
+    probability : float
+        Of the predicted class, 0 to 1.
+    """
+
+    image: NDArray[np.uint8]
+    predicted: str
+    true: str
+    probability: float
+
+
+def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Draw how often each class was taken for each, coloured by the share of the true class.
+
+    Up to 29 classes have numbers in their cells; more have the worst confusions listed beside.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file to write; replaced as a whole.
+    counts : array of shape (K, K), int64
+        Row is the true class, column the predicted one.
+    classes : sequence of str
+        K names.
+
+    Raises
+    ------
+    ValueError
+        Where the shapes do not fit.
+    """
+    counts = np.asarray(counts)
+    n_classes = len(classes)
+    if counts.shape != (n_classes, n_classes):
+        raise ValueError(f"counts has shape {counts.shape}; there are {n_classes} classes")
+    many = n_classes >= MANY
+    totals = counts.sum(axis=1, keepdims=True)
+    # A class without test images has no shares; its row stays grey.
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    names = [label(name, 16 if many else 22) for name in classes]
+
+    side = float(np.clip(0.62 * n_classes, 2.4, 7.5))  # inches of the matrix
+    left = 0.55 + 0.085 * max(_width(name) for name in names)
+    bottom = left + 0.1
+    right = 5.0 if many else 1.2
+    width, height = left + side + right, bottom + side + 0.6
+    figure = _figure(width, height)
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    colours = mpl.colormaps["Blues"].with_extremes(bad="0.9")
+    # The power lifts rare confusions out of the white: one image of 100 has to be seen.
+    drawn = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.4, 0, 1), interpolation="nearest")
+    _class_axes(axes, names, side)
+    figure.colorbar(
+        drawn,
+        cax=figure.add_axes(
+            ((left + side + 0.15) / width, bottom / height, 0.12 / width, side / height)
+        ),
+    )
+    _colour_axes(figure.axes[-1])
+    if many:
+        _list_worst(figure, counts, totals[:, 0], names, (left + side + 1.2, width, height))
+    else:
+        _numbers(axes, counts, shares, side / n_classes)
+    n, right_ones = int(counts.sum()), int(np.trace(counts))
+    share = f" ({right_ones / n:.1%})" if n else ""
+    axes.set_title(f"{right_ones:,} of {n:,} right{share}", fontsize=10, loc="left")
+    _write(figure, path)
+
+
+def prediction_grid(path: Path, items: Sequence[Shown], title: str = "") -> None:
+    """Draw images with the predicted and the true class above each.
+
+    Right ones have a check mark and a thin frame, wrong ones a cross and a thick dashed frame.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file to write; replaced as a whole.
+    items : sequence of Shown
+        At most 25 are drawn, the first ones.
+    title : str
+        Over the whole; nothing where it is empty.
+
+    Raises
+    ------
+    ValueError
+        Where there is no image.
+    """
+    items = items[:SHOWN]
+    if not items:
+        raise ValueError("there is no image to draw")
+    columns = min(5, len(items))
+    rows = -(-len(items) // columns)
+    cell, above, gap = 1.9, 0.42, 0.22  # inches: image, its two lines, between cells
+    top = 0.5 if title else 0.15
+    width = gap + columns * (cell + gap)
+    height = top + rows * (cell + above + gap)
+    figure = _figure(width, height)
+    if title:
+        _text(figure, gap / width, 1 - 0.28 / height, title, size=11, va="center")
+    for place, item in enumerate(items):
+        row, column = divmod(place, columns)
+        x = gap + column * (cell + gap)
+        y = height - top - row * (cell + above + gap) - above - cell
+        axes = figure.add_axes((x / width, y / height, cell / width, cell / height))
+        _draw_item(axes, item)
+        mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
+        predicted, true = label(item.predicted, 15), label(item.true, 20)
+        lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
+        _text(figure, x / width, (y + cell + 0.06) / height, lines, size=8, va="bottom")
+    _write(figure, path)
+
+
+def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the out-of-fold log-loss and accuracy over the penalties that were tried.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file to write; replaced as a whole.
+    history : sequence of mapping
+        One row a penalty: ``penalty``, ``log_loss``, ``accuracy``, ``chosen``; where a row has
+        ``log_loss_se``, the standard error is drawn as a band.
+
+    Raises
+    ------
+    ValueError
+        Where there is no row.
+    """
+    if not history:
+        raise ValueError("there is no penalty to draw")
+    rows = sorted(history, key=lambda row: float(row["penalty"]))
+    penalties = np.array([row["penalty"] for row in rows], dtype=float)
+    figure = _figure(6.0, 4.8)
+    panels = figure.subplots(2, 1, sharex=True)
+    figure.subplots_adjust(left=0.13, right=0.97, top=0.92, bottom=0.12, hspace=0.12)
+    for axes, key, name in (
+        (panels[0], "log_loss", "log-loss"),
+        (panels[1], "accuracy", "accuracy"),
+    ):
+        values = np.array([row[key] for row in rows], dtype=float)
+        axes.plot(penalties, values, color=RIGHT, marker="o", markersize=3.5, linewidth=1.2)
+        if key == "log_loss" and all("log_loss_se" in row for row in rows):
+            error = np.array([row["log_loss_se"] for row in rows], dtype=float)
+            axes.fill_between(
+                penalties, values - error, values + error, color=RIGHT, alpha=0.15, linewidth=0
+            )
+        for row, penalty, value in zip(rows, penalties, values, strict=True):
+            if row.get("chosen"):
+                axes.axvline(penalty, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+                axes.plot([penalty], [value], "D", color=WRONG, markersize=7)
+                place = axes.get_xaxis_transform()
+                text = f" chosen: {value:.3f}"
+                axes.text(penalty, 0.97, text, transform=place, va="top", fontsize=8, color="0.2")
+        axes.set_xscale("log")
+        axes.margins(y=0.2)
+        axes.set_ylabel(f"out-of-fold {name}", fontsize=9)
+        axes.grid(visible=True, color="0.92", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    panels[0].set_title("Penalty path, on the training part alone", fontsize=10, loc="left")
+    panels[1].set_xlabel("L2 penalty", fontsize=9)
+    _write(figure, path)
+
+
+def label(name: str, longest: int) -> str:
+    r"""Return a class name as it is drawn: short enough, and of characters that a font has.
+
+    Parameters
+    ----------
+    name : str
+        Any text.
+    longest : int
+        Columns; a wide character takes two. What is longer loses its middle.
+
+    Returns
+    -------
+    str
+        Characters without a glyph are written as their code.
+
+    Examples
+    --------
+    >>> label("American_Staffordshire_Terrier", 16)
+    'American…Terrier'
+    >>> label("a\tb", 16), label("\U0010ffff", 16)
+    ('a b', '<10ffff>')
+    """
+    name = " ".join(name.split()) or "(empty)"
+    units = [
+        c if c.isprintable() and (c.isascii() or _fonts_for(c)) else f"<{ord(c):x}>" for c in name
+    ]
+    widths = [_width(unit) for unit in units]
+    if sum(widths) <= longest:
+        return "".join(units)
+    head: list[str] = []
+    tail: list[str] = []
+    room = longest - 1
+    front, back = 0, len(units) - 1
+    while front <= back:
+        at_front = len("".join(head)) <= len("".join(tail))
+        unit, width = (units[front], widths[front]) if at_front else (units[back], widths[back])
+        if width > room:
+            break
+        room -= width
+        if at_front:
+            head.append(unit)
+            front += 1
+        else:
+            tail.append(unit)
+            back -= 1
+    return "".join(head) + "…" + "".join(reversed(tail))
+
+
+def _width(text: str) -> int:
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return ("DejaVu Sans", *(name for name in WIDE_FONTS if name in known))
+
+
+@cache
+def _fonts_for(character: str) -> bool:
+    """Whether one of the fonts that are drawn with has a glyph for it."""
+    return any(
+        font_manager.get_font(font_manager.findfont(family)).get_char_index(ord(character))
+        for family in _families()
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    # Without the version of matplotlib the same figure gives the same bytes.
+    figure.savefig(
+        buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12
+    )
+    write_atomic(path, buffer.getvalue())
+
+
+def _text(figure: Figure, x: float, y: float, text: str, *, size: float, va: str) -> None:
+    figure.text(
+        *(x, y, text), fontsize=size, va=va, parse_math=False, fontfamily=list(_families()),
+        linespacing=1.25,
+    )  # fmt: skip
+
+
+def _class_axes(axes: Axes, names: Sequence[str], side: float) -> None:
+    """Write class names along both sides, as many as can be read."""
+    size = float(np.clip(72 * side / len(names) * 0.62, 6, 9))  # points
+    every = max(1, int(np.ceil(len(names) * size * 1.15 / (72 * side))))
+    ticks = np.arange(0, len(names), every)
+    shown = names[::every]
+    style: dict[str, Any] = {
+        "fontsize": size,
+        "parse_math": False,
+        "fontfamily": list(_families()),
+    }
+    axes.set_yticks(ticks, shown, **style)
+    if max(map(_width, shown)) * size * 0.62 > 72 * side / len(names) * every:
+        few = len(names) <= 12
+        style |= {"rotation": 45 if few else 90, "ha": "right" if few else "center"}
+        style |= {"rotation_mode": "anchor"} if few else {}
+    axes.set_xticks(ticks, shown, **style)
+    axes.tick_params(length=2, color="0.6")
+    axes.spines[:].set_color("0.6")
+    axes.set_xlabel("predicted class", fontsize=9)
+    axes.set_ylabel("true class", fontsize=9)
+
+
+def _colour_axes(axes: Axes) -> None:
+    """Write shares beside the colours; they are not evenly spaced."""
+    axes.set_yticks([0, 0.01, 0.1, 0.25, 0.5, 1], ["0", ".01", ".1", ".25", ".5", "1"])
+    axes.tick_params(labelsize=7, length=2)
+    axes.set_ylabel("share of the true class", fontsize=8)
+    axes.spines[:].set_visible(False)
+
+
+def _numbers(
+    axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], cell: float
+) -> None:
+    """Write counts into cells, where the longest one fits; the grid between cells."""
+    digits = len(str(counts.max()))
+    size = min(11.0, 72 * cell * 0.9 / (0.64 * max(digits, 2)))  # points
+    axes.set_xticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", length=0)
+    if size < 4:
+        return
+    for true, predicted in zip(*np.nonzero(counts), strict=True):
+        dark = shares[true, predicted] > 0.28
+        axes.text(
+            predicted,
+            true,
+            str(counts[true, predicted]),
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if dark else "0.15",
+        )
+
+
+def _list_worst(
+    figure: Figure,
+    counts: NDArray[np.int64],
+    totals: NDArray[np.int64],
+    names: Sequence[str],
+    place: tuple[float, float, float],
+) -> None:
+    """List the largest confusions beside the matrix; ``place`` is x, width and height, inches."""
+    x, width, height = place
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
+    pairs = [divmod(int(flat), len(names)) for flat in order]
+    pairs = [(true, predicted) for true, predicted in pairs if wrong[true, predicted] > 0]
+    heading = "Most frequent confusions" if pairs else "No confusions"
+    _text(figure, x / width, 1 - 0.42 / height, heading, size=10, va="center")
+    for line, (true, predicted) in enumerate(pairs):
+        y = 1 - (0.78 + 0.31 * line) / height
+        count = f"{wrong[true, predicted]} of {totals[true]}"
+        _text(figure, x / width, y, count, size=8, va="center")
+        text = f"{names[true]} \N{RIGHTWARDS ARROW} {names[predicted]}"
+        _text(figure, (x + 0.85) / width, y, text, size=8, va="center")
+
+
+def _draw_item(axes: Axes, item: Shown) -> None:
+    """Draw one image in its own shape, pixels as squares where it is small."""
+    image = np.asarray(item.image)
+    step = max(1, max(image.shape[:2]) // 768)  # a photograph has far more pixels than its cell
+    small = max(image.shape[:2]) <= 96
+    axes.imshow(image[::step, ::step], interpolation="nearest" if small else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    right = item.predicted == item.true
+    axes.spines[:].set_color(RIGHT if right else WRONG)
+    axes.spines[:].set_linewidth(1.2 if right else 3.5)
+    axes.spines[:].set_linestyle("solid" if right else (0, (2.2, 1.1)))
+    axes.spines[:].set_capstyle("butt")  # other ends fill the gaps between dashes
