@@ -151,6 +151,7 @@ def _record(name: str, weights: str) -> Record:
         licence="apache-2.0",
         sizes=ImageSizes(),
         fetch=read if weights == "default" else None,
+        heads=("classifier",),
     )
 
 
@@ -166,8 +167,4 @@ def _build(
     return module
 
 
-def _dropped(_name: str, _arguments: Mapping[str, Scalar]) -> frozenset[str]:
-    return frozenset({"classifier.weight", "classifier.bias"})
-
-
-FAMILY = Family(names=_names, record=_record, build=_build, dropped=_dropped)
+FAMILY = Family(names=_names, record=_record, build=_build)

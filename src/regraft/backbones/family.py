@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import ImageSizes, Preprocess, Scalar
 
-#: Tensors by the names that the network's own ``state_dict`` has.
+#: Tensors by name.
 State: TypeAlias = Mapping[str, "torch.Tensor"]
 
 
@@ -23,7 +23,7 @@ class Record:
     Attributes
     ----------
     name : str
-        The name within the family, that ``Family.build`` takes.
+        The name within the family, as ``Family.build`` takes it.
     weights : str
         Label of the weights.
     preprocess : Preprocess
@@ -34,8 +34,10 @@ class Record:
         Which image sizes the network accepts.
     fetch : callable or None
         Returns the weights' tensors, the classifier's among them or not; None for random weights.
+    heads : tuple of str
+        Modules that weights may hold beyond the network: the classifier, an auxiliary head.
     convert : callable or None
-        ``convert(state)`` renames tensors of a foreign layout where the family can do that.
+        ``convert(state, module)`` renames tensors of an older layout, where the family knows how.
     arguments : dict of str to scalar
         What ``Family.build`` needs besides the name.
     """
@@ -46,31 +48,28 @@ class Record:
     licence: str | None
     sizes: ImageSizes
     fetch: Callable[[], State] | None = None
-    convert: Callable[[State], State] | None = None
+    heads: tuple[str, ...] = ()
+    convert: Callable[[State, nn.Module], State] | None = None
     arguments: dict[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Four functions; a new family is these and an entry in ``registry.FAMILIES``.
+    """Three functions; a new family is these and an entry in ``registry.FAMILIES``.
 
     Attributes
     ----------
     names : callable
         ``names()`` lists the networks, without the family's prefix.
     record : callable
-        ``record(name, weights)`` looks weights up ("default", "none" or a name of the family);
-        WeightsError where they do not exist.
+        ``record(name, weights)`` looks weights up: "default", "none", or a name that the family
+        gives its weights. WeightsError where they do not exist.
     build : callable
         ``build(name, arguments, image_size)`` makes the network without its classifier, with
         random weights; reads no file and fetches nothing. ``image_size`` matters to networks of
-        fixed size only, None means their own.
-    dropped : callable
-        ``dropped(name, arguments)`` names the tensors that full weights may hold beyond those of
-        ``build``: the classifier's, an auxiliary head's.
+        fixed size only; None means their own.
     """
 
     names: Callable[[], list[str]]
     record: Callable[[str, str], Record]
     build: Callable[[str, Mapping[str, Scalar], int | None], nn.Module]
-    dropped: Callable[[str, Mapping[str, Scalar]], frozenset[str]]

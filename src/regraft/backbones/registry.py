@@ -1,17 +1,23 @@
-"""Networks by name: ``embedded``, ``timm/NAME``, ``torchvision/NAME``."""
+"""Networks by name: ``embedded``, ``timm/NAME``, ``torchvision/NAME``, or saved by timm.
+
+A new family is one module with a ``Family`` and one entry in ``FAMILIES``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from regraft.backbones import embedded
-from regraft.backbones.backbone import Backbone, Preprocess, Scalar
+from regraft.backbones import embedded, timm_models, torchvision_models
+from regraft.backbones.backbone import Backbone, Scalar
+from regraft.backbones.describe import Listed, layer_table, listing
 from regraft.backbones.freeze import state_hash
+from regraft.backbones.image_size import MAX_IMAGE_SIZE, at_image_size, automatic_image_size
 from regraft.backbones.stages import find_stages
 from regraft.backbones.weights import load_into, misfit, read_file
 from regraft.errors import BackboneError
@@ -19,26 +25,109 @@ from regraft.errors import BackboneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from torch import nn
 
     from regraft.backbones.family import Family, Record
 
+__all__ = [
+    "FAMILIES",
+    "at_image_size",
+    "automatic_image_size",
+    "build",
+    "describe",
+    "list_backbones",
+    "load_backbone",
+    "name_note",
+    "resolve",
+]
+
 FAMILIES: dict[str, Family] = {
     "embedded": embedded.FAMILY,
+    "torchvision": torchvision_models.FAMILY,
+    "timm": timm_models.FAMILY,
 }
 
+_SAVED = ("local-dir:", "hf-hub:")
 _FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
+@cache
+def _all_names() -> frozenset[str]:
+    return frozenset(
+        _full_name(prefix, name) for prefix, family in FAMILIES.items() for name in family.names()
+    )
+
+
+def _full_name(prefix: str, name: str) -> str:
+    return name if name == prefix else f"{prefix}/{name}"
+
+
 def resolve(name: str) -> str:
-    """Give a name's canonical form."""
-    return name
+    """Give a network's canonical name.
+
+    Parameters
+    ----------
+    name : str
+        "embedded", "torchvision/NAME", "timm/NAME" or "timm/NAME.TAG"; a bare NAME, which means
+        torchvision's where both have it; "local-dir:PATH" or "hf-hub:OWNER/NAME", which stay as
+        they are.
+
+    Returns
+    -------
+    str
+        With the family in front.
+
+    Raises
+    ------
+    BackboneError
+        Where no family has it; the hint names its nearest matches.
+
+    Examples
+    --------
+    >>> resolve("resnet50"), resolve("vit_base_patch16_224")
+    ('torchvision/resnet50', 'timm/vit_base_patch16_224')
+    """
+    if name.startswith(_SAVED) or name == "embedded":
+        return name
+    known = _all_names()
+    for candidate in (name, f"torchvision/{name}", f"timm/{name}"):
+        base, _, tag = candidate.partition(".")
+        if base in known and (not tag or base.startswith("timm/")):
+            return candidate
+    # Compared without the family, which the user may have left away or mistaken; the sorting lets
+    # torchvision's entry win, as a bare name would.
+    spellings = {full.partition("/")[2] or full: full for full in sorted(known)}
+    near = get_close_matches(name.rpartition("/")[2], spellings, n=5)
+    raise BackboneError(
+        f"unknown backbone {name}",
+        hint=f"nearest: {', '.join(spellings[match] for match in near)}"
+        if near
+        else "regraft backbones lists all of them",
+    )
 
 
-def _family(canonical: str) -> tuple[Family, str]:
-    prefix, _, short = canonical.partition("/")
-    return FAMILIES[prefix], short or prefix
+def name_note(name: str) -> str | None:
+    """Say which network a bare name means where two families have it.
+
+    Parameters
+    ----------
+    name : str
+        As the user gave it.
+
+    Returns
+    -------
+    str or None
+        One line, or None where there is nothing to say.
+
+    Examples
+    --------
+    >>> name_note("resnet50")
+    'resnet50 means torchvision/resnet50; timm/resnet50 is another network'
+    >>> name_note("timm/resnet50")
+    """
+    if name == "embedded" or not {f"torchvision/{name}", f"timm/{name}"} <= _all_names():
+        return None
+    return f"{name} means torchvision/{name}; timm/{name} is another network"
 
 
 def load_backbone(
@@ -53,7 +142,8 @@ def load_backbone(
     weights : str
         "default", "none" (random), a name that the family gives its weights, or a local file.
     image_size : int, optional
-        Pixels; the network's own where not given.
+        Pixels; the network's own where not given. Networks of fixed size are built anew for it,
+        and take no weights then.
     seed : int
         Of random weights; the global generator is left alone.
 
@@ -75,25 +165,11 @@ def load_backbone(
     >>> backbone.n_features, [stage.channels for stage in backbone.stages]
     (1280, [16, 24, 40, 80, 112, 192, 320])
     """
-    canonical = resolve(name)
-    family, short = _family(canonical)
-    file = Path(weights)
-    if file.suffix.lower() in _FILE_SUFFIXES:
-        record = dataclasses.replace(
-            family.record(short, "none"),
-            weights=f"file {file.name}",
-            licence=None,
-            fetch=lambda: read_file(file),
-        )
-    else:
-        record = family.record(short, weights)
-        if record.fetch is None:
-            record = dataclasses.replace(record, weights=f"none (seed {seed})", licence=None)
-
-    module = _filled(family, record, seed)
+    prefix, record = _look_up(resolve(name), weights, seed)
+    module = _filled(FAMILIES[prefix], record, seed)
     shapes = find_stages(module, record.preprocess.image_size)
     backbone = Backbone(
-        name=canonical,
+        name=_full_name(prefix, record.name),
         weights=record.weights,
         weights_sha256=state_hash(module),
         licence=record.licence,
@@ -107,17 +183,36 @@ def load_backbone(
     return backbone if image_size is None else at_image_size(backbone, image_size)
 
 
+def _look_up(canonical: str, weights: str, seed: int) -> tuple[str, Record]:
+    """Find the family and the record of a network with some weights; reads no weights yet."""
+    file = Path(weights) if Path(weights).suffix.lower() in _FILE_SUFFIXES else None
+    known = "none" if file is not None else weights
+    if canonical.startswith(_SAVED):
+        prefix, record = "timm", timm_models.saved_record(canonical, weights=known)
+    else:
+        prefix, _, short = canonical.partition("/")
+        record = FAMILIES[prefix].record(short or prefix, known)
+    changes: dict[str, Any] = {"licence": None}
+    if file is not None:
+        changes |= {"weights": f"file {file.name}", "fetch": lambda: read_file(file)}
+    elif record.fetch is None:
+        changes |= {"weights": f"none (seed {seed})"}
+    else:
+        changes = {}
+    return prefix, dataclasses.replace(record, **changes)
+
+
 def _filled(family: Family, record: Record, seed: int) -> nn.Module:
+    # The weights first: where they cannot be had, no time goes into building.
     state = record.fetch() if record.fetch is not None else None
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        module = family.build(record.name, record.arguments, None)
+        module = family.build(record.name, record.arguments, record.preprocess.image_size)
     module = module.eval().requires_grad_(requires_grad=False)
     if state is not None:
-        dropped = family.dropped(record.name, record.arguments)
-        if record.convert is not None and misfit(module, state, dropped):
-            state = record.convert(state)
-        load_into(module, state, dropped=dropped, what=record.weights)
+        if record.convert is not None and misfit(module, state, record.heads):
+            state = record.convert(state, module)
+        load_into(module, state, heads=record.heads, what=f"weights {record.weights}")
     return module
 
 
@@ -131,7 +226,7 @@ def build(name: str, arguments: Mapping[str, Scalar], *, image_size: int | None)
     arguments : mapping of str to scalar
         As ``Backbone.arguments`` has them.
     image_size : int or None
-        Pixels, for networks of fixed size.
+        Pixels, for networks of fixed size; None means their own.
 
     Returns
     -------
@@ -141,104 +236,79 @@ def build(name: str, arguments: Mapping[str, Scalar], *, image_size: int | None)
     Raises
     ------
     BackboneError
-        Where the name or an argument is unknown.
+        Where the name or an argument is unknown, or the network cannot be built at this size.
 
     Examples
     --------
     >>> build("embedded", {}, image_size=224).num_features
     1280
     """
-    family, short = _family(resolve(name))
+    prefix, _, short = name.partition("/")
+    family = FAMILIES.get(prefix)
+    if family is None or (short or prefix) not in family.names():
+        raise BackboneError(f"unknown backbone {name}")
+    if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise BackboneError(f"{name} cannot be built for images of {image_size} pixels")
     with torch.random.fork_rng(devices=()):
-        module = family.build(short, arguments, image_size)
+        module = family.build(short or prefix, arguments, image_size)
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbone:
-    """Set the image size that the network sees.
+def list_backbones(pattern: str = "*") -> list[Listed]:
+    """List networks, without building or fetching any.
 
     Parameters
     ----------
-    backbone : Backbone
-        Stays as it is.
-    size : int
-        Pixels, side of the square.
-    crop : bool
-        Keep the ratio of resizing to cropping of the weights' record; else the whole short side is
-        seen.
+    pattern : str
+        Part of a name, or a pattern with ``*`` and ``?``.
 
     Returns
     -------
-    Backbone
-        The same module with other preprocessing.
+    list of Listed
+        Sorted by family and name; empty where nothing matches.
+
+    Examples
+    --------
+    >>> [entry.name for entry in list_backbones("torchvision/resnet?8")]
+    ['torchvision/resnet18']
+    """
+    names = [
+        (prefix, name, _full_name(prefix, name))
+        for prefix, family in FAMILIES.items()
+        for name in family.names()
+    ]
+    return listing(FAMILIES, names, pattern)
+
+
+def describe(name: str) -> str:
+    """Tell a network's layers, stages, parameters and preprocessing; downloads nothing.
+
+    Parameters
+    ----------
+    name : str
+        As ``resolve`` takes it.
+
+    Returns
+    -------
+    str
+        Some lines and a table.
 
     Raises
     ------
     BackboneError
-        Where the network does not take this size.
+        Where the name is unknown.
 
     Examples
     --------
-    >>> at_image_size(load_backbone("embedded", "none"), 112).preprocess.resize_size
-    128
+    >>> print(describe("embedded").splitlines()[0])
+    embedded
     """
-    own, sizes = backbone.preprocess, backbone.sizes
-    if sizes.fixed and size != own.image_size:
-        raise BackboneError(
-            f"{backbone.name} takes images of {own.image_size} pixels only, not {size}",
-            hint=f"leave --image-size away or give {own.image_size}",
+    prefix, record = _look_up(resolve(name), "none", 0)
+    # Random numbers for up to 2.5 billion parameters would take a minute, and say nothing.
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        module = (
+            FAMILIES[prefix]
+            .build(record.name, record.arguments, record.preprocess.image_size)
+            .eval()
         )
-    if not sizes.minimum <= size <= MAX_IMAGE_SIZE or size % sizes.multiple:
-        step = f" in steps of {sizes.multiple}" if sizes.multiple > 1 else ""
-        raise BackboneError(
-            f"{backbone.name} takes images of {sizes.minimum} to {MAX_IMAGE_SIZE} pixels{step}, "
-            f"not {size}"
-        )
-    resize = size * own.resize_size // own.image_size if crop else size
-    preprocess = Preprocess(size, resize, own.mean, own.std, own.interpolation)
-    return dataclasses.replace(backbone, preprocess=preprocess)
-
-
-MAX_IMAGE_SIZE = 4096
-
-
-def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[int, str]:
-    """Choose an image size that fits the images, with its reason in words.
-
-    Small images are enlarged fourfold, up to the network's own size: its filters were trained on
-    objects that fill more than a few pixels, but empty pixels cost time.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        At its own image size.
-    sizes : array of shape (N, 2), int
-        Height and width of the images, in pixels.
-
-    Returns
-    -------
-    int
-        Pixels. Where it differs from the backbone's own, call ``at_image_size`` with
-        ``crop=False``: small images have no margin to lose.
-    str
-        One sentence.
-
-    Examples
-    --------
-    >>> backbone = load_backbone("embedded", "none")
-    >>> automatic_image_size(backbone, np.array([[28, 28]]))
-    (128, 'image size 128: the images have a median short side of 28 pixels, enlarged fourfold')
-    """
-    own, accepted = backbone.preprocess.image_size, backbone.sizes
-    if len(sizes) == 0:
-        return own, f"image size {own}: the network's own"
-    median = float(np.median(np.min(np.asarray(sizes), axis=1)))
-    found = f"the images have a median short side of {median:g} pixels"
-    if median >= own / 2:
-        return own, f"image size {own}: the network's own ({found})"
-    if accepted.fixed:
-        return own, f"image size {own}: the only one that this network takes ({found})"
-    step = np.lcm(32, accepted.multiple)
-    size = max(64, accepted.minimum, round(4 * median / 32) * 32)
-    size = min(own, int(-(-size // step) * step))
-    return size, f"image size {size}: {found}, enlarged fourfold"
+    return layer_table(_full_name(prefix, record.name), module, record)

@@ -39,7 +39,7 @@ def read_file(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tenso
         restricted unpickler. Common wrappers ({"state_dict": ...}, "module." before each name) are
         taken off.
     sha256 : str, optional
-        Of the whole file in hexadecimal; checked before anything is parsed.
+        Of the whole file in hexadecimal, or how it begins; checked before anything is parsed.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def read_file(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tenso
         ) from error
     if sha256 is not None:
         found = hashlib.sha256(payload).hexdigest()
-        if found != sha256:
+        if not found.startswith(sha256):
             raise WeightsError(
                 f"{path} has the sha256 {found}, expected {sha256}",
                 hint="the file is damaged or not the published one: install or download it again",
@@ -137,7 +137,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def misfit(
-    module: nn.Module, state: Mapping[str, torch.Tensor], dropped: Collection[str]
+    module: nn.Module, state: Mapping[str, torch.Tensor], heads: Collection[str]
 ) -> list[str]:
     """Say how a set of tensors does not fit a network.
 
@@ -147,8 +147,8 @@ def misfit(
         The network without its classifier.
     state : mapping of str to torch.Tensor
         What is to be loaded.
-    dropped : collection of str
-        Names that may be there in addition: the classifier's.
+    heads : collection of str
+        Modules that the tensors may belong to in addition: the classifier.
 
     Returns
     -------
@@ -166,7 +166,8 @@ def misfit(
     missing = [
         name for name in wanted if name not in state and not name.endswith("num_batches_tracked")
     ]
-    unexpected = [name for name in state if name not in wanted and name not in dropped]
+    extra = tuple(f"{head}." for head in heads)
+    unexpected = [name for name in state if name not in wanted and not name.startswith(extra)]
     misshapen = [
         f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
@@ -185,7 +186,7 @@ def load_into(
     module: nn.Module,
     state: Mapping[str, torch.Tensor],
     *,
-    dropped: Collection[str],
+    heads: Collection[str],
     what: str,
 ) -> None:
     """Fill a network with tensors, all of them and no others.
@@ -196,8 +197,8 @@ def load_into(
         The network without its classifier.
     state : mapping of str to torch.Tensor
         Tensors by the network's names; other floating types are converted.
-    dropped : collection of str
-        Names that may be there in addition and are left away: the classifier's.
+    heads : collection of str
+        Modules whose tensors may be there in addition and are left away: the classifier.
     what : str
         Names the weights in messages.
 
@@ -206,7 +207,7 @@ def load_into(
     WeightsError
         Where a tensor is missing, unexpected, or of the wrong shape, or not finite; lists them.
     """
-    faults = misfit(module, state, dropped)
+    faults = misfit(module, state, heads)
     if faults:
         raise WeightsError(
             f"{what} does not fit the network; {'; '.join(faults)}",

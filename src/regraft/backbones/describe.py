@@ -1,0 +1,123 @@
+"""What is known of networks without their weights: a list, and one network's table of layers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torchinfo
+
+from regraft.backbones.stages import find_stages
+from regraft.errors import BackboneError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from regraft.backbones.backbone import Preprocess
+    from regraft.backbones.family import Family, Record
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One network as a list shows it."""
+
+    name: str
+    image_size: int | None  # pixels; None where its record does not tell
+    weights: str  # of the default; "none" where nothing is published
+    licence: str
+
+
+def listing(
+    families: Mapping[str, Family], names: Sequence[tuple[str, str, str]], pattern: str
+) -> list[Listed]:
+    """Look up the records of all networks whose name matches.
+
+    Parameters
+    ----------
+    families : mapping of str to Family
+        The registry.
+    names : sequence of tuples
+        Family, name within it, full name.
+    pattern : str
+        Part of a name, or a pattern with ``*`` and ``?``.
+
+    Returns
+    -------
+    list of Listed
+        Sorted by family, in the registry's order, and name.
+    """
+    wanted = pattern.lower()
+    glob = wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
+    rows = []
+    for prefix, name, full in names:
+        lowered = full.lower()
+        if fnmatchcase(lowered, glob) or fnmatchcase(lowered.rpartition("/")[2], glob):
+            rows.append(_listed(families[prefix], name, full))
+    return rows
+
+
+def _listed(family: Family, name: str, full: str) -> Listed:
+    try:
+        record = family.record(name, "default")
+        return Listed(full, record.preprocess.image_size, record.weights, record.licence or "")
+    except WeightsError:
+        record = family.record(name, "none")
+        return Listed(full, record.preprocess.image_size, "none", "")
+    except BackboneError:  # not for square colour images
+        return Listed(full, None, "none", "")
+
+
+def _input_line(preprocess: Preprocess) -> str:
+    return (
+        f"input: {preprocess.image_size} pixels, short side resized to {preprocess.resize_size}, "
+        f"{preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
+    )
+
+
+def layer_table(name: str, module: nn.Module, record: Record) -> str:
+    """Describe a network by torchinfo, with its stages and preprocessing.
+
+    Parameters
+    ----------
+    name : str
+        Full name.
+    module : nn.Module
+        Without its classifier; on the meta device, where nothing is computed.
+    record : Record
+        Of its default weights.
+
+    Returns
+    -------
+    str
+        Some lines and a table; all parameters are frozen, as a probe leaves them.
+    """
+    size = record.preprocess.image_size
+    module = module.requires_grad_(requires_grad=False)
+    shapes = find_stages(module, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = torchinfo.summary(
+            module,
+            input_size=(1, 3, size, size),
+            col_names=("output_size", "num_params", "trainable"),
+            row_settings=("var_names",),
+            depth=3,
+            verbose=0,
+            device="meta",
+        )
+    stages = [f"  {stage.name}: {stage.channels} channels" for stage in shapes.stages]
+    return "\n".join(
+        (
+            name,
+            f"licence: {record.licence or 'not stated'}",
+            _input_line(record.preprocess),
+            f"features: {shapes.n_features}",
+            "stages:" if stages else "stages: none; only the pooled features can be read",
+            *stages,
+            str(table),
+        )
+    )

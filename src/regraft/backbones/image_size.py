@@ -1,0 +1,126 @@
+"""Which image size a network sees: its own, one that was asked for, or one that fits the images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.backbones.backbone import Backbone, Preprocess
+from regraft.backbones.stages import find_stages
+from regraft.errors import BackboneError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_IMAGE_SIZE = 4096  # pixels
+
+
+def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbone:
+    """Set the image size that the network sees.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Stays as it is.
+    size : int
+        Pixels, side of the square.
+    crop : bool
+        Keep the ratio of resizing to cropping of the weights' record; else the whole short side is
+        seen.
+
+    Returns
+    -------
+    Backbone
+        The same module with other preprocessing.
+
+    Raises
+    ------
+    BackboneError
+        Where the network does not take this size.
+
+    Examples
+    --------
+    >>> from regraft.backbones.registry import load_backbone
+    >>> at_image_size(load_backbone("embedded", "none"), 112).preprocess.resize_size
+    128
+    """
+    own, sizes = backbone.preprocess, backbone.sizes
+    if sizes.fixed and size != own.image_size:
+        raise BackboneError(
+            f"{backbone.name} takes images of {own.image_size} pixels only, not {size}",
+            hint=f"leave --image-size away or give {own.image_size}",
+        )
+    if not sizes.minimum <= size <= MAX_IMAGE_SIZE or size % sizes.multiple:
+        step = f" in steps of {sizes.multiple}" if sizes.multiple > 1 else ""
+        raise BackboneError(
+            f"{backbone.name} takes images of {sizes.minimum} to {MAX_IMAGE_SIZE} pixels{step}, "
+            f"not {size}"
+        )
+    resize = size * own.resize_size // own.image_size if crop else size
+    preprocess = Preprocess(size, resize, own.mean, own.std, own.interpolation)
+    if size != own.image_size:
+        _try_out(backbone, size)
+    return dataclasses.replace(backbone, preprocess=preprocess)
+
+
+def _try_out(backbone: Backbone, size: int) -> None:
+    """Run one image: no table of accepted sizes covers a thousand architectures."""
+    try:
+        shapes = find_stages(backbone.module, size)
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise BackboneError(
+            f"{backbone.name} does not take images of {size} pixels: {reason}",
+            hint=f"its own size is {backbone.preprocess.image_size}",
+        ) from error
+    if (shapes.n_features, shapes.stages) != (backbone.n_features, backbone.stages):
+        raise BackboneError(f"{backbone.name} gives other features for images of {size} pixels")
+
+
+def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[int, str]:
+    """Choose an image size that fits the images, with its reason in words.
+
+    Small images are enlarged fourfold, up to the network's own size: its filters were trained on
+    objects that fill more than a few pixels, but empty pixels cost time.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        At its own image size.
+    sizes : array of shape (N, 2), int
+        Height and width of the images, in pixels.
+
+    Returns
+    -------
+    int
+        Pixels. Where it differs from the backbone's own, call ``at_image_size`` with
+        ``crop=False``: small images have no margin to lose.
+    str
+        One sentence.
+
+    Examples
+    --------
+    >>> from regraft.backbones.registry import load_backbone
+    >>> backbone = load_backbone("embedded", "none")
+    >>> automatic_image_size(backbone, np.array([[28, 28]]))
+    (128, 'image size 128: the images have a median short side of 28 pixels, enlarged fourfold')
+    """
+    own, accepted = backbone.preprocess.image_size, backbone.sizes
+    if len(sizes) == 0:
+        return own, f"image size {own}: the network's own"
+    median = float(np.median(np.min(np.asarray(sizes), axis=1)))
+    found = f"the images have a median short side of {median:g} pixels"
+    if median >= own / 2:
+        return own, f"image size {own}: the network's own ({found})"
+    if accepted.fixed:
+        return own, f"image size {own}: the only one that this network takes ({found})"
+    step = int(np.lcm(32, accepted.multiple))
+    size = max(64, accepted.minimum, round(4 * median / 32) * 32)
+    size = min(own, -(-size // step) * step)
+    try:
+        at_image_size(backbone, size, crop=False)
+    except BackboneError:
+        return own, f"image size {own}: the network's own; it does not take {size} ({found})"
+    return size, f"image size {size}: {found}, enlarged fourfold"

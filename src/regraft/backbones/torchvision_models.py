@@ -1,0 +1,134 @@
+"""torchvision's classification networks, without their classifiers."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from regraft.backbones.backbone import ImageSizes, Preprocess
+from regraft.backbones.downloads import fetch_url
+from regraft.backbones.family import Family, Record
+from regraft.backbones.vision import torchvision
+from regraft.backbones.weights import listed
+from regraft.errors import BackboneError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from regraft.backbones.backbone import Interpolation, Scalar
+    from regraft.backbones.family import State
+
+#: Architecture (class name) to the layer that makes class scores; all before it stays.
+CLASSIFIERS: dict[str, str] = {
+    "AlexNet": "classifier.6",
+    "ConvNeXt": "classifier.2",
+    "DenseNet": "classifier",
+    "EfficientNet": "classifier.1",
+    "GoogLeNet": "fc",
+    "Inception3": "fc",
+    "MNASNet": "classifier.1",
+    "MaxVit": "classifier.5",
+    "MobileNetV2": "classifier.1",
+    "MobileNetV3": "classifier.3",
+    "RegNet": "fc",
+    "ResNet": "fc",
+    "ShuffleNetV2": "fc",
+    "SqueezeNet": "classifier.1",  # a 1 x 1 convolution; ReLU and pooling follow it and stay
+    "SwinTransformer": "head",
+    "VGG": "classifier.6",
+    "VisionTransformer": "heads.head",
+}
+
+#: Classifiers of all these, and the auxiliary heads that only training runs.
+_HEADS = (*sorted(set(CLASSIFIERS.values())), "AuxLogits", "aux1", "aux2")
+
+# Both were converted from a framework that feeds pixels from -1 to 1. Their records give ImageNet's
+# mean and std, and the network maps those back itself, if it is told to. The auxiliary heads'
+# weights are left away with the classifier's.
+_INCEPTION: dict[str, Any] = {
+    "transform_input": True, "aux_logits": False, "init_weights": False,
+}  # fmt: skip
+
+
+def _names() -> list[str]:
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _record(name: str, weights: str) -> Record:
+    published = torchvision.models.get_model_weights(name)
+    if weights in {"default", "none"}:
+        entry = published.DEFAULT
+    elif weights in published.__members__:
+        entry = published[weights]
+    else:
+        raise WeightsError(
+            f"torchvision/{name} has no weights named {weights}",
+            hint=f"it has {listed(list(published.__members__))}; or give default, none or a file",
+        )
+    transform = entry.transforms()
+    preprocess = Preprocess(
+        image_size=transform.crop_size[0],
+        resize_size=transform.resize_size[0],
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        interpolation=_interpolation(transform.interpolation.value),
+    )
+    return Record(
+        name=name,
+        weights=entry.name,
+        preprocess=preprocess,
+        licence=entry.meta.get("license"),
+        sizes=_sizes(name, entry.meta.get("min_size", (32, 32))[0]),
+        fetch=None if weights == "none" else partial(_fetch, entry.url),
+        heads=_HEADS,
+    )
+
+
+def _interpolation(value: str) -> Interpolation:
+    return "bicubic" if value == "bicubic" else "bilinear"
+
+
+def _sizes(name: str, minimum: int) -> ImageSizes:
+    if name.startswith(("vit_", "maxvit")):
+        return ImageSizes(minimum=minimum, fixed=True)
+    # Swin's records say 224, but its windows are padded at any size.
+    return ImageSizes(minimum=32 if name.startswith("swin") else max(32, minimum))
+
+
+def _fetch(url: str) -> State:
+    state = fetch_url(url)
+    # DenseNet's published files have the names of an old layout.
+    return {_densenet_name(key): tensor for key, tensor in state.items()}
+
+
+def _densenet_name(key: str) -> str:
+    for old, new in (("norm.1", "norm1"), ("norm.2", "norm2"),
+                     ("conv.1", "conv1"), ("conv.2", "conv2")):  # fmt: skip
+        if "denselayer" in key:
+            key = key.replace(f".{old}.", f".{new}.")
+    return key
+
+
+def _build(name: str, arguments: Mapping[str, Scalar], image_size: int | None) -> nn.Module:
+    if arguments:
+        raise BackboneError(f"torchvision/{name} takes no arguments: {listed(list(arguments))}")
+    options: dict[str, Any] = {}
+    if name in {"inception_v3", "googlenet"}:
+        options = _INCEPTION
+    elif name.startswith("vit_") and image_size is not None:
+        options = {"image_size": image_size}
+    elif name.startswith("maxvit") and image_size is not None:
+        options = {"input_size": (image_size, image_size)}
+    try:
+        module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    except (ValueError, RuntimeError) as error:
+        raise BackboneError(f"torchvision/{name} at {image_size} pixels: {error}") from error
+    parent, _, last = CLASSIFIERS[type(module).__name__].rpartition(".")
+    setattr(module.get_submodule(parent), last, nn.Identity())
+    return module
+
+
+FAMILY = Family(names=cache(_names), record=_record, build=_build)
