@@ -69,6 +69,10 @@ class Predictor:
     ----------
     classes : tuple of str
         In the order of ``Prediction.probabilities``.
+    model : Model
+        As the bundle holds it.
+    compute : Compute
+        Device and precision of the forward pass.
 
     Examples
     --------
@@ -81,6 +85,7 @@ class Predictor:
     def __init__(self, model: Model, reader: TapReader) -> None:
         self.model = model
         self.classes = model.classes
+        self.compute = reader.compute
         self._reader = reader
 
     @classmethod

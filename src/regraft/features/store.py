@@ -169,7 +169,7 @@ class FeatureStore:
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         self.folder = folder
         self.limit = limit
-        self.notes: list[str] = []  # what had to be made anew, for one warning
+        self._notes: list[str] = []
         self._resizing = threading.Lock()
         kind = network_file_system(folder)
         if kind is not None:
@@ -204,10 +204,15 @@ class FeatureStore:
             except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
                 reason = f"is no store ({error})"
             if attempt == 0:
-                self.notes.append(f"{self.folder / 'data.mdb'} {reason}; it was made anew")
+                self._notes.append(f"{self.folder / 'data.mdb'} {reason}; it was made anew")
                 for name in ("data.mdb", "lock.mdb"):
                     (self.folder / name).unlink(missing_ok=True)
         raise StoreError(f"{self.folder} cannot be made anew", hint="remove that folder")
+
+    def take_notes(self) -> list[str]:
+        """Return what had to be made anew when the store was opened; each note once."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def close(self) -> None:
         """Close the environment; the object must not be used afterwards."""

@@ -1,0 +1,180 @@
+"""What a run leaves behind: the files of the run folder, each written once."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft import __version__, plots
+from regraft.bundle.format import write_bundle
+from regraft.config_file import to_yaml
+from regraft.data.decode import DECODER_VERSION, decode
+from regraft.data.split import write_split
+from regraft.files import write_atomic
+from regraft.runs import write_csv, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from regraft.bundle.format import Statistics
+    from regraft.config import TrainConfig
+    from regraft.data.samples import Parts, Samples
+    from regraft.features.compute import Compute
+    from regraft.features.extract import Features
+    from regraft.heads.select import FittedHead
+    from regraft.model import Model
+
+_PICTURES = 24  # on predictions.png
+_MISTAKES = 12  # on mistakes.png
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a training has found out, ready to be written.
+
+    ``probabilities`` are of the test part, (n_test, K); ``results`` are the evaluated parts and
+    baselines as metrics.json has them.
+    """
+
+    config: TrainConfig
+    samples: Samples
+    parts: Parts
+    features: Features
+    compute: Compute
+    model: Model
+    fitted: FittedHead
+    statistics: Statistics
+    probabilities: NDArray[np.float32]
+    results: dict[str, Any]
+
+
+def write_artefacts(folder: Path, outcome: Outcome) -> None:
+    """Write every file of a run but metrics.json, which says how long this took.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists and is empty.
+    outcome : Outcome
+        What to write.
+
+    Raises
+    ------
+    DiskFullError
+        Where there is no space left.
+    """
+    samples, parts = outcome.samples, outcome.parts
+    write_atomic(folder / "config.yaml", to_yaml(outcome.config).encode())
+    samples.ledger.write(folder / "ledger.json")
+    write_split(folder / "split.csv", samples, parts)
+    _write_history(folder / "history.csv", outcome.fitted.history)
+    _write_predictions(folder / "predictions.csv", outcome)
+    write_bundle(folder / "bundle", outcome.model, outcome.compute, outcome.statistics)
+    _draw(folder, outcome)
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Return what metrics.json says besides results and seconds, JSON-ready."""
+    samples, parts, model = outcome.samples, outcome.parts, outcome.model
+    backbone = model.backbone
+    return {
+        "regraft": __version__,
+        "task": "single-label",
+        "data": {
+            "source": samples.source.location,
+            "kind": samples.source.kind,
+            "n": {"train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
+            "classes": list(samples.classes),
+            "refused": sum(entry.status == "refused" for entry in samples.ledger.entries),
+            "left_out": len(parts.left_out),
+            "notes": [*samples.source.notes, *samples.notes, *parts.notes],
+        },
+        "backbone": {
+            "name": backbone.name,
+            "weights": backbone.weights,
+            "weights_sha256": backbone.weights_sha256,
+            "frozen": True,  # hashed again after extraction: a difference would have been an error
+            "licence": backbone.licence,
+            **dataclasses.asdict(backbone.preprocess),
+        },
+        "head": {"blocks": [str(block) for block in model.blocks], **outcome.fitted.record},
+        "features": {
+            "extracted": outcome.features.n_extracted,
+            "reused": outcome.features.n_reused,
+        },
+        "compute": {**outcome.compute.fingerprint(), "decoder": DECODER_VERSION},
+    }
+
+
+def write_metrics(folder: Path, outcome: Outcome, seconds: dict[str, float]) -> dict[str, Any]:
+    """Write metrics.json and return it."""
+    metrics = {**describe(outcome), **outcome.results, "seconds": seconds}
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    header = list(history[0]) if history else ["step"]
+    write_csv(path, header, (list(row.values()) for row in history))
+
+
+def _write_predictions(path: Path, outcome: Outcome) -> None:
+    samples, classes = outcome.samples, outcome.samples.classes
+    shown = classes if len(classes) <= 100 else ()  # noqa: PLR2004 - else files of gigabytes
+
+    def rows() -> Iterator[list[object]]:
+        for index, p in zip(outcome.parts.test, outcome.probabilities, strict=True):
+            best = int(p.argmax())
+            yield [
+                samples.ids[index],
+                classes[samples.labels[index]],
+                classes[best],
+                f"{p[best]:.6f}",
+                *(f"{value:.6f}" for value in p[: len(shown)]),
+            ]
+
+    write_csv(path, ["id", "label", "predicted", "probability", *(f"p({c})" for c in shown)], rows())
+
+
+def _draw(folder: Path, outcome: Outcome) -> None:
+    samples, parts, p = outcome.samples, outcome.parts, outcome.probabilities
+    truth, predicted = samples.labels[parts.test], p.argmax(1)
+    plots.confusion_matrix(
+        folder / "confusion.png",
+        np.asarray(outcome.results["test"]["confusion"]),
+        samples.classes,
+    )
+    plots.curves(folder / "curves.png", outcome.fitted.history)
+    some = np.random.default_rng(outcome.config.seed).permutation(len(truth))[:_PICTURES]
+    wrong = np.flatnonzero(predicted != truth)
+    worst = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:_MISTAKES]
+    images = _read_images(outcome, np.concatenate([some, worst]))
+    for name, chosen, title in (
+        ("predictions.png", some, f"{len(some)} of {len(truth):,} test images, drawn at random"),
+        ("mistakes.png", worst, f"the most confident of {len(wrong):,} mistakes"),
+    ):
+        items = [
+            plots.Shown(
+                images[int(k)],
+                predicted=samples.classes[predicted[k]],
+                true=samples.classes[truth[k]],
+                probability=float(p[k, predicted[k]]),
+            )
+            for k in chosen
+        ]
+        plots.prediction_grid(folder / name, items, title)
+
+
+def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+    """Decode some test images, by position in the test part."""
+    positions = {int(outcome.parts.test[k]): int(k) for k in chosen}
+    stream = outcome.samples.stream(sorted(positions))
+    return {
+        positions[index]: decode(load(), outcome.config.max_pixels) for index, load in stream
+    }

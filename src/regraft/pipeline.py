@@ -1,0 +1,410 @@
+"""The main path: labelled images in, an honest classifier and a bundle out. Read ``train`` first.
+
+Scan, split, extract, fit, evaluate, write: data flow one way, and the labels of the test part
+influence no choice.
+"""
+
+# ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being hashed
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft import runs
+from regraft.config import TrainConfig
+from regraft.data.refused import drop_refused
+from regraft.data.scan import scan
+from regraft.data.sources import open_unlabelled
+from regraft.data.split import split
+from regraft.errors import (
+    DataError,
+    DiskFullError,
+    RunError,
+    SmallSampleWarning,
+    StoreError,
+    StoreWarning,
+)
+from regraft.report import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from regraft.backbones.backbone import Backbone
+    from regraft.bundle.predictor import Prediction
+    from regraft.data.samples import Samples
+    from regraft.features.compute import Compute
+    from regraft.features.extract import Features
+    from regraft.model import Model
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training returns.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    metrics : dict
+        As in its metrics.json.
+    model : Model
+        As in its bundle.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    model: Model
+
+    def summary(self) -> str:
+        """Return the result, what it must be held against, and what to type next."""
+        from regraft.summary import summarise
+
+        return summarise(self.folder, self.metrics)
+
+
+def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | None = None) -> Run:
+    """Train a classifier on labelled images and write a run folder.
+
+    Parameters
+    ----------
+    data : str, Path or tuple of arrays
+        Folder with one folder per class, zip or tar of it, table, name of a dataset, or
+        ``(images, labels)``.
+    config : TrainConfig, optional
+        Every setting; the defaults are good.
+    reporter : Reporter, optional
+        Silent where not given.
+
+    Returns
+    -------
+    Run
+        Folder, metrics and model.
+
+    Raises
+    ------
+    RegraftError
+        What is wrong, where, and what to do; no run folder is left then.
+
+    Examples
+    --------
+    ::
+
+        run = regraft.train("photos", regraft.TrainConfig(seed=1))
+        run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
+    """
+    config, reporter = config or TrainConfig(), reporter or Reporter()
+    folder = runs.choose_folder(config.out, data, overwrite=config.overwrite)
+    seconds = Stopwatch()
+
+    with seconds.of("scan"), _in_background(_load_backbone, config) as loading:
+        samples = scan(data, config, reporter)  # N samples and the ledger
+        parts = split(  # train, val, test: disjoint
+            samples,
+            test_fraction=config.test_fraction,
+            seed=config.seed,
+            split_file=config.split,
+        )
+    for note in (*samples.source.notes, *samples.notes, *parts.notes):
+        reporter.say(note)
+    with seconds.of("load"):  # what scanning did not hide
+        backbone = _at_image_size(loading.result(), samples, config, reporter)
+    from regraft.artefacts import Outcome, write_artefacts, write_metrics
+    from regraft.backbones.freeze import frozen
+    from regraft.features.compute import choose_compute
+    from regraft.probe import fit_probe, statistics
+
+    compute = choose_compute(config.device, config.precision, config.batch_size)
+    reporter.say(f"forward pass on {compute.device} in {compute.precision}")
+    with ExitStack() as stack:
+        with seconds.of("extract"), frozen(backbone.module):
+            indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
+            features = _extract(samples, indices, backbone, compute, config, stack, reporter)
+            samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
+        with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
+            model, fitted = fit_probe(features, samples, parts, backbone, config)
+        with seconds.of("evaluate"):  # the test part, once
+            results, probabilities = _evaluate_all(model, features, samples, parts, config)
+        with seconds.of("write"), runs.new_run(folder) as beside:
+            outcome = Outcome(
+                config, samples, parts, features, compute, model, fitted,
+                statistics(features, samples, parts), probabilities, results,
+            )  # fmt: skip
+            write_artefacts(beside, outcome)
+            metrics = write_metrics(beside, outcome, seconds.so_far())
+        features.store.evict()
+    return Run(folder, metrics, model)
+
+
+def evaluate(
+    run: Path, data: Any, *, reporter: Reporter | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Measure a trained classifier on labelled images that it was not fitted on.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder, or the bundle in it.
+    data : str, Path or tuple of arrays
+        As for ``train``. Of data with parts, the test part is measured. Classes are matched by
+        name; images that the run was fitted on (the same bytes) are left out and counted.
+    reporter : Reporter, optional
+        Silent where not given.
+    **settings
+        Fields of TrainConfig that say how images are read and computed.
+
+    Returns
+    -------
+    dict
+        As ``test`` in metrics.json, with ``data`` and what was left out.
+
+    Raises
+    ------
+    DataError
+        Where a class has a name that the run does not know; it lists them.
+    BundleError
+        Where the bundle is not what it says.
+    """
+    from regraft.bundle.predictor import Predictor
+    from regraft.evaluation.metrics import evaluate as measure
+    from regraft.probe import score
+
+    config, reporter = TrainConfig(**settings), reporter or Reporter()
+    predictor = Predictor.load(
+        run, device=config.device, precision=config.precision, batch_size=config.batch_size
+    )
+    samples = scan(data, config, reporter)
+    labels = _match_classes(samples, predictor.classes)
+    chosen, notes = _unseen(samples, run)
+    for note in (*samples.source.notes, *samples.notes, *notes):
+        reporter.say(note)
+    with ExitStack() as stack:
+        features = _extract(
+            samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
+        )
+        chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
+        probabilities = score(predictor.model, features, chosen)
+    results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
+    return {
+        "run": str(run),
+        "data": {"source": samples.source.location, "notes": notes,
+                 "refused": {samples.ids[i]: str(e) for i, e in features.refused.items()}},
+        **results,
+    }  # fmt: skip
+
+
+def predict(
+    run: Path,
+    paths: Sequence[str],
+    *,
+    topk: int = 1,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> Iterator[Prediction]:
+    """Classify images.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder, or the bundle in it.
+    paths : sequence of str
+        Files, folders, patterns, zip or tar files, ``-`` for standard input.
+    topk : int
+        How many classes each answer lists.
+    reporter : Reporter, optional
+        Silent where not given.
+    **settings
+        Fields of TrainConfig that say how images are read and computed.
+
+    Yields
+    ------
+    Prediction
+        In the order of the images; with ``error`` where one cannot be read.
+    """
+    with _in_background(_import_predictor) as importing:
+        config = TrainConfig(**settings)
+        source = open_unlabelled(paths)
+    for note in source.notes:
+        (reporter or Reporter()).say(note)
+    predictor = importing.result().load(
+        run, device=config.device, precision=config.precision, batch_size=config.batch_size
+    )
+    yield from predictor.stream(source, workers=_workers(config), top_k=topk)
+
+
+class Stopwatch:
+    """Seconds of each phase, and of everything since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Measure a phase."""
+        start = time.perf_counter()
+        yield
+        self._phases[phase] = time.perf_counter() - start
+
+    def so_far(self) -> dict[str, float]:
+        """Return the seconds of the phases that are over, and "total"."""
+        total = time.perf_counter() - self._start
+        return {name: round(value, 3) for name, value in {**self._phases, "total": total}.items()}
+
+
+@contextmanager
+def _in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Future[Any]]:
+    """Run something slow in a thread beside the block; torch's import hides behind hashing."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="regraft-background")
+    future = pool.submit(function, *arguments)
+    pool.shutdown(wait=False)
+    yield future
+
+
+def _import_predictor() -> Any:
+    from regraft.bundle.predictor import Predictor
+
+    return Predictor
+
+
+def _load_backbone(config: TrainConfig) -> Backbone:
+    import regraft.artefacts  # with all that the later phases need
+    from regraft.backbones.registry import load_backbone
+
+    size = None if config.image_size == "auto" else int(config.image_size)
+    return load_backbone(config.model, config.weights, image_size=size, seed=config.seed)
+
+
+def _at_image_size(
+    backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
+) -> Backbone:
+    from regraft.backbones.registry import at_image_size, automatic_image_size
+
+    reason = "as given"
+    if config.image_size == "auto":
+        size, reason = automatic_image_size(backbone, samples.sizes)
+        if size != backbone.preprocess.image_size:
+            backbone = at_image_size(backbone, size, crop=False)
+    preprocess = backbone.preprocess
+    reporter.say(
+        f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "
+        f"mean {preprocess.mean}, std {preprocess.std}"
+    )
+    reporter.say(f"image size {preprocess.image_size} pixels: {reason}")
+    return backbone
+
+
+def _extract(
+    samples: Samples,
+    indices: NDArray[np.int64],
+    backbone: Backbone,
+    compute: Compute,
+    config: TrainConfig,
+    stack: ExitStack,
+    reporter: Reporter,
+) -> Features:
+    """Extract into the user's store, or into one that is gone afterwards where that cannot be."""
+    from regraft.features.extract import extract
+    from regraft.features.store import open_store, temporary_store
+
+    def into(store: Any) -> Features:
+        return extract(
+            samples,
+            indices,
+            backbone,
+            compute,
+            store=store,
+            workers=_workers(config),
+            max_pixels=config.max_pixels,
+            reporter=reporter,
+        )
+
+    if config.cache:
+        try:
+            store = open_store(config.cache_dir)
+            for note in store.take_notes():
+                warnings.warn(note, StoreWarning, stacklevel=2)
+            return into(store)
+        except (StoreError, DiskFullError) as error:
+            text = f"{error.message}; features of this run are not kept"
+            warnings.warn(text, StoreWarning, stacklevel=2)
+    return into(stack.enter_context(temporary_store()))
+
+
+def _evaluate_all(
+    model: Model, features: Features, samples: Samples, parts: Any, config: TrainConfig
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Score all models that are shown in one pass; the test labels are read here only."""
+    from regraft.evaluation.metrics import evaluate as measure
+    from regraft.probe import score, score_baselines
+
+    truth = samples.labels[parts.test]
+    probabilities = score(model, features, parts.test)
+    test = measure(probabilities, truth, samples.classes, seed=config.seed)
+    for text in test["warnings"]:
+        warnings.warn(text, SmallSampleWarning, stacklevel=2)
+    results: dict[str, Any] = {"test": test, "baselines": {}}
+    if len(parts.val):
+        scored = score(model, features, parts.val)
+        results["val"] = measure(
+            scored, samples.labels[parts.val], samples.classes, seed=config.seed
+        )
+    baselines = score_baselines(model, features, samples, parts, config)
+    for name, (baseline, description) in baselines.items():
+        measured = measure(baseline, truth, samples.classes, seed=config.seed)
+        kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
+        results["baselines"][name] = {"description": description, **kept}
+    return results, probabilities
+
+
+def _match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return each sample's label as an index into the run's classes."""
+    known = {name: index for index, name in enumerate(classes)}
+    unknown = [name for name in samples.classes if name not in known]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} classes of the data are unknown to the run: {', '.join(unknown[:10])}",
+            hint=f"the run knows {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
+        )
+    return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
+
+
+def _unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
+    """Choose what is measured: the test part where there is one, never what was fitted on."""
+    from regraft.data.split import fitted_hashes
+
+    notes = []
+    chosen = range(len(samples))
+    if "test" in samples.parts:
+        chosen = [index for index in chosen if samples.parts[index] == "test"]  # type: ignore[assignment]
+        notes.append(f"measured on the test part of the data: {len(chosen):,} images")
+    seen = fitted_hashes(run / "split.csv")
+    if seen is None:
+        notes.append(
+            f"{run} has no split.csv: whether these images were trained on cannot be told"
+        )
+        seen = frozenset()
+    unseen = [index for index in chosen if samples.hashes[index] not in seen]
+    if len(unseen) < len(chosen):
+        notes.append(f"{len(chosen) - len(unseen):,} images that the run was fitted on left out")
+    if not unseen:
+        raise RunError(
+            f"{run} was fitted on every image of {samples.source.location}",
+            hint="its own test result is in metrics.json",
+        )
+    return np.asarray(unseen, dtype=np.int64), notes
+
+
+def _workers(config: TrainConfig) -> int:
+    return config.workers or os.cpu_count() or 1

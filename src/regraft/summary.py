@@ -1,0 +1,63 @@
+"""What a run prints at its end: the result, what to hold it against, what to type next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def summarise(folder: Path, metrics: dict[str, Any]) -> str:
+    """Return a few lines for a person.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    metrics : dict
+        Its metrics.json.
+
+    Returns
+    -------
+    str
+        Lines without a break at the end.
+    """
+    test, n = metrics["test"], metrics["data"]["n"]
+    lines = [
+        f"test accuracy {interval(test['accuracy'], test['n'])}",
+        f"macro F1 {interval(test['macro_f1'])}, log-loss {test['log_loss']['value']:.3f}, "
+        f"calibration error {test['ece']['value']:.3f}",
+    ]
+    lines += [
+        f"baseline {name}: accuracy {interval(baseline['accuracy'])} ({baseline['description']})"
+        for name, baseline in metrics["baselines"].items()
+    ]
+    seconds = metrics["seconds"]
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    features = metrics["features"]
+    lines += [
+        f"{n['train']:,} images to train, {n['test']:,} to test; "
+        f"features of {features['extracted']:,} extracted, of {features['reused']:,} reused",
+        f"{seconds['total']:.1f} s: {phases}",
+        f"run folder: {folder}",
+        f"next: regraft predict {folder} PHOTO.jpg",
+    ]
+    return "\n".join(lines)
+
+
+def interval(estimate: dict[str, float | None], n: int | None = None) -> str:
+    """Return an estimate with its 95 % interval.
+
+    Examples
+    --------
+    >>> interval({"value": 0.915, "low": 0.894, "high": 0.932}, 863)
+    '0.915 (95 %: 0.894 to 0.932, n = 863)'
+    """
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "undefined"
+    if low is None or high is None:
+        return f"{value:.3f}"
+    size = "" if n is None else f", n = {n:,}"
+    return f"{value:.3f} (95 %: {low:.3f} to {high:.3f}{size})"
