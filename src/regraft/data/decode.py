@@ -45,7 +45,7 @@ from PIL import (
     features,
 )
 
-from regraft.data.headers import KINDS, Header, read_header
+from regraft.data.headers import KINDS, Header, png_is_short, read_header
 from regraft.errors import ImageError
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ def _damaged(error: Exception) -> bool:
 
 def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
     try:
-        with _PLUGINS[header.format](io.BytesIO(header.picture())) as image:
+        data = header.picture()
+        with _PLUGINS[header.format](io.BytesIO(data)) as image:
             # TIFF's size is after orientation, the others' is before it.
             sizes = {(header.width, header.height)}
             if header.format == "TIFF" and header.orientation >= 5:
@@ -264,11 +265,18 @@ def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
                     "corrupt", f"{header.format} with two sizes: {image.size}, {sizes}"
                 )
             image.load()
+            if header.format == "PNG" and _may_be_short(image) and png_is_short(data):
+                raise ImageError("truncated", "PNG: fewer pixels than its header promises")
             return _rgb(image)
     except _DAMAGE as error:
         reason = f"{header.format}: {str(error) or type(error).__name__}"
         kind = "truncated" if "truncated" in reason.lower() else "corrupt"
         raise ImageError(kind, reason) from None
+
+
+def _may_be_short(png: ImageFile.ImageFile) -> bool:
+    last_row = png.crop((0, png.height - 1, png.width, png.height))
+    return bool(png.info.get("interlace")) or not any(last_row.tobytes())
 
 
 def _rgb(image: ImageFile.ImageFile) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from regraft.data.tiff import bare_tiff, exif_orientation, read_directory
 from regraft.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: All words that ``ImageError.kind`` can be; the ledger and its users may count on them.
 KINDS = (
@@ -94,66 +94,94 @@ def read_header(data: bytes) -> Header:
 # --- the formats ---------------------------------------------------------------------------------
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, first byte of the segment's contents, end) of a JPEG up to its pixels."""
+    position = 2
+    try:
+        while True:
+            position = data.index(b"\xff", position)  # bytes between segments are passed over
+            while data[position] == 0xFF:  # any number of fill bytes may stand before a marker
+                position += 1
+            marker = data[position]
+            position += 1
+            if marker in {0xD9, 0xDA}:
+                return
+            if marker not in {0x00, 0x01} and not 0xD0 <= marker <= 0xD8:  # without contents
+                end = position + struct.unpack_from(">H", data, position)[0]
+                yield marker, position + 2, end
+                position = end
+    except (ValueError, IndexError, struct.error):  # behind the last byte
+        raise ImageError(
+            "truncated", f"the JPEG file ends after {len(data)} bytes, before its pixels"
+        ) from None
+
+
 def _jpeg(data: bytes) -> Header:
     orientation = 0
-    position = 2
-    while True:
-        position = data.find(b"\xff", position)  # bytes between segments are passed over
-        if position < 0:
-            raise IndexError
-        while data[position] == 0xFF:  # any number of fill bytes may stand before a marker
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker in {0x00, 0x01} or 0xD0 <= marker <= 0xD8:  # without a length
-            continue
-        if marker in {0xD9, 0xDA}:
-            raise ImageError("corrupt", "the JPEG file holds no frame before its pixels")
-        length = struct.unpack_from(">H", data, position)[0]
+    for marker, start, end in _segments(data):
+        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", start):
+            orientation = exif_orientation(data[start:end])
         if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, position + 2)
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, start)
             if precision != 8:
                 raise ImageError("unsupported format", f"JPEG with {precision} bits a channel")
             if channels not in {1, 3, 4}:
                 raise ImageError("unsupported format", f"JPEG with {channels} channels")
-            return Header("JPEG", height, width, orientation or 1, lambda: data, channels)
-        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 2):
-            orientation = exif_orientation(data[position + 2 : position + length])
-        position += length
+            return Header(
+                "JPEG", height, width, orientation or 1, lambda: _bare_jpeg(data), channels
+            )
+    raise ImageError("corrupt", "the JPEG file has no frame before its pixels")
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Return the file without EXIF, XMP, profiles and comments; the colour space stays."""
+    kept, position = [], 0
+    for marker, start, end in _segments(data):
+        if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
+            kept.append(data[position : start - 4])
+            position = end
+    return b"".join((*kept, data[position:]))
 
 
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _PNG_CHUNKS = 200_000  # a PNG of 1.6 GB in the usual chunks of 8 kB; a limit on time
 
 
-def _png(data: bytes) -> Header:
-    if data[12:16] != b"IHDR":
-        reason = "Apple's own variant (CgBI)" if data[12:16] == b"CgBI" else "PNG without IHDR"
-        raise ImageError("unsupported format" if "CgBI" in reason else "corrupt", reason)
-    width, height = struct.unpack_from(">LL", data, 16)
-    kept: list[tuple[int, int]] = []
-    orientation = 1
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, first byte of the contents, end of the contents) of a PNG's chunks."""
     position = 8
     for _ in range(_PNG_CHUNKS):
         if position + 12 > len(data):
             raise ImageError(
                 "truncated", f"the PNG file ends after {len(data)} bytes, without IEND"
             )
-        length = int.from_bytes(data[position : position + 4], "big")
         name = data[position + 4 : position + 8]
-        end = position + 12 + length
-        if end > len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if end + 4 > len(data):
             raise ImageError(
                 "truncated", f"the PNG file ends after {len(data)} bytes, within {_word(name)}"
             )
-        if name in _PNG_KEPT:
-            kept.append((position, end))
-        elif name == b"eXIf":
-            orientation = exif_orientation(data[position + 8 : end - 4])
-        position = end
+        yield name, position + 8, end
         if name == b"IEND":
-            return Header("PNG", height, width, orientation, lambda: _bare_png(data, kept))
+            return
+        position = end + 4
     raise ImageError("corrupt", f"a PNG file of more than {_PNG_CHUNKS:,} chunks")
+
+
+def _png(data: bytes) -> Header:
+    if data[12:16] == b"CgBI":
+        raise ImageError("unsupported format", "Apple's own variant of PNG (CgBI)")
+    if data[12:16] != b"IHDR":
+        raise ImageError("corrupt", "the PNG file does not begin with IHDR")
+    width, height = struct.unpack_from(">LL", data, 16)
+    kept: list[tuple[int, int]] = []
+    orientation = 1
+    for name, start, end in _chunks(data):
+        if name in _PNG_KEPT:
+            kept.append((start - 8, end + 4))
+        elif name == b"eXIf":
+            orientation = exif_orientation(data[start:end])
+    return Header("PNG", height, width, orientation, lambda: _bare_png(data, kept))
 
 
 def _bare_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
@@ -164,6 +192,32 @@ def _bare_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
             name = _word(data[start + 4 : start + 8])
             raise ImageError("corrupt", f"the checksum of {name} at byte {start} is wrong")
     return b"".join((data[:8], *(view[start:end] for start, end in kept)))
+
+
+def png_is_short(data: bytes) -> bool:
+    """Whether the pixels of a PNG, unpacked, are fewer than its header promises.
+
+    Pillow and libpng fill what is missing with zeros and say nothing. Unpacking costs as much as
+    decoding, so this is asked only where the last row is zero.
+    """
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">LLBBBBB", data, 16)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    # Adam7: first column and row, steps between columns and rows of each pass.
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+              (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)  # fmt: skip
+    missing = 0
+    for left, top, across, down in passes:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            missing += rows * (1 + (columns * bits + 7) // 8)
+    unpack = zlib.decompressobj()
+    for name, start, end in _chunks(data):
+        if name == b"IDAT":
+            packed = data[start:end]
+            while packed and missing > 0:
+                missing -= len(unpack.decompress(packed, 1 << 20))
+                packed = unpack.unconsumed_tail
+    return missing - len(unpack.flush()) > 0
 
 
 def _webp(data: bytes) -> Header:
@@ -238,6 +292,8 @@ def _tiff(data: bytes) -> Header:
         raise ImageError(
             "corrupt", f"{width} by {height} pixels in tiles of {tile_width} by {tile_height}"
         )
+    if (samples := directory.integer(data, 277)) > 6:
+        raise ImageError("unsupported pixels", f"TIFF with {samples} samples in a pixel")
     orientation = directory.orientation(data)
     return Header(
         "TIFF", height, width, orientation, lambda: bare_tiff(data, directory, orientation)
