@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import regraft
+from regraft.allocator import tune_allocator
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
 from regraft.console import guarded
@@ -101,6 +102,7 @@ def train(
         dataset (`regraft datasets` lists them).
     """
     settings = combine(config, flags)
+    tune_allocator()
     from regraft import pipeline
     from regraft.progress import ConsoleReporter
 
@@ -125,6 +127,7 @@ def evaluate(
     data
         Labelled images, as for `regraft train`; of data with parts, the test part.
     """
+    tune_allocator()
     from regraft import pipeline
     from regraft.predictions import as_json
     from regraft.progress import ConsoleReporter
@@ -162,13 +165,14 @@ def predict(
     topk
         Most probable classes to tell, at most all. [default: 1]
     """
+    places = [*paths, *(["-"] if stdin else [])]
+    if not places:
+        raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
+    tune_allocator()
     from regraft import pipeline
     from regraft.predictions import deliver
     from regraft.progress import ConsoleReporter
 
-    places = [*paths, *(["-"] if stdin else [])]
-    if not places:
-        raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
     results = pipeline.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
     return deliver(results, csv=csv, json=json)
 
@@ -216,8 +220,9 @@ def datasets() -> None:
 def show_cache(*, cache_dir: CacheFolder = None) -> None:
     """Show where features of earlier runs are kept, or remove them with `clear`."""
     from regraft.features.store import open_store
+    from regraft.predictions import as_table
 
-    print(open_store(cache_dir).info())
+    print(as_table([open_store(cache_dir).info()]))
 
 
 @cache_app.command(name="clear", usage="Usage: regraft cache clear [--cache-dir PATH]")
@@ -225,7 +230,8 @@ def clear_cache(*, cache_dir: CacheFolder = None) -> None:
     """Remove all kept features and give their space back."""
     from regraft.features.store import clear_store
 
-    print(f"removed {clear_store(cache_dir)}")
+    info = clear_store(cache_dir)
+    print(f"removed {info.rows:,} rows, {info.bytes / 2**20:,.0f} MiB, from {info.folder}")
 
 
 @app.command(usage="Usage: regraft demo [--out PATH]", sort_key=7)
@@ -238,6 +244,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
         Folder for the run and its pictures; what an earlier demo wrote there is replaced.
         [default: regraft-runs/demo]
     """
+    tune_allocator()
     from regraft.demo import run
     from regraft.progress import ConsoleReporter
 

@@ -129,7 +129,7 @@ def _precision(name: str) -> Check:
 
 
 def _allocator(name: str) -> Check:
-    from regraft.features.compute import tune_allocator
+    from regraft.allocator import tune_allocator
 
     detail = "glibc, tuned by our commands" if tune_allocator() else "not glibc: left as it is"
     return Check(name, ok=True, detail=detail)

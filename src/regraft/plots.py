@@ -46,7 +46,7 @@ WIDE_FONTS = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class Item:
     """One image with what was said of it.
 
     Attributes
@@ -122,7 +122,7 @@ def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[st
     _write(figure, path)
 
 
-def prediction_grid(path: Path, items: Sequence[Shown], title: str = "") -> None:
+def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     """Draw images with the predicted and the true class above each.
 
     Right ones have a check mark and a thin frame, wrong ones a cross and a thick dashed frame.
@@ -131,21 +131,14 @@ def prediction_grid(path: Path, items: Sequence[Shown], title: str = "") -> None
     ----------
     path : Path
         PNG file to write; replaced as a whole.
-    items : sequence of Shown
+    items : sequence of Item
         At most 25 are drawn, the first ones.
     title : str
         Over the whole; nothing where it is empty.
-
-    Raises
-    ------
-    ValueError
-        Where there is no image.
     """
     items = items[:SHOWN]
-    if not items:
-        raise ValueError("there is no image to draw")
-    columns = min(5, len(items))
-    rows = -(-len(items) // columns)
+    columns = max(2, min(5, len(items)))  # one column would be narrower than the title
+    rows = -(-len(items) // columns)  # none where there is no image: the title alone
     cell, above, gap = 1.9, 0.42, 0.22  # inches: image, its two lines, between cells
     top = 0.5 if title else 0.15
     width = gap + columns * (cell + gap)
@@ -386,7 +379,7 @@ def _list_worst(
         _text(figure, (x + 0.85) / width, y, text, size=8, va="center")
 
 
-def _draw_item(axes: Axes, item: Shown) -> None:
+def _draw_item(axes: Axes, item: Item) -> None:
     """Draw one image in its own shape, pixels as squares where it is small."""
     image = np.asarray(item.image)
     step = max(1, max(image.shape[:2]) // 768)  # a photograph has far more pixels than its cell
