@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torchinfo
+from torch.overrides import TorchFunctionMode
 
 from regraft.backbones.stages import find_stages
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
@@ -71,6 +73,46 @@ def _listed(family: Family, name: str, full: str) -> Listed:
         return Listed(full, None, "none", "")
 
 
+class _EmptyOnMeta(TorchFunctionMode):
+    """Makes parameters without memory: random numbers for a billion of them would take a minute.
+
+    ``torch.device("meta")`` would put everything there, and some constructors calculate with
+    small tensors (torchvision's RegNet).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.empty and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def skeleton(family: Family, record: Record) -> nn.Module:
+    """Build a network whose tensors have shapes only.
+
+    Parameters
+    ----------
+    family : Family
+        Builds it.
+    record : Record
+        Names it.
+
+    Returns
+    -------
+    nn.Module
+        Without its classifier, in evaluation mode, on the meta device.
+    """
+    with torch.random.fork_rng(devices=()), _EmptyOnMeta():
+        module = family.build(record.name, record.arguments, record.preprocess.image_size)
+    return module.to("meta").eval().requires_grad_(requires_grad=False)
+
+
 def _input_line(preprocess: Preprocess) -> str:
     return (
         f"input: {preprocess.image_size} pixels, short side resized to {preprocess.resize_size}, "
@@ -96,7 +138,6 @@ def layer_table(name: str, module: nn.Module, record: Record) -> str:
         Some lines and a table; all parameters are frozen, as a probe leaves them.
     """
     size = record.preprocess.image_size
-    module = module.requires_grad_(requires_grad=False)
     shapes = find_stages(module, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -159,7 +159,7 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Keep the hub's client from printing: errors are told by ours."""
-    from huggingface_hub.utils import (  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

@@ -15,7 +15,7 @@ import torch
 
 from regraft.backbones import embedded, timm_models, torchvision_models
 from regraft.backbones.backbone import Backbone, Scalar
-from regraft.backbones.describe import Listed, layer_table, listing
+from regraft.backbones.describe import Listed, layer_table, listing, skeleton
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.image_size import MAX_IMAGE_SIZE, at_image_size, automatic_image_size
 from regraft.backbones.stages import find_stages
@@ -304,11 +304,5 @@ def describe(name: str) -> str:
     embedded
     """
     prefix, record = _look_up(resolve(name), "none", 0)
-    # Random numbers for up to 2.5 billion parameters would take a minute, and say nothing.
-    with torch.random.fork_rng(devices=()), torch.device("meta"):
-        module = (
-            FAMILIES[prefix]
-            .build(record.name, record.arguments, record.preprocess.image_size)
-            .eval()
-        )
+    module = skeleton(FAMILIES[prefix], record)
     return layer_table(_full_name(prefix, record.name), module, record)

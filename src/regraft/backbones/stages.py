@@ -64,8 +64,8 @@ def _quarters(path: str) -> Finder:
     return find
 
 
-#: Channels last, without saying so (timm's networks have an ``output_fmt``); the shape alone does not
-#: tell where a map has as many channels as rows.
+#: Channels last, without saying so (timm's networks have an ``output_fmt``); the shape alone does
+#: not tell where a map has as many channels as rows.
 _NHWC = {"torchvision.SwinTransformer"}
 
 

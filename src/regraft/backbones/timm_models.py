@@ -95,7 +95,7 @@ def _preprocess(name: str, size: int, configuration: Mapping[str, Any]) -> Prepr
     # Some 60 records ask for the whole image squeezed into the square, 3 for a border around it.
     # All but few of them keep the whole short side; so do we, and cut the long side instead: one
     # rendering for every network.
-    interpolation = configuration.get("interpolation") or "bicubic"
+    interpolation: Any = configuration.get("interpolation") or "bicubic"
     if interpolation not in {"bilinear", "bicubic"}:
         raise BackboneError(
             f"timm/{name} asks for {interpolation} interpolation, which is not there"

@@ -3,9 +3,9 @@
 The registry's torchvision is built for CUDA. Beside a CPU-only torch its extension cannot be
 loaded, and its import dies with ``operator torchvision::nms does not exist`` (pytorch issues
 122494 and 157648): it registers shape functions for operators that the extension would have
-declared. Declaring their schemas is enough for models, transforms and timm; ``torchvision.io`` and
-the detection operators stay unavailable. Everything in regraft imports torchvision from here, and takes
-timm, which imports torchvision itself, through ``load_timm``.
+declared. Declaring their schemas is enough for models, transforms and timm; ``torchvision.io``
+and the detection operators stay unavailable. Everything in regraft imports torchvision from here,
+and takes timm, which imports torchvision itself, through ``load_timm``.
 """
 
 from __future__ import annotations
