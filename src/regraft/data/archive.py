@@ -17,30 +17,46 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from regraft.data.folder import LARGEST_FILE
 from regraft.data.layout import Members, arrange
-from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Load, Source
 from regraft.errors import ArchiveError, ImageError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from regraft.data.options import Data, SourceOptions
+
 #: Everything that the standard library raises on damaged archives.
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
-    OSError, ValueError, RuntimeError, OverflowError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
 )
 
 _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw)),
     b"BZh": lambda raw: cast("IO[bytes]", bz2.BZ2File(raw)),
-    b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw)),
+    b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw)),  # noqa: SIM115 - closed by _Closing
 }
+# tarfile's words for the end of an archive, with and without its mark; not in the type stubs.
+_END: tuple[type[Exception], ...] = (
+    tarfile.EOFHeaderError,  # type: ignore[attr-defined]
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+)
 _TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -61,8 +77,12 @@ def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG0
     layout = arrange(members.names, location)
     infos = [members.keys[position] for position in layout.positions]
     return Source(
-        "zip", location, layout.entries, partial(archive.stream, infos),
-        (*members.left_out, *layout.refused), layout.notes,
+        "zip",
+        location,
+        layout.entries,
+        partial(archive.stream, infos),
+        (*members.left_out, *layout.refused),
+        layout.notes,
     )
 
 
@@ -83,8 +103,12 @@ def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG0
     layout = arrange(members.names, location)
     places = [members.keys[position] for position in layout.positions]
     return Source(
-        "tar", location, layout.entries, partial(archive.stream, places),
-        (*members.left_out, *layout.refused), (*notes, *layout.notes),
+        "tar",
+        location,
+        layout.entries,
+        partial(archive.stream, places),
+        (*members.left_out, *layout.refused),
+        (*notes, *layout.notes),
     )
 
 
@@ -285,7 +309,7 @@ def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
                 pass  # to the end: only there is the checksum of the whole compared
     except _DAMAGE as error:
         raise reader.damaged(error, last) from error
-    notes = ()
+    notes: tuple[str, ...] = ()
     if ended_early():
         notes = (f"{path} ends without a tar's end mark: it may have been cut short",)
     return reader, members, notes
@@ -316,7 +340,7 @@ def _next(archive: tarfile.TarFile, metered: _Metered) -> tarfile.TarInfo | None
     metered.allow(archive.offset)
     member = archive.next()
     # tarfile keeps every member for random access, which nobody needs here.
-    archive.members = []
+    archive.members = []  # type: ignore[attr-defined]
     return member
 
 
@@ -366,7 +390,7 @@ def _strict_info() -> tuple[type[tarfile.TarInfo], Callable[[], bool]]:
             ended_early = not buf
             try:
                 return super().frombuf(buf, encoding, errors)
-            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+            except _END:
                 raise
             except tarfile.HeaderError as error:
                 raise tarfile.ReadError(f"a member's header cannot be read ({error})") from error

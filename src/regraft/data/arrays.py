@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.layout import normalise
-from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Entry, Load, Source
 from regraft.errors import DataError
+
+if TYPE_CHECKING:
+    from regraft.data.options import Data, SourceOptions
 
 #: One array (N, H, W) or (N, H, W, 3), or N arrays (H, W) or (H, W, 3); uint8.
 Images: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
@@ -81,8 +83,8 @@ def _check_images(given: Any) -> Images:
 def _check_pixels(
     dtype: np.dtype[Any], shape: tuple[int, ...], shown: tuple[int, ...], what: str = "the images"
 ) -> None:
+    hint: str | None = "pixels are 0 to 255 in uint8"
     if dtype != np.uint8:
-        hint = "pixels are 0 to 255 in uint8"
         if np.issubdtype(dtype, np.floating):
             hint = ("where they lie between 0 and 1: (images * 255).round().astype('uint8'); "
                     "where between 0 and 255: images.round().astype('uint8')")  # fmt: skip

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regraft.data.layout import Members, arrange, is_hidden, normalise
-from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Load, Source
 from regraft.errors import DataError, ImageError
 from regraft.files import read_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from regraft.data.options import Data, SourceOptions
 
 #: No image file that anybody trains on is larger (bytes); a bound for hostile and mistaken ones.
 LARGEST_FILE = 256 << 20
@@ -43,8 +47,12 @@ def open_folder(data: Data, options: SourceOptions) -> Source | None:  # noqa: A
     layout = arrange(members.names, location)
     paths = [members.keys[position] for position in layout.positions]
     return Source(
-        "folder", location, layout.entries, partial(stream_files, paths),
-        (*members.left_out, *layout.refused), layout.notes,
+        "folder",
+        location,
+        layout.entries,
+        partial(stream_files, paths),
+        (*members.left_out, *layout.refused),
+        layout.notes,
     )
 
 
@@ -68,9 +76,7 @@ def read_file(path: str) -> bytes:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ImageError("too large", f"it has {error.strerror}") from error
-        kind, reason = _KINDS.get(
-            error.errno or 0, ("unreadable", error.strerror or str(error))
-        )
+        kind, reason = _KINDS.get(error.errno or 0, ("unreadable", error.strerror or str(error)))
         raise ImageError(kind, reason) from error
     except ValueError as error:  # a NUL in the path
         raise ImageError("missing", "there is no such file") from error
@@ -121,23 +127,21 @@ def walk(top: Path) -> Members[str]:
             continue
         for item in items:
             name = f"{prefix}/{item.name}" if prefix else item.name
-            if is_hidden(item.name):
-                members.pass_over(normalise(name), "hidden file", "hidden files are not read")
-            elif item.is_symlink() or _is_junction(item):
-                target = _follow(item.path, root, name, members)
-                if target is not None:
-                    files.append((name, target))
-            elif item.is_file(follow_symlinks=False):
-                files.append((name, item.path))
-            elif item.is_dir(follow_symlinks=False):
+            if not is_hidden(item.name) and _is_folder(item):
                 pending.append((name, item.path))
             else:
-                members.refuse(name, *_KINDS[errno.EINVAL])
+                path = _file_to_read(item, root, name, members)
+                files += [] if path is None else [(name, path)]
     # Sorted by the normal form: the order is the same on every system.
     for name, path in sorted((normalise(name), path) for name, path in files):
-        members.add(name, path, lambda path=path: read_head(path))
+        members.add(name, path, partial(read_head, path))
     members.left_out.sort(key=lambda entry: entry.path)
     return members
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether this is a folder and no link to one."""
+    return item.is_dir(follow_symlinks=False) and not _is_junction(item)
 
 
 def _is_junction(item: os.DirEntry[str]) -> bool:
@@ -146,15 +150,36 @@ def _is_junction(item: os.DirEntry[str]) -> bool:
     return check is not None and bool(check())
 
 
+def _file_to_read(
+    item: os.DirEntry[str], root: str, name: str, members: Members[str]
+) -> str | None:
+    """Return what to open for an item that is no folder; None, and a record, if nothing."""
+    if is_hidden(item.name):
+        members.pass_over(normalise(name), "hidden file", "hidden files are not read")
+    elif item.is_symlink() or _is_junction(item):
+        return _follow(item.path, root, name, members)
+    elif item.is_file(follow_symlinks=False):
+        return item.path
+    else:
+        members.refuse(name, *_KINDS[errno.EINVAL])
+    return None
+
+
 def _follow(path: str, root: str, name: str, members: Members[str]) -> str | None:
     """Return where a link inside the tree leads to, if that is a regular file inside it."""
     target = os.path.realpath(path)
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError as error:
         looping = error.errno == errno.ELOOP
-        members.refuse(name, *(_KINDS[errno.ELOOP] if looping else
-                               ("broken link", "it leads to nothing that can be read")))
+        members.refuse(
+            name,
+            *(
+                _KINDS[errno.ELOOP]
+                if looping
+                else ("broken link", "it leads to nothing that can be read")
+            ),
+        )
         return None
     if not is_inside(target, root):
         members.refuse(name, "link out of the tree", f"it leads to {target}")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regraft.errors import DataError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
 _LARGEST = 2 << 30  # bytes of one array; the largest that is known, EMNIST, has 0.6 GB
-_TYPES = {0x08: np.dtype(">u1"), 0x0C: np.dtype(">i4")}
+_TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(">u1"), 0x0C: np.dtype(">i4")}
 
 
 def read_idx(path: Path, n_dimensions: int) -> NDArray[Any]:
@@ -82,4 +85,5 @@ def _read(file: IO[bytes] | gzip.GzipFile, path: Path, n_dimensions: int) -> NDA
     if len(data) != size:
         more = "more than" if len(data) > size else f"{len(data)} of"
         raise DataError(f"{path} holds {more} the {size} bytes that its header declares")
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    values: NDArray[Any] = np.frombuffer(data, dtype).reshape(shape)
+    return values.astype(dtype.newbyteorder("="), copy=False)

@@ -10,29 +10,36 @@ from __future__ import annotations
 import ntpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from regraft.data.headers import FORMATS
 from regraft.data.ledger import LedgerEntry
 from regraft.data.samples import Entry, Part
 from regraft.errors import DataError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 Key = TypeVar("Key")
 
 #: The last six are not decoded: such files are refused by name instead of passed over in silence.
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff "
-    ".heic .heif .avif .jxl .jp2 .jpx".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".jpx"}
 )
 
 #: Folder names and table values that name a part, in lower case.
 PART_NAMES: dict[str, Part] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
 }
+
 
 def has_image_suffix(name: str) -> bool:
     """Whether a file's name says that it is meant as an image."""
@@ -239,8 +246,11 @@ class _Tree:
                 "table with the columns path and label",
             )
         for position in loose:
-            self._refuse(position, "beside class folders", "it lies beside the class folders, so "
-                         "its class is unknown")
+            self._refuse(
+                position,
+                "beside class folders",
+                "it lies beside the class folders, so its class is unknown",
+            )
         if loose:
             gone = set(loose)
             self._members[folder] = [i for i in self._members[folder] if i not in gone]
@@ -248,7 +258,7 @@ class _Tree:
 
     def id_below(self, position: int, root: tuple[str, ...]) -> str:
         """Return a name without the folders that were looked through."""
-        return "/".join(self.split[position][len(root):]) if root else self.names[position]
+        return "/".join(self.split[position][len(root) :]) if root else self.names[position]
 
     def _refuse(self, position: int, kind: str, reason: str) -> None:
         self.refused.append(LedgerEntry(self.names[position], "refused", kind, reason))

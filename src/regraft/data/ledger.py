@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from regraft.errors import ImageError, RunError
 from regraft.files import read_bounded, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 Status = Literal["used", "refused", "passed over"]
 
@@ -68,15 +70,19 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Return how many files have each status."""
         counted = Counter(entry.status for entry in self.entries)
-        return {"used": counted["used"], "refused": counted["refused"],
-                "passed over": counted["passed over"]}
+        return {
+            "used": counted["used"],
+            "refused": counted["refused"],
+            "passed over": counted["passed over"],
+        }
 
     def refuse(self, errors: Mapping[str, ImageError]) -> Ledger:
         """Return a copy in which some used files, named by path, are refused."""
         return Ledger(
             [
-                LedgerEntry(entry.path, "refused", errors[entry.path].kind,
-                            errors[entry.path].reason)
+                LedgerEntry(
+                    entry.path, "refused", errors[entry.path].kind, errors[entry.path].reason
+                )
                 if entry.status == "used" and entry.path in errors
                 else entry
                 for entry in self.entries

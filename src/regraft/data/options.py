@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from regraft.data.samples import Source
 from regraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from regraft.data.samples import Source
 
 #: A path, the name of a dataset, or ``(images, labels)``.
 Data: TypeAlias = str | os.PathLike[str] | tuple[Any, Any]

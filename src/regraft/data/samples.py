@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.ledger import Ledger, LedgerEntry
+if TYPE_CHECKING:
+    from regraft.data.ledger import Ledger, LedgerEntry
 
 Part = Literal["train", "val", "test"]
 

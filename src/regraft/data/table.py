@@ -14,14 +14,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regraft.data.folder import is_inside, read_file
 from regraft.data.layout import PART_NAMES, Members, normalise, printable
-from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Entry, Load, Source
 from regraft.errors import ImageError, MissingExtraError, TableError
 from regraft.files import read_regular
+
+if TYPE_CHECKING:
+    from regraft.data.options import Data, SourceOptions
 
 #: Column names in lower case; the first is the canonical one, which wins over its synonyms.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -81,8 +83,11 @@ def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
         group = None if row.get("group") is None else str(row["group"]).strip() or None
         name = _relative(written.replace("\\", "/"), folder)
         if name is None:
-            members.refuse(written, "outside the table's folder",
-                           f"row {number}: paths must lead to files below the table's folder")
+            members.refuse(
+                written,
+                "outside the table's folder",
+                f"row {number}: paths must lead to files below the table's folder",
+            )
         elif name in seen:
             members.refuse(name, "duplicate name", f"row {number}: row {seen[name]} has it already")
         elif printable(name) != name:
@@ -99,7 +104,11 @@ def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
         )
     notes = (f"{backslashes} paths are written with backslashes, which are read as separators",)
     return Source(
-        "table", location, entries, partial(_stream, folder, paths), tuple(members.left_out),
+        "table",
+        location,
+        entries,
+        partial(_stream, folder, paths),
+        tuple(members.left_out),
         notes if backslashes else (),
     )
 
@@ -114,8 +123,8 @@ def _relative(written: str, folder: str) -> str | None:
     """
     if "\0" in written:
         return None
-    path = os.path.normpath(os.path.join(folder, written))
-    if not is_inside(path, folder) and os.path.isabs(written):
+    path = os.path.normpath(os.path.join(folder, written))  # noqa: PTH118 - pathlib keeps ".."
+    if not is_inside(path, folder) and Path(written).is_absolute():
         path = os.path.realpath(written)  # the folder may have been written through a link
     if not is_inside(path, folder) or path == folder:
         return None
@@ -132,7 +141,7 @@ def _stream(
 
 
 def _read(folder: str, name: str) -> bytes:
-    path = os.path.realpath(os.path.join(folder, name))
+    path = os.path.realpath(f"{folder}/{name}")
     if not is_inside(path, folder):
         raise ImageError("link out of the tree", f"it leads to {path}")
     return read_file(path)
@@ -250,4 +259,3 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
 _READERS = {
     ".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet,
 }  # fmt: skip
-

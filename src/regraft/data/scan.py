@@ -1,0 +1,274 @@
+"""From a source to samples: every image is read and hashed once, every loss is accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from regraft.data.decode import hash_payload, inspect
+from regraft.data.ledger import Ledger, LedgerEntry
+from regraft.data.options import Data, SourceOptions
+from regraft.data.samples import Entry, Load, Samples, Source
+from regraft.data.sources import open_source
+from regraft.errors import DataError, ImageError
+from regraft.report import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from regraft.config import TrainConfig
+
+#: More than this share of refused images is an error: the result would speak of other data.
+LARGEST_LOSS = 0.05
+
+# One task reads so many images: a task costs as much as hashing a small image.
+_TASK = 8
+# More threads than this only wait for each other and for the disk.
+_MOST_WORKERS = 16
+_SHOWN = 10
+
+
+class _Seen(NamedTuple):
+    """What is kept of an image that was read."""
+
+    digest: bytes
+    height: int
+    width: int
+
+
+def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> Samples:
+    """Read and hash all images, look at their headers, and keep none of them.
+
+    Parameters
+    ----------
+    data : path, str or tuple
+        As for ``open_source``.
+    config : TrainConfig
+        ``data_root``, ``group_by``, ``strict``, ``max_pixels`` and ``workers`` are used.
+    reporter : Reporter, optional
+        Follows the images under the label "scan".
+
+    Returns
+    -------
+    Samples
+        All images that can be used as far as their headers tell, the ledger and the notes, which
+        have not been shown yet. Memory grows with their number, not with their bytes.
+
+    Raises
+    ------
+    DataError
+        Where the data cannot be used, too many images are refused (``check_losses``), or, with
+        ``strict``, one is.
+
+    Examples
+    --------
+    >>> from regraft.config import TrainConfig
+    >>> images = np.zeros((2, 8, 8), np.uint8)
+    >>> scan((images, ["cat", "dog"]), TrainConfig()).classes
+    ('cat', 'dog')
+    """
+    source = open_source(data, SourceOptions(config.data_root, config.group_by))
+    if config.strict:
+        for left_out in source.refused:
+            _stop_if_refused(left_out)
+    kept: list[int] = []
+    seen: list[_Seen] = []
+    ledger = list(source.refused)
+    workers = config.workers or min(_processors(), _MOST_WORKERS)
+    with (reporter or Reporter()).track("scan", len(source.entries)) as advance:
+        for index, outcome in _read_all(source, config.max_pixels, workers, advance):
+            name = source.entries[index].id
+            if isinstance(outcome, ImageError):
+                ledger.append(LedgerEntry(name, "refused", outcome.kind, outcome.reason))
+                if config.strict:
+                    _stop_if_refused(ledger[-1])
+            else:
+                ledger.append(LedgerEntry(name, "used"))
+                kept.append(index)
+                seen.append(outcome)
+    check_losses(Ledger(ledger), source.entries)
+    return _samples(source, kept, seen, Ledger(ledger))
+
+
+def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
+    """Raise where so much is lost that the result would speak of other data.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Files that were passed over do not count.
+    entries : sequence of Entry
+        The source's: they say to which class a file belongs.
+
+    Raises
+    ------
+    DataError
+        Where more than 5 % of the images are refused, or all of a class; it lists up to ten.
+    """
+    labels = {entry.id: entry.label for entry in entries}
+    refused = [entry for entry in ledger.entries if entry.status == "refused"]
+    used = Counter(labels.get(e.path) for e in ledger.entries if e.status == "used")
+    total = len(refused) + used.total()
+    lost_classes = sorted({labels[e.path] for e in refused if e.path in labels} - set(used))
+    if lost_classes:
+        what = f"all images of {_listed(lost_classes, 'classes')} are refused"
+        refused = [e for e in refused if labels.get(e.path) in lost_classes]
+    elif len(refused) > LARGEST_LOSS * total:
+        what = f"{len(refused)} of {total} images are refused, more than {LARGEST_LOSS:.0%}"
+    else:
+        return
+    lines = [f"  {e.path}: {e.kind}: {e.reason}" for e in refused[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        lines.append(f"  and {len(refused) - _SHOWN} more")
+    raise DataError("\n".join([what, *lines]), hint="repair or remove these files")
+
+
+def drop(samples: Samples, errors: Mapping[int, ImageError]) -> Samples:
+    """Return the samples without those that turned out to be unusable, refused in the ledger.
+
+    Parameters
+    ----------
+    samples : Samples
+        As scanned.
+    errors : mapping of int to ImageError
+        Why the sample at that index cannot be used.
+
+    Returns
+    -------
+    Samples
+        The same object where there is nothing to drop; ``check_losses`` is the caller's.
+    """
+    if not errors:
+        return samples
+    keep = [index for index in range(len(samples)) if index not in errors]
+    return replace(
+        samples,
+        ids=tuple(samples.ids[index] for index in keep),
+        labels=samples.labels[keep],
+        hashes=tuple(samples.hashes[index] for index in keep),
+        parts=tuple(samples.parts[index] for index in keep),
+        groups=tuple(samples.groups[index] for index in keep),
+        sizes=samples.sizes[keep],
+        positions=samples.positions[keep],
+        ledger=samples.ledger.refuse({samples.ids[i]: error for i, error in errors.items()}),
+    )
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):  # what a container or a batch system leaves us
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read_all(
+    source: Source, max_pixels: int, workers: int, advance: Callable[[int], None]
+) -> Iterator[tuple[int, _Seen | ImageError]]:
+    """Read every entry in threads; outcomes come in the source's order.
+
+    Only so many tasks are ahead: what a compressed tar has handed out is held until it is hashed.
+    """
+    loads = source.stream(range(len(source.entries)))
+    waiting: deque[tuple[list[int], Future[list[_Seen | ImageError]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
+    try:
+        for task in _batched(loads, _TASK):
+            indices = [index for index, _ in task]
+            waiting.append((indices, pool.submit(_see, [load for _, load in task], max_pixels)))
+            if len(waiting) > workers + 1:
+                yield from _finished(*waiting.popleft(), advance)
+        while waiting:
+            yield from _finished(*waiting.popleft(), advance)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(
+    indices: list[int], future: Future[list[_Seen | ImageError]], advance: Callable[[int], None]
+) -> Iterator[tuple[int, _Seen | ImageError]]:
+    outcomes = future.result()
+    advance(len(outcomes))
+    yield from zip(indices, outcomes, strict=True)
+
+
+def _see(loads: list[Load], max_pixels: int) -> list[_Seen | ImageError]:
+    """Read, hash and inspect some images; runs in a thread."""
+    outcomes: list[_Seen | ImageError] = []
+    for load in loads:
+        try:
+            payload = load()
+            height, width = inspect(payload, max_pixels)
+            outcomes.append(_Seen(hash_payload(payload), height, width))
+        except ImageError as error:
+            outcomes.append(error.with_traceback(None))  # a traceback would keep the payload
+    return outcomes
+
+
+def _batched(loads: Iterable[tuple[int, Load]], size: int) -> Iterator[list[tuple[int, Load]]]:
+    iterator = iter(loads)
+    while task := list(islice(iterator, size)):
+        yield task
+
+
+def _stop_if_refused(entry: LedgerEntry) -> None:
+    if entry.status == "refused":
+        raise DataError(
+            f"{entry.path}: {entry.kind}: {entry.reason}",
+            hint="leave strict out to go on without such files, named in the ledger",
+        )
+
+
+def _samples(source: Source, kept: list[int], seen: list[_Seen], ledger: Ledger) -> Samples:
+    entries = [source.entries[index] for index in kept]
+    classes = tuple(sorted({entry.label for entry in entries}))
+    if len(classes) < 2:
+        raise DataError(
+            f"{source.location} holds usable images of {_listed(classes, 'classes')}; two classes "
+            "are the least"
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    return Samples(
+        source=source,
+        ids=tuple(entry.id for entry in entries),
+        classes=classes,
+        labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
+        hashes=tuple(one.digest for one in seen),
+        parts=tuple(entry.part for entry in entries),
+        groups=tuple(entry.group for entry in entries),
+        sizes=np.array([(one.height, one.width) for one in seen], dtype=np.int32).reshape(-1, 2),
+        positions=np.array(kept, dtype=np.int64),
+        ledger=ledger,
+        notes=(*source.notes, *_conflicts(entries, seen)),
+    )
+
+
+def _conflicts(entries: Sequence[Entry], seen: Sequence[_Seen]) -> list[str]:
+    """Report byte-identical images that have several labels, by name."""
+    first: dict[bytes, Entry] = {}
+    several: dict[bytes, list[Entry]] = defaultdict(list)
+    for entry, one in zip(entries, seen, strict=True):
+        earlier = first.setdefault(one.digest, entry)
+        if earlier.label != entry.label or one.digest in several:
+            if one.digest not in several:
+                several[one.digest].append(earlier)
+            several[one.digest].append(entry)
+    notes = [
+        "the same image under several labels: "
+        + ", ".join(f"{entry.id} ({entry.label})" for entry in group[:_SHOWN])
+        for group in islice(several.values(), _SHOWN)
+    ]
+    if len(several) > _SHOWN:
+        notes.append(f"{len(several) - _SHOWN} more images stand under several labels")
+    return notes
+
+
+def _listed(names: Sequence[str], what: str) -> str:
+    """Name a few, or count many."""
+    if len(names) <= 5:
+        return ", ".join(names) or f"no {what}"
+    return f"{len(names)} {what} ({', '.join(names[:5])}, ...)"

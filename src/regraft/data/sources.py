@@ -1,0 +1,103 @@
+"""Where labelled images come from: one opener a kind, in one dictionary."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.data.archive import open_tar, open_zip
+from regraft.data.arrays import open_arrays
+from regraft.data.folder import open_folder
+from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
+from regraft.data.options import Data, SourceOptions, with_groups
+from regraft.data.table import open_table
+from regraft.data.unlabelled import open_unlabelled
+from regraft.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regraft.data.samples import Source
+
+__all__ = [
+    "SOURCES", "Data", "NamedDataset", "SourceOptions", "list_datasets", "open_source",
+    "open_unlabelled",
+]  # fmt: skip
+
+_ACCEPTED = (
+    "a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or .parquet table "
+    "with the columns path and label, or the name of a dataset (regraft datasets lists them)"
+)
+
+
+def open_source(data: Data, options: SourceOptions | None = None) -> Source:
+    """Open labelled images: list them without reading any.
+
+    Parameters
+    ----------
+    data : path, str or tuple
+        A folder, an archive, a table, the name of a dataset, or ``(images, labels)``. A path that
+        exists wins over a dataset of the same name.
+    options : SourceOptions, optional
+        Where datasets lie, and what groups images.
+
+    Returns
+    -------
+    Source
+        Entries with stable ids, and what the listing left out.
+
+    Raises
+    ------
+    DataError
+        Where the data are of no kind that is known, or of no use; its kinds ``ArchiveError`` and
+        ``TableError`` name the member or the row.
+    ConfigError
+        Where ``group_by`` names no groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> source = open_source((np.zeros((3, 8, 8), np.uint8), ["cat", "dog", "cat"]))
+    >>> [(entry.id, entry.label) for entry in source.entries]
+    [('0', 'cat'), ('1', 'dog'), ('2', 'cat')]
+    """
+    options = options or SourceOptions()
+    for opener in SOURCES.values():
+        try:
+            source = opener(data, options)
+        except ValueError as error:  # the system's, of a path with a NUL byte
+            raise DataError(f"{os.fspath(data)!r} is not a path: {error}") from error  # type: ignore[arg-type]
+        if source is None:
+            continue
+        if source.kind != "named" and not isinstance(data, tuple) and os.fspath(data) in NAMED:
+            note = f"{os.fspath(data)} is read as a path here, not as the dataset of that name"
+            source = replace(source, notes=(note, *source.notes))
+        return with_groups(source, options.group_by)
+    raise _unknown(data)
+
+
+def _unknown(data: Data) -> DataError:
+    """Say why nothing opens the data, and what would be opened."""
+    if isinstance(data, tuple):
+        return DataError(f"data of {len(data)} parts cannot be used", hint="pass (images, labels)")
+    name = os.fspath(data)
+    if Path(name).exists():
+        return DataError(f"{name} is no data that can be used", hint=f"give {_ACCEPTED}")
+    nearest = nearest_names(name)
+    close = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    return DataError(
+        f"{name} does not exist, and no dataset has that name{close}", hint=f"give {_ACCEPTED}"
+    )
+
+
+#: Kinds of data, in the order in which they are tried; each opener returns None for another kind's.
+SOURCES: dict[str, Callable[[Data, SourceOptions], Source | None]] = {
+    "folder": open_folder,
+    "zip": open_zip,
+    "tar": open_tar,
+    "table": open_table,
+    "named": open_named,
+    "arrays": open_arrays,
+}
