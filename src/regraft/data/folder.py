@@ -82,10 +82,10 @@ def read_file(path: str) -> bytes:
         raise ImageError("missing", "there is no such file") from error
 
 
-def read_head(path: str) -> bytes:
+def read_head(path: str, count: int = 16) -> bytes:
     """Return a file's first bytes; nothing where it cannot be read."""
     try:
-        return read_regular(path, 0, first=16)
+        return read_regular(path, 0, first=count)
     except OSError:
         return b""
 

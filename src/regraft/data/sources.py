@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.data.archive import open_tar, open_zip
 from regraft.data.arrays import open_arrays
 from regraft.data.folder import open_folder
 from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
 from regraft.data.options import Data, SourceOptions, with_groups
 from regraft.data.table import open_table
+from regraft.data.tars import open_tar
 from regraft.data.unlabelled import open_unlabelled
+from regraft.data.zips import open_zip
 from regraft.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from regraft.data.archive import is_tar, is_zip, list_tar, list_zip
 from regraft.data.folder import LARGEST_FILE, read_file, walk
 from regraft.data.layout import has_image_magic, normalise, printable
 from regraft.data.ledger import LedgerEntry
 from regraft.data.samples import Entry, Load, Source
+from regraft.data.tars import is_tar, list_tar
+from regraft.data.zips import is_zip, list_zip
 from regraft.errors import DataError
 
 #: One container's entries and the function that streams them, as in ``Source``.

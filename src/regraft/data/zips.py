@@ -1,0 +1,133 @@
+"""Zip archives of class folders, read from several threads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.data.archive import DAMAGE, say
+from regraft.data.folder import LARGEST_FILE, read_head
+from regraft.data.layout import Members, arrange
+from regraft.data.samples import Load, Source
+from regraft.errors import ArchiveError, ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from regraft.data.options import Data, SourceOptions
+
+
+def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+    """Open a zip of class folders; None for anything else.
+
+    Raises
+    ------
+    ArchiveError
+        Where the file is named ``.zip`` and is none, or its list of members is damaged.
+    DataError
+        Where it holds no class folders that can be used.
+    """
+    if isinstance(data, tuple) or not is_zip(Path(data)):
+        return None
+    location = os.fspath(data)
+    archive, members = list_zip(Path(data))
+    layout = arrange(members.names, location)
+    infos = [members.keys[position] for position in layout.positions]
+    return Source(
+        "zip",
+        location,
+        layout.entries,
+        partial(archive.stream, infos),
+        (*members.left_out, *layout.refused),
+        layout.notes,
+    )
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a path is a file that says, by suffix or content, that it is a zip."""
+    return path.is_file() and (
+        path.suffix.lower() == ".zip" or read_head(str(path), 4) == b"PK\x03\x04"
+    )
+
+
+class ZipReader:
+    """Reads members from several threads.
+
+    ``zipfile`` locks each read of the shared file, but counts its open members without a lock:
+    a lost count would close the file under the others' hands. So opening and closing are locked
+    here, and decompressing is not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except DAMAGE as error:
+            raise ArchiveError(f"{path} cannot be read as a zip: {say(error)}") from error
+
+    def infos(self) -> list[zipfile.ZipInfo]:
+        """Return all members in the order in which they are listed."""
+        return self._zip.infolist()
+
+    def stream(
+        self, infos: Sequence[zipfile.ZipInfo], indices: Sequence[int]
+    ) -> Iterator[tuple[int, Load]]:
+        """Yield how each of the wanted members is read."""
+        for index in indices:
+            yield index, partial(self.read, infos[index])
+
+    def read(self, info: zipfile.ZipInfo, first: int = LARGEST_FILE + 1) -> bytes:
+        """Return a member's bytes, or only the first ones.
+
+        Raises
+        ------
+        ImageError
+            Where it is damaged or too large.
+        """
+        try:
+            with self._lock:
+                member = self._zip.open(info)
+            try:
+                data = member.read(first)
+            finally:
+                with self._lock:
+                    member.close()
+        except DAMAGE as error:
+            raise ImageError("damaged member", say(error)) from error
+        if len(data) > LARGEST_FILE:
+            raise ImageError("too large", f"it has more than {LARGEST_FILE} bytes")
+        return data
+
+    def head(self, info: zipfile.ZipInfo) -> bytes:
+        """Return a member's first bytes; nothing where it is damaged."""
+        try:
+            return self.read(info, first=16)
+        except ImageError:
+            return b""
+
+
+def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
+    """List a zip's images; each key is what ``ZipReader.read`` takes."""
+    reader = ZipReader(path)
+    members: Members[zipfile.ZipInfo] = Members()
+    for info in reader.infos():
+        # zipfile cuts names at a NUL and swaps separators on Windows: the original is checked
+        name = members.allow(info.orig_filename)
+        mode = info.external_attr >> 16
+        if name is None or info.is_dir():
+            continue
+        if stat.S_ISLNK(mode):
+            members.refuse(name, "link", "links inside archives are not followed")
+        elif stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
+            members.refuse(name, "not a regular file", "it is a pipe, a device or a socket")
+        elif info.flag_bits & 0x1:
+            members.refuse(name, "encrypted", "it can only be read with a password")
+        else:
+            members.add(name, info, partial(reader.head, info))
+    return reader, members

@@ -1,0 +1,60 @@
+"""The ledger's file says what became of every file, and is distrusted when it is read."""
+
+import json
+
+import pytest
+
+from regraft.data.ledger import Ledger, LedgerEntry
+from regraft.errors import ImageError, InputError, RunError
+
+LEDGER = Ledger(
+    [
+        LedgerEntry("rose/ä.jpg", "used"),
+        LedgerEntry("rose/2.jpg", "refused", "truncated", "it ends after 10 bytes"),
+        LedgerEntry("readme.txt", "passed over", "not an image", "text"),
+    ]
+)
+
+
+def test_a_ledger_comes_back_as_it_was(tmp_path):
+    LEDGER.write(tmp_path / "ledger.json")
+    assert list(Ledger.read(tmp_path / "ledger.json").entries) == list(LEDGER.entries)
+
+
+def test_the_file_has_a_version_counts_and_no_empty_fields(tmp_path):
+    LEDGER.write(tmp_path / "ledger.json")
+    content = json.loads((tmp_path / "ledger.json").read_text("utf-8"))
+    assert content["schema_version"] == 1
+    assert content["counts"] == {"used": 1, "refused": 1, "passed over": 1}
+    assert content["files"][0] == {"path": "rose/ä.jpg", "status": "used"}
+
+
+def test_refusing_changes_used_files_only():
+    errors = {name: ImageError("corrupt", "why") for name in ("rose/ä.jpg", "readme.txt")}
+    entries = LEDGER.refuse(errors).entries
+    assert entries[0] == LedgerEntry("rose/ä.jpg", "refused", "corrupt", "why")
+    assert list(entries[1:]) == list(LEDGER.entries[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a ledger"),
+        (b"[]", "is not a ledger"),
+        (b"\xff\xfe", "is not a ledger"),
+        (b'{"schema_version": 1}', "is not a ledger.*counts"),
+        (b'{"schema_version": 2}', "has schema version 2; this regraft reads 1"),
+        (b'{"schema_version": 1, "counts": {}, "files": [{"path": "a", "status": "lost"}]}',
+         r"is not a ledger.*lost"),
+        (b"[" * 100_000, "is not a ledger"),
+    ],
+)  # fmt: skip
+def test_another_file_is_no_ledger(tmp_path, content, message):
+    (tmp_path / "ledger.json").write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        Ledger.read(tmp_path / "ledger.json")
+
+
+def test_a_missing_ledger_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"ledger.json cannot be read"):
+        Ledger.read(tmp_path / "ledger.json")
