@@ -189,7 +189,10 @@ def backbones(pattern: str = "*", /) -> None:
     from regraft.backbones.registry import list_backbones
     from regraft.predictions import as_table
 
-    print(as_table(list_backbones(pattern)))
+    found = list_backbones(pattern)
+    if not found:
+        raise InputError(f"no backbone matches {pattern}", hint="regraft backbones lists all")
+    print(as_table(found))
 
 
 @backbones_app.command(name="show", usage="Usage: regraft backbones show NAME")
@@ -248,7 +251,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
     from regraft.demo import run
     from regraft.progress import ConsoleReporter
 
-    run(ConsoleReporter(), out)
+    print(run(ConsoleReporter(), out))
 
 
 @app.command(usage="Usage: regraft doctor", sort_key=8)

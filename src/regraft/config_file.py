@@ -81,9 +81,7 @@ def from_yaml(text: str, place: str = "config.yaml") -> TrainConfig:
     hint: did you mean seed?
     """
     if len(text) > MAX_BYTES:
-        raise ConfigError(
-            f"{place} has {len(text)} characters; a configuration has fewer than 1000"
-        )
+        raise ConfigError(f"{place} is longer than {MAX_BYTES} characters: not a configuration")
     types = setting_types()
     values: dict[str, Any] = {}
     for key, node in _entries(text, place).items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -110,18 +110,48 @@ def as_table(rows: Sequence[Any]) -> str:
         return ""
     names = [field.name for field in dataclasses.fields(rows[0])]
     values = [[getattr(row, name) for name in names] for row in rows]
-    cells = [names, *([_cell(value) for value in line] for line in values)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    numeric = [
-        all(isinstance(line[column], int | float | None) for line in values)
-        for column in range(len(names))
-    ]
+    numeric = {
+        place
+        for place in range(len(names))
+        if all(isinstance(line[place], int | float | None) for line in values)
+    }
+    return columns(names, [[_cell(value) for value in line] for line in values], right=numeric)
+
+
+def columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
+) -> str:
+    """Write a heading and lines as aligned columns.
+
+    Parameters
+    ----------
+    header : sequence of str
+        One heading a column.
+    rows : sequence of sequence of str
+        As many cells each.
+    right : set of int
+        Numbers of the columns that are aligned to the right.
+
+    Returns
+    -------
+    str
+        Without a line break at the end.
+
+    Examples
+    --------
+    >>> print(columns(["class", "n"], [["daisy", "126"], ["rose", "9"]], right={1}))
+    class    n
+    daisy  126
+    rose     9
+    """
+    lines = [header, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
+            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in cells
+        for line in lines
     )
 
 
