@@ -1,0 +1,115 @@
+"""Folds of the training part: stratified, units kept together, for any order of the samples."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def assign_folds(
+    labels: NDArray[np.int64],
+    units: NDArray[np.int64],
+    n_folds: int,
+    seed: int,
+    order_keys: Sequence[bytes],
+) -> NDArray[np.int64]:
+    """Deal the units of each class to folds, ranked by a hash of seed and content.
+
+    A class with fewer units than folds is held out by as many folds as it has units. A class with
+    one unit is never held out: every fold has every class in its training side.
+
+    Parameters
+    ----------
+    labels : array of shape (N,), int64
+        Index of each sample's class.
+    units : array of shape (N,), int64
+        Samples of one unit (group, byte-identical images) are held out together; any numbers.
+    n_folds : int
+        At least 2.
+    seed : int
+        Another seed, other folds.
+    order_keys : sequence of N bytes
+        Content hashes; what decides in place of the order in which samples come.
+
+    Returns
+    -------
+    array of shape (N,), int64
+        Fold of each sample, 0 to ``n_folds - 1``; -1 is always in training and never scored.
+
+    References
+    ----------
+    Kohavi, A study of cross-validation and bootstrap for accuracy estimation and model selection,
+    IJCAI 1995 (stratification).
+
+    Examples
+    --------
+    >>> keys = [bytes([i]) for i in range(7)]
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    >>> folds = assign_folds(labels, np.arange(7), 2, 0, keys)
+    >>> np.bincount(folds[:4]).tolist(), sorted(folds[4:6].tolist()), int(folds[6])
+    ([2, 2], [0, 1], -1)
+    """
+    if len(labels) == 0:
+        return np.empty(0, dtype=np.int64)
+    members = np.unique(units, return_inverse=True)[1]  # (N,), units as 0 to U - 1
+    classes = unit_classes(labels, members)  # (U,)
+    salt = f"regraft fold {seed} ".encode()
+    digests = [hashlib.sha256(salt + key).digest()[:8] for key in order_keys]
+    ranks = np.full(len(classes), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(ranks, members, np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64))
+    # Dealt in turn through all classes: each class differs by one unit between folds, and so do
+    # all units together.
+    folds_of_units = np.empty(len(classes), dtype=np.int64)
+    folds_of_units[np.lexsort((ranks, classes))] = np.arange(len(classes)) % n_folds
+    _keep_a_side(folds_of_units, labels, members, ranks, n_folds)
+    return folds_of_units[members]
+
+
+def unit_classes(labels: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the most common class of each unit; of several, the first by name.
+
+    Parameters
+    ----------
+    labels, members : array of shape (N,), int64
+        Class of each sample (classes are sorted by name) and its unit, 0 to U - 1.
+
+    Returns
+    -------
+    array of shape (U,), int64
+
+    Examples
+    --------
+    >>> unit_classes(np.array([1, 0, 1, 0, 1]), np.array([0, 0, 0, 1, 1])).tolist()
+    [1, 0]
+    """
+    n_classes = int(labels.max()) + 1
+    pairs, counts = np.unique(members * n_classes + labels, return_counts=True)
+    unit, label = np.divmod(pairs, n_classes)
+    order = np.lexsort((label, -counts, unit))
+    first = np.unique(unit[order], return_index=True)[1]
+    classes: NDArray[np.int64] = label[order][first]
+    return classes
+
+
+def _keep_a_side(
+    folds_of_units: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    members: NDArray[np.int64],
+    ranks: NDArray[np.uint64],
+    n_folds: int,
+) -> None:
+    """Hold out no class whole: where one fold has all of it, its first unit stays in training."""
+    n_classes = int(labels.max()) + 1
+    present = np.zeros((n_classes, n_folds), dtype=bool)
+    present[labels, folds_of_units[members]] = True
+    for label in np.flatnonzero(present.sum(axis=1) == 1):
+        of_class = np.unique(members[labels == label])
+        if (folds_of_units[of_class] >= 0).all():  # not one in training already, by another class
+            folds_of_units[of_class[np.argmin(ranks[of_class])]] = -1
