@@ -52,7 +52,7 @@ def drop_refused(
         raise DataError(f"{samples.ids[index]}: {refused[index]}")
     ledger = samples.ledger.refuse({samples.ids[i]: error for i, error in refused.items()})
     samples = dataclasses.replace(samples, ledger=ledger)
-    check_losses(samples)
+    check_losses(ledger, samples.source.entries)
 
     def kept(part: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[~np.isin(part, np.fromiter(refused, np.int64))]

@@ -1,0 +1,203 @@
+"""Extraction: rows repeat to the bit whatever was missing, killed or flipped before."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_photographs
+from PIL import Image
+
+from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.config import TrainConfig
+from regraft.data.scan import scan
+from regraft.features.compute import Compute, choose_compute
+from regraft.features.extract import extract
+from regraft.features.store import FeatureStore
+from regraft.features.taps import row_blocks
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return at_image_size(load_backbone("embedded"), SIDE, crop=False)
+
+
+def run(data, backbone, store, compute=None, indices=None):
+    samples = scan(data, TrainConfig())
+    chosen = np.arange(len(samples)) if indices is None else np.asarray(indices)
+    return extract(
+        samples,
+        chosen,
+        backbone,
+        compute or choose_compute("cpu", "auto", 8),
+        store=store,
+        workers=2,
+        max_pixels=10**6,
+    )
+
+
+def everything(features, backbone) -> np.ndarray:
+    return features.matrix(np.fromiter(features.keys, np.int64), row_blocks(backbone))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def expected(photographs, backbone, tmp_path_factory):
+    """Rows of an undisturbed run."""
+    store = FeatureStore(tmp_path_factory.mktemp("undisturbed"))
+    rows = everything(run(photographs, backbone, store), backbone)
+    store.close()
+    return rows
+
+
+def test_a_second_run_extracts_nothing(photographs, backbone, store, expected):
+    first = run(photographs, backbone, store)
+    second = run(photographs, backbone, store)
+    assert (first.n_extracted, first.n_reused) == (60, 0)
+    assert (second.n_extracted, second.n_reused) == (0, 60)
+    assert second.widths == first.widths
+    assert np.array_equal(everything(second, backbone), expected)
+
+
+def test_rows_do_not_depend_on_what_was_there_before(photographs, backbone, store, expected):
+    run(photographs, backbone, store, indices=[3, 17, 18, 44])
+    assert np.array_equal(everything(run(photographs, backbone, store), backbone), expected)
+
+
+def test_another_batch_size_or_precision_is_another_row(photographs, backbone, store):
+    run(photographs, backbone, store, Compute("cpu", "float32", 8))
+    again = run(photographs, backbone, store, Compute("cpu", "float32", 4))
+    assert again.n_extracted == 60
+
+
+def test_another_size_is_another_row(photographs, backbone, store):
+    run(photographs, backbone, store)
+    larger = at_image_size(backbone, 96, crop=False)
+    assert run(photographs, larger, store, indices=range(10)).n_extracted == 10
+
+
+def test_a_moved_and_renamed_image_keeps_its_row(photographs, backbone, store, tmp_path):
+    run(photographs, backbone, store)
+    moved = tmp_path / "elsewhere"
+    for number, file in enumerate(sorted(photographs.glob("*/*.png"))):
+        target = moved / file.parent.name / f"renamed-{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    assert run(moved, backbone, store).n_reused == 60
+
+
+def test_copies_are_extracted_once(backbone, store, tmp_path):
+    folder = make_photographs(tmp_path / "data", a_class=2)
+    data = (folder / "blobs" / "000.png").read_bytes()
+    for number in range(5):
+        (folder / "blobs" / f"copy{number}.png").write_bytes(data)
+    run(folder, backbone, store)
+    assert store.info().rows == 6
+
+
+def test_an_image_that_cannot_be_decoded_is_refused_and_moves_no_other(backbone, store, tmp_path):
+    folder = make_photographs(tmp_path / "data", a_class=10)
+    before = everything(run(folder, backbone, store), backbone)
+    broken = folder / "checks" / "004.png"
+    data = broken.read_bytes()
+    # Header and length whole, pixels damaged: only decoding finds out.
+    broken.write_bytes(data[:1000] + bytes(300) + data[1300:])
+    samples = scan(folder, TrainConfig())
+    features = run(folder, backbone, store)
+    position = samples.ids.index("checks/004.png")
+    assert list(features.refused) == [position]
+    assert features.refused[position].kind in ("truncated", "corrupt")
+    kept = [index for index in range(30) if index != position]
+    after = features.matrix(np.asarray(kept), row_blocks(backbone))
+    assert np.array_equal(after, before[kept])
+
+
+def test_a_file_that_changes_after_the_scan_is_refused(backbone, store, tmp_path):
+    folder = make_photographs(tmp_path / "data", a_class=3)
+    samples = scan(folder, TrainConfig())
+    Image.new("RGB", (48, 48)).save(folder / "blobs" / "001.png")
+    features = extract(
+        samples, np.arange(9), backbone, Compute("cpu", "float32", 8),
+        store=store, workers=2, max_pixels=10**6,
+    )  # fmt: skip
+    assert {index: error.kind for index, error in features.refused.items()} == {1: "changed"}
+
+
+def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, tmp_path, expected):
+    store = FeatureStore(tmp_path)
+    run(photographs, backbone, store)
+    store.close()
+    rows = expected[17].astype(np.float16).tobytes()[-400:]
+    data = bytearray((tmp_path / "data.mdb").read_bytes())
+    position = data.find(rows)
+    assert position > 0
+    data[position + 33] ^= 4
+    (tmp_path / "data.mdb").write_bytes(data)
+    store = FeatureStore(tmp_path)
+    features = run(photographs, backbone, store)
+    assert (features.n_extracted, features.n_reused) == (1, 59)
+    assert np.array_equal(everything(features, backbone), expected)
+    store.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(
+    photographs, backbone, tmp_path, expected, monkeypatch
+):
+    """A few kills with every run; benchmarks/kill_extraction.py does it more often."""
+    script = f"""
+        from pathlib import Path
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from regraft.features import extract
+        extract._ROWS_A_COMMIT = 4  # more commits to be killed in
+        from test_extract import SIDE, run
+        from regraft.backbones.registry import at_image_size, load_backbone
+        from regraft.features.store import FeatureStore
+        backbone = at_image_size(load_backbone("embedded"), SIDE, crop=False)
+        store = FeatureStore(Path({str(tmp_path)!r}))
+        print("ready", flush=True)
+        run({str(photographs)!r}, backbone, store)
+    """
+    chance = random.Random(7)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(chance.uniform(0.05, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    store = FeatureStore(tmp_path)
+    assert np.array_equal(everything(run(photographs, backbone, store), backbone), expected)
+    store.close()
+
+
+def test_memory_is_bounded_by_the_rows_that_are_asked_for(photographs, backbone, store):
+    """What comes back is a source of rows: asking for one block reads that block."""
+    features = run(photographs, backbone, store)
+    pooled = row_blocks(backbone)[-1]
+    assert features.matrix(np.asarray([5, 2]), [pooled]).shape == (2, backbone.n_features)
+    assert not [name for name, value in vars(features).items() if isinstance(value, np.ndarray)]
+
+
+def test_cache_folder_comes_from_the_environment(own_store):
+    from regraft.features.store import default_folder
+
+    assert str(default_folder()) == os.environ["REGRAFT_CACHE"] == str(own_store)
