@@ -35,14 +35,6 @@ app = App(
     Start with `regraft demo`, or with `regraft train FOLDER`: one folder of images per class.
     """,
 )
-backbones_app = App(
-    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=4
-)
-cache_app = App(
-    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=6
-)
-app.command(backbones_app)
-app.command(cache_app)
 
 ConfigFile = Annotated[
     Path | None,
@@ -177,6 +169,12 @@ def predict(
     return deliver(results, csv=csv, json=json)
 
 
+backbones_app = App(
+    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=4
+)
+app.command(backbones_app)
+
+
 @backbones_app.default
 def backbones(pattern: str = "*", /) -> None:
     """List the networks that a classifier can start from.
@@ -216,6 +214,12 @@ def datasets() -> None:
     from regraft.predictions import as_table
 
     print(as_table(list_datasets()))
+
+
+cache_app = App(
+    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=6
+)
+app.command(cache_app)
 
 
 @cache_app.default

@@ -57,8 +57,8 @@ def _plain(text: Any) -> str:
 
 
 def _write(console: Console, text: str) -> None:
-    # Without soft_wrap rich would break lines once more.
-    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # Not console.print: that breaks lines once more, and ends the process where a pipe is closed.
+    console.file.write(f"{text}\n")
 
 
 def _entry_lines(entry: HelpEntry, width: int) -> list[str]:
@@ -125,5 +125,5 @@ def _uncapped(text: str) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
     return f"did you mean {' or '.join(near)}?" if near else ""

@@ -145,7 +145,7 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     height = top + rows * (cell + above + gap)
     figure = _figure(width, height)
     if title:
-        _text(figure, gap / width, 1 - 0.28 / height, title, size=11, va="center")
+        _text(figure, gap / width, 1 - 0.28 / height, label(title, 90), size=11, va="center")
     for place, item in enumerate(items):
         row, column = divmod(place, columns)
         x = gap + column * (cell + gap)

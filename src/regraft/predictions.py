@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
+#: Fields of tables that hold bytes.
+BYTES = {"bytes", "download", "limit"}
+
 
 def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
     """Write predictions as they come: to a CSV file, or to stdout as JSON lines or plain lines.
@@ -115,7 +118,8 @@ def as_table(rows: Sequence[Any]) -> str:
         for place in range(len(names))
         if all(isinstance(line[place], int | float | None) for line in values)
     }
-    return columns(names, [[_cell(value) for value in line] for line in values], right=numeric)
+    cells = [[_cell(*pair) for pair in zip(names, line, strict=True)] for line in values]
+    return columns([name.replace("_", " ") for name in names], cells, right=numeric)
 
 
 def columns(
@@ -155,9 +159,9 @@ def columns(
     )
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+def _cell(name: str, value: Any) -> str:
+    if name in BYTES:
+        return f"{value / 1e6:,.0f} MB"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "" if value is None else str(value)

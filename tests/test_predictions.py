@@ -1,0 +1,107 @@
+import csv
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from regraft.errors import ImageError, InputError
+from regraft.predictions import as_json, as_table, deliver
+
+
+@dataclass
+class Result:
+    id: str
+    top: tuple = ()
+    error: ImageError | None = None
+
+    @property
+    def label(self):
+        return self.top[0][0]
+
+    @property
+    def probability(self):
+        return self.top[0][1]
+
+
+RESULTS = [
+    Result("a/daisy, 1.jpg", (("daisy", 0.75), ("Löwenzahn", 0.25))),
+    Result("broken\n.jpg", error=ImageError("truncated", "ends after\n12 bytes")),
+    Result("b.jpg", (("Löwenzahn", 0.5), ("daisy", 0.5))),
+]
+
+
+def test_lines_for_people(capsys):
+    assert deliver(iter(RESULTS), csv=None, json=False) == 1
+    out, err = capsys.readouterr()
+    assert (
+        out == "a/daisy, 1.jpg: daisy 0.750, Löwenzahn 0.250\nb.jpg: Löwenzahn 0.500, daisy 0.500\n"
+    )
+    assert err == "broken .jpg: truncated: ends after 12 bytes\n"
+
+
+def test_lines_for_programs(capsys):
+    assert deliver(iter(RESULTS[:1]), csv=None, json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "id": "a/daisy, 1.jpg",
+        "label": "daisy",
+        "probability": 0.75,
+        "top": [
+            {"label": "daisy", "probability": 0.75},
+            {"label": "Löwenzahn", "probability": 0.25},
+        ],
+    }
+
+
+def test_a_table_for_spreadsheets(tmp_path, capsys):
+    path = tmp_path / "predictions.csv"
+    path.write_text("old", encoding="utf-8")
+    assert deliver(iter(RESULTS), csv=path, json=False) == 1
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["id", "label", "probability", "label_2", "probability_2"],
+            ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25"],
+            ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5"],
+        ]
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        deliver(iter(RESULTS), csv=tmp_path / "missing" / "p.csv", json=False)
+
+
+def test_an_interrupted_table_leaves_the_old_one(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text("old", encoding="utf-8")
+
+    def results():
+        yield RESULTS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deliver(results(), csv=path, json=False)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_has_no_nan():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_json({"value": float("nan")})
+
+
+@dataclass
+class Row:
+    name: str
+    images: int | None
+    download: int
+
+
+def test_tables_align_numbers_and_tell_bytes():
+    rows = [Row("mnist", 60000, 12_000_000), Row("kmnist", None, 1_500_000_000)]
+    assert as_table(rows) == (
+        "name    images  download\n"
+        "mnist   60,000     12 MB\n"
+        "kmnist          1,500 MB"
+    )  # fmt: skip
+    assert as_table([]) == ""
