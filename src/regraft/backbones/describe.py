@@ -108,8 +108,13 @@ def skeleton(family: Family, record: Record) -> nn.Module:
     nn.Module
         Without its classifier, in evaluation mode, on the meta device.
     """
-    with torch.random.fork_rng(devices=()), _EmptyOnMeta():
-        module = family.build(record.name, record.arguments, record.preprocess.image_size)
+    size = record.preprocess.image_size
+    with torch.random.fork_rng(devices=()):
+        try:
+            with _EmptyOnMeta():
+                module = family.build(record.name, record.arguments, size)
+        except BackboneError:  # a constructor that looks into its parameters (timm's ViTamin)
+            module = family.build(record.name, record.arguments, size)
     return module.to("meta").eval().requires_grad_(requires_grad=False)
 
 
@@ -159,6 +164,7 @@ def layer_table(name: str, module: nn.Module, record: Record) -> str:
             f"features: {shapes.n_features}",
             "stages:" if stages else "stages: none; only the pooled features can be read",
             *stages,
-            str(table),
+            # torchinfo prints the name of an enumeration here, from Python 3.11 on.
+            str(table).replace("(Units.", "(").replace("BYTES)", ")").replace("(GIGA)", "(G)"),
         )
     )

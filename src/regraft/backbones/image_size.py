@@ -7,14 +7,43 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.backbones.backbone import Backbone, Preprocess
 from regraft.backbones.stages import find_stages
 from regraft.errors import BackboneError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regraft.backbones.backbone import Backbone, Preprocess
+
 MAX_IMAGE_SIZE = 4096  # pixels
+
+
+def scaled(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
+    """Set the image size, and nothing else, of a preprocessing.
+
+    Parameters
+    ----------
+    preprocess : Preprocess
+        Stays as it is.
+    size : int
+        Pixels, side of the square.
+    crop : bool
+        Keep the ratio of resizing to cropping; else the whole short side is seen.
+
+    Returns
+    -------
+    Preprocess
+        A copy.
+
+    Examples
+    --------
+    >>> from regraft.backbones.backbone import Preprocess
+    >>> own = Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+    >>> scaled(own, 112, crop=True).resize_size, scaled(own, 112, crop=False).resize_size
+    (128, 112)
+    """
+    resize = size * preprocess.resize_size // preprocess.image_size if crop else size
+    return dataclasses.replace(preprocess, image_size=size, resize_size=resize)
 
 
 def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbone:
@@ -58,11 +87,9 @@ def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbo
             f"{backbone.name} takes images of {sizes.minimum} to {MAX_IMAGE_SIZE} pixels{step}, "
             f"not {size}"
         )
-    resize = size * own.resize_size // own.image_size if crop else size
-    preprocess = Preprocess(size, resize, own.mean, own.std, own.interpolation)
     if size != own.image_size:
         _try_out(backbone, size)
-    return dataclasses.replace(backbone, preprocess=preprocess)
+    return dataclasses.replace(backbone, preprocess=scaled(own, size, crop=crop))
 
 
 def _try_out(backbone: Backbone, size: int) -> None:

@@ -17,7 +17,12 @@ from regraft.backbones import embedded, timm_models, torchvision_models
 from regraft.backbones.backbone import Backbone, Scalar
 from regraft.backbones.describe import Listed, layer_table, listing, skeleton
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.image_size import MAX_IMAGE_SIZE, at_image_size, automatic_image_size
+from regraft.backbones.image_size import (
+    MAX_IMAGE_SIZE,
+    at_image_size,
+    automatic_image_size,
+    scaled,
+)
 from regraft.backbones.stages import find_stages
 from regraft.backbones.weights import load_into, misfit, read_file
 from regraft.errors import BackboneError
@@ -142,8 +147,8 @@ def load_backbone(
     weights : str
         "default", "none" (random), a name that the family gives its weights, or a local file.
     image_size : int, optional
-        Pixels; the network's own where not given. Networks of fixed size are built anew for it,
-        and take no weights then.
+        Pixels; the network's own where not given. A network of fixed size is built for it; its
+        learnt positions are resampled where the family knows how (timm's does).
     seed : int
         Of random weights; the global generator is left alone.
 
@@ -166,6 +171,8 @@ def load_backbone(
     (1280, [16, 24, 40, 80, 112, 192, 320])
     """
     prefix, record = _look_up(resolve(name), weights, seed)
+    if image_size is not None and record.sizes.fixed:
+        record = _built_for(record, image_size)
     module = _filled(FAMILIES[prefix], record, seed)
     shapes = find_stages(module, record.preprocess.image_size)
     backbone = Backbone(
@@ -181,6 +188,19 @@ def load_backbone(
         sizes=record.sizes,
     )
     return backbone if image_size is None else at_image_size(backbone, image_size)
+
+
+def _built_for(record: Record, size: int) -> Record:
+    """Ask for a network of fixed size at another one."""
+    own = record.preprocess
+    if size != own.image_size and record.fetch is not None and record.convert is None:
+        raise BackboneError(
+            f"{record.name} with weights takes images of {own.image_size} pixels only, not {size}",
+            hint=f"leave --image-size away or give {own.image_size}",
+        )
+    if not 1 <= size <= MAX_IMAGE_SIZE:
+        raise BackboneError(f"{record.name} cannot be built for images of {size} pixels")
+    return dataclasses.replace(record, preprocess=scaled(own, size, crop=True))
 
 
 def _look_up(canonical: str, weights: str, seed: int) -> tuple[str, Record]:

@@ -118,6 +118,10 @@ STAGES: dict[str, Finder | ByResolution] = {
 }
 
 
+# More places than this are single blocks, not groups.
+_MANY = 8
+
+
 def _fallback(module: nn.Module) -> list[str]:
     """For an architecture that the table does not know."""
     entries = getattr(module, "feature_info", None) or []
@@ -126,12 +130,12 @@ def _fallback(module: nn.Module) -> list[str]:
     known = {name for name, _ in module.named_modules()} - {""}
     paths = [path for path in dict.fromkeys(paths) if path in known]
     reductions = {entry.get("reduction") for entry in entries if isinstance(entry, dict)}
-    if len(paths) > 1 and len(reductions) > 1:
+    if 1 < len(paths) <= _MANY and len(reductions) > 1:
         return paths
-    for container in ("blocks", "layers", "encoder.layers"):
+    for container in ("blocks", "layers", "encoder.blocks", "encoder.layers"):
         if container in known and len(list(module.get_submodule(container).children())) > 1:
             return _quarters(container)(module)
-    return paths
+    return paths if len(paths) <= _MANY else []
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,18 @@ def _names() -> list[str]:
     return names
 
 
+@cache
+def _all_tags() -> dict[str, list[str]]:
+    """Names of published weights by network; timm's own search walks all of them at each call."""
+    tags: dict[str, list[str]] = {}
+    for full in load_timm().list_pretrained():
+        name, _, tag = full.partition(".")
+        tags.setdefault(name, []).append(tag)
+    return tags
+
+
 def _tags(name: str) -> list[str]:
-    full: list[str] = load_timm().list_pretrained(f"{name}.*")
-    return [entry.partition(".")[2] for entry in full]
+    return _all_tags().get(name, [])
 
 
 def _record(name: str, weights: str) -> Record:

@@ -64,9 +64,10 @@ def _record(name: str, weights: str) -> Record:
     elif weights in published.__members__:
         entry = published[weights]
     else:
+        known = listed([entry.name for entry in published])
         raise WeightsError(
             f"torchvision/{name} has no weights named {weights}",
-            hint=f"it has {listed(list(published.__members__))}; or give default, none or a file",
+            hint=f"it has {known}; or give default, none or a file",
         )
     transform = entry.transforms()
     preprocess = Preprocess(

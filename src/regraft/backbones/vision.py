@@ -53,7 +53,7 @@ def extension_loaded() -> bool:
     bool
         False beside a torch that the extension was not built for.
     """
-    return not _declarations
+    return hasattr(torch.ops.torchvision, "roi_align")
 
 
 def load_timm() -> ModuleType:
