@@ -35,9 +35,9 @@ def help_page() -> str:
     """Return the help of every command."""
     parts = ["# Command line\n", NOTE]
     for words in commands(app):
-        console = Console(file=io.StringIO(), width=100, force_terminal=False, _environ={})
-        app.help_print(list(words), console=console)
-        text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        buffer = io.StringIO()
+        app.help_print(list(words), console=Console(file=buffer, width=100))
+        text = buffer.getvalue().rstrip()
         name = " ".join(["regraft", *words])
         parts.append(f"## {name}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
