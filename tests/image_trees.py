@@ -1,5 +1,6 @@
 """Makes small images and trees of them, for the tests of the data room."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -54,8 +55,6 @@ def write_tar(path, files, mode="w"):
 
 def write_idx(path, array, *, zipped=False):
     """Write an array as an IDX file, byte by byte after the format's description."""
-    import gzip
-
     kind = {"uint8": 0x08, "int32": 0x0C}[array.dtype.name]
     content = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content += array.astype(array.dtype.newbyteorder(">")).tobytes()

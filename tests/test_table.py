@@ -145,7 +145,7 @@ def test_other_files_are_no_tables(tmp_path):
 def parquet(tmp_path):
     """Write a Parquet table beside the flowers and open it."""
     pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
+    pq = pytest.importorskip("pyarrow.parquet")
 
     write_tree(tmp_path, FLOWERS)
 
@@ -167,7 +167,7 @@ def test_parquet_tables(parquet):
 
 
 def test_dictionary_columns_are_read(parquet):
-    import pyarrow as pa
+    pa = pytest.importorskip("pyarrow")
 
     source = parquet(path=["rose/1.png", "tulip/1.png"],
                      label=pa.array(["r", "t"]).dictionary_encode())  # fmt: skip

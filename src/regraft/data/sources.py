@@ -65,11 +65,17 @@ def open_source(data: Data, options: SourceOptions | None = None) -> Source:
     [('0', 'cat'), ('1', 'dog'), ('2', 'cat')]
     """
     options = options or SourceOptions()
+    if not isinstance(data, tuple | str | os.PathLike):
+        raise DataError(
+            f"data of type {type(data).__name__} cannot be used",
+            hint="pass a path, the name of a dataset, or (images, labels)",
+        )
     for opener in SOURCES.values():
         try:
-            source = opener(data, options)
-        except ValueError as error:  # the system's, of a path with a NUL byte
-            raise DataError(f"{os.fspath(data)!r} is not a path: {error}") from error  # type: ignore[arg-type]
+            source = None if data == "" else opener(data, options)
+        except (OSError, ValueError) as error:  # too long, a NUL byte, a folder that is locked
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise DataError(f"{_shown(data)} cannot be looked at: {reason}") from error
         if source is None:
             continue
         if source.kind != "named" and not isinstance(data, tuple) and os.fspath(data) in NAMED:
@@ -79,17 +85,21 @@ def open_source(data: Data, options: SourceOptions | None = None) -> Source:
     raise _unknown(data)
 
 
+def _shown(data: Data) -> str:
+    """Return what the user gave, for a message: in one line, and not for ever."""
+    return "the arrays" if isinstance(data, tuple) else repr(os.fspath(data)[:200])
+
+
 def _unknown(data: Data) -> DataError:
     """Say why nothing opens the data, and what would be opened."""
-    if isinstance(data, tuple):
-        return DataError(f"data of {len(data)} parts cannot be used", hint="pass (images, labels)")
-    name = os.fspath(data)
-    if Path(name).exists():
+    name = "" if isinstance(data, tuple) else os.fspath(data)
+    if name and Path(name).exists():
         return DataError(f"{name} is no data that can be used", hint=f"give {_ACCEPTED}")
     nearest = nearest_names(name)
     close = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
     return DataError(
-        f"{name} does not exist, and no dataset has that name{close}", hint=f"give {_ACCEPTED}"
+        f"{name or 'an empty path'} does not exist, and no dataset has that name{close}",
+        hint=f"give {_ACCEPTED}",
     )
 
 

@@ -114,7 +114,7 @@ def _add_path(path: str, found: _Found) -> None:
     """Add what one path stands for."""
     here = Path(path)
     try:
-        exists = here.exists()
+        exists = bool(path) and here.exists()
     except OSError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except ValueError:  # a NUL byte

@@ -1,0 +1,223 @@
+"""A scan reads every image once, accounts for every loss and replaces nothing."""
+
+import hashlib
+import threading
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from image_trees import FLOWERS, encoded, pixels, write_tar, write_tree, write_zip
+from regraft.config import TrainConfig
+from regraft.data.ledger import Ledger, LedgerEntry
+from regraft.data.samples import Entry
+from regraft.data.scan import check_losses, drop, scan
+from regraft.errors import ArchiveError, DataError, ImageError
+from regraft.report import Reporter
+
+CONFIG = TrainConfig(workers=2)
+
+
+def many(n, **others):
+    """Return a tree of n images in two classes, and other files."""
+    files = {f"{'ab'[i % 2]}/{i:03}.png": encoded(i) for i in range(n)}
+    return {**files, **{name.replace("__", "/"): content for name, content in others.items()}}
+
+
+def statuses(samples):
+    return {entry.path: (entry.status, entry.kind) for entry in samples.ledger.entries}
+
+
+def test_samples_are_complete_and_in_order(tmp_path):
+    files = {**FLOWERS, "tulip/wide.jpg": encoded(5, "JPEG", height=3, width=9)}
+    samples = scan(write_zip(tmp_path / "a.zip", files), CONFIG)
+    assert samples.ids == tuple(files)
+    assert samples.classes == ("rose", "tulip")
+    assert samples.labels.tolist() == [0, 0, 1, 1, 1]
+    assert samples.hashes == tuple(hashlib.sha256(f).digest() for f in files.values())
+    assert samples.sizes.tolist() == [[6, 5]] * 4 + [[3, 9]]
+    assert samples.positions.tolist() == [0, 1, 2, 3, 4]
+    assert samples.ledger.counts() == {"used": 5, "refused": 0, "passed over": 0}
+    assert samples.labels.dtype == np.int64
+    assert samples.sizes.dtype == np.int32
+
+
+def test_classes_are_sorted_by_code_point():
+    images = [pixels(n) for n in range(5)]
+    samples = scan((images, ["é", "b", "10", "9", "B"]), CONFIG)
+    assert samples.classes == ("10", "9", "B", "b", "é")
+    assert samples.labels.tolist() == [4, 3, 0, 1, 2]
+
+
+def test_parts_and_groups_come_along(tmp_path):
+    files = {f"{part}/{name}": encoded(i) for i, (part, name) in enumerate(
+        [("train", "a/1.png"), ("train", "b/1.png"), ("test", "b/2.png")])}  # fmt: skip
+    samples = scan(write_tree(tmp_path, files), CONFIG.replace(group_by="parent"))
+    assert samples.ids == ("test/b/2.png", "train/a/1.png", "train/b/1.png")
+    assert samples.parts == ("test", "train", "train")
+    assert samples.groups == ("test/b", "train/a", "train/b")
+    assert samples.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("container", [write_tree, lambda p, f: write_zip(p / "a.zip", f),
+                                       lambda p, f: write_tar(p / "a.tgz", f, "w:gz")])  # fmt: skip
+def test_what_cannot_be_used_is_in_the_ledger(tmp_path, container):
+    bad = {
+        "a__text.jpg": b"this is text",
+        "a__empty.png": b"",
+        "b__cut.png": encoded(1)[:20],
+        "b__page.gif": b"<!doctype html>",
+        "a__readme.txt": b"text",
+        "b__nothing": b"",
+    }
+    samples = scan(container(tmp_path, many(100, **bad)), CONFIG)
+    assert len(samples) == 100
+    lost = {path: status for path, status in statuses(samples).items() if status[0] != "used"}
+    assert lost == {
+        "a/text.jpg": ("refused", "not an image"),
+        "a/empty.png": ("refused", "empty"),
+        "b/cut.png": ("refused", "truncated"),
+        "b/page.gif": ("refused", "not an image"),
+        "a/readme.txt": ("passed over", "not an image"),
+        "b/nothing": ("passed over", "not an image"),
+    }
+    assert all(e.reason for e in samples.ledger.entries if e.status != "used")
+    # the positions skip what was refused, and lead to the same bytes
+    for index, load in samples.stream(range(len(samples))):
+        assert hashlib.sha256(load()).digest() == samples.hashes[index]
+
+
+def test_strict_stops_at_the_first(tmp_path):
+    write_tree(tmp_path, many(40, a__text=b"", **{"b__x.jpg": b"text", "b__y.jpg": b"text"}))
+    with pytest.raises(DataError, match=r"^b/x\.jpg: not an image: text") as caught:
+        scan(tmp_path, CONFIG.replace(strict=True))
+    assert "strict" in caught.value.hint
+
+
+def test_strict_stops_at_what_the_listing_refused(tmp_path):
+    write_tree(tmp_path, {**many(40), "loose.png": encoded(1)})
+    with pytest.raises(DataError, match=r"^loose\.png: beside class folders: "):
+        scan(tmp_path, CONFIG.replace(strict=True))
+    scan(tmp_path, CONFIG)
+
+
+def test_an_image_with_too_many_pixels_is_refused(tmp_path):
+    files = many(40, **{"a__large.png": encoded(1, height=20, width=20)})
+    samples = scan(write_tree(tmp_path, files), CONFIG.replace(max_pixels=399))
+    assert statuses(samples)["a/large.png"] == ("refused", "too many pixels")
+
+
+def test_more_than_five_per_cent_lost_is_an_error(tmp_path):
+    write_tree(tmp_path, many(95, **{f"a__bad{n}.jpg": b"text" for n in range(5)}))
+    assert len(scan(tmp_path, CONFIG)) == 95
+    write_tree(tmp_path, {f"b/bad{n}.jpg": b"text" for n in range(10)})
+    with pytest.raises(DataError) as caught:
+        scan(tmp_path, CONFIG)
+    lines = caught.value.message.split("\n")
+    assert lines[0] == "15 of 110 images are refused, more than 5%"
+    assert lines[1] == "  a/bad0.jpg: not an image: text"
+    assert lines[-1] == "  and 5 more"
+    assert len(lines) == 12
+    assert caught.value.hint == "repair or remove these files"
+
+
+def test_a_class_that_is_lost_is_an_error(tmp_path):
+    write_tree(tmp_path, many(100, **{"c__1.jpg": b"text"}))
+    with pytest.raises(DataError) as caught:
+        scan(tmp_path, CONFIG)
+    assert caught.value.message == ("all images of c are refused\n  c/1.jpg: not an image: text")
+
+
+def test_a_folder_without_images_is_no_class(tmp_path):
+    write_tree(tmp_path, many(20, docs__readme=b"text"))
+    assert scan(tmp_path, CONFIG).classes == ("a", "b")
+
+
+def test_losses_do_not_count_what_is_passed_over():
+    entries = [Entry(name, name[0]) for name in ("a1", "b1")]
+    used = [LedgerEntry(entry.id, "used") for entry in entries]
+    check_losses(Ledger([*used, *[LedgerEntry("x", "passed over")] * 50]), entries)
+    with pytest.raises(DataError, match="1 of 3 images are refused"):
+        check_losses(Ledger([*used, LedgerEntry("loose.png", "refused", "k", "r")]), entries)
+
+
+def test_images_found_unusable_later_are_dropped():
+    samples = scan(([pixels(n) for n in range(4)], ["a", "b", "a", "b"]), CONFIG)
+    left = drop(samples, {1: ImageError("corrupt", "why")})
+    assert left.ids == ("0", "2", "3")
+    assert left.labels.tolist() == [0, 0, 1]
+    assert left.hashes == tuple(samples.hashes[i] for i in (0, 2, 3))
+    assert [i for i, _ in left.stream([1, 2])] == [1, 2]
+    assert [np.array_equal(load(), pixels(n)) for (_, load), n in
+            zip(left.stream([1, 2]), [2, 3], strict=True)] == [True, True]  # fmt: skip
+    assert left.ledger.counts() == {"used": 3, "refused": 1, "passed over": 0}
+    assert drop(samples, {}) is samples
+    with pytest.raises(DataError, match="1 of 4 images are refused"):
+        check_losses(left.ledger, left.source.entries)
+
+
+def test_the_same_image_under_two_labels_is_named():
+    images = [pixels(0), pixels(1), pixels(0), pixels(0), pixels(1)]
+    samples = scan((images, ["a", "b", "b", "a", "b"]), CONFIG)
+    assert samples.notes == ("the same image under several labels: 0 (a), 2 (b), 3 (a)",)
+
+
+def test_a_damaged_archive_stops_the_scan(tmp_path, monkeypatch):
+    files = {f"{'ab'[i % 2]}/{i}.png": encoded(i, height=60, width=60) for i in range(60)}
+    path = write_tar(tmp_path / "a.tgz", files, "w:gz")
+    whole = path.read_bytes()
+
+    class Cutting(Reporter):
+        """Damages the archive between listing and reading."""
+
+        @contextmanager
+        def track(self, label, total):
+            path.write_bytes(whole[: len(whole) // 2])
+            yield lambda _: None
+
+    before = threading.active_count()
+    with pytest.raises(ArchiveError, match=r"a\.tgz is damaged at or behind [ab]/\d+\.png"):
+        scan(path, CONFIG, Cutting())
+    assert threading.active_count() == before
+
+
+def test_progress_counts_every_image():
+    class Counting(Reporter):
+        @contextmanager
+        def track(self, label, total):
+            self.label, self.total, self.steps = label, total, 0
+
+            def advance(steps):
+                self.steps += steps
+
+            yield advance
+
+    reporter = Counting()
+    scan(([pixels(n) for n in range(21)], ["a", "b", "c"] * 7), CONFIG, reporter)
+    assert (reporter.label, reporter.total, reporter.steps) == ("scan", 21, 21)
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    path = write_zip(tmp_path / "a.zip", many(60, **{"a__x.jpg": b"text"}))
+    one, eight = (scan(path, CONFIG.replace(workers=n)) for n in (1, 8))
+    assert one.hashes == eight.hashes
+    assert list(one.ledger.entries) == list(eight.ledger.entries)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
+def test_memory_does_not_grow_with_the_images(tmp_path, name):
+    """120 files of 0.5 MB are read; far less is held at any time."""
+    image = encoded(1)
+    files = {f"{'ab'[i % 2]}/{i}.png": image + i.to_bytes(2, "big") * 250_000 for i in range(120)}
+    path = tmp_path / name
+    if name == "a.zip":
+        write_zip(path, files)
+    else:
+        write_tar(path, files, "w:gz" if name == "a.tgz" else "w")
+    files.clear()
+    tracemalloc.start()
+    scan(path, CONFIG)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25_000_000
