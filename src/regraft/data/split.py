@@ -12,8 +12,8 @@ take 6) and silly for small ones. Two guards per class, by the rank of the numbe
   has two or more;
 - it has at most double the quota, and at least one unit stays in training.
 
-Images move only where a guard binds, which is rare above 50 images a class. A class in units of several
-classes (patients with two findings) keeps an image in training as well.
+Images move only where a guard binds, which is rare above 50 images a class. A class in units of
+several classes (patients with two findings) keeps an image in training as well.
 
 Parts that the data bring are kept as they are, with one exception: of byte-identical images in
 several parts the test part keeps its copy, and the others are left out and named.
@@ -147,8 +147,8 @@ class _Clusters(NamedTuple):
         """Draw a number in [0, 1) for each unit from its key alone."""
         prefix = f"regraft {salt} ".encode()
         digests = b"".join(hashlib.sha256(prefix + key).digest()[:8] for key in self.keys)
-        whole: NDArray[np.uint64] = np.frombuffer(digests, dtype=">u8") >> 11
-        return whole.astype(np.float64) * 2.0**-53
+        whole = np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+        return (whole >> 11).astype(np.float64) * 2.0**-53  # the 53 bits that a float holds
 
 
 def _clusters(samples: Samples) -> _Clusters:

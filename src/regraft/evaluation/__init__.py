@@ -1,1 +1,1 @@
-"""evaluation"""
+"""How good a classifier is, each figure with its interval."""

@@ -1,0 +1,287 @@
+"""What is reported of a classifier on labelled images, each figure with its interval.
+
+===============  ===================================================================================
+accuracy, top5   share of images whose class is the most probable one, among the five most probable;
+                 of equal probabilities the class that comes first by name wins; Wilson interval
+log_loss         mean of -log p(true class), p at least 2.2e-16; Student interval
+brier            mean over images of the squared distance between probabilities and truth, summed
+                 over classes: 0 to 2 (Brier 1950); Student interval
+precision, ...   per class: precision and recall with Wilson, F1 with bootstrap intervals
+macro_...        mean over the classes that have test images; a class that is never predicted counts
+                 with precision 0; bootstrap interval
+ece              expected calibration error of the most probable class: mean over 15 bins of
+                 |accuracy - confidence|, weighted by images (Guo et al. 2017). The bins hold equal
+                 numbers of images: confidences crowd near 1, and bins of equal width would be
+                 nearly empty below (Nixon et al. 2019, adaptive calibration error)
+===============  ===================================================================================
+
+References
+----------
+Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
+Guo et al., On calibration of modern neural networks, ICML 2017.
+Nixon et al., Measuring calibration in deep learning, CVPR workshops 2019.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from regraft.errors import InputError
+from regraft.evaluation.intervals import ClassCounts, bootstrap, of_mean, wilson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Estimate: TypeAlias = dict[str, Any]  # value, low, high; value None comes with a reason
+
+BINS = 15  # of the calibration error: the customary number
+FEW_IMAGES = 100  # below that, 95 % intervals of an accuracy are wider than 0.1 on either side
+FEW_OF_A_CLASS = 10
+_ROWS_AT_ONCE = 4_000_000  # probabilities; 32 MB in float64
+_SHOWN = 10
+
+
+def evaluate(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+    n_bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """Measure predicted probabilities against the truth.
+
+    Parameters
+    ----------
+    probabilities : array of shape (N, K), float
+        Each row sums to 1, but for rounding.
+    labels : array of shape (N,), int64
+        Index of each image's class; classes without images are fine.
+    classes : sequence of K str
+        Names.
+    seed : int
+        Of the bootstrap.
+    n_bootstrap : int
+        Number of resamples.
+
+    Returns
+    -------
+    dict
+        Ready for JSON, without NaN. ``n``; ``accuracy``, ``top5`` (of more than five classes),
+        ``log_loss``, ``brier``, ``macro_f1``, ``macro_precision`` and ``macro_recall``, each
+        ``{"value", "low", "high"}`` with the ends of a 95 % interval; ``ece`` (``value`` and
+        ``bins``); ``per_class``; ``confusion`` (K lists of K counts, rows are true classes);
+        ``warnings``, sentences where n is too small for the claim. What is undefined is None and
+        has a ``reason``.
+
+    Raises
+    ------
+    InputError
+        Where the shapes do not fit, there is no image, or a number is no probability.
+
+    Examples
+    --------
+    >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    >>> result = evaluate(p, np.array([0, 0, 1, 1]), ("cat", "dog"))
+    >>> result["accuracy"]["value"], result["confusion"]
+    (0.75, [[2, 0], [1, 1]])
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    _check(probabilities, labels, len(classes))
+    seen = _look(probabilities, labels)
+    confusion = confusion_matrix(labels, seen.predicted, labels=np.arange(len(classes)))
+    counts = ClassCounts(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
+    result: dict[str, Any] = {
+        "n": len(labels),
+        "accuracy": _share(int(counts.hits.sum()), len(labels)),
+        "log_loss": _mean(seen.losses, most=None),
+        "brier": _mean(seen.squares, most=2.0),
+        "ece": {"value": _calibration_error(seen), "bins": BINS},
+        **_scores(confusion, counts, classes, n_bootstrap, seed),
+        "confusion": confusion.tolist(),
+        "warnings": _warnings(counts.actual, classes),
+    }
+    if len(classes) > 5:
+        result["top5"] = _share(int((seen.ranks < 5).sum()), len(labels))
+    return result
+
+
+def majority_baseline(
+    labels_train: NDArray[np.int64], labels_test: NDArray[np.int64], n_classes: int
+) -> NDArray[np.float32]:
+    """Return the classes' shares in the training part as the answer to every test image.
+
+    Parameters
+    ----------
+    labels_train, labels_test : arrays of int64
+        Of the test part, only the number counts.
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    array of shape (N_test, K), float32
+        The most common class is the most probable one; read-only.
+
+    Examples
+    --------
+    >>> majority_baseline(np.array([0, 1, 1, 1]), np.array([0, 0]), 2).tolist()
+    [[0.25, 0.75], [0.25, 0.75]]
+    """
+    shares = np.bincount(labels_train, minlength=n_classes) / len(labels_train)
+    return np.broadcast_to(shares.astype(np.float32), (len(labels_test), n_classes))
+
+
+class _Seen(NamedTuple):
+    """What is kept of each of N rows of probabilities."""
+
+    predicted: NDArray[np.int64]
+    ranks: NDArray[np.int64]  # classes before the true one
+    confidences: NDArray[np.float64]  # of the predicted class
+    hits: NDArray[np.bool_]
+    losses: NDArray[np.float64]
+    squares: NDArray[np.float64]  # Brier's
+
+
+def _check(probabilities: NDArray[np.floating], labels: NDArray[np.int64], n_classes: int) -> None:
+    if len(labels) == 0:
+        raise InputError("there is no image to evaluate")
+    if probabilities.shape != (len(labels), n_classes):
+        raise InputError(
+            f"probabilities of shape {probabilities.shape} do not fit "
+            f"{len(labels)} labels and {n_classes} classes"
+        )
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise InputError(f"labels must lie between 0 and {n_classes - 1}")
+
+
+def _look(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Seen:
+    """Go through the rows in blocks, so that 100,000 by 1,000 need no second copy in float64."""
+    blocks = []
+    step = max(1, _ROWS_AT_ONCE // probabilities.shape[1])
+    for start in range(0, len(labels), step):
+        p = probabilities[start : start + step].astype(np.float64)  # (n, K)
+        truth = labels[start : start + step]
+        sums = p.sum(axis=1)
+        if not (p >= 0).all() or not (np.abs(sums - 1) < 1e-2).all():  # NaN fails both
+            raise InputError("each row of probabilities must be at least 0 and sum to 1")
+        p /= sums[:, None]
+        of_truth = np.take_along_axis(p, truth[:, None], axis=1)  # (n, 1)
+        predicted = p.argmax(axis=1)
+        earlier = np.arange(p.shape[1]) < truth[:, None]
+        blocks.append(
+            _Seen(
+                predicted,
+                ((p > of_truth) | ((p == of_truth) & earlier)).sum(axis=1),
+                p.max(axis=1),
+                predicted == truth,
+                np.abs(np.log(np.maximum(of_truth[:, 0], np.finfo(np.float64).eps))),
+                np.square(p).sum(axis=1) + 1 - 2 * of_truth[:, 0],
+            )
+        )
+    return _Seen(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+
+
+def _scores(
+    confusion: NDArray[np.int64],
+    counts: ClassCounts,
+    classes: Sequence[str],
+    repeats: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Measure each class, and their means."""
+    met = counts.actual + counts.predicted > 0
+
+    def score(of: ClassCounts) -> NDArray[np.float64]:  # (B, 3 + number of classes met)
+        return np.column_stack([_macro(of), _f1(of)[:, met]])
+
+    low, high = bootstrap(confusion, score, repeats=repeats, seed=seed)
+    value = score(ClassCounts(*(np.atleast_2d(column) for column in counts)))[0]
+    estimates = [_estimate(*ends) for ends in zip(value, low, high, strict=True)]
+    f1 = dict(zip(np.flatnonzero(met).tolist(), estimates[3:], strict=True))
+    per_class = []
+    for label, name in enumerate(classes):
+        hits, actual, predicted = (int(column[label]) for column in counts)
+        per_class.append(
+            {
+                "name": name,
+                "n": actual,
+                "precision": _share(hits, predicted, "never predicted"),
+                "recall": _share(hits, actual, "no test image"),
+                "f1": f1.get(label, _undefined("no test image and never predicted")),
+            }
+        )
+    names = ("macro_precision", "macro_recall", "macro_f1")
+    return {**dict(zip(names, estimates[:3], strict=True)), "per_class": per_class}
+
+
+def _f1(of: ClassCounts) -> NDArray[np.float64]:
+    both = of.actual + of.predicted
+    return np.where(both > 0, 2 * of.hits / np.maximum(both, 1), np.nan)
+
+
+def _macro(of: ClassCounts) -> NDArray[np.float64]:
+    """Means of precision, recall and F1 over the classes that have images, (B, 3)."""
+    present = of.actual > 0
+    columns = (
+        of.hits / np.maximum(of.predicted, 1),
+        of.hits / np.maximum(of.actual, 1),
+        2 * of.hits / np.maximum(of.actual + of.predicted, 1),
+    )
+    return np.column_stack([np.mean(column, axis=1, where=present) for column in columns])
+
+
+def _calibration_error(seen: _Seen) -> float:
+    # Bins by value and not by rank: equal confidences share a bin, whatever the images' order.
+    inner = np.quantile(seen.confidences, np.arange(1, BINS) / BINS)
+    bins = np.searchsorted(np.unique(inner), seen.confidences, side="left")
+    gaps = np.bincount(bins, weights=seen.hits - seen.confidences, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(seen.hits))
+
+
+def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    n = int(actual.sum())
+    sentences = []
+    if n < FEW_IMAGES:
+        sentences.append(
+            f"{n} test images are too few for a claim about accuracy: see the width of the interval"
+        )
+    few = [
+        f"{name} ({count})"
+        for name, count in zip(classes, actual.tolist(), strict=True)
+        if count < FEW_OF_A_CLASS
+    ]
+    if few:
+        more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
+        sentences.append(
+            f"fewer than {FEW_OF_A_CLASS} test images of a class say little about that class: "
+            f"{', '.join(few[:_SHOWN])}{more}"
+        )
+    return sentences
+
+
+def _share(successes: int, trials: int, reason: str = "") -> Estimate:
+    if trials == 0:
+        return _undefined(reason)
+    low, high = wilson(np.array([successes]), np.array([trials]))
+    return _estimate(successes / trials, low[0], high[0])
+
+
+def _mean(values: NDArray[np.float64], most: float | None) -> Estimate:
+    low, high = of_mean(values)
+    if low is None or high is None:
+        return {"value": float(values.mean()), "low": None, "high": None, "reason": "one image"}
+    return _estimate(values.mean(), max(low, 0.0), high if most is None else min(high, most))
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _undefined(reason: str) -> Estimate:
+    return {"value": None, "low": None, "high": None, "reason": reason}
