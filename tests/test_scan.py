@@ -172,7 +172,7 @@ def test_a_damaged_archive_stops_the_scan(tmp_path, monkeypatch):
         """Damages the archive between listing and reading."""
 
         @contextmanager
-        def track(self, label, total):
+        def track(self, label, total):  # noqa: ARG002
             path.write_bytes(whole[: len(whole) // 2])
             yield lambda _: None
 

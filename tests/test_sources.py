@@ -1,6 +1,5 @@
 """What holds for every kind of source, and how a kind is chosen."""
 
-import random
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,11 +67,9 @@ def test_loads_may_be_called_later_and_in_any_thread(data):
     wanted = list(range(0, len(source.entries), 2))
     stream = list(source.stream(wanted))
     assert [index for index, _ in stream] == wanted
-    random.Random(0).shuffle(stream)
+    stream.reverse()
     with ThreadPoolExecutor(4) as pool:
-        payloads = dict(
-            zip([i for i, _ in stream], pool.map(lambda s: s[1](), stream), strict=True)
-        )
+        payloads = dict(pool.map(lambda pair: (pair[0], pair[1]()), stream))
     for index, load in source.stream(wanted):
         again = load()
         assert type(again) is type(payloads[index])
