@@ -128,7 +128,7 @@ def split(
         codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
         copies = len(samples) - len(set(samples.hashes))
         if copies:
-            notes.append(f"{copies:,} images are copies of others; copies stay in one part")
+            notes.append(f"copies of other images, kept in one part with them: {_many(copies)}")
     _leave_out_copies(samples, codes, left_out, notes)
     if val_fraction > 0 and not (codes == _VAL).any():
         codes[_draw(samples, clusters, codes == _TRAIN, val_fraction, f"val {seed}")] = _VAL
@@ -256,8 +256,8 @@ def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
     straddling = sorted(group for group, parts in by_group.items() if len(parts) > 1)
     if straddling:
         notes.append(
-            f"{len(straddling):,} groups lie in several of the given parts, which makes results "
-            f"look better than they are: {_listed(straddling)}"
+            "groups in several of the given parts, which makes results look better than they are: "
+            f"{_listed(straddling)}"
         )
     return codes
 
@@ -296,9 +296,9 @@ def _from_file(
         )
     missing = len({row.sha256 for row in rows} - set(samples.hashes))
     if missing:
-        notes.append(f"{missing:,} images of {path} are not among the data")
+        notes.append(f"in {path}, but not among the data: {_many(missing)}")
     if relabelled:
-        notes.append(f"{relabelled:,} images have another label than in {path}")
+        notes.append(f"with another label than in {path}: {_many(relabelled)}")
     _place_unknown(codes, clusters, test_fraction, seed, str(path), notes)
     return codes
 
@@ -326,7 +326,7 @@ def _place_unknown(
     placed = ", ".join(
         f"{count:,} to {name}" for name, count in zip(_NAMES, counts, strict=True) if count
     )
-    notes.append(f"{path} does not know {len(unknown):,} images: {placed}, by group or by hash")
+    notes.append(f"unknown to {path}: {_many(len(unknown))}; by group or by hash {placed}")
 
 
 # --- for all --------------------------------------------------------------------------------------
@@ -351,8 +351,8 @@ def _leave_out_copies(
         codes[list(left_out)] = _LEFT_OUT
         first = next(iter(left_out))
         notes.append(
-            f"{len(left_out):,} images are left out, as another part holds the same ones: "
-            f"{samples.ids[first]} is {left_out[first]}"
+            f"left out, as another part holds the same bytes: {_many(len(left_out))} "
+            f"({samples.ids[first]} is {left_out[first]})"
         )
 
 
@@ -376,6 +376,10 @@ def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None
     untested = [samples.classes[label] for label in np.flatnonzero(tested == 0)]
     if untested:
         notes.append(f"no test image: {_listed(untested)}")
+
+
+def _many(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _listed(names: Sequence[str]) -> str:
