@@ -47,6 +47,7 @@ from regraft.model import Model
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from numpy.typing import NDArray
 
     from regraft.features.compute import Compute

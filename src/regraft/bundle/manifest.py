@@ -173,6 +173,9 @@ def _check(manifest: Manifest) -> None:
     if set(manifest.files) != wanted:
         odd = sorted(set(manifest.files) ^ wanted)[:5]
         raise BundleError(f"manifest.json: files must list exactly what a bundle has; odd: {odd}")
+    for precision in ("float32", "bfloat16"):
+        if precision not in manifest.golden.feature_tolerance:
+            raise BundleError(f"manifest.json: golden.feature_tolerance has no {precision}")
     values = (*manifest.backbone.preprocess.mean, *manifest.backbone.preprocess.std)
     if not all(math.isfinite(value) for value in values):
         raise BundleError("manifest.json: mean or std is not finite")
