@@ -110,11 +110,12 @@ def _preprocess(name: str, size: int, configuration: Mapping[str, Any]) -> Prepr
             f"timm/{name} asks for {interpolation} interpolation, which is not there"
         )
     crop = float(configuration.get("crop_pct") or 0.875)
-    if not 0.1 <= crop <= 1:
-        raise BackboneError(f"timm/{name} asks for a crop of {crop:g}, which is not 0.1 to 1")
+    if not 0.1 <= crop <= 2:
+        raise BackboneError(f"timm/{name} asks for a crop of {crop:g}, which is not 0.1 to 2")
     return Preprocess(
         image_size=size,
-        resize_size=math.floor(size / crop),
+        # Above 1 (VOLO) timm would put a black border around the image; the whole of it is as near.
+        resize_size=max(size, math.floor(size / crop)),
         mean=_three(configuration.get("mean") or (0.485, 0.456, 0.406)),
         std=_three(configuration.get("std") or (0.229, 0.224, 0.225)),
         interpolation=interpolation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +84,9 @@ def _record(name: str, weights: str) -> Record:
         preprocess=preprocess,
         licence=entry.meta.get("license"),
         sizes=_sizes(name, entry.meta.get("min_size", (32, 32))[0]),
-        fetch=None if weights == "none" else partial(_fetch, entry.url),
+        fetch=None if weights == "none" else partial(fetch_url, entry.url),
         heads=_HEADS,
+        convert=_convert_densenet if name.startswith("densenet") else None,
     )
 
 
@@ -99,18 +101,12 @@ def _sizes(name: str, minimum: int) -> ImageSizes:
     return ImageSizes(minimum=32 if name.startswith("swin") else max(32, minimum))
 
 
-def _fetch(url: str) -> State:
-    state = fetch_url(url)
-    # DenseNet's published files have the names of an old layout.
-    return {_densenet_name(key): tensor for key, tensor in state.items()}
-
-
-def _densenet_name(key: str) -> str:
-    for old, new in (("norm.1", "norm1"), ("norm.2", "norm2"),
-                     ("conv.1", "conv1"), ("conv.2", "conv2")):  # fmt: skip
-        if "denselayer" in key:
-            key = key.replace(f".{old}.", f".{new}.")
-    return key
+def _convert_densenet(state: State, _module: nn.Module) -> State:
+    """Rename tensors of the published files, whose layout is an old one: ``norm.1``, ``conv.2``."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): tensor
+        for name, tensor in state.items()
+    }
 
 
 def _build(name: str, arguments: Mapping[str, Scalar], image_size: int | None) -> nn.Module:
