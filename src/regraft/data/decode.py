@@ -172,7 +172,7 @@ def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
     if header.format == "JPEG" and header.channels != 4:
         try:
             return _upright(_fast_jpeg(payload, header), header.orientation)
-        except (ValueError, RuntimeError) as error:
+        except _DAMAGE as error:
             if _damaged(error):
                 raise ImageError("corrupt", f"JPEG: {error}") from None
             # Odd rather than damaged, or cut off: Pillow decides whether all of it is there.
