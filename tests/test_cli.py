@@ -302,6 +302,35 @@ def test_a_narrow_console_is_no_error():
         assert result.stdout.strip() == rb"a \u2192 b"
 
 
+# --- commands that only tell ------------------------------------------------------------------
+
+
+def test_datasets_are_listed(capsys):
+    assert main(["datasets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["name", "classes", "train", "test"]
+    assert {line.split()[0] for line in lines} >= {"digits", "mnist", "cifar10", "imagenette"}
+
+
+def test_the_store_is_shown_and_cleared(tmp_path, capsys):
+    place = ["--cache-dir", str(tmp_path / "store")]
+    assert main(["cache", *place]) == main(["cache", "show", *place]) == 0
+    assert str(tmp_path / "store") in capsys.readouterr().out
+    assert main(["cache", "clear", *place]) == 0
+    assert capsys.readouterr().out == f"removed 0 rows, 0 MiB, from {tmp_path / 'store'}\n"
+
+
+def test_backbones_are_listed_shown_and_their_names_mended(capsys):
+    assert main(["backbones", "embed"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("embedded")
+    assert main(["backbones", "zzz"]) == 2
+    assert capsys.readouterr().err == (
+        "error: no backbone matches zzz\nhint: regraft backbones lists all\n"
+    )
+    assert main(["backbones", "show", "embeded"]) == 2
+    assert "embedded" in capsys.readouterr().err
+
+
 # --- progress ---------------------------------------------------------------------------------
 
 

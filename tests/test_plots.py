@@ -146,6 +146,11 @@ def test_the_chosen_penalty_is_marked(tmp_path):
     assert marks("none.png") == 0
 
 
+def test_a_head_without_penalties_has_a_picture_too(tmp_path):
+    curves(tmp_path / "c.png", [])
+    assert (read(tmp_path / "c.png") < 128).any()
+
+
 def test_names_are_shortened_in_the_middle():
     assert label("short", 16) == "short"
     assert label("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"

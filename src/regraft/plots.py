@@ -169,14 +169,13 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     history : sequence of mapping
         One row a penalty: ``penalty``, ``log_loss``, ``accuracy``, ``chosen``; where a row has
         ``log_loss_se``, the standard error is drawn as a band.
-
-    Raises
-    ------
-    ValueError
-        Where there is no row.
+        No row: the picture says so.
     """
-    if not history:
-        raise ValueError("there is no penalty to draw")
+    if not history:  # k-NN and nearest mean have no penalty
+        figure = _figure(4.0, 0.5)
+        _text(figure, 0.02, 0.5, "This head has no penalty to choose.", size=10, va="center")
+        _write(figure, path)
+        return
     rows = sorted(history, key=lambda row: float(row["penalty"]))
     penalties = np.array([row["penalty"] for row in rows], dtype=float)
     figure = _figure(6.0, 4.8)
