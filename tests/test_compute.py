@@ -1,10 +1,14 @@
 """The fast forward pass gives what the plain one gives, within a stated tolerance."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from regraft.backbones.freeze import state_hash
+from regraft.backbones.preprocess import normalise
 from regraft.backbones.registry import load_backbone
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, choose_compute, fold_norms, has_bfloat16, prepare
@@ -36,8 +40,6 @@ def distance(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def plain(backbone, batch: torch.Tensor) -> np.ndarray:
-    from regraft.backbones.preprocess import normalise
-
     with torch.inference_mode():
         return backbone.module(normalise(batch, backbone.preprocess, torch.float32)).numpy()
 
@@ -72,8 +74,6 @@ def test_rows_do_not_depend_on_their_place_in_the_batch(embedded):
 
 
 def test_all_norms_of_the_embedded_network_fold_and_the_backbone_is_untouched(embedded):
-    from regraft.backbones.freeze import state_hash
-
     before = state_hash(embedded.module)
     fast = prepare(embedded.module, Compute("cpu", "float32", 1))
     assert not [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -147,10 +147,9 @@ def test_norms_fold_only_where_the_graph_proves_it(network, folded):
 
 
 def test_timm_norms_keep_the_activation_that_they_carry():
-    from regraft.backbones.vision import torchvision  # noqa: F401 - the shim comes before timm
-    from timm.layers import BatchNormAct2d
-
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4)).eval()
+    importlib.import_module("regraft.backbones.vision")  # the shim comes before timm
+    layers = importlib.import_module("timm.layers")
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), layers.BatchNormAct2d(4)).eval()
     x = torch.randn(1, 3, 5, 5)
     with torch.inference_mode():
         before = network(x)

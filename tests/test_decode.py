@@ -457,7 +457,7 @@ SEEDS = {
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_mutated_files_give_pixels_or_an_image_error(name):
-    chance = random.Random(7)  # noqa: S311 - mutations, not secrets
+    chance = random.Random(7)
     whole = SEEDS[name]
     kinds = set()
     for _ in range(150):

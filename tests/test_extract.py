@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_photographs
 from PIL import Image
 
+from conftest import make_photographs
 from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.features.compute import Compute, choose_compute
 from regraft.features.extract import extract
-from regraft.features.store import FeatureStore
+from regraft.features.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
 
 SIDE = 64
@@ -167,7 +167,7 @@ def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(
         extract._ROWS_A_COMMIT = 4  # more commits to be killed in
         from test_extract import SIDE, run
         from regraft.backbones.registry import at_image_size, load_backbone
-        from regraft.features.store import FeatureStore
+        from regraft.features.store import FeatureStore, default_folder
         backbone = at_image_size(load_backbone("embedded"), SIDE, crop=False)
         store = FeatureStore(Path({str(tmp_path)!r}))
         print("ready", flush=True)
@@ -198,6 +198,4 @@ def test_memory_is_bounded_by_the_rows_that_are_asked_for(photographs, backbone,
 
 
 def test_cache_folder_comes_from_the_environment(own_store):
-    from regraft.features.store import default_folder
-
     assert str(default_folder()) == os.environ["REGRAFT_CACHE"] == str(own_store)

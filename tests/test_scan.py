@@ -12,8 +12,8 @@ from image_trees import FLOWERS, encoded, pixels, write_tar, write_tree, write_z
 from regraft.config import TrainConfig
 from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.samples import Entry
-from regraft.data.scan import check_losses, drop, scan
-from regraft.errors import ArchiveError, DataError, ImageError
+from regraft.data.scan import check_losses, scan
+from regraft.errors import ArchiveError, DataError
 from regraft.report import Reporter
 
 CONFIG = TrainConfig(workers=2)
@@ -140,21 +140,6 @@ def test_losses_do_not_count_what_is_passed_over():
     check_losses(Ledger([*used, *[LedgerEntry("x", "passed over")] * 50]), entries)
     with pytest.raises(DataError, match="1 of 3 images are refused"):
         check_losses(Ledger([*used, LedgerEntry("loose.png", "refused", "k", "r")]), entries)
-
-
-def test_images_found_unusable_later_are_dropped():
-    samples = scan(([pixels(n) for n in range(4)], ["a", "b", "a", "b"]), CONFIG)
-    left = drop(samples, {1: ImageError("corrupt", "why")})
-    assert left.ids == ("0", "2", "3")
-    assert left.labels.tolist() == [0, 0, 1]
-    assert left.hashes == tuple(samples.hashes[i] for i in (0, 2, 3))
-    assert [i for i, _ in left.stream([1, 2])] == [1, 2]
-    assert [np.array_equal(load(), pixels(n)) for (_, load), n in
-            zip(left.stream([1, 2]), [2, 3], strict=True)] == [True, True]  # fmt: skip
-    assert left.ledger.counts() == {"used": 3, "refused": 1, "passed over": 0}
-    assert drop(samples, {}) is samples
-    with pytest.raises(DataError, match="1 of 4 images are refused"):
-        check_losses(left.ledger, left.source.entries)
 
 
 def test_the_same_image_under_two_labels_is_named():

@@ -84,7 +84,7 @@ def random_samples(chance):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_data_are_divided_soundly(seed):
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     rows = random_samples(chance)
     samples = samples_of(rows)
     val_fraction = chance.choice([0.0, 0.1, 0.5])

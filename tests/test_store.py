@@ -46,9 +46,13 @@ def read(store: FeatureStore, numbers: range) -> list[dict[str, np.ndarray] | No
 
 
 def same(left: dict[str, np.ndarray] | None, right: dict[str, np.ndarray]) -> bool:
-    return left is not None and left.keys() == right.keys() and all(
-        left[name].dtype == right[name].dtype and np.array_equal(left[name], right[name])
-        for name in right
+    return (
+        left is not None
+        and left.keys() == right.keys()
+        and all(
+            left[name].dtype == right[name].dtype and np.array_equal(left[name], right[name])
+            for name in right
+        )
     )
 
 
@@ -218,9 +222,7 @@ def test_processes_may_write_the_same_rows_at_once(tmp_path):
         store = filled(Path({str(tmp_path)!r}), 200)
         store.close()
     """
-    running = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) for _ in range(4)
-    ]
+    running = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) for _ in range(4)]
     assert [process.wait(60) for process in running] == [0] * 4
     store = FeatureStore(tmp_path)
     assert all(same(found, row(n)) for n, found in enumerate(read(store, range(200))))

@@ -126,7 +126,7 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
 
 def _write_predictions(path: Path, outcome: Outcome) -> None:
     samples, classes = outcome.samples, outcome.samples.classes
-    shown = classes if len(classes) <= 100 else ()  # noqa: PLR2004 - else files of gigabytes
+    shown = classes if len(classes) <= 100 else ()
 
     def rows() -> Iterator[list[object]]:
         for index, p in zip(outcome.parts.test, outcome.probabilities, strict=True):
@@ -139,7 +139,8 @@ def _write_predictions(path: Path, outcome: Outcome) -> None:
                 *(f"{value:.6f}" for value in p[: len(shown)]),
             ]
 
-    write_csv(path, ["id", "label", "predicted", "probability", *(f"p({c})" for c in shown)], rows())
+    header = ["id", "label", "predicted", "probability", *(f"p({name})" for name in shown)]
+    write_csv(path, header, rows())
 
 
 def _draw(folder: Path, outcome: Outcome) -> None:
@@ -160,7 +161,7 @@ def _draw(folder: Path, outcome: Outcome) -> None:
         ("mistakes.png", worst, f"the most confident of {len(wrong):,} mistakes"),
     ):
         items = [
-            plots.Shown(
+            plots.Item(
                 images[int(k)],
                 predicted=samples.classes[predicted[k]],
                 true=samples.classes[truth[k]],
@@ -175,6 +176,4 @@ def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArr
     """Decode some test images, by position in the test part."""
     positions = {int(outcome.parts.test[k]): int(k) for k in chosen}
     stream = outcome.samples.stream(sorted(positions))
-    return {
-        positions[index]: decode(load(), outcome.config.max_pixels) for index, load in stream
-    }
+    return {positions[index]: decode(load(), outcome.config.max_pixels) for index, load in stream}

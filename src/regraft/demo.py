@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regraft import pipeline
 from regraft.backbones.registry import at_image_size, automatic_image_size, load_backbone
-from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.data.split import assign_folds, split

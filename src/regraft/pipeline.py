@@ -279,7 +279,6 @@ def _import_predictor() -> Any:
 
 
 def _load_backbone(config: TrainConfig) -> Backbone:
-    import regraft.artefacts  # with all that the later phases need
     from regraft.backbones.registry import load_backbone
 
     size = None if config.image_size == "auto" else int(config.image_size)
@@ -391,9 +390,7 @@ def _unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
         notes.append(f"measured on the test part of the data: {len(chosen):,} images")
     seen = fitted_hashes(run / "split.csv")
     if seen is None:
-        notes.append(
-            f"{run} has no split.csv: whether these images were trained on cannot be told"
-        )
+        notes.append(f"{run} has no split.csv: whether these images were trained on cannot be told")
         seen = frozenset()
     unseen = [index for index in chosen if samples.hashes[index] not in seen]
     if len(unseen) < len(chosen):

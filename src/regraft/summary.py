@@ -26,8 +26,8 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
     test, n = metrics["test"], metrics["data"]["n"]
     lines = [
         f"test accuracy {interval(test['accuracy'], test['n'])}",
-        f"macro F1 {interval(test['macro_f1'])}, log-loss {test['log_loss']['value']:.3f}, "
-        f"calibration error {test['ece']['value']:.3f}",
+        f"macro F1 {interval(test['macro_f1'])}",
+        f"log-loss {test['log_loss']['value']:.3f}, calibration error {test['ece']['value']:.3f}",
     ]
     lines += [
         f"baseline {name}: accuracy {interval(baseline['accuracy'])} ({baseline['description']})"
@@ -37,8 +37,8 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
     phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     features = metrics["features"]
     lines += [
-        f"{n['train']:,} images to train, {n['test']:,} to test; "
-        f"features of {features['extracted']:,} extracted, of {features['reused']:,} reused",
+        f"{n['train']:,} images to train, {n['test']:,} to test",
+        f"features: {features['extracted']:,} extracted, {features['reused']:,} from the store",
         f"{seconds['total']:.1f} s: {phases}",
         f"run folder: {folder}",
         f"next: regraft predict {folder} PHOTO.jpg",

@@ -56,6 +56,19 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class ImageSizes:
+    """Which image sizes a network accepts: ``minimum`` to 4096, multiples of ``multiple``.
+
+    ``fixed`` networks (ViT with learnt positions) take the size that they were built for; another
+    size is given when they are built, where the architecture can do that at all.
+    """
+
+    minimum: int = 32
+    multiple: int = 1
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A pretrained network with its own preprocessing, stages, licence and weights hash.
 
@@ -94,17 +107,4 @@ class Backbone:
     n_features: int
     module: nn.Module
     arguments: dict[str, Scalar] = field(default_factory=dict)
-    sizes: ImageSizes = field(default_factory=lambda: ImageSizes())
-
-
-@dataclass(frozen=True)
-class ImageSizes:
-    """Which image sizes a network accepts: ``minimum`` to 4096, multiples of ``multiple``.
-
-    ``fixed`` networks (ViT with learnt positions) take the size that they were built for; another
-    size is given when they are built, where the architecture can do that at all.
-    """
-
-    minimum: int = 32
-    multiple: int = 1
-    fixed: bool = False
+    sizes: ImageSizes = field(default_factory=ImageSizes)

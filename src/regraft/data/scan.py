@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +19,7 @@ from regraft.errors import DataError, ImageError
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regraft.config import TrainConfig
 
@@ -127,37 +126,6 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
     if len(refused) > _SHOWN:
         lines.append(f"  and {len(refused) - _SHOWN} more")
     raise DataError("\n".join([what, *lines]), hint="repair or remove these files")
-
-
-def drop(samples: Samples, errors: Mapping[int, ImageError]) -> Samples:
-    """Return the samples without those that turned out to be unusable, refused in the ledger.
-
-    Parameters
-    ----------
-    samples : Samples
-        As scanned.
-    errors : mapping of int to ImageError
-        Why the sample at that index cannot be used.
-
-    Returns
-    -------
-    Samples
-        The same object where there is nothing to drop; ``check_losses`` is the caller's.
-    """
-    if not errors:
-        return samples
-    keep = [index for index in range(len(samples)) if index not in errors]
-    return replace(
-        samples,
-        ids=tuple(samples.ids[index] for index in keep),
-        labels=samples.labels[keep],
-        hashes=tuple(samples.hashes[index] for index in keep),
-        parts=tuple(samples.parts[index] for index in keep),
-        groups=tuple(samples.groups[index] for index in keep),
-        sizes=samples.sizes[keep],
-        positions=samples.positions[keep],
-        ledger=samples.ledger.refuse({samples.ids[i]: error for i, error in errors.items()}),
-    )
 
 
 def _processors() -> int:

@@ -1,1 +1,1 @@
-"""heads"""
+"""Heads: from features to class logits."""
