@@ -3,9 +3,9 @@
     python benchmarks/bench_train.py [DATA [FLAGS...]]
 
 For seeds 0, 1 and 2: a run with an empty store, one with the filled store, one without a store,
-each as a process of its own. Prints one JSON line a run and a summary: test accuracy with its interval,
-the spread over seeds, seconds by phase, peak memory of the process, and whether the three runs of a
-seed agree to the last digit. Without DATA: the digits that come with scikit-learn.
+each as a process of its own. Prints one JSON line a run and a summary: test accuracy with its
+interval, the spread over seeds, seconds by phase, peak memory of the process, and whether the three
+runs of a seed agree to the last digit. Without DATA: the digits that come with scikit-learn.
 """
 
 from __future__ import annotations

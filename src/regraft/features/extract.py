@@ -255,7 +255,12 @@ def render_ahead(
 
     ahead = 2 * workers + 32  # a batch or two: enough to keep the network busy, little memory
     waiting: collections.deque[tuple[int, Future[torch.Tensor | ImageError]]] = collections.deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
+    n_threads = torch.get_num_threads()
+    # One thread of torch's in each worker, else every resize wakes all processors: OpenMP counts
+    # them by calling thread, but threads that start later take over the last count that was set.
+    pool = ThreadPoolExecutor(
+        workers, "regraft-decode", initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         for index, load in stream:
             waiting.append((index, pool.submit(render_one, index, load)))
@@ -267,6 +272,7 @@ def render_ahead(
             yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
 
 
 def _padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
