@@ -12,15 +12,12 @@ import pytest
 
 from regraft.errors import StoreError
 from regraft.features import store as store_module
+from regraft.features.rows import decode_row, encode_row, fingerprint_of, row_key
 from regraft.features.store import (
     FeatureStore,
     clear_store,
     close_store,
-    decode_row,
-    encode_row,
-    fingerprint_of,
     open_store,
-    row_key,
     temporary_store,
 )
 
@@ -145,7 +142,8 @@ def test_another_process_may_grow_the_map_under_a_reader(tmp_path, monkeypatch):
     script = f"""
         from pathlib import Path
         import numpy as np
-        from regraft.features.store import FeatureStore, encode_row
+        from regraft.features.rows import encode_row
+        from regraft.features.store import FeatureStore
         store = FeatureStore(Path({str(tmp_path)!r}))
         rows = [(bytes([n]) * 32, np.full(50_000, n, np.float32)) for n in range(30)]
         store.write((key, encode_row(key, {{"a": values}})) for key, values in rows)

@@ -6,9 +6,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from regraft import pipeline
 from regraft.backbones.registry import at_image_size, automatic_image_size, load_backbone
+from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.data.split import assign_folds, split
@@ -17,10 +19,7 @@ from regraft.features.compute import choose_compute
 from regraft.features.extract import extract
 from regraft.features.store import temporary_store
 from regraft.heads.select import fit_head
-from regraft.model import Model
-from regraft.predictions import columns
 from regraft.probe import fit_probe, score
-from regraft.summary import interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,19 +59,18 @@ def run(reporter: Reporter, out: Path) -> str:
     samples = scan("digits", config)
     parts = split(samples, test_fraction=config.test_fraction, seed=config.seed)
     few = dataclasses.replace(parts, train=_some_of_each(samples, parts.train))
-    table = columns(
-        ["test accuracy (95 % interval)", f"{_FEW} images a class", f"all {len(parts.train):,}"],
-        [
-            [name, *(interval(evaluate(p, samples.labels[parts.test], samples.classes)["accuracy"])
-                     for p in probabilities)]
-            for name, probabilities in _contenders(samples, (few, parts), config, reporter)
-        ],
-    )  # fmt: skip
+    truth = samples.labels[parts.test]
+    rows = [
+        ["test accuracy (95 % interval)", f"{_FEW} images a class", f"all {len(parts.train):,}"]
+    ]
+    for name, answers in _contenders(samples, (few, parts), config, reporter):
+        measured = [evaluate(p, truth, samples.classes)["accuracy"] for p in answers]
+        rows.append([name, *map(_interval, measured)])
     n_test, seconds = len(parts.test), trained.metrics["seconds"]["total"]
     lines = [
         f"{len(samples):,} handwritten digits of 8 by 8 pixels, {n_test} of them for testing",
         "",
-        table,
+        *(f"{name:<34}{few_:<26}{all_}" for name, few_, all_ in rows),
         "",
         *_predict_some(samples, parts, out),
         "",
@@ -91,32 +89,28 @@ def _contenders(
         "logistic regression on raw pixels",
         [_fit_pixels(pixels, samples, parts, config) for parts in settings],
     )
-    for title, weights, taps in (
-        ("random network, all stages", "none", "all"),
-        ("pretrained network, last stage", "default", "last"),
-        ("pretrained network, all stages", "default", "all"),
+    for weights, networks in (
+        ("none", {"random network, all stages": "all"}),
+        (
+            "default",
+            {"pretrained network, last stage": "last", "pretrained network, all stages": "all"},
+        ),
     ):
-        chosen = config.replace(weights=weights, taps=taps)
-        yield title, _fit_network(samples, settings, chosen, reporter)
-
-
-def _fit_network(
-    samples: Samples, settings: tuple[Parts, ...], config: TrainConfig, reporter: Reporter
-) -> list[NDArray[np.float32]]:
-    backbone = load_backbone(config.model, config.weights, seed=config.seed)
-    size, _ = automatic_image_size(backbone, samples.sizes)
-    backbone = at_image_size(backbone, size, crop=False)
-    compute = choose_compute(config.device, config.precision, config.batch_size)
-    with temporary_store() as store:
-        features = extract(
-            samples, np.arange(len(samples)), backbone, compute,
-            store=store, workers=2, max_pixels=config.max_pixels, reporter=reporter,
-        )  # fmt: skip
-        models = [fit_probe(features, samples, parts, backbone, config)[0] for parts in settings]
-        return [
-            score(model, features, parts.test)
-            for model, parts in zip(models, settings, strict=True)
-        ]
+        backbone = load_backbone(config.model, weights, seed=config.seed)
+        size, _ = automatic_image_size(backbone, samples.sizes)
+        backbone = at_image_size(backbone, size, crop=False)
+        compute = choose_compute(config.device, config.precision, config.batch_size)
+        with temporary_store() as store:
+            features = extract(
+                samples, np.arange(len(samples)), backbone, compute,
+                store=store, workers=2, max_pixels=config.max_pixels, reporter=reporter,
+            )  # fmt: skip
+            for name, taps in networks.items():
+                chosen = config.replace(taps=taps)
+                models = [
+                    fit_probe(features, samples, parts, backbone, chosen)[0] for parts in settings
+                ]
+                yield name, [score(model, features, settings[0].test) for model in models]
 
 
 def _fit_pixels(
@@ -126,8 +120,9 @@ def _fit_pixels(
     keys = [samples.hashes[index] for index in parts.train]
     folds = assign_folds(y, np.arange(len(y)), config.folds, config.seed, keys)
     fitted = fit_head(pixels[parts.train], y, folds=folds, n_classes=len(samples.classes))
-    model = Model(None, (), fitted.head, fitted.temperature, samples.classes, config.max_pixels)
-    return model.probabilities(pixels[parts.test])
+    with torch.inference_mode():
+        logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[parts.test]))
+    return (logits / fitted.temperature).softmax(1).numpy()
 
 
 def _read_pixels(samples: Samples) -> NDArray[np.float32]:
@@ -142,3 +137,21 @@ def _some_of_each(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.int6
     for label in range(len(samples.classes)):
         chosen += [int(i) for i in ranked if samples.labels[i] == label][:_FEW]
     return np.sort(np.asarray(chosen, dtype=np.int64))
+
+
+def _predict_some(samples: Samples, parts: Parts, out: Path) -> list[str]:
+    """Answer for single test images from the bundle alone, as production would."""
+    predictor = Predictor.load(out)
+    lines = ["Single test images, answered by the bundle that was written:"]
+    for index, load in samples.stream(parts.test[:_SHOWN]):
+        answer = predictor.predict(load())
+        true = samples.classes[samples.labels[index]]
+        lines.append(
+            f"  digits number {samples.ids[index]}: {answer.label} "
+            f"with probability {answer.probability:.3f}; it is a {true}"
+        )
+    return lines
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"

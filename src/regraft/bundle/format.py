@@ -10,10 +10,9 @@ import dataclasses
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -22,8 +21,7 @@ from regraft import __version__
 from regraft.backbones import registry
 from regraft.backbones.backbone import Backbone, Preprocess, Stage
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.preprocess import render
-from regraft.bundle.golden import golden_images
+from regraft.bundle.golden import Golden, record_golden
 from regraft.bundle.manifest import (
     MAX_BYTES,
     SCHEMA_VERSION,
@@ -38,9 +36,8 @@ from regraft.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
-from regraft.data.decode import decode
-from regraft.errors import BackboneError, BundleError, ImageError, InputError
-from regraft.features.taps import Block, TapReader, round_block
+from regraft.errors import BackboneError, BundleError, InputError
+from regraft.features.taps import Block
 from regraft.files import write_atomic
 from regraft.heads.head import HEADS
 from regraft.model import Model
@@ -48,26 +45,10 @@ from regraft.model import Model
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from regraft.features.compute import Compute
-
-#: Largest difference of a golden pixel, of 255: JPEG decoders and resizing kernels round apart.
-PIXEL_TOLERANCE = 4
-#: Relative to the norm of the features. Another kernel order is off by 1e-5, TF32 by 1e-3,
-#: bfloat16 by 2e-2; wrong weights or a wrong normalisation by 0.3 and more.
-FEATURE_TOLERANCE: dict[str, float] = {"float32": 0.01, "bfloat16": 0.1}
-LOGIT_TOLERANCE = 1e-3  # relative to the largest logit, from the same features
-
-
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """The golden images with what the writer saw and answered."""
-
-    images: list[bytes]
-    pixels: torch.Tensor  # (G, 3, S, S) uint8
-    features: NDArray[np.float32]  # (G, D), rounded as the store keeps them
-    logits: NDArray[np.float32]  # (G, K)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +99,7 @@ def write_bundle(
         Where there is no space left.
     """
     (folder / "golden").mkdir(parents=True)
-    images = golden_images()
-    reference = dataclasses.replace(compute, precision="float32")
-    golden = _golden(list(images.values()), model, reference)
-    tolerance = dict(FEATURE_TOLERANCE)
-    if compute.precision == "bfloat16":
-        here = read_features(TapReader(model.backbone, model.blocks, compute), golden.pixels)
-        # Blocks whose features nearly cancel lose more: four times what this machine loses.
-        measured = float(_distances(here, golden).max())
-        tolerance["bfloat16"] = min(max(tolerance["bfloat16"], 4 * measured), 1.0)
+    record, images, golden = record_golden(model, compute)
     contents = {
         **images,
         "backbone.safetensors": _to_bytes(model.backbone.module.state_dict()),
@@ -146,7 +119,7 @@ def write_bundle(
             }
         ),
     }
-    manifest = _describe(model, compute, list(images), tolerance, contents)
+    manifest = _describe(model, compute, record, contents)
     for name, data in contents.items():
         write_atomic(folder / name, data)
     # Last: a folder without a manifest is no bundle.
@@ -157,8 +130,7 @@ def write_bundle(
 def _describe(
     model: Model,
     compute: Compute,
-    images: list[str],
-    tolerance: dict[str, float],
+    golden: GoldenRecord,
     contents: dict[str, bytes],
 ) -> Manifest:
     backbone = model.backbone
@@ -182,7 +154,7 @@ def _describe(
         head=HeadRecord(kind=model.head.kind, temperature=model.temperature),  # type: ignore[arg-type]
         max_pixels=model.max_pixels,
         compute=compute.fingerprint(),
-        golden=GoldenRecord(images, PIXEL_TOLERANCE, tolerance, LOGIT_TOLERANCE),  # type: ignore[arg-type]
+        golden=golden,
         files={
             name: FileRecord(hashlib.sha256(data).hexdigest(), len(data))
             for name, data in contents.items()
@@ -345,95 +317,6 @@ def _same_shapes(
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(f"{file}: {name} has values that are not finite")
-
-
-def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
-    """Check that this machine answers on the golden images as the writer's did.
-
-    Pixels, features and logits are checked apart, each from what the writer recorded one step
-    before, so that the error names the step that is off.
-
-    Parameters
-    ----------
-    model, manifest, golden
-        From ``read_bundle``.
-    reader : TapReader
-        The network as this machine runs it; its precision decides the tolerance.
-
-    Raises
-    ------
-    BundleError
-        Names the golden image, the step, and by how much it is off.
-    """
-    names, record = manifest.golden.images, manifest.golden
-    for name, data, expected in zip(names, golden.images, golden.pixels, strict=True):
-        try:
-            image = render(decode(data, model.max_pixels), model.backbone.preprocess)
-        except ImageError as error:
-            raise BundleError(f"{name}: {error}") from error
-        off = int((image.short() - expected.short()).abs().max())
-        if off > record.pixel_tolerance:
-            raise BundleError(
-                f"{name}: decoded here, a pixel is off by {off} of 255; "
-                f"{record.pixel_tolerance} is allowed",
-                hint="the image libraries here read this file differently: regraft doctor",
-            )
-    features = read_features(reader, golden.pixels)
-    distances = _distances(features, golden)
-    precision: Literal["bfloat16", "float32"] = (
-        "bfloat16" if reader.compute.precision == "bfloat16" else "float32"
-    )
-    worst, allowed = int(distances.argmax()), record.feature_tolerance[precision]
-    if not distances[worst] <= allowed:
-        raise BundleError(
-            f"{names[worst]}: the features are off by {distances[worst]:.2g} of their norm in "
-            f"{precision}; {allowed:g} is allowed",
-            hint="--precision float32 is the most exact; else the weights or libraries differ",
-        )
-    logits = model.logits(golden.features)
-    scale = max(float(np.abs(golden.logits).max()), 1e-6)
-    off_by = float(np.abs(logits - golden.logits).max()) / scale
-    if not off_by <= record.logit_tolerance:
-        raise BundleError(
-            f"golden.safetensors: from the same features the logits are off by {off_by:.2g}; "
-            f"{record.logit_tolerance:g} is allowed"
-        )
-
-
-def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float32]:
-    """Distance of each golden image's features from the recorded ones, relative to their norm."""
-    norms = np.maximum(np.linalg.norm(golden.features, axis=1), 1e-6)
-    distances: NDArray[np.float32] = np.linalg.norm(features - golden.features, axis=1) / norms
-    return distances
-
-
-def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
-    """Return the blocks of a batch side by side, rounded as the store keeps them.
-
-    Parameters
-    ----------
-    reader : TapReader
-        Reads the model's blocks.
-    images : tensor of shape (N, 3, S, S), uint8
-        Rendered.
-
-    Returns
-    -------
-    array of shape (N, D), float32
-    """
-    rows = reader(images)
-    features = np.empty((len(images), sum(v.shape[1] for v in rows.values())), np.float32)
-    for position, target in enumerate(features):
-        blocks = [round_block(values[position]) for values in rows.values()]
-        np.concatenate(blocks, out=target, casting="same_kind")
-    return features
-
-
-def _golden(images: list[bytes], model: Model, compute: Compute) -> Golden:
-    preprocess = model.backbone.preprocess
-    pixels = torch.stack([render(decode(data, model.max_pixels), preprocess) for data in images])
-    features = read_features(TapReader(model.backbone, model.blocks, compute), pixels)
-    return Golden(images, pixels.contiguous(), features, model.logits(features))
 
 
 def _to_bytes(tensors: dict[str, torch.Tensor]) -> bytes:

@@ -7,14 +7,44 @@ grey one over enlarging.
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from PIL import Image
+
+from regraft.backbones.preprocess import render
+from regraft.bundle.manifest import GoldenRecord
+from regraft.data.decode import decode
+from regraft.errors import BundleError, ImageError
+from regraft.features.taps import TapReader, read_features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from regraft.bundle.manifest import Manifest
+    from regraft.features.compute import Compute
+    from regraft.model import Model
+
+#: Largest difference of a golden pixel, of 255: JPEG decoders and resizing kernels round apart.
+PIXEL_TOLERANCE = 4
+#: Relative to the norm of the features. Another kernel order is off by 1e-5, TF32 by 1e-3,
+#: bfloat16 by 2e-2; wrong weights or a wrong normalisation by 0.3 and more.
+FEATURE_TOLERANCE: dict[Literal["float32", "bfloat16"], float] = {"float32": 0.01, "bfloat16": 0.1}
+LOGIT_TOLERANCE = 1e-3  # relative to the largest logit, from the same features
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The golden images with what the writer saw and answered."""
+
+    images: list[bytes]
+    pixels: torch.Tensor  # (G, 3, S, S) uint8
+    features: NDArray[np.float32]  # (G, D), rounded as the store keeps them
+    logits: NDArray[np.float32]  # (G, K)
 
 
 def golden_images() -> dict[str, bytes]:
@@ -59,3 +89,99 @@ def _encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
     return buffer.getvalue()
+
+
+def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[str, bytes], Golden]:
+    """Answer on the golden images in float32, and say how far others may be off.
+
+    Parameters
+    ----------
+    model : Model
+        As trained.
+    compute : Compute
+        What the training ran on.
+
+    Returns
+    -------
+    tuple of GoldenRecord, dict of str to bytes, and Golden
+        For the manifest; the encoded images by file name; pixels, features and logits.
+    """
+    images = golden_images()
+    encoded = list(images.values())
+    preprocess = model.backbone.preprocess
+    pixels = torch.stack([render(decode(data, model.max_pixels), preprocess) for data in encoded])
+    reference = dataclasses.replace(compute, precision="float32")
+    features = read_features(TapReader(model.backbone, model.blocks, reference), pixels)
+    golden = Golden(encoded, pixels.contiguous(), features, model.logits(features))
+    bfloat16 = FEATURE_TOLERANCE["bfloat16"]
+    if compute.precision == "bfloat16":
+        here = read_features(TapReader(model.backbone, model.blocks, compute), pixels)
+        # Blocks whose features nearly cancel lose more: four times what this machine loses.
+        bfloat16 = min(max(bfloat16, 4 * float(_distances(here, golden).max())), 1.0)
+    record = GoldenRecord(
+        images=list(images),
+        pixel_tolerance=PIXEL_TOLERANCE,
+        feature_tolerance={**FEATURE_TOLERANCE, "bfloat16": bfloat16},
+        logit_tolerance=LOGIT_TOLERANCE,
+    )
+    return record, images, golden
+
+
+def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
+    """Check that this machine answers on the golden images as the writer's did.
+
+    Pixels, features and logits are checked apart, each from what the writer recorded one step
+    before, so that the error names the step that is off.
+
+    Parameters
+    ----------
+    model, manifest, golden
+        From ``read_bundle``.
+    reader : TapReader
+        The network as this machine runs it; its precision decides the tolerance.
+
+    Raises
+    ------
+    BundleError
+        Names the golden image, the step, and by how much it is off.
+    """
+    names, record = manifest.golden.images, manifest.golden
+    for name, data, expected in zip(names, golden.images, golden.pixels, strict=True):
+        try:
+            image = render(decode(data, model.max_pixels), model.backbone.preprocess)
+        except ImageError as error:
+            raise BundleError(f"{name}: {error}") from error
+        off = int((image.short() - expected.short()).abs().max())
+        if off > record.pixel_tolerance:
+            raise BundleError(
+                f"{name}: decoded here, a pixel is off by {off} of 255; "
+                f"{record.pixel_tolerance} is allowed",
+                hint="the image libraries here read this file differently: regraft doctor",
+            )
+    features = read_features(reader, golden.pixels)
+    distances = _distances(features, golden)
+    precision: Literal["bfloat16", "float32"] = (
+        "bfloat16" if reader.compute.precision == "bfloat16" else "float32"
+    )
+    worst, allowed = int(distances.argmax()), record.feature_tolerance[precision]
+    if not distances[worst] <= allowed:
+        raise BundleError(
+            f"{names[worst]}: the features are off by {distances[worst]:.2g} of their norm in "
+            f"{precision}; {allowed:g} is allowed",
+            hint="--precision float32 is the most exact; else the weights or libraries differ",
+        )
+    logits = model.logits(golden.features)
+    scale = max(float(np.abs(golden.logits).max()), 1e-6)
+    off_by = float(np.abs(logits - golden.logits).max()) / scale
+    if not off_by <= record.logit_tolerance:
+        raise BundleError(
+            f"golden.safetensors: from the same features the logits are off by {off_by:.2g}; "
+            f"{record.logit_tolerance:g} is allowed"
+        )
+
+
+def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float32]:
+    """Distance of each golden image's features from the recorded ones, relative to their norm."""
+    norms = np.maximum(np.linalg.norm(golden.features, axis=1), 1e-6)
+    distances: NDArray[np.float32] = np.linalg.norm(features - golden.features, axis=1) / norms
+    return distances

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.backbones.preprocess import render
-from regraft.bundle.format import check_golden, read_bundle, read_features
+from regraft.bundle.format import read_bundle
+from regraft.bundle.golden import check_golden
 from regraft.data.decode import decode
 from regraft.errors import ImageError
 from regraft.features.compute import choose_compute
 from regraft.features.extract import render_ahead
-from regraft.features.taps import TapReader
+from regraft.features.taps import TapReader, read_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

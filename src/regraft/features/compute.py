@@ -8,9 +8,7 @@ was hashed. ``fingerprint`` is what a feature's bits depend on besides the image
 from __future__ import annotations
 
 import copy
-import ctypes
 import platform
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -231,16 +229,3 @@ def _activation_of(norm: nn.Module) -> nn.Module:
     """Return what timm's norm layers do after the norm; nothing for torch's own."""
     parts = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
     return nn.Sequential(*parts) if parts else nn.Identity()
-
-
-def tune_allocator() -> bool:
-    """Keep glibc from returning large blocks at every free; True where that was possible.
-
-    Half of a plain forward pass on a processor is page faults: every activation is a fresh mapping.
-    This is a setting of the whole process, so only our own commands call it, never an import.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    return bool(libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1))

@@ -21,7 +21,7 @@ import torch
 from regraft.backbones.preprocess import render
 from regraft.data.decode import DECODER_VERSION, decode, hash_payload
 from regraft.errors import ImageError, StoreError
-from regraft.features.store import FeatureStore, encode_row, fingerprint_of, row_key
+from regraft.features.rows import encode_row, fingerprint_of, row_key
 from regraft.features.taps import Block, TapReader, round_block, row_blocks
 from regraft.report import Reporter
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone, Preprocess
     from regraft.data.samples import Load, Samples
     from regraft.features.compute import Compute
+    from regraft.features.store import FeatureStore
 
 _ROWS_A_COMMIT = 256  # one fsync each; what a kill can cost
 PLAIN_VIEW = 0

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
-import json
 import os
 import shutil
 import struct
@@ -19,20 +17,21 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
-import numpy as np
 import platformdirs
-from numpy.typing import NDArray
 
 from regraft.errors import DiskFullError, StoreError
+from regraft.features.rows import decode_row
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
 DEFAULT_LIMIT = 20 * 2**30  # bytes; two million images with all stages of the default backbone
 _FIRST_MAP = 64 * 2**20  # the map grows by doubling: on Windows the file is as large as the map
 _NETWORK_FILE_SYSTEMS = (
@@ -41,8 +40,6 @@ _NETWORK_FILE_SYSTEMS = (
     *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
 )
 
-#: One image's blocks by name, each float16 or float32 of shape (D,).
-Row: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
 Transaction: TypeAlias = Any  # lmdb's stubs tell bytes from memoryview by a literal argument
 
 
@@ -50,89 +47,6 @@ def default_folder() -> Path:
     """Return the store's folder: ``$REGRAFT_CACHE``, else the platform's cache folder."""
     given = os.environ.get("REGRAFT_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("regraft", appauthor=False))
-
-
-def row_key(content_hash: bytes, view: int, fingerprint: bytes) -> bytes:
-    """Return a row's key: of what is computed, never of where the image lies.
-
-    Parameters
-    ----------
-    content_hash : bytes
-        sha256 of the image's bytes, 32 bytes.
-    view : int
-        0 is the plain evaluation rendering.
-    fingerprint : bytes
-        From ``fingerprint_of``: everything else that the bits depend on.
-
-    Returns
-    -------
-    bytes
-        32 bytes.
-
-    Examples
-    --------
-    >>> row_key(bytes(32), 0, b"a") == row_key(bytes(32), 1, b"a")
-    False
-    """
-    digest = hashlib.sha256(content_hash)
-    digest.update(struct.pack("<Q", view))
-    digest.update(fingerprint)
-    return digest.digest()
-
-
-def fingerprint_of(description: Mapping[str, Any]) -> bytes:
-    """Return the sha256 of a JSON-ready description with its keys in order."""
-    text = json.dumps(description, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).digest()
-
-
-def encode_row(key: bytes, row: Row) -> bytes:
-    """Return a row as bytes: schema, blocks with name, type and width, values, CRC-32 at the end.
-
-    The checksum covers the key too, so that a row that landed under another's key is noticed.
-
-    Examples
-    --------
-    >>> data = encode_row(b"k", {"pooled@1": np.ones(2, np.float16)})
-    >>> decode_row(b"k", data)["pooled@1"]
-    array([1., 1.], dtype=float16)
-    >>> decode_row(b"other", data) is None
-    True
-    """
-    parts = [struct.pack("<BH", SCHEMA_VERSION, len(row))]
-    for name, values in row.items():
-        encoded = name.encode()
-        is_half = values.dtype == np.float16
-        parts.append(struct.pack("<BBI", len(encoded), is_half, len(values)) + encoded)
-    parts += [np.ascontiguousarray(values).tobytes() for values in row.values()]
-    body = b"".join(parts)
-    return body + struct.pack("<I", zlib.crc32(body, zlib.crc32(key)))
-
-
-def decode_row(key: bytes, data: bytes | memoryview) -> dict[str, NDArray[Any]] | None:
-    """Return the blocks of a row, or None where the row is not what was written under that key.
-
-    The arrays are views into ``data``.
-    """
-    data = memoryview(data)
-    if len(data) < 7 or zlib.crc32(data[:-4], zlib.crc32(key)) != int.from_bytes(
-        data[-4:], "little"
-    ):
-        return None
-    version, n_blocks = struct.unpack_from("<BH", data)
-    if version != SCHEMA_VERSION:
-        return None
-    headers, offset = [], 3
-    for _ in range(n_blocks):
-        name_length, is_half, width = struct.unpack_from("<BBI", data, offset)
-        name = bytes(data[offset + 6 : offset + 6 + name_length]).decode()
-        headers.append((name, np.float16 if is_half else np.float32, width))
-        offset += 6 + name_length
-    row: dict[str, NDArray[Any]] = {}
-    for name, dtype, width in headers:
-        row[name] = np.frombuffer(data, dtype=dtype, count=width, offset=offset)
-        offset += row[name].nbytes
-    return row
 
 
 @dataclass(frozen=True)

@@ -221,3 +221,25 @@ def round_block(values: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np
     if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max:
         return values.astype(np.float16)
     return values
+
+
+def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
+    """Return the blocks of a batch side by side, rounded as the store keeps them.
+
+    Parameters
+    ----------
+    reader : TapReader
+        Reads the model's blocks.
+    images : tensor of shape (N, 3, S, S), uint8
+        Rendered.
+
+    Returns
+    -------
+    array of shape (N, D), float32
+    """
+    rows = reader(images)
+    features = np.empty((len(images), sum(v.shape[1] for v in rows.values())), np.float32)
+    for position, target in enumerate(features):
+        blocks = [round_block(values[position]) for values in rows.values()]
+        np.concatenate(blocks, out=target, casting="same_kind")
+    return features
