@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from regraft.heads.head import LinearHead
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -22,6 +21,7 @@ from regraft.bundle.predictor import Predictor
 from regraft.errors import BundleError, ImageError
 from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.taps import select_blocks
+from regraft.heads.head import LinearHead
 from regraft.model import Model
 
 CLASSES = ("cat", "dog", "fish")
@@ -148,7 +148,7 @@ def test_single_and_batch_answer_alike_within_1e_4(tmp_path, precision):
     used = "bfloat16" if precision == "auto" and has_bfloat16("cpu") else "float32"
     predictor = Predictor.load(write(tmp_path / "bundle", make_model(), used), batch_size=8)
     images = [photograph(number) for number in range(11)]
-    together = predictor.predict(images)
+    together = predictor.predict_many(images)
     for image, answer in zip(images, together, strict=True):
         alone = predictor.predict(image)
         assert alone.label == answer.label
@@ -164,7 +164,7 @@ def test_the_answer_lists_the_best_classes(original):
 
 
 def test_in_a_batch_an_unreadable_image_spoils_no_other(original):
-    answers = Predictor.load(original).predict([photograph(), b"no image", photograph(1)])
+    answers = Predictor.load(original).predict_many([photograph(), b"no image", photograph(1)])
     assert [answer.error is None for answer in answers] == [True, False, True]
     assert answers[1].label == ""
     with pytest.raises(ImageError):

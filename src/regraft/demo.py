@@ -122,7 +122,8 @@ def _fit_pixels(
     fitted = fit_head(pixels[parts.train], y, folds=folds, n_classes=len(samples.classes))
     with torch.inference_mode():
         logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[parts.test]))
-    return (logits / fitted.temperature).softmax(1).numpy()
+    probabilities: NDArray[np.float32] = (logits / fitted.temperature).softmax(1).numpy()
+    return probabilities
 
 
 def _read_pixels(samples: Samples) -> NDArray[np.float32]:

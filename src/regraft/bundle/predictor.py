@@ -6,7 +6,7 @@ import io
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, read_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from regraft.config import Precision
     from regraft.data.samples import Payload, Source
@@ -128,43 +128,47 @@ class Predictor:
         check_golden(model, manifest, golden, reader)
         return cls(model, reader)
 
-    @overload
-    def predict(self, images: ImageLike, top_k: int = 5) -> Prediction: ...
-    @overload
-    def predict(self, images: Sequence[ImageLike], top_k: int = 5) -> list[Prediction]: ...
-    def predict(
-        self, images: ImageLike | Sequence[ImageLike], top_k: int = 5
-    ) -> Prediction | list[Prediction]:
-        """Answer for one image or several.
+    def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
+        """Answer for one image.
 
         Parameters
         ----------
-        images : bytes, path, PIL image or uint8 array, or a sequence of them
-            An array of shape (N, H, W, 3) is a sequence of N images.
+        image : bytes, str, Path, PIL image, or uint8 array of shape (H, W) or (H, W, 3)
+            Encoded bytes, a file, or pixels.
         top_k : int
             How many classes ``top`` lists.
 
         Returns
         -------
-        Prediction, or list of Prediction for a sequence
-            One image gives the same answer alone and among others, within 1e-4.
+        Prediction
 
         Raises
         ------
         ImageError
-            For one image that cannot be read. In a sequence its answer carries the error.
+            Where the image cannot be read.
         """
-        is_batch = isinstance(images, list | tuple) or (
-            isinstance(images, np.ndarray) and images.ndim == 4
-        )
-        items: Sequence[Any] = images if is_batch else [images]  # type: ignore[assignment]
-        rendered = ((str(index), self._render(item)) for index, item in enumerate(items))
-        predictions = list(self._answer(rendered, top_k))
-        if is_batch:
-            return predictions
-        if predictions[0].error is not None:
-            raise predictions[0].error
-        return predictions[0]
+        (prediction,) = self.predict_many([image], top_k)
+        if prediction.error is not None:
+            raise prediction.error
+        return prediction
+
+    def predict_many(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
+        """Answer for several images; each as if it were alone, within 1e-4.
+
+        Parameters
+        ----------
+        images : iterable of images
+            As for ``predict``, of any sizes; an array of shape (N, H, W, 3) too.
+        top_k : int
+            How many classes each ``top`` lists.
+
+        Returns
+        -------
+        list of Prediction
+            In their order, ``id`` counting from "0"; one that cannot be read has ``error``.
+        """
+        rendered = ((str(index), self._render(image)) for index, image in enumerate(images))
+        return list(self._answer(rendered, top_k))
 
     def stream(self, source: Source, *, workers: int, top_k: int = 5) -> Iterator[Prediction]:
         """Answer for all images of a source, in its order, a bounded number at a time.

@@ -1,1 +1,1 @@
-"""Heads: from features to class logits."""
+"""Heads: the map from features to class logits, and how each is fitted."""
