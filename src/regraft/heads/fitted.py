@@ -1,0 +1,111 @@
+"""What every fit returns, and the arithmetic of out-of-fold scores that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regraft.heads.temperature import fit_temperature, log_losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head, and what samples that it had not seen said about it.
+
+    Attributes
+    ----------
+    head : nn.Module
+        One of ``regraft.heads.head.HEADS``.
+    temperature : float
+        Logits are divided by it before the softmax.
+    oof_logits : array of shape (N, K), float32
+        Logits of each scored sample by a fit that had not seen its fold, before the temperature.
+    scored : array of shape (N,), bool
+        Which rows of them mean something.
+    history : list of dict
+        What was tried, one row each: for history.csv.
+    record : dict
+        JSON-ready: head, chosen settings, n, d, temperature, out-of-fold scores and how it ended.
+    """
+
+    head: nn.Module
+    temperature: float
+    oof_logits: NDArray[np.float32]
+    scored: NDArray[np.bool_]
+    history: list[dict[str, Any]]
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Out-of-fold log-loss (weighted mean, with its standard error) and accuracy."""
+
+    log_loss: float
+    standard_error: float
+    accuracy: float
+
+    @classmethod
+    def of(
+        cls, losses: NDArray[np.float64], right: NDArray[np.bool_], weights: NDArray[np.float64]
+    ) -> Scores:
+        """Sum up scored samples; the accuracy is not weighted."""
+        mean, error = weighted_mean(losses, weights)
+        return cls(mean, error, float(right.mean()) if len(right) else float("nan"))
+
+
+def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+    """Return a weighted mean and its standard error; NaN where there are no values.
+
+    Parameters
+    ----------
+    values, weights : array of shape (n,), float64
+        Weights at least 0.
+
+    Returns
+    -------
+    tuple of float
+    """
+    total = weights.sum()
+    if not total > 0:
+        return float("nan"), float("nan")
+    mean = float(weights @ values / total)
+    return mean, float(np.sqrt(np.square(weights * (values - mean)).sum()) / total)
+
+
+def finish(
+    head: nn.Module,
+    oof_logits: NDArray[np.float32],
+    scored: NDArray[np.bool_],
+    y: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    history: list[dict[str, Any]],
+    record: dict[str, Any],
+) -> FittedHead:
+    """Fit the temperature, and complete the record with scores before and after it."""
+    logits, labels, share = oof_logits[scored], y[scored], weights[scored]
+    temperature = fit_temperature(logits, labels, share)
+    right = logits.argmax(1) == labels
+    before = Scores.of(log_losses(logits, labels), right, share)
+    after = Scores.of(log_losses(logits / np.float32(temperature), labels), right, share)
+    out_of_fold = None
+    if scored.any():
+        out_of_fold = {
+            "n": int(scored.sum()),
+            "log_loss": before.log_loss,
+            "log_loss_se": before.standard_error,
+            "calibrated_log_loss": after.log_loss,
+            "accuracy": before.accuracy,  # a temperature changes no ranking
+        }
+    record |= {
+        "n": len(y),
+        "d": head.n_features,
+        "temperature": temperature,
+        "out_of_fold": out_of_fold,
+    }
+    return FittedHead(head, temperature, oof_logits, scored, history, record)

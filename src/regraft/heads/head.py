@@ -1,0 +1,278 @@
+"""What a bundle carries as its head: modules that hold buffers only and map features to logits.
+
+Standardisation is a frozen affine layer in front of each head. Folding it into the weights would
+give the same logits and ruin the conditioning of a later fine-tuning; only export does that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from regraft.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+#: A neighbour at distance 0 counts at most this many times as much as the k-th neighbour.
+_CLOSEST = 100.0
+#: Distances held at once: 64 MiB.
+_DISTANCES_AT_ONCE = 2**24
+
+
+class LinearHead(nn.Module):
+    """Standardise, then one linear map: ``((x - mean) * scale) @ weight.T + bias``.
+
+    Parameters
+    ----------
+    mean, scale : tensor of shape (D,), float32
+        Of the training features; a scale of 0 switches a constant feature off.
+    weight : tensor of shape (K, D), float32
+        On standardised features.
+    bias : tensor of shape (K,), float32
+        One a class.
+
+    Examples
+    --------
+    >>> one = torch.ones(2)
+    >>> head = LinearHead(mean=one, scale=one, weight=torch.eye(2), bias=torch.zeros(2))
+    >>> head(torch.tensor([[3.0, 1.0]]))
+    tensor([[2., 0.]])
+    """
+
+    kind: ClassVar[str] = "linear"
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features that it reads."""
+        return self.weight.shape[1]
+
+    @property
+    def n_classes(self) -> int:
+        """Number of logits."""
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, D) float32 to logits (N, K) float32."""
+        return torch.addmm(self.bias, (x - self.mean) * self.scale, self.weight.T)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what ``from_tensors`` takes."""
+        return _contiguous(self)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Make a head from tensors that may be anything.
+
+        Parameters
+        ----------
+        tensors : mapping of str to tensor
+            "mean", "scale", "weight" and "bias", as the class takes them.
+
+        Returns
+        -------
+        LinearHead
+
+        Raises
+        ------
+        InputError
+            Names the tensor that is missing, unknown, of another type or shape, or not finite.
+        """
+        _check_names(tensors, ("mean", "scale", "weight", "bias"))
+        n_classes, n_features = _check(tensors, "weight", torch.float32, (None, None))
+        _check(tensors, "bias", torch.float32, (n_classes,))
+        _check_standardisation(tensors, n_features)
+        return cls(**tensors)
+
+
+class KnnHead(nn.Module):
+    """Log of the smoothed, distance-weighted vote of the k nearest training samples.
+
+    A neighbour at distance d counts ``d_k / d`` times, at most 100 times, where d_k is the
+    distance of the k-th; one more vote is shared by all classes. Logits lie between
+    ``-log(K * (100 k + 1))`` and 0. Distances are Euclidean on standardised features.
+
+    Parameters
+    ----------
+    mean, scale : tensor of shape (D,), float32
+        Of the training features; a scale of 0 switches a constant feature off.
+    features : tensor of shape (M, D), float32
+        Training features, standardised.
+    labels : tensor of shape (M,), int64
+        Their classes, from 0 to K - 1.
+    k : int
+        Number of neighbours, 1 to M.
+    n_classes : int
+        K.
+
+    Examples
+    --------
+    >>> rows, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
+    >>> head = KnnHead(torch.zeros(1), torch.ones(1), rows, labels, k=2, n_classes=2)
+    >>> head(torch.tensor([[0.5], [1.75]])).exp()
+    tensor([[0.8333, 0.1667],
+            [0.3000, 0.7000]])
+    """
+
+    kind: ClassVar[str] = "knn"
+    mean: Tensor
+    scale: Tensor
+    features: Tensor
+    labels: Tensor
+
+    def __init__(
+        self, mean: Tensor, scale: Tensor, features: Tensor, labels: Tensor, k: int, n_classes: int
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.register_buffer("features", features)
+        self.register_buffer("labels", labels)
+        self.k = k
+        self.n_classes = n_classes
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features that it reads."""
+        return self.features.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, D) float32 to logits (N, K) float32, some rows at a time."""
+        step = max(1, _DISTANCES_AT_ONCE // len(self.features))
+        parts = [
+            vote(*self._nearest((rows - self.mean) * self.scale), self.n_classes)
+            for rows in torch.split(x, step)
+        ]
+        return torch.cat(parts) if parts else x.new_zeros(0, self.n_classes)
+
+    def _nearest(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        distances, indices = torch.cdist(z, self.features).topk(self.k, largest=False)
+        return distances, self.labels[indices]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what ``from_tensors`` takes."""
+        return _contiguous(self) | {
+            "k": torch.tensor(self.k),
+            "n_classes": torch.tensor(self.n_classes),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Make a head from tensors that may be anything.
+
+        Parameters
+        ----------
+        tensors : mapping of str to tensor
+            "mean", "scale", "features" and "labels" as the class takes them; "k" and "n_classes"
+            as int64 scalars.
+
+        Returns
+        -------
+        KnnHead
+
+        Raises
+        ------
+        InputError
+            Names the tensor that is missing, unknown, of another type or shape, or out of range.
+        """
+        _check_names(tensors, ("mean", "scale", "features", "labels", "k", "n_classes"))
+        n_rows, n_features = _check(tensors, "features", torch.float32, (None, None))
+        _check(tensors, "labels", torch.int64, (n_rows,))
+        _check_standardisation(tensors, n_features)
+        k = _check_number(tensors, "k", n_rows)
+        n_classes = _check_number(tensors, "n_classes", 2**20)
+        labels = tensors["labels"]
+        if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
+            raise InputError(f"labels do not lie between 0 and {n_classes - 1}")
+        arrays = {name: tensors[name] for name in ("mean", "scale", "features", "labels")}
+        return cls(**arrays, k=k, n_classes=n_classes)
+
+
+#: Kind in a bundle's manifest to class. ``from_tensors`` distrusts what it is given.
+HEADS: dict[str, type[LinearHead | KnnHead]] = {head.kind: head for head in (LinearHead, KnnHead)}
+
+
+def vote(distances: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Return the log of the smoothed, distance-weighted vote.
+
+    Parameters
+    ----------
+    distances : tensor of shape (N, k), float32
+        Ascending, not negative; infinite for a neighbour that does not count.
+    labels : tensor of shape (N, k), int64
+        Classes of the neighbours.
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    tensor of shape (N, K), float32
+    """
+    finite = distances.isfinite()
+    farthest = distances.where(finite, 0).amax(1, keepdim=True)
+    near = distances.clamp_min(farthest / _CLOSEST)
+    weights = (farthest / near).where(finite & (near > 0), finite.to(distances.dtype))
+    votes = distances.new_full((len(distances), n_classes), 1 / n_classes)
+    votes.scatter_add_(1, labels, weights)
+    return votes.log() - votes.sum(1, keepdim=True).log()
+
+
+def _contiguous(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.named_buffers()}
+
+
+def _check_names(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
+    if set(tensors) != set(names):
+        found = ", ".join(sorted(tensors)) or "none"
+        raise InputError(f"the head's tensors are {found}; they must be {', '.join(names)}")
+
+
+def _check(
+    tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int | None, ...]
+) -> tuple[int, ...]:
+    tensor = tensors[name]
+    fits = tensor.ndim == len(shape) and all(
+        size > 0 and expected in (None, size)
+        for size, expected in zip(tensor.shape, shape, strict=True)
+    )
+    if tensor.dtype != dtype or not fits:
+        expected = tuple("any" if size is None else size for size in shape)
+        raise InputError(
+            f"{name} is {_type(tensor.dtype)} {tuple(tensor.shape)}; it must be {_type(dtype)} "
+            f"({', '.join(map(str, expected))})"
+        )
+    if dtype.is_floating_point and not bool(tensor.isfinite().all()):
+        raise InputError(f"{name} holds a value that is not finite")
+    return tuple(tensor.shape)
+
+
+def _check_standardisation(tensors: Mapping[str, Tensor], n_features: int) -> None:
+    for name in ("mean", "scale"):
+        _check(tensors, name, torch.float32, (n_features,))
+    if bool((tensors["scale"] < 0).any()):
+        raise InputError("scale holds a negative value")
+
+
+def _check_number(tensors: Mapping[str, Tensor], name: str, most: int) -> int:
+    _check(tensors, name, torch.int64, ())
+    value = int(tensors[name])
+    if not 1 <= value <= most:
+        raise InputError(f"{name} is {value}; it must lie between 1 and {most}")
+    return value
+
+
+_type: Callable[[torch.dtype], str] = lambda dtype: str(dtype).removeprefix("torch.")  # noqa: E731

@@ -1,0 +1,192 @@
+"""L-BFGS over several problems at once, with the preconditioner that softmax regression allows.
+
+SciPy's L-BFGS-B takes one problem at a time and a diagonal scale; here the members share each pass
+over the rows, and one Cholesky factor of a curvature-weighted Gram matrix stands in for the
+Hessian. That takes 3 to 20 iterations where the plain method takes hundreds.
+
+References
+----------
+Nocedal and Wright, Numerical Optimization, 2nd edition, algorithms 7.4 and 3.1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from regraft.heads.softmax import Softmax
+
+_HALVINGS = 20
+#: What float32 sums leave uncertain in an objective, relative to it.
+_NOISE = 2e-7
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a minimisation ended.
+
+    Attributes
+    ----------
+    parameters : tensor of shape (F, P), float32
+        Of each member.
+    gradient_norm : float
+        Largest Euclidean norm of a member's gradient.
+    gap : float
+        Largest estimate of what a member's objective lies above its minimum.
+    iterations : int
+        Steps taken.
+    converged : bool
+        Whether the gap is at most the tolerance for every member.
+    """
+
+    parameters: Tensor
+    gradient_norm: float
+    gap: float
+    iterations: int
+    converged: bool
+
+
+def minimise(
+    problem: Softmax,
+    start: Tensor,
+    penalty: float,
+    *,
+    curvature: tuple[Tensor, float],
+    tolerance: float,
+    max_iterations: int,
+) -> Solution:
+    """Minimise every member's objective.
+
+    Parameters
+    ----------
+    problem : Softmax
+        The members.
+    start : tensor of shape (F, P), float32
+        Where to begin.
+    penalty : float
+        Above 0.
+    curvature : tuple of tensor of shape (D, D) and float
+        As ``Softmax.curvature`` returns near the solution.
+    tolerance : float
+        In nats: a member is done when half its Newton decrement (with the approximate Hessian),
+        an estimate of how far its objective lies above the minimum, is at most this.
+    max_iterations : int
+        At least 1.
+
+    Returns
+    -------
+    Solution
+    """
+    precondition = _Preconditioner(problem, penalty, *curvature)
+    n_members = len(start)
+    # Ten to thirty pairs; fewer where one pair of all members is already large.
+    n_pairs = int(min(30, max(4, 2**27 // start.numel())))
+    pairs: list[deque[tuple[Tensor, Tensor, float]]] = [
+        deque(maxlen=n_pairs) for _ in range(n_members)
+    ]
+    x = start.clone()
+    value, gradient = problem.evaluate(x, penalty, range(n_members))
+    gap = torch.full((n_members,), torch.inf, dtype=torch.float64)
+    active, iterations = list(range(n_members)), 0
+    while True:
+        direction = _directions(gradient[active], [pairs[i] for i in active], precondition)
+        slope = (gradient[active].double() * direction.double()).sum(1)
+        gap[active] = -slope / 2
+        going = [j for j in range(len(active)) if gap[active[j]] > tolerance]
+        active, direction, slope = [active[j] for j in going], direction[going], slope[going]
+        if not active or iterations == max_iterations:
+            break
+        iterations += 1
+        moved = _search(problem, penalty, (x, value, gradient), active, direction, slope, pairs)
+        active = [i for i, ok in zip(active, moved, strict=True) if ok]
+        if not active:  # float32 sees no descent any more
+            break
+    return Solution(
+        x, float(gradient.norm(dim=1).max()), float(gap.max()), iterations,
+        bool((gap <= tolerance).all()),
+    )  # fmt: skip
+
+
+class _Preconditioner:
+    """Apply the inverse of ``gram + penalty`` to weights, and of the mean curvature to biases."""
+
+    def __init__(self, problem: Softmax, penalty: float, gram: Tensor, mean: float) -> None:
+        self.problem = problem
+        # float32's rounding of the Gram matrix may exceed a weak penalty.
+        shift = max(penalty, 1e-7 * float(gram.diagonal().mean()))
+        matrix, failed = gram.double(), torch.tensor(1)
+        while int(failed):
+            matrix.diagonal().add_(shift)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            shift *= 10
+        self.factor = factor.float()
+        self.mean = max(mean, 1e-6)
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        result = torch.empty_like(gradients)
+        weights, biases = self.problem.split(gradients)
+        into_weights, into_biases = self.problem.split(result)
+        flat = weights.reshape(-1, weights.shape[2])
+        into_weights.copy_(torch.cholesky_solve(flat.T, self.factor).T.view_as(weights))
+        into_biases.copy_(biases / self.mean)
+        return result
+
+
+def _directions(
+    gradients: Tensor,
+    pairs: list[deque[tuple[Tensor, Tensor, float]]],
+    precondition: _Preconditioner,
+) -> Tensor:
+    """Return descent directions (A, P) by the two-loop recursion."""
+    q = gradients.clone()
+    factors: list[list[float]] = []
+    for row, known in zip(q, pairs, strict=True):
+        used = []
+        for s, y, inverse in reversed(known):
+            used.append(inverse * float(s @ row))
+            row.sub_(y, alpha=used[-1])
+        factors.append(used[::-1])
+    r = precondition(q)
+    for row, known, used in zip(r, pairs, factors, strict=True):
+        for (s, y, inverse), factor in zip(known, used, strict=True):
+            row.add_(s, alpha=factor - inverse * float(y @ row))
+    return r.neg_()
+
+
+def _search(
+    problem: Softmax,
+    penalty: float,
+    state: tuple[Tensor, Tensor, Tensor],
+    active: list[int],
+    direction: Tensor,
+    slope: Tensor,
+    pairs: list[deque[tuple[Tensor, Tensor, float]]],
+) -> list[bool]:
+    """Step each active member downhill, halving its step until it descends; update the state."""
+    x, value, gradient = state
+    step = torch.ones(len(active))
+    waiting = list(range(len(active)))
+    for _ in range(_HALVINGS):
+        members = [active[j] for j in waiting]
+        there = x[members] + step[waiting, None] * direction[waiting]
+        new_value, new_gradient = problem.evaluate(there, penalty, members)
+        allowed = value[members] + 1e-4 * step[waiting] * slope[waiting]
+        fine = new_value <= allowed + _NOISE * value[members].abs()
+        for row, (i, accept) in enumerate(zip(members, fine.tolist(), strict=True)):
+            if not accept:
+                continue
+            s, y = there[row] - x[i], new_gradient[row] - gradient[i]
+            product = float(s.double() @ y.double())
+            if product > 0:
+                pairs[i].append((s, y, 1 / product))
+            x[i], value[i], gradient[i] = there[row], new_value[row], new_gradient[row]
+        waiting = [j for j, accept in zip(waiting, fine.tolist(), strict=True) if not accept]
+        if not waiting:
+            break
+        step[waiting] /= 2
+    return [j not in waiting for j in range(len(active))]

@@ -1,0 +1,260 @@
+"""Multinomial logistic regression over a path of L2 penalties, chosen by out-of-fold log-loss.
+
+The objective on standardised features z is
+
+    sum_i w_i (logsumexp(W z_i + b) - (W z_i + b)_{y_i}) / sum_i w_i  +  penalty / 2 * |W|^2
+
+with biases free. In scikit-learn's words: ``penalty = 1 / (C * N)``.
+
+The folds are fitted together, in one pass over the rows for all of them, and warm along the path.
+Features are read where they lie and standardised a thousand rows at a time: nothing of size (N, D)
+is copied. What is held besides is four matrices (D, D) and some tens of parameter vectors
+(F, K * D). Where there are at most half as many rows as features, rows are rotated once into the
+eigenbasis of their kernel, in which the same fit has N coordinates.
+
+Statistics for standardisation are of all rows, held-out folds included; labels of a held-out
+sample influence no score of it.
+
+A scale per block (which is a penalty per block): pass ``standard`` with the block's part of
+``scale`` multiplied; see ``Standard``.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from regraft.errors import ConvergenceWarning
+from regraft.heads.fitted import FittedHead, Scores, finish, weighted_mean
+from regraft.heads.head import LinearHead
+from regraft.heads.lbfgs import Solution, minimise
+from regraft.heads.rows import Rows, Standard
+from regraft.heads.softmax import Softmax
+from regraft.heads.temperature import log_losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+#: From one penalty to the next weaker one: half a decade.
+STEP = 10**0.5
+#: The path begins at this many times (largest eigenvalue / N) ...
+_STRONG = 100.0
+#: ... and never goes beyond the largest eigenvalue times this: there all logits are nearly equal.
+_STRONGEST = 10.0
+_WEAKEST = 1e-8
+_MOST_STEPS = 24
+#: Nats above the minimum; standard errors of a log-loss are a hundred times as large or more.
+_TOLERANCE_PATH = 1e-5
+_TOLERANCE_FINAL = 1e-7
+#: Beyond N * D * K = this, fewer folds are scored: the first alone for a very large problem.
+_MOST_WORK = 2e10
+_LARGEST_KERNEL = 4096
+
+
+def fit_logistic(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    folds: NDArray[np.int64],
+    n_classes: int,
+    weights: NDArray[np.float64],
+    standard: Standard | None = None,
+    max_iterations: int = 500,
+) -> FittedHead:
+    """Fit on all rows with the penalty of least out-of-fold log-loss.
+
+    Parameters
+    ----------
+    x : array of shape (N, D), float32
+        Features; read, not copied.
+    y : array of shape (N,), int64
+        Classes, 0 to K - 1.
+    folds : array of shape (N,), int64
+        Fold of each sample; -1 is in every fit and scored by none.
+    n_classes : int
+        K.
+    weights : array of shape (N,), float64
+        What a sample counts in fits and scores.
+    standard : Standard, optional
+        Measured from ``x`` where not given.
+    max_iterations : int
+        Of each fit.
+
+    Returns
+    -------
+    FittedHead
+
+    Warns
+    -----
+    ConvergenceWarning
+        Once, where a fit stopped before its gradient was small.
+    """
+    features = torch.from_numpy(x)
+    standard = standard or Standard.measure(features)
+    rows, back = Rows(features, standard), None
+    if len(x) <= min(x.shape[1] // 2, _LARGEST_KERNEL):
+        rows, back = rows.reduced()
+    labels = torch.from_numpy(y)
+    sample_weights = torch.from_numpy(weights)[:, None].float()
+    whole = Softmax(rows, labels, sample_weights, n_classes)
+    top = _largest_eigenvalue(*whole.curvature(whole.start()))
+    path = _Path(whole, folds, top, max_iterations)
+    path.walk()
+    final = path.refit()
+    path.warn(final)
+    w, b = whole.split(final.parameters)
+    weight = w[0] if back is None else (w[0].double() @ back).float()
+    head = LinearHead(standard.mean, standard.scale, weight.contiguous(), b[0].clone())
+    record = {
+        "head": "logistic",
+        "penalty": path.chosen,
+        "iterations": final.iterations,
+        "gradient_norm": final.gradient_norm,
+        "gap": final.gap,
+        "converged": final.converged,
+        "folds_scored": path.n_folds,
+    }
+    return finish(head, path.oof_logits, path.scored, y, weights, path.history(), record)
+
+
+@dataclass
+class _Tried:
+    """One penalty of the path."""
+
+    penalty: float
+    solution: Solution
+    losses: NDArray[np.float64]
+    scores: Scores
+    seconds: float
+
+
+class _Path:
+    """The walk from strong to weak penalties with all folds at once."""
+
+    def __init__(
+        self, whole: Softmax, folds: NDArray[np.int64], top: float, max_iterations: int
+    ) -> None:
+        n_rows, n_features = whole.rows.shape
+        present = np.unique(folds[folds >= 0])
+        affordable = int(_MOST_WORK / (n_rows * n_features * whole.n_classes))
+        present = present[: max(1, affordable)]
+        self.n_folds = len(present)
+        self.whole, self.max_iterations = whole, max_iterations
+        self.labels = whole.labels.numpy()
+        self.weights = whole.sample_weights[:, 0].numpy().astype(np.float64)
+        member_of = np.full(n_rows, -1)
+        for member, fold in enumerate(present):
+            member_of[folds == fold] = member
+        self.member_of = torch.from_numpy(member_of)
+        self.scored = member_of >= 0
+        inside = self.member_of[:, None] != torch.arange(self.n_folds)
+        self.members = Softmax(
+            whole.rows, whole.labels, whole.sample_weights * inside, whole.n_classes
+        )
+        top = top or 1.0  # constant features: any penalty gives weights of zero
+        self.strongest = _STRONGEST * top
+        self.middle = min(top / n_rows, self.strongest)
+        self.first = min(_STRONG * self.middle, self.strongest)
+        self.tried: dict[float, _Tried] = {}
+        self.chosen = self.middle
+        self.oof_logits = np.zeros((n_rows, whole.n_classes), np.float32)
+        self.best_parameters: Tensor | None = None
+
+    def walk(self) -> None:
+        """Try penalties until the loss has clearly risen on both sides of the least."""
+        if not self.n_folds:
+            return  # nothing can be scored: the rule of thumb stays, largest eigenvalue / N
+        start = self.members.start()
+        penalty, solution = self.first, None
+        while len(self.tried) < _MOST_STEPS and penalty > _WEAKEST * self.first:
+            solution = self._try(penalty, start if solution is None else solution.parameters)
+            if self._clearly_risen(penalty):
+                break
+            penalty /= STEP
+        while self.chosen == max(self.tried) and self.chosen * STEP <= self.strongest:
+            self._try(self.chosen * STEP, self.tried[self.chosen].solution.parameters)
+
+    def _try(self, penalty: float, start: Tensor) -> Solution:
+        began = time.perf_counter()
+        solution = minimise(
+            self.members, start, penalty, curvature=self.members.curvature(start),
+            tolerance=_TOLERANCE_PATH, max_iterations=self.max_iterations,
+        )  # fmt: skip
+        logits = self.members.logits(solution.parameters, self.member_of).numpy()
+        mine, labels = logits[self.scored], self.labels[self.scored]
+        losses = log_losses(mine, labels)
+        scores = Scores.of(losses, mine.argmax(1) == labels, self.weights[self.scored])
+        seconds = time.perf_counter() - began
+        best = self.tried.get(self.chosen)
+        self.tried[penalty] = _Tried(penalty, solution, losses, scores, seconds)
+        if best is None or scores.log_loss < best.scores.log_loss:
+            self.chosen, self.oof_logits = penalty, logits
+            self.best_parameters = solution.parameters
+        return solution
+
+    def _clearly_risen(self, penalty: float) -> bool:
+        """Whether the loss is two paired standard errors above the least, or rose twice."""
+        best, now = self.tried[self.chosen], self.tried[penalty]
+        rise, error = weighted_mean(now.losses - best.losses, self.weights[self.scored])
+        return rise > 2 * error or (self.chosen >= 0.99 * STEP**2 * penalty and rise > 0)
+
+    def refit(self) -> Solution:
+        """Fit all rows at the chosen penalty, from the mean of the folds' fits."""
+        start = self.whole.start()
+        if self.best_parameters is not None:
+            start = self.best_parameters.mean(0, keepdim=True)
+        return minimise(
+            self.whole, start, self.chosen, curvature=self.whole.curvature(start),
+            tolerance=_TOLERANCE_FINAL, max_iterations=self.max_iterations,
+        )  # fmt: skip
+
+    def warn(self, final: Solution) -> None:
+        """Warn once of what did not converge: the final fit before any other."""
+        ends = [(self.chosen, final), *((t.penalty, t.solution) for t in self.tried.values())]
+        for penalty, solution in ends:
+            if not solution.converged:
+                warnings.warn(
+                    f"logistic regression with penalty {penalty:.3g} stopped after "
+                    f"{solution.iterations} iterations with a gradient norm of "
+                    f"{solution.gradient_norm:.2g}, about {solution.gap:.2g} nats above its "
+                    "minimum",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+                return
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return one row a penalty, from strong to weak."""
+        return [
+            {
+                "penalty": t.penalty,
+                "log_loss": t.scores.log_loss,
+                "log_loss_se": t.scores.standard_error,
+                "accuracy": t.scores.accuracy,
+                "iterations": t.solution.iterations,
+                "seconds": round(t.seconds, 3),
+                "chosen": t.penalty == self.chosen,
+            }
+            for t in sorted(self.tried.values(), key=lambda t: -t.penalty)
+        ]
+
+
+def _largest_eigenvalue(gram: Tensor, mean: float) -> float:
+    """Return the largest eigenvalue of the second moments, by power iteration, within a percent.
+
+    At weights of zero all samples have the same curvature, and it divides out.
+    """
+    vector = gram[:, int(gram.diagonal().argmax())].double()
+    matrix, value = gram.double(), 0.0
+    for _ in range(30):
+        value = float(vector.norm())
+        if value == 0:
+            return 0.0
+        vector = matrix @ (vector / value)
+    return float(vector.norm()) / mean if mean else 0.0

@@ -1,0 +1,140 @@
+"""Rows of features as the fits read them: some at a time, standardised on the way.
+
+Every fit is a few passes over rows and small dense algebra on what the passes add up. So the
+features are never copied: a pass standardises a thousand rows at a time into the processor's cache,
+which costs a tenth of the matrix product that follows. A source that reads its rows from the
+store, needs ``shape`` and ``chunks`` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Numbers in one chunk of features or logits: 4 MiB of float32, which stays in the cache.
+_NUMBERS_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and scale of each feature: ``(x - mean) * scale`` is what a head weighs.
+
+    A block that is to count less has its part of ``scale`` multiplied by a factor under 1; that is
+    the same as a penalty ``1 / factor**2`` times as large on the block's weights. The rows stay as
+    they are, so that trying other factors costs no pass over the data.
+
+    Attributes
+    ----------
+    mean, scale : tensor of shape (D,), float32
+        The scale is 0 for a feature that is constant.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def measure(cls, x: Tensor) -> Standard:
+        """Measure features.
+
+        Parameters
+        ----------
+        x : tensor of shape (N, D), float32
+            Finite.
+
+        Returns
+        -------
+        Standard
+            Scales are one over the standard deviation. A feature that varies by less than 1e-4 of
+            its mean counts as constant: float16 steps are five to ten times as large, so all that
+            is there is rounding.
+        """
+        total = torch.zeros(x.shape[1], dtype=torch.float64)
+        for rows in torch.split(x, _chunk(x.shape[1])):
+            total += rows.sum(0, dtype=torch.float64)
+        mean = total / len(x)
+        squares = torch.zeros_like(total)
+        for rows in torch.split(x, _chunk(x.shape[1])):
+            # Two passes: the mean of squares less the square of the mean cancels.
+            squares += (rows - mean).square_().sum(0)
+        deviation = (squares / len(x)).sqrt()
+        varies = deviation > 1e-4 * mean.abs()
+        scale = torch.where(varies, 1 / deviation, 0.0)
+        return cls(mean.float(), scale.clamp_max(torch.finfo(torch.float32).max).float())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features and how they are standardised.
+
+    Attributes
+    ----------
+    x : tensor of shape (N, D), float32
+        As extracted.
+    standard : Standard
+        Applied to every chunk.
+    """
+
+    x: Tensor
+    standard: Standard
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of features."""
+        return self.x.shape[0], self.x.shape[1]
+
+    def chunks(self, width: int = 1, step: int = 1) -> Iterator[tuple[slice, Tensor]]:
+        """Yield standardised rows in order, some at a time.
+
+        Parameters
+        ----------
+        width : int
+            Numbers that the caller makes of each row, so that its own chunks stay small too.
+        step : int
+            Read every step-th row only.
+
+        Yields
+        ------
+        tuple of slice and tensor of shape (n, D), float32
+            Which rows, and the rows. The tensor is overwritten by the next one.
+        """
+        n_rows, n_features = self.shape
+        size = _chunk(max(width, n_features))
+        buffer = torch.empty(min(size, n_rows), n_features)
+        for start in range(0, n_rows, size * step):
+            where = slice(start, min(start + size * step, n_rows), step)
+            part = self.x[where]
+            chunk = buffer[: len(part)]
+            torch.sub(part, self.standard.mean, out=chunk)
+            yield where, chunk.mul_(self.standard.scale)
+
+    def reduced(self) -> tuple[Rows, Tensor]:
+        """Return the same geometry in at most N coordinates, for fewer rows than features.
+
+        The L2 penalty does not change under rotation, and weights outside the span of the rows
+        are zero at the optimum: so a fit in the eigenbasis of the kernel is the same fit.
+
+        Returns
+        -------
+        tuple of Rows and tensor of shape (r, D), float64
+            Rows (N, r); weights there times the tensor are weights here.
+        """
+        z = torch.cat([chunk.clone() for _, chunk in self.chunks()]).double()
+        values, vectors = torch.linalg.eigh(z @ z.T)
+        keep = values > 1e-9 * values[-1].clamp_min(1e-300)
+        if not bool(keep.any()):  # all features are constant: one coordinate that says nothing
+            keep[-1], values = True, values.clamp_min(1.0)
+            vectors = torch.zeros_like(vectors)
+        roots, vectors = values[keep].sqrt(), vectors[:, keep]
+        x = (vectors * roots).float()
+        r = x.shape[1]
+        return Rows(x, Standard(torch.zeros(r), torch.ones(r))), (vectors / roots).T @ z
+
+
+def _chunk(width: int) -> int:
+    return min(1024, max(32, _NUMBERS_AT_ONCE // width))

@@ -1,0 +1,164 @@
+"""Several softmax regressions on the same rows at once: loss, gradient, curvature.
+
+The members (one for each fold, or the final fit alone) read the same rows with other weights of
+samples, so that one pass serves them all: a product with 50 columns is bound by arithmetic, five
+products with 10 columns each by memory. Parameters are one flat row a member: ``K * D`` weights,
+then K biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from regraft.heads.rows import Rows
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Mean weighted cross-entropy plus ``penalty / 2 * |W|^2``; biases are not penalised.
+
+    Attributes
+    ----------
+    rows : Rows
+        N rows of D features.
+    labels : tensor of shape (N,), int64
+        Classes, 0 to K - 1.
+    sample_weights : tensor of shape (N, F), float32
+        What each sample weighs in each member; 0 where it is held out.
+    n_classes : int
+        K.
+    """
+
+    rows: Rows
+    labels: Tensor
+    sample_weights: Tensor
+    n_classes: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of one member's parameters."""
+        return self.n_classes * (self.rows.shape[1] + 1)
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (F, K, D) and biases (F, K), as views."""
+        n_weights = self.n_classes * self.rows.shape[1]
+        weights = parameters[:, :n_weights].view(len(parameters), self.n_classes, -1)
+        return weights, parameters[:, n_weights:]
+
+    def start(self) -> Tensor:
+        """Return weights of zero and biases of the log class shares, (F, P)."""
+        counts = torch.zeros(self.n_classes, self.sample_weights.shape[1], dtype=torch.float64)
+        counts.index_add_(0, self.labels, self.sample_weights.double())
+        parameters = torch.zeros(self.sample_weights.shape[1], self.n_parameters)
+        # Half a sample more a class: one that a member never sees must not start at -inf.
+        half = 0.5 * counts.sum(0) / (self.sample_weights > 0).sum(0).clamp_min(1)
+        self.split(parameters)[1].copy_(((counts + half) / (counts + half).sum(0)).log().T)
+        return parameters
+
+    def evaluate(
+        self, parameters: Tensor, penalty: float, members: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return each member's objective and gradient.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (A, P), float32
+            Of the members asked for.
+        penalty : float
+            At least 0.
+        members : sequence of int
+            A numbers: which columns of the sample weights.
+
+        Returns
+        -------
+        tuple of tensor of shape (A,), float64, and tensor of shape (A, P), float32
+        """
+        weights, biases = self.split(parameters)
+        n, k = len(members), self.n_classes
+        flat, offsets = weights.reshape(n * k, -1), biases.reshape(-1)
+        gradient = torch.zeros_like(flat)
+        of_biases = torch.zeros(n * k, dtype=torch.float64)
+        loss = torch.zeros(n, dtype=torch.float64)
+        sample_weights = self.sample_weights[:, list(members)]
+        total = sample_weights.sum(0, dtype=torch.float64).clamp_min(1e-300)
+        for where, z in self.rows.chunks(n * k):
+            labels, share = self.labels[where], sample_weights[where]
+            index = labels[:, None, None].expand(-1, n, 1)
+            logits = torch.addmm(offsets, z, flat.T).view(len(z), n, k)
+            logits -= logits.amax(2, keepdim=True)
+            right = logits.gather(2, index)
+            p = logits.exp_()
+            norm = p.sum(2, keepdim=True)
+            loss += ((norm.log() - right).squeeze(2) * share).sum(0, dtype=torch.float64)
+            p *= share[:, :, None] / norm
+            p.scatter_add_(2, index, -share[:, :, None])
+            errors = p.view(len(z), n * k)
+            # errors.T @ z, not z.T @ errors: the tall matrix on the left runs 7 times slower.
+            gradient.addmm_(errors.T, z)
+            of_biases += errors.sum(0, dtype=torch.float64)
+        result = torch.empty_like(parameters)
+        into_weights, into_biases = self.split(result)
+        into_weights.copy_(gradient.view_as(weights) / total[:, None, None].float())
+        into_weights.add_(weights, alpha=penalty)
+        into_biases.copy_(of_biases.view(n, k) / total[:, None])
+        squares = weights.flatten(1).square().sum(1, dtype=torch.float64)
+        return loss / total + penalty / 2 * squares, result
+
+    def curvature(self, parameters: Tensor) -> tuple[Tensor, float]:
+        """Return the Gram matrix weighted by each sample's curvature, for a preconditioner.
+
+        The Hessian's mean diagonal block is ``sum_i h_i z_i z_i'`` with h_i the mean of p (1 - p)
+        over classes: samples that are settled weigh nothing. Measured on flowers, this halves the
+        iterations of the unweighted Gram matrix; Boehning's constant bound needs 4 times as many.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (F, P), float32
+            Where. The first member speaks for all.
+
+        Returns
+        -------
+        tuple of tensor of shape (D, D), float32, and float
+            The matrix and the mean of h_i, from about 8,192 or 2 D rows where there are more.
+        """
+        n_rows, n_features = self.rows.shape
+        step = max(1, n_rows // max(8192, 2 * n_features))
+        weights, biases = self.split(parameters[:1])
+        gram, total, count = torch.zeros(n_features, n_features), 0.0, 0
+        for _, z in self.rows.chunks(self.n_classes, step):
+            p = torch.addmm(biases[0], z, weights[0].T).softmax(1)
+            h = (1 - p.square().sum(1)) / max(self.n_classes - 1, 1)
+            gram.addmm_((z * h[:, None]).T, z)
+            total, count = total + float(h.sum(dtype=torch.float64)), count + len(z)
+        return gram / count, total / count
+
+    def logits(self, parameters: Tensor, member_of: Tensor) -> Tensor:
+        """Return each row's logits by one member.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (F, P), float32
+            Of all members.
+        member_of : tensor of shape (N,), int64
+            Which member speaks for a row; -1 for none.
+
+        Returns
+        -------
+        tensor of shape (N, K), float32
+            Zero where no member speaks.
+        """
+        weights, biases = self.split(parameters)
+        result = torch.zeros(self.rows.shape[0], self.n_classes)
+        for where, z in self.rows.chunks():
+            for member in range(len(parameters)):
+                mine = member_of[where] == member
+                if bool(mine.any()):
+                    result[where][mine] = torch.addmm(biases[member], z[mine], weights[member].T)
+        return result
