@@ -14,7 +14,7 @@ HEIGHTS = {
     for height, names in enumerate(
         [
             ("errors",),
-            ("config", "report", "files", "allocator"),
+            ("config", "report", "files", "process"),
             ("settings",),
             ("config_file",),
             ("data",),

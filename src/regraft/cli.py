@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import regraft
-from regraft.allocator import tune_allocator
+from regraft.process import tune_process
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
 from regraft.console import guarded
@@ -94,7 +94,7 @@ def train(
         dataset (`regraft datasets` lists them).
     """
     settings = combine(config, flags)
-    tune_allocator()
+    tune_process()
     from regraft import pipeline
     from regraft.progress import ConsoleReporter
 
@@ -119,7 +119,7 @@ def evaluate(
     data
         Labelled images, as for `regraft train`; of data with parts, the test part.
     """
-    tune_allocator()
+    tune_process()
     from regraft import pipeline
     from regraft.predictions import as_json
     from regraft.progress import ConsoleReporter
@@ -160,7 +160,7 @@ def predict(
     places = [*paths, *(["-"] if stdin else [])]
     if not places:
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
-    tune_allocator()
+    tune_process()
     from regraft import pipeline
     from regraft.predictions import deliver
     from regraft.progress import ConsoleReporter
@@ -251,7 +251,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
         Folder for the run and its pictures; what an earlier demo wrote there is replaced.
         [default: regraft-runs/demo]
     """
-    tune_allocator()
+    tune_process()
     from regraft.demo import run
     from regraft.progress import ConsoleReporter
 

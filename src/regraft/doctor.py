@@ -129,9 +129,9 @@ def _precision(name: str) -> Check:
 
 
 def _allocator(name: str) -> Check:
-    from regraft.allocator import tune_allocator
+    from regraft.process import tune_process
 
-    detail = "glibc, tuned by our commands" if tune_allocator() else "not glibc: left as it is"
+    detail = "glibc, tuned by our commands" if tune_process() else "not glibc: left as it is"
     return Check(name, ok=True, detail=detail)
 
 
@@ -209,7 +209,7 @@ CHECKS: dict[str, Callable[[str], Check]] = {
     "libraries": _libraries,
     "torch": _torch,
     "precision": _precision,
-    "allocator": _allocator,
+    "process": _allocator,
     "torchvision": _torchvision,
     "decoders": _decoders,
     "store": _store,

@@ -52,7 +52,7 @@ class Compute:
         """Return everything here that a feature's bits may depend on, JSON-ready."""
         device = torch.device(self.device)
         return {
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "machine": platform.machine(),

@@ -2,7 +2,7 @@
 
 SciPy's L-BFGS-B takes one problem at a time and a diagonal scale; here the members share each pass
 over the rows, and one Cholesky factor of a curvature-weighted Gram matrix stands in for the
-Hessian. That takes 3 to 20 iterations where the plain method takes hundreds.
+Hessian. That takes 5 to 15 iterations where the plain method takes hundreds.
 
 References
 ----------
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from regraft.heads.softmax import Softmax
 
 _HALVINGS = 20
+#: A fit whose estimated gap is larger did not converge, in nats.
+CONVERGED = 1e-5
 #: What float32 sums leave uncertain in an objective, relative to it.
 _NOISE = 2e-7
 
@@ -41,7 +43,7 @@ class Solution:
     iterations : int
         Steps taken.
     converged : bool
-        Whether the gap is at most the tolerance for every member.
+        Whether the gap is at most ``CONVERGED`` for every member.
     """
 
     parameters: Tensor
@@ -73,8 +75,8 @@ def minimise(
     curvature : tuple of tensor of shape (D, D) and float
         As ``Softmax.curvature`` returns near the solution.
     tolerance : float
-        In nats: a member is done when half its Newton decrement (with the approximate Hessian),
-        an estimate of how far its objective lies above the minimum, is at most this.
+        In nats: a member is done when half its Newton decrement is at most this. With the Hessian
+        that L-BFGS knows, that is a twentieth to all of what its objective lies above the minimum.
     max_iterations : int
         At least 1.
 
@@ -108,7 +110,7 @@ def minimise(
             break
     return Solution(
         x, float(gradient.norm(dim=1).max()), float(gap.max()), iterations,
-        bool((gap <= tolerance).all()),
+        bool((gap <= CONVERGED).all()),
     )  # fmt: skip
 
 
@@ -152,6 +154,11 @@ def _directions(
             row.sub_(y, alpha=used[-1])
         factors.append(used[::-1])
     r = precondition(q)
+    if all(pairs):  # the newest pair says by how much the approximate Hessian is off
+        newest = torch.stack([known[-1][1] for known in pairs])
+        lengths = (newest.double() * precondition(newest).double()).sum(1)
+        products = lengths.new_tensor([1 / known[-1][2] for known in pairs])
+        r *= (products / lengths)[:, None].float()
     for row, known, used in zip(r, pairs, factors, strict=True):
         for (s, y, inverse), factor in zip(known, used, strict=True):
             row.add_(s, alpha=factor - inverse * float(y @ row))
