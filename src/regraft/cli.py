@@ -15,11 +15,11 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import regraft
-from regraft.process import tune_process
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
 from regraft.console import guarded
 from regraft.errors import InputError
+from regraft.process import tune_process
 
 app = App(
     name="regraft",
