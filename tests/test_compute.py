@@ -175,10 +175,13 @@ def test_rounding_keeps_what_float16_cannot_hold():
 def test_taps_by_name(embedded):
     assert [str(b) for b in select_blocks(embedded, "last")] == ["pooled@1"]
     assert len(select_blocks(embedded, "all")) == len(embedded.stages) + 1
+    finer = select_blocks(embedded, "all@2")
+    assert {b.grid for b in finer[:-1]} == {2}
+    assert len(finer) == len(embedded.stages) + 1
     stage = embedded.stages[3].name
     chosen = select_blocks(embedded, f"pooled, {stage}@2")
     assert [str(b) for b in chosen] == [f"{stage}@2", "pooled@1"]
-    with pytest.raises(ConfigError, match="taps: embedded has no poled@1\nhint: last, all, or"):
+    with pytest.raises(ConfigError, match="taps: embedded has no poled@1\nhint: last, all, all@2, or"):
         select_blocks(embedded, "poled")
     with pytest.raises(ConfigError, match="behind @ stands the grid"):
         select_blocks(embedded, "pooled@x")

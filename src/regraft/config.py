@@ -60,7 +60,8 @@ class TrainConfig:
     )
     taps: str = _setting(
         "last",  # what every tutorial reads; "all" is measured beside it in docs/
-        "Features the head reads: last (the pooled features), all (every stage), or NAMES.",
+        "Features the head reads: last (the pooled ones), all (every stage), all@2 (every stage in "
+        "2x2 cells), or names as in layer3@2,pooled.",
     )
     # --- the data ----------------------------------------------------------------------------
     test_fraction: float = _setting(

@@ -54,7 +54,7 @@ def run(reporter: Reporter, out: Path) -> str:
     RunError
         Where ``out`` holds something that is not a run.
     """
-    config = TrainConfig(taps="all", out=out, overwrite=True)
+    config = TrainConfig(taps="all@2", out=out, overwrite=True)
     trained = pipeline.train("digits", config, reporter)
     samples = scan("digits", config)
     parts = split(samples, test_fraction=config.test_fraction, seed=config.seed)
@@ -90,10 +90,10 @@ def _contenders(
         [_fit_pixels(pixels, samples, parts, config) for parts in settings],
     )
     for weights, networks in (
-        ("none", {"random network, all stages": "all"}),
+        ("none", {"random network, all stages": "all@2"}),
         (
             "default",
-            {"pretrained network, last stage": "last", "pretrained network, all stages": "all"},
+            {"pretrained network, last stage": "last", "pretrained network, all stages": "all@2"},
         ),
     ):
         backbone = load_backbone(config.model, weights, seed=config.seed)

@@ -290,7 +290,7 @@ def _at_image_size(
 ) -> Backbone:
     from regraft.backbones.registry import at_image_size, automatic_image_size
 
-    reason = "as given"
+    reason = f"image size {backbone.preprocess.image_size}: as given"
     if config.image_size == "auto":
         size, reason = automatic_image_size(backbone, samples.sizes)
         if size != backbone.preprocess.image_size:
@@ -300,7 +300,7 @@ def _at_image_size(
         f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "
         f"mean {preprocess.mean}, std {preprocess.std}"
     )
-    reporter.say(f"image size {preprocess.image_size} pixels: {reason}")
+    reporter.say(reason)
     return backbone
 
 

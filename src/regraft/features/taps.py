@@ -67,8 +67,9 @@ def select_blocks(backbone: Backbone, taps: str) -> tuple[Block, ...]:
     backbone : Backbone
         Names the stages.
     taps : str
-        "last" (the pooled features), "all" (every stage at 1x1, and the pooled features), or names
-        with commas between them, such as "layer3@2,pooled".
+        "last" (the pooled features), "all" (every stage at 1x1, and the pooled features), "all@2"
+        (the same with each stage at 2x2), or names with commas between them, such as
+        "layer3@2,pooled".
 
     Returns
     -------
@@ -83,18 +84,25 @@ def select_blocks(backbone: Backbone, taps: str) -> tuple[Block, ...]:
     known = row_blocks(backbone)
     if taps == "last":
         return (Block(POOLED),)
-    if taps == "all":
-        return tuple(block for block in known if block.grid == 1)
-    wanted = {Block.parse(name.strip()) for name in taps.split(",")}
+    named = {Block.parse(name.strip()) for name in taps.split(",")}
+    wanted = {
+        block
+        for name in named
+        for block in (_all_stages(backbone, name.grid) if name.tap == "all" else [name])
+    }
     unknown = sorted(wanted - set(known))
     if unknown:
         names = [str(block) for block in known]
         near = difflib.get_close_matches(str(unknown[0]), names, n=3) or names
         raise ConfigError(
             f"taps: {backbone.name} has no {unknown[0]}",
-            hint=f"last, all, or some of {', '.join(near)}",
+            hint=f"last, all, all@2, or some of {', '.join(near)}",
         )
     return tuple(block for block in known if block in wanted)
+
+
+def _all_stages(backbone: Backbone, grid: int) -> list[Block]:
+    return [*(Block(stage.name, grid) for stage in backbone.stages), Block(POOLED)]
 
 
 class TapReader:

@@ -75,7 +75,7 @@ def minimise(
     curvature : tuple of tensor of shape (D, D) and float
         As ``Softmax.curvature`` returns near the solution.
     tolerance : float
-        In nats: a member is done when half its Newton decrement is at most this. With the Hessian
+        In nats, times ten objectives where that is less: a member is done when half its Newton decrement is at most this. With the Hessian
         that L-BFGS knows, that is a twentieth to all of what its objective lies above the minimum.
     max_iterations : int
         At least 1.
@@ -99,7 +99,9 @@ def minimise(
         direction = _directions(gradient[active], [pairs[i] for i in active], precondition)
         slope = (gradient[active].double() * direction.double()).sum(1)
         gap[active] = -slope / 2
-        going = [j for j in range(len(active)) if gap[active[j]] > tolerance]
+        # Where classes are separable the objective itself goes to 0, and the tolerance with it.
+        enough = tolerance * (10 * value[active]).clamp_max(1)
+        going = (gap[active] > enough).nonzero()[:, 0].tolist()
         active, direction, slope = [active[j] for j in going], direction[going], slope[going]
         if not active or iterations == max_iterations:
             break
