@@ -31,6 +31,7 @@ def fit_mean(
     folds: NDArray[np.int64],
     n_classes: int,
     weights: NDArray[np.float64],
+    standard: Standard,
 ) -> FittedHead:
     """Fit the nearest class mean: logits are minus half the squared distance, on one scale.
 
@@ -46,6 +47,8 @@ def fit_mean(
         K.
     weights : array of shape (N,), float64
         What a sample counts in scores; the means are the same whatever it is.
+    standard : Standard
+        How features are standardised.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def fit_mean(
     """
     began = time.perf_counter()
     features = torch.from_numpy(x)
-    rows = Rows(features, Standard.measure(features))
+    rows = Rows(features, standard)
     n_folds = int(folds.max(initial=-1)) + 1
     cells = torch.from_numpy((folds + 1) * n_classes + y)  # one cell a fold and class
     sums = torch.zeros((n_folds + 1) * n_classes, x.shape[1], dtype=torch.float64)
@@ -100,6 +103,7 @@ def fit_knn(
     folds: NDArray[np.int64],
     n_classes: int,
     weights: NDArray[np.float64],
+    standard: Standard,
 ) -> FittedHead:
     """Keep the rows; choose the number of neighbours by out-of-fold log-loss.
 
@@ -116,13 +120,14 @@ def fit_knn(
         K.
     weights : array of shape (N,), float64
         What a sample counts in scores; every neighbour's vote counts the same.
+    standard : Standard
+        How features are standardised.
 
     Returns
     -------
     FittedHead
     """
     features = torch.from_numpy(x)
-    standard = Standard.measure(features)
     z = torch.empty_like(features)
     for where, chunk in Rows(features, standard).chunks():
         z[where] = chunk

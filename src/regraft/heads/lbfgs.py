@@ -75,8 +75,9 @@ def minimise(
     curvature : tuple of tensor of shape (D, D) and float
         As ``Softmax.curvature`` returns near the solution.
     tolerance : float
-        In nats, times ten objectives where that is less: a member is done when half its Newton decrement is at most this. With the Hessian
-        that L-BFGS knows, that is a twentieth to all of what its objective lies above the minimum.
+        In nats, times ten objectives where that is less: a member is done when half its Newton
+        decrement is at most this. With the Hessian that L-BFGS knows, that is a twentieth to all
+        of what its objective lies above the minimum.
     max_iterations : int
         At least 1.
 
@@ -107,9 +108,11 @@ def minimise(
             break
         iterations += 1
         moved = _search(problem, penalty, (x, value, gradient), active, direction, slope, pairs)
-        active = [i for i, ok in zip(active, moved, strict=True) if ok]
-        if not active:  # float32 sees no descent any more
-            break
+        stuck = [i for i, ok in zip(active, moved, strict=True) if not ok]
+        # In float32 old pairs may point nowhere: without them once more, and then it is over.
+        active = [i for i in active if i not in stuck or pairs[i]]
+        for i in stuck:
+            pairs[i].clear()
     return Solution(
         x, float(gradient.norm(dim=1).max()), float(gap.max()), iterations,
         bool((gap <= CONVERGED).all()),
@@ -156,11 +159,12 @@ def _directions(
             row.sub_(y, alpha=used[-1])
         factors.append(used[::-1])
     r = precondition(q)
-    if all(pairs):  # the newest pair says by how much the approximate Hessian is off
-        newest = torch.stack([known[-1][1] for known in pairs])
+    some = [j for j, known in enumerate(pairs) if known]
+    if some:  # the newest pair says by how much the approximate Hessian is off
+        newest = torch.stack([pairs[j][-1][1] for j in some])
         lengths = (newest.double() * precondition(newest).double()).sum(1)
-        products = lengths.new_tensor([1 / known[-1][2] for known in pairs])
-        r *= (products / lengths)[:, None].float()
+        products = lengths.new_tensor([1 / pairs[j][-1][2] for j in some])
+        r[some] *= (products / lengths)[:, None].float()
     for row, known, used in zip(r, pairs, factors, strict=True):
         for (s, y, inverse), factor in zip(known, used, strict=True):
             row.add_(s, alpha=factor - inverse * float(y @ row))

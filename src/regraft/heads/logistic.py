@@ -33,13 +33,15 @@ from regraft.errors import ConvergenceWarning
 from regraft.heads.fitted import FittedHead, Scores, finish, weighted_mean
 from regraft.heads.head import LinearHead
 from regraft.heads.lbfgs import Solution, minimise
-from regraft.heads.rows import Rows, Standard
+from regraft.heads.rows import Rows
 from regraft.heads.softmax import Softmax
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from regraft.heads.rows import Standard
 
 #: From one penalty to the next weaker one: half a decade.
 STEP = 10**0.5
@@ -65,7 +67,7 @@ def fit_logistic(
     folds: NDArray[np.int64],
     n_classes: int,
     weights: NDArray[np.float64],
-    standard: Standard | None = None,
+    standard: Standard,
     max_iterations: int = 500,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least out-of-fold log-loss.
@@ -82,8 +84,8 @@ def fit_logistic(
         K.
     weights : array of shape (N,), float64
         What a sample counts in fits and scores.
-    standard : Standard, optional
-        Measured from ``x`` where not given.
+    standard : Standard
+        How features are standardised.
     max_iterations : int
         Of each fit.
 
@@ -97,7 +99,6 @@ def fit_logistic(
         Once, where a fit stopped before its gradient was small.
     """
     features = torch.from_numpy(x)
-    standard = standard or Standard.measure(features)
     rows, back = Rows(features, standard), None
     if len(x) <= min(x.shape[1] // 2, _LARGEST_KERNEL):
         rows, back = rows.reduced()

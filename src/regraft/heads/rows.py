@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: Numbers in one chunk of features or logits: 4 MiB of float32, which stays in the cache.
 _NUMBERS_AT_ONCE = 2**20
+
+
+#: Share of a block's mean variance that is added to each feature's own. Measured against none, with
+#: pooled features of EfficientNet-Lite0 and the penalty chosen anew: flowers with 5 images a class
+#: 0.647 to 0.698, with 25 0.833 to 0.837, with 80 % 0.922 to 0.930; digits with 10 a class 0.757 to
+#: 0.813. Features of its stages (linear bottlenecks, of one size anyway) do not mind: within 0.001.
+SHRINKAGE = 0.3
 
 
 @dataclass(frozen=True)
@@ -39,32 +46,38 @@ class Standard:
     scale: Tensor
 
     @classmethod
-    def measure(cls, x: Tensor) -> Standard:
+    def measure(cls, x: Tensor, widths: Sequence[int] | None = None) -> Standard:
         """Measure features.
 
         Parameters
         ----------
         x : tensor of shape (N, D), float32
             Finite.
+        widths : sequence of int, optional
+            Of the blocks side by side, whose features have a unit in common; one block where not
+            given.
 
         Returns
         -------
         Standard
-            Scales are one over the standard deviation. A feature that varies by less than 1e-4 of
-            its mean counts as constant: float16 steps are five to ten times as large, so all that
-            is there is rounding.
+            Scales are ``1 / sqrt(variance + 0.3 * mean variance of the block)``: a feature that
+            hardly moves in the training images is not blown up to weigh as much as the others. A
+            feature that varies by less than 1e-4 of its mean counts as constant: float16 steps are
+            five to ten times as large, so all that is there is rounding.
         """
-        total = torch.zeros(x.shape[1], dtype=torch.float64)
+        mean = torch.zeros(x.shape[1], dtype=torch.float64)
         for rows in torch.split(x, _chunk(x.shape[1])):
-            total += rows.sum(0, dtype=torch.float64)
-        mean = total / len(x)
-        squares = torch.zeros_like(total)
+            mean += rows.sum(0, dtype=torch.float64)
+        mean /= len(x)
+        variance = torch.zeros_like(mean)
         for rows in torch.split(x, _chunk(x.shape[1])):
             # Two passes: the mean of squares less the square of the mean cancels.
-            squares += (rows - mean).square_().sum(0)
-        deviation = (squares / len(x)).sqrt()
-        varies = deviation > 1e-4 * mean.abs()
-        scale = torch.where(varies, 1 / deviation, 0.0)
+            variance += (rows - mean).square_().sum(0)
+        variance /= len(x)
+        varies = variance.sqrt() > 1e-4 * mean.abs()
+        blocks = torch.split(variance, list(widths) if widths else [len(variance)])
+        typical = torch.cat([block.mean().expand_as(block) for block in blocks])
+        scale = torch.where(varies, (variance + SHRINKAGE * typical).rsqrt(), 0.0)
         return cls(mean.float(), scale.clamp_max(torch.finfo(torch.float32).max).float())
 
 

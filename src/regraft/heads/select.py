@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from regraft.errors import InputError
 from regraft.heads.baselines import fit_knn, fit_mean
 from regraft.heads.fitted import FittedHead
 from regraft.heads.logistic import fit_logistic
+from regraft.heads.rows import Standard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FITTERS", "FittedHead", "fit_head"]
 
-#: Name on the command line to ``fit(x, y, *, folds, n_classes, weights) -> FittedHead``.
+#: Name on the command line to ``fit(x, y, *, folds, n_classes, weights, standard) -> FittedHead``.
 FITTERS: dict[str, Callable[..., FittedHead]] = {
     "logistic": fit_logistic,
     "knn": fit_knn,
@@ -36,6 +38,7 @@ def fit_head(
     n_classes: int,
     name: HeadName = "logistic",
     class_weight: ClassWeight = "none",
+    widths: Sequence[int] | None = None,
     seed: int = 0,  # noqa: ARG001 - every head so far is deterministic
 ) -> FittedHead:
     """Fit a head; whatever it chooses is chosen by its folds.
@@ -54,6 +57,9 @@ def fit_head(
         Key of ``FITTERS``.
     class_weight : {"none", "balanced"}
         balanced: each class counts the same in the fit, in the choice and in the temperature.
+    widths : sequence of int, optional
+        Of the feature blocks side by side in ``x``; one block where not given. Scales are shrunk
+        towards what is usual in a block (``Standard.measure``).
     seed : int
         For heads that draw numbers.
 
@@ -78,16 +84,20 @@ def fit_head(
     if name not in FITTERS:
         raise InputError(f"there is no head {name!r}", hint=f"one of {', '.join(FITTERS)}")
     _check(x, y, folds, n_classes)
+    if widths is not None and (min(widths, default=0) < 1 or sum(widths) != x.shape[1]):
+        raise InputError(f"blocks of widths {list(widths)} do not make {x.shape[1]} features")
     counts = np.bincount(y, minlength=n_classes)
     weights = np.ones(len(y))
     if class_weight == "balanced":
         weights = len(y) / (np.count_nonzero(counts) * counts[y])
+    x = _for_torch(x, np.float32)
     return FITTERS[name](
-        _for_torch(x, np.float32),
+        x,
         _for_torch(y, np.int64),
         folds=_for_torch(folds, np.int64),
         n_classes=n_classes,
         weights=weights,
+        standard=Standard.measure(torch.from_numpy(x), widths),
     )
 
 
