@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _HALVINGS = 20
 #: A fit whose estimated gap is larger did not converge, in nats.
 CONVERGED = 1e-5
-#: What float32 sums leave uncertain in an objective, relative to it.
-_NOISE = 2e-7
+#: What float32 leaves uncertain in a mean log-loss: relative to it, and in nats, since the
+#: probability of a class that is certain is one to within 6e-8.
+_NOISE, _FLOOR = 2e-7, 3e-8
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ def minimise(
     value, gradient = problem.evaluate(x, penalty, range(n_members))
     gap = torch.full((n_members,), torch.inf, dtype=torch.float64)
     active, iterations = list(range(n_members)), 0
-    while True:
+    while active:
         direction = _directions(gradient[active], [pairs[i] for i in active], precondition)
         slope = (gradient[active].double() * direction.double()).sum(1)
         gap[active] = -slope / 2
         # Where classes are separable the objective itself goes to 0, and the tolerance with it.
-        enough = tolerance * (10 * value[active]).clamp_max(1)
+        enough = (tolerance * (10 * value[active]).clamp_max(1)).clamp_min(_FLOOR)
         going = (gap[active] > enough).nonzero()[:, 0].tolist()
         active, direction, slope = [active[j] for j in going], direction[going], slope[going]
         if not active or iterations == max_iterations:
@@ -189,13 +190,13 @@ def _search(
         there = x[members] + step[waiting, None] * direction[waiting]
         new_value, new_gradient = problem.evaluate(there, penalty, members)
         allowed = value[members] + 1e-4 * step[waiting] * slope[waiting]
-        fine = new_value <= allowed + _NOISE * value[members].abs()
+        fine = new_value <= allowed + _NOISE * value[members].abs() + _FLOOR
         for row, (i, accept) in enumerate(zip(members, fine.tolist(), strict=True)):
             if not accept:
                 continue
             s, y = there[row] - x[i], new_gradient[row] - gradient[i]
             product = float(s.double() @ y.double())
-            if product > 0:
+            if product > 1e-5 * float(s.norm()) * float(y.norm()):  # else rounding
                 pairs[i].append((s, y, 1 / product))
             x[i], value[i], gradient[i] = there[row], new_value[row], new_gradient[row]
         waiting = [j for j, accept in zip(waiting, fine.tolist(), strict=True) if not accept]
