@@ -181,7 +181,8 @@ def test_taps_by_name(embedded):
     stage = embedded.stages[3].name
     chosen = select_blocks(embedded, f"pooled, {stage}@2")
     assert [str(b) for b in chosen] == [f"{stage}@2", "pooled@1"]
-    with pytest.raises(ConfigError, match="taps: embedded has no poled@1\nhint: last, all, all@2, or"):
+    unknown = "taps: embedded has no poled@1\nhint: last, all, all@2, or"
+    with pytest.raises(ConfigError, match=unknown):
         select_blocks(embedded, "poled")
     with pytest.raises(ConfigError, match="behind @ stands the grid"):
         select_blocks(embedded, "pooled@x")

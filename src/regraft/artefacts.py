@@ -14,7 +14,7 @@ from regraft.config_file import to_yaml
 from regraft.data.decode import DECODER_VERSION, decode
 from regraft.data.split import write_split
 from regraft.files import write_atomic
-from regraft.runs import write_csv, write_json
+from regraft.runs import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,13 +110,6 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         },
         "compute": {**outcome.compute.fingerprint(), "decoder": DECODER_VERSION},
     }
-
-
-def write_metrics(folder: Path, outcome: Outcome, seconds: dict[str, float]) -> dict[str, Any]:
-    """Write metrics.json and return it."""
-    metrics = {**describe(outcome), **outcome.results, "seconds": seconds}
-    write_json(folder / "metrics.json", metrics)
-    return metrics
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:

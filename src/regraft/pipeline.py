@@ -116,11 +116,11 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             seed=config.seed,
             split_file=config.split,
         )
-    for note in (*samples.source.notes, *samples.notes, *parts.notes):
+    for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
         reporter.say(note)
     with seconds.of("load"):  # what scanning did not hide
         backbone = _at_image_size(loading.result(), samples, config, reporter)
-    from regraft.artefacts import Outcome, write_artefacts, write_metrics
+    from regraft.artefacts import Outcome, describe, write_artefacts
     from regraft.backbones.freeze import frozen
     from regraft.features.compute import choose_compute
     from regraft.probe import fit_probe, statistics
@@ -142,7 +142,8 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
                 statistics(features, samples, parts), probabilities, results,
             )  # fmt: skip
             write_artefacts(beside, outcome)
-            metrics = write_metrics(beside, outcome, seconds.so_far())
+            figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
+            metrics = runs.write_metrics(beside, figures)
         features.store.evict()
     return Run(folder, metrics, model)
 

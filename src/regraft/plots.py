@@ -160,24 +160,25 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the out-of-fold log-loss and accuracy over the penalties that were tried.
+    """Draw the out-of-fold log-loss and accuracy over the values that were tried.
 
     Parameters
     ----------
     path : Path
         PNG file to write; replaced as a whole.
     history : sequence of mapping
-        One row a penalty: ``penalty``, ``log_loss``, ``accuracy``, ``chosen``; where a row has
-        ``log_loss_se``, the standard error is drawn as a band.
-        No row: the picture says so.
+        One row a value; its first entry is what was tried ("penalty", "neighbours", ...), then
+        ``log_loss``, ``accuracy``, ``chosen``. Where a row has ``log_loss_se``, the standard error
+        is drawn as a band. No row: the picture says so.
     """
-    if not history:  # k-NN and nearest mean have no penalty
+    if not history:
         figure = _figure(4.0, 0.5)
-        _text(figure, 0.02, 0.5, "This head has no penalty to choose.", size=10, va="center")
+        _text(figure, 0.02, 0.5, "There was nothing to choose.", size=10, va="center")
         _write(figure, path)
         return
-    rows = sorted(history, key=lambda row: float(row["penalty"]))
-    penalties = np.array([row["penalty"] for row in rows], dtype=float)
+    tried = next(iter(history[0]))
+    rows = sorted(history, key=lambda row: float(row[tried]))
+    places = np.array([row[tried] for row in rows], dtype=float)
     figure = _figure(6.0, 4.8)
     panels = figure.subplots(2, 1, sharex=True)
     figure.subplots_adjust(left=0.13, right=0.97, top=0.92, bottom=0.12, hspace=0.12)
@@ -186,27 +187,29 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         (panels[1], "accuracy", "accuracy"),
     ):
         values = np.array([row[key] for row in rows], dtype=float)
-        axes.plot(penalties, values, color=RIGHT, marker="o", markersize=3.5, linewidth=1.2)
+        axes.plot(places, values, color=RIGHT, marker="o", markersize=3.5, linewidth=1.2)
         if key == "log_loss" and all("log_loss_se" in row for row in rows):
             error = np.array([row["log_loss_se"] for row in rows], dtype=float)
             axes.fill_between(
-                penalties, values - error, values + error, color=RIGHT, alpha=0.15, linewidth=0
+                places, values - error, values + error, color=RIGHT, alpha=0.15, linewidth=0
             )
-        for row, penalty, value in zip(rows, penalties, values, strict=True):
+        for row, place, value in zip(rows, places, values, strict=True):
             if row.get("chosen"):
-                axes.axvline(penalty, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-                axes.plot([penalty], [value], "D", color=WRONG, markersize=7)
-                place = axes.get_xaxis_transform()
+                axes.axvline(place, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+                axes.plot([place], [value], "D", color=WRONG, markersize=7)
+                transform = axes.get_xaxis_transform()
                 text = f" chosen: {value:.3f}"
-                axes.text(penalty, 0.97, text, transform=place, va="top", fontsize=8, color="0.2")
-        axes.set_xscale("log")
+                axes.text(place, 0.97, text, transform=transform, va="top", fontsize=8, color="0.2")
+        if len(rows) > 1 and places.min() > 0:
+            axes.set_xscale("log")
         axes.margins(y=0.2)
         axes.set_ylabel(f"out-of-fold {name}", fontsize=9)
         axes.grid(visible=True, color="0.92", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    panels[0].set_title("Penalty path, on the training part alone", fontsize=10, loc="left")
-    panels[1].set_xlabel("L2 penalty", fontsize=9)
+    title = f"{tried.capitalize()}, chosen on the training part alone"
+    panels[0].set_title(title, fontsize=10, loc="left")
+    panels[1].set_xlabel("L2 penalty" if tried == "penalty" else tried, fontsize=9)
     _write(figure, path)
 
 

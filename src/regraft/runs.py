@@ -160,10 +160,11 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON with the schema version first."""
-    versioned = {"schema_version": SCHEMA_VERSION, **value}
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(versioned), indent=2))
+def write_metrics(folder: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Write metrics.json with the schema version first; return what a reader of it gets."""
+    data = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **value})
+    write_atomic(folder / _MARK, msgspec.json.format(data, indent=2))
+    return msgspec.json.decode(data, type=dict[str, Any])
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[object]]) -> None:

@@ -1,0 +1,360 @@
+"""The main path: one run, everything that it leaves, and that nothing of it depends on chance."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import regraft
+from conftest import CLASSES, make_photographs, texture
+from regraft import pipeline
+from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.bundle.predictor import Predictor
+from regraft.config import TrainConfig
+from regraft.data.scan import scan
+from regraft.data.split import split
+from regraft.errors import DataError, DiskFullError, RunError, SmallSampleWarning, StoreWarning
+from regraft.features.compute import Compute, has_bfloat16
+from regraft.features.extract import extract
+from regraft.features.store import FeatureStore
+from regraft.probe import fit_probe, score
+from regraft.report import Reporter
+
+# Sixty images are too few for claims about a class, and the runs say so.
+pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
+
+FILES = {
+    *("config.yaml", "metrics.json", "history.csv", "split.csv", "predictions.csv", "ledger.json"),
+    *("confusion.png", "curves.png", "predictions.png", "mistakes.png", "bundle"),
+}
+SMALL = {"image_size": "64", "batch_size": 8, "test_fraction": 0.3}
+
+
+@pytest.fixture(scope="module")
+def run(photographs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    store = tmp_path_factory.mktemp("store")
+    return pipeline.train(photographs, TrainConfig(out=folder, cache_dir=store, **SMALL))
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measured(metrics):
+    """What must not differ between two runs that only differ in how they were computed."""
+    return {key: metrics[key] for key in ("test", "baselines", "head", "backbone", "data")}
+
+
+def test_a_run_leaves_every_file_of_the_design(run):
+    assert {path.name for path in run.folder.iterdir()} == FILES
+    assert not list(run.folder.parent.glob(".*"))
+    for name in ("confusion.png", "curves.png", "predictions.png", "mistakes.png"):
+        with Image.open(run.folder / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_metrics_have_what_scripts_read(run):
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics == run.metrics
+    test = metrics["test"]
+    assert test["accuracy"]["low"] <= test["accuracy"]["value"] <= test["accuracy"]["high"]
+    assert {"value", "low", "high"} <= set(test["macro_f1"])
+    assert test["n"] == metrics["data"]["n"]["test"] > 0
+    assert {"log_loss", "ece", "brier", "per_class", "confusion"} <= set(test)
+    assert {"majority", "knn"} == set(metrics["baselines"])
+    assert {"scan", "extract", "fit", "evaluate", "total"} <= set(metrics["seconds"])
+    assert metrics["schema_version"] == 1
+
+
+def test_it_learns_something(run):
+    """Textures that a pretrained network tells apart: far above the third that guessing has."""
+    assert run.metrics["test"]["accuracy"]["value"] > 0.7
+    assert run.metrics["test"]["log_loss"]["value"] < 1.0
+
+
+def test_predictions_and_metrics_agree(run):
+    predictions = rows(run.folder / "predictions.csv")
+    right = sum(row["label"] == row["predicted"] for row in predictions)
+    assert right / len(predictions) == run.metrics["test"]["accuracy"]["value"]
+    losses = [-np.log(max(float(row[f"p({row['label']})"]), 1e-6)) for row in predictions]
+    assert abs(np.mean(losses) - run.metrics["test"]["log_loss"]["value"]) < 1e-3
+    tested = {row["id"] for row in rows(run.folder / "split.csv") if row["part"] == "test"}
+    assert tested == {row["id"] for row in predictions}
+
+
+def test_the_bundle_answers_as_training_did(run, photographs):
+    """Same machine, precision and bytes: labels equal, probabilities within 1e-4."""
+    predictor = Predictor.load(run.folder)
+    for row in rows(run.folder / "predictions.csv")[:12]:
+        answer = predictor.predict(photographs / row["id"])
+        assert answer.label == row["predicted"]
+        assert abs(answer.probability - float(row["probability"])) < 1e-4
+
+
+def test_a_second_run_and_one_without_the_store_give_the_same_digits(run, photographs, tmp_path):
+    config = TrainConfig(cache_dir=tmp_path / "store", **SMALL)
+    first = pipeline.train(photographs, config.replace(out=tmp_path / "a"))
+    second = pipeline.train(photographs, config.replace(out=tmp_path / "b"))
+    without = pipeline.train(photographs, config.replace(out=tmp_path / "c", cache=False))
+    assert first.metrics["features"] == without.metrics["features"]
+    assert first.metrics["features"] == {"extracted": 60, "reused": 0}
+    assert second.metrics["features"] == {"extracted": 0, "reused": 60}
+    assert measured(first.metrics) == measured(second.metrics) == measured(without.metrics)
+    assert measured(first.metrics) == measured(run.metrics)
+    digits = [(tmp_path / name / "predictions.csv").read_bytes() for name in "abc"]
+    assert len(set(digits)) == 1
+
+
+def test_workers_change_nothing(run, photographs, tmp_path):
+    more = pipeline.train(photographs, TrainConfig(out=tmp_path / "run", workers=3, **SMALL))
+    assert measured(more.metrics) == measured(run.metrics)
+
+
+def test_evaluate_on_the_training_data_measures_the_test_part_again(run, photographs):
+    again = pipeline.evaluate(run.folder, photographs, batch_size=8)
+    assert again["n"] == run.metrics["test"]["n"]
+    assert again["accuracy"] == run.metrics["test"]["accuracy"]
+    assert again["log_loss"] == run.metrics["test"]["log_loss"]
+    trained = run.metrics["data"]["n"]["train"]
+    assert f"{trained} images that the run was fitted on left out" in again["data"]["notes"]
+
+
+def test_evaluate_matches_classes_by_name(run, tmp_path):
+    other = make_photographs(tmp_path / "other", a_class=5, first=500)
+    (other / "blobs").rename(tmp_path / "gone")
+    result = pipeline.evaluate(run.folder, other)
+    assert result["n"] == 10
+    assert [row["name"] for row in result["per_class"]] == list(CLASSES)
+    (other / "checks").rename(other / "chequers")
+    with pytest.raises(
+        DataError,
+        match="1 classes of the data are unknown to the run: chequers\nhint: the run knows blobs,",
+    ):
+        pipeline.evaluate(run.folder, other)
+
+
+def test_evaluate_refuses_what_was_all_trained_on(run, photographs, tmp_path):
+    trained = [row["id"] for row in rows(run.folder / "split.csv") if row["part"] == "train"]
+    for name in trained:
+        target = tmp_path / "trained" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((photographs / name).read_bytes())
+    with pytest.raises(RunError, match="was fitted on every image of"):
+        pipeline.evaluate(run.folder, tmp_path / "trained")
+
+
+def test_predict_takes_what_a_person_types(run, photographs, tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    Image.fromarray(texture("stripes", 900)).save(folder / "a photograph.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    answers = list(pipeline.predict(run.folder, [str(folder)], topk=2))
+    assert [answer.error is None for answer in answers] == [True, False]
+    assert answers[0].label == "stripes"
+    assert len(answers[0].top) == 2
+
+
+def test_the_split_of_an_earlier_run_is_kept(run, photographs, tmp_path):
+    config = TrainConfig(seed=5, split=run.folder / "split.csv", out=tmp_path / "run", **SMALL)
+    again = pipeline.train(photographs, config)
+    assert (again.folder / "split.csv").read_bytes() == (run.folder / "split.csv").read_bytes()
+
+
+def test_refused_images_stop_nothing_and_are_named(tmp_path):
+    data = make_photographs(tmp_path / "data", a_class=22)
+    whole = (data / "blobs" / "003.png").read_bytes()
+    (data / "blobs" / "003.png").write_bytes(whole[:900] + bytes(300) + whole[1200:])
+    (data / "checks" / "004.png").write_text("<html>not found</html>", encoding="utf-8")
+    run = pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
+    ledger = json.loads((run.folder / "ledger.json").read_text(encoding="utf-8"))
+    assert ledger["counts"] == {"used": 64, "refused": 2, "passed over": 0}
+    refused = {row["path"]: row["kind"] for row in ledger["files"] if row["status"] == "refused"}
+    assert set(refused) == {"blobs/003.png", "checks/004.png"}
+    assert run.metrics["data"]["refused"] == 2
+    named = {row["id"] for row in rows(run.folder / "split.csv")}
+    assert "checks/004.png" not in named
+    with pytest.raises(DataError, match=r"checks/004.png: not an image"):
+        pipeline.train(data, TrainConfig(out=tmp_path / "strict", strict=True, **SMALL))
+    assert not (tmp_path / "strict").exists()
+
+
+def test_too_many_losses_are_an_error_that_lists_them(tmp_path):
+    data = make_photographs(tmp_path / "data", a_class=10)
+    for number in range(2):
+        file = data / "blobs" / f"{number:03}.png"
+        content = file.read_bytes()
+        file.write_bytes(content[:900] + bytes(300) + content[1200:])
+    with pytest.raises(DataError, match=r"2 of 30 images are refused, more than 5%\n  blobs/000"):
+        pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
+
+
+def test_given_parts_are_respected_and_val_is_reported(tmp_path):
+    data = tmp_path / "data"
+    make_photographs(data / "train", a_class=12)
+    make_photographs(data / "val", a_class=4, first=100)
+    make_photographs(data / "test", a_class=4, first=200)
+    run = pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
+    assert run.metrics["data"]["n"] == {"train": 36, "val": 12, "test": 12}
+    assert run.metrics["val"]["n"] == 12
+    again = pipeline.evaluate(run.folder, data)
+    assert again["n"] == 12
+    assert again["accuracy"] == run.metrics["test"]["accuracy"]
+
+
+def test_test_labels_influence_no_choice(photographs, tmp_path):
+    """With other labels for the test part, the model that is fitted stays the same to the bit."""
+    config = TrainConfig(**SMALL)
+    samples = scan(photographs, config)
+    parts = split(samples, test_fraction=0.3, seed=0)
+    backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
+    store = FeatureStore(tmp_path)
+    features = extract(
+        samples, np.arange(len(samples)), backbone, Compute("cpu", "float32", 8),
+        store=store, workers=2, max_pixels=10**6,
+    )  # fmt: skip
+    first, _ = fit_probe(features, samples, parts, backbone, config)
+    labels = samples.labels.copy()
+    labels[parts.test] = (labels[parts.test] + 1) % 3
+    swapped = dataclasses.replace(samples, labels=labels)
+    second, _ = fit_probe(features, swapped, parts, backbone, config)
+    for name, tensor in first.head.tensors().items():
+        assert tensor.equal(second.head.tensors()[name]), name
+    assert first.temperature == second.temperature
+    store.close()
+
+
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
+def test_the_probes_of_bfloat16_and_float32_disagree_on_few_test_images(tmp_path):
+    """Fewer than 0.5 % of test images: 600 of them, so at most two."""
+    data = make_photographs(tmp_path / "data", a_class=250)
+    config = TrainConfig(test_fraction=0.8)
+    samples = scan(data, config)
+    parts = split(samples, test_fraction=0.8, seed=0)
+    backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
+    answers = []
+    for precision in ("bfloat16", "float32"):
+        store = FeatureStore(tmp_path / precision)
+        features = extract(
+            samples, np.arange(len(samples)), backbone, Compute("cpu", precision, 16),
+            store=store, workers=2, max_pixels=10**6,
+        )  # fmt: skip
+        model, _ = fit_probe(features, samples, parts, backbone, config)
+        answers.append(score(model, features, parts.test).argmax(1))
+        store.close()
+    assert len(parts.test) > 550
+    assert 0 <= (answers[0] != answers[1]).mean() < 0.005
+
+
+@pytest.mark.parametrize("head", ["knn", "mean"])
+def test_every_head_goes_through_the_bundle(photographs, tmp_path, head):
+    run = pipeline.train(photographs, TrainConfig(head=head, out=tmp_path / "run", **SMALL))
+    predictor = Predictor.load(run.folder)
+    row = rows(run.folder / "predictions.csv")[0]
+    answer = predictor.predict(photographs / row["id"])
+    assert answer.label == row["predicted"]
+    assert abs(answer.probability - float(row["probability"])) < 1e-4
+
+
+@pytest.mark.parametrize("taps", ["all", "all@2"])
+def test_every_stage_goes_through_the_bundle(photographs, tmp_path, taps):
+    run = pipeline.train(photographs, TrainConfig(taps=taps, out=tmp_path / "run", **SMALL))
+    row = rows(run.folder / "predictions.csv")[0]
+    assert Predictor.load(run.folder).predict(photographs / row["id"]).label == row["predicted"]
+
+
+def test_arrays_in_python(tmp_path):
+    images = np.stack([texture(CLASSES[n % 3], n) for n in range(45)])
+    labels = [CLASSES[n % 3] for n in range(45)]
+    config = TrainConfig(out=tmp_path / "run", **SMALL)
+    run = regraft.train((images, labels), config)
+    assert run.metrics["data"]["classes"] == list(CLASSES)
+    answers = Predictor.load(run.folder).predict_many(images[:3])
+    assert [answer.error for answer in answers] == [None] * 3
+
+
+def test_small_test_parts_are_warned_about(photographs, tmp_path):
+    with pytest.warns(SmallSampleWarning):
+        pipeline.train(photographs, TrainConfig(out=tmp_path / "run", **SMALL))
+
+
+def test_an_unusable_store_costs_a_warning_and_no_digit(run, photographs, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    config = TrainConfig(cache_dir=tmp_path / "file", out=tmp_path / "run", **SMALL)
+    with pytest.warns(StoreWarning, match="cannot be used: .*; features of this run are not kept"):
+        other = pipeline.train(photographs, config)
+    assert measured(other.metrics) == measured(run.metrics)
+
+
+# --- the run folder ---------------------------------------------------------------------------
+
+
+def test_a_run_is_not_replaced_without_being_asked(run, photographs):
+    with pytest.raises(RunError, match="already holds a run\nhint: --overwrite replaces it"):
+        pipeline.train(photographs, TrainConfig(out=run.folder, **SMALL))
+
+
+def test_a_folder_that_is_no_run_is_never_replaced(photographs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="exists and is not a run; it is left alone"):
+            pipeline.train(photographs, TrainConfig(out=tmp_path, overwrite=overwrite, **SMALL))
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "precious"
+
+
+def test_a_failing_run_leaves_the_old_one(photographs, tmp_path, monkeypatch):
+    config = TrainConfig(out=tmp_path / "run", **SMALL)
+    pipeline.train(photographs, config)
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    monkeypatch.setattr("regraft.artefacts.write_bundle", _full)
+    with pytest.raises(DiskFullError, match="no space left for"):
+        pipeline.train(photographs, config.replace(overwrite=True))
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_overwrite_replaces_the_whole_run(photographs, tmp_path):
+    config = TrainConfig(out=tmp_path / "run", **SMALL)
+    pipeline.train(photographs, config)
+    (tmp_path / "run" / "left-over.txt").write_text("", encoding="utf-8")
+    pipeline.train(photographs, config.replace(overwrite=True, seed=1))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_without_out_runs_are_numbered(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [pipeline.train(photographs, TrainConfig(**SMALL)).folder.as_posix() for _ in range(2)]
+    assert names == ["regraft-runs/photographs", "regraft-runs/photographs-2"]
+
+
+def test_the_summary_says_what_matters(run):
+    text = run.summary()
+    assert text.startswith(f"test accuracy {run.metrics['test']['accuracy']['value']:.3f} (95 %: ")
+    assert f"next: regraft predict {run.folder} PHOTO.jpg" in text
+
+
+class Told(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def test_choices_are_told_with_their_reasons(photographs, tmp_path):
+    told = Told()
+    pipeline.train(photographs, TrainConfig(out=tmp_path / "run"), told)
+    text = "\n".join(told.lines)
+    assert "image size 192: the images have a median short side of 48 pixels" in text
+    assert "weights ImageNet-1k" in text
+    assert "sha256" in text
+    assert "forward pass on " in text
