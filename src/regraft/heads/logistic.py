@@ -15,6 +15,11 @@ eigenbasis of their kernel, in which the same fit has N coordinates.
 Statistics for standardisation are of all rows, held-out folds included; labels of a held-out
 sample influence no score of it.
 
+The penalty is the one of least out-of-fold log-loss. The strongest within one or half a paired
+standard error, or the vertex of a parabola, were tried on ten draws each of flowers (5 and 25 a
+class) and digits (10 a class): accuracy differs by 0.001 either way, the log-loss by less than its
+error, at most 0.005 worse with one standard error at 25 a class.
+
 A scale per block (which is a penalty per block): pass ``standard`` with the block's part of
 ``scale`` multiplied; see ``Standard``.
 """
@@ -47,9 +52,11 @@ if TYPE_CHECKING:
 STEP = 10**0.5
 #: The path begins at this many times (largest eigenvalue / N) ...
 _STRONG = 100.0
-#: ... and never goes beyond the largest eigenvalue times this: there all logits are nearly equal.
+#: ... and never goes beyond the largest eigenvalue times this: there all logits are nearly equal;
 _STRONGEST = 10.0
-_MOST_STEPS = 24
+#: nor below this many times (largest eigenvalue / N): where classes are separable the loss falls
+#: for ever. Measured optima lie between 0.3 and 1 of it on flowers, 0.0003 and 0.03 on digits.
+_WEAKEST = 1e-5
 #: Estimated nats above the minimum, relative where the objective is under 0.1. Measured:
 #: objectives end within 5e-5 and 3e-6 of their minimum.
 _TOLERANCE_PATH = 2e-6
@@ -173,7 +180,8 @@ class _Path:
             return  # nothing can be scored: the rule of thumb stays, largest eigenvalue / N
         penalty, start = self.first, self.members.start()
         before = self._try(penalty, start)
-        while len(self.tried) < _MOST_STEPS and not self._clearly_risen(penalty):
+        weakest = _WEAKEST * self.middle * STEP
+        while penalty >= weakest and not self._clearly_risen(penalty):
             penalty /= STEP
             now = self._try(penalty, start if len(self.tried) > 1 else before)
             # On along the path, as far again: that saves a third of the passes.

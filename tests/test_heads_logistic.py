@@ -1,0 +1,213 @@
+"""The penalty path of logistic regression, held against scikit-learn's at every penalty."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+
+from regraft.errors import ConvergenceWarning
+from regraft.heads import logistic
+from regraft.heads.lbfgs import minimise
+from regraft.heads.logistic import fit_logistic
+from regraft.heads.rows import Rows, Standard
+from regraft.heads.select import fit_head
+from regraft.heads.softmax import Softmax
+
+
+def make(n=300, d=20, k=4, *, seed=0, separation=1.0):
+    """Correlated features of classes that overlap, rounded as the store rounds them."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    mixing = generator.normal(size=(d, d)) * np.geomspace(1, 0.05, d)
+    means = separation * generator.normal(size=(k, d))
+    x = (generator.normal(size=(n, d)) + means[y]) @ mixing.T + 3 * generator.normal(size=d)
+    folds = np.arange(n) // k % 5
+    return x.astype(np.float16).astype(np.float32), y.astype(np.int64), folds
+
+
+def standardised(x, head):
+    return ((x - head.mean.numpy()) * head.scale.numpy()).astype(np.float64)
+
+
+def objective(z, y, weights, w, b, penalty):
+    logits = z @ w.astype(np.float64).T + b.astype(np.float64)
+    losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(y)), y]
+    return np.average(losses, weights=weights) + penalty / 2 * np.square(w.astype(float)).sum()
+
+
+def sklearn_fit(z, y, penalty, weights):
+    model = LogisticRegression(C=1 / (penalty * weights.sum()), tol=1e-10, max_iter=20_000)
+    model.fit(z, y, sample_weight=weights)
+    if len(model.coef_) == 1:  # theirs has one logit for two classes: the same minimum is at ...
+        half = LogisticRegression(C=2 / (penalty * weights.sum()), tol=1e-10, max_iter=20_000)
+        half.fit(z, y, sample_weight=weights)
+        w, b = half.coef_ / 2, half.intercept_ / 2  # ... +-w/2, whose squares add up to half
+        return np.concatenate([-w, w]), np.concatenate([-b, b])
+    return model.coef_, model.intercept_
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k", "separation", "class_weight"),
+    [
+        (300, 20, 4, 1.0, "none"),
+        (300, 20, 4, 1.0, "balanced"),
+        (60, 200, 3, 0.3, "none"),  # fewer rows than features: the rotated fit
+        (200, 10, 2, 0.5, "none"),
+        (120, 90, 3, 3.0, "none"),  # separable
+    ],
+)
+def test_every_penalty_of_the_path_has_scikit_learns_loss(n, d, k, separation, class_weight):
+    x, y, folds = make(n, d, k, separation=separation)
+    if class_weight == "balanced":
+        keep = (y != 0) | (np.arange(n) % 3 == 0)
+        x, y, folds = x[keep], y[keep], folds[keep]
+    weights = np.ones(len(y))
+    if class_weight == "balanced":
+        counts = np.bincount(y)
+        weights = len(y) / (k * counts[y])
+    fitted = fit_head(x, y, folds=folds, n_classes=k, class_weight=class_weight)
+    z = standardised(x, fitted.head)
+    rows = Rows(torch.from_numpy(x), Standard(fitted.head.mean, fitted.head.scale))
+    whole = Softmax(rows, torch.from_numpy(y), torch.from_numpy(weights)[:, None].float(), k)
+    start = whole.start()
+    assert len(fitted.history) >= 4
+    for row in fitted.history:  # as the path does it: warm, with the path's tolerance
+        penalty = row["penalty"]
+        solution = minimise(
+            whole, start, penalty, curvature=whole.curvature(start),
+            tolerance=logistic._TOLERANCE_PATH, max_iterations=500,
+        )  # fmt: skip
+        start = solution.parameters
+        w, b = (part[0].numpy() for part in whole.split(start))
+        theirs = sklearn_fit(z, y, penalty, weights)
+        ours = objective(z, y, weights, w, b, penalty)
+        assert solution.converged
+        assert abs(ours - objective(z, y, weights, *theirs, penalty)) < 1e-4
+        if row["chosen"]:
+            final = fitted.head.weight.numpy(), fitted.head.bias.numpy()
+            best = objective(z, y, weights, *theirs, penalty)
+            assert abs(objective(z, y, weights, *final, penalty) - best) < 1e-5
+            with torch.inference_mode():
+                p = fitted.head(torch.from_numpy(x)).softmax(1).numpy()
+            logits = z @ theirs[0].T + theirs[1]
+            expected = softmax(logits, 1)
+            assert np.abs(p - expected).max() < 0.02
+            assert np.abs(p - expected).mean() < 0.002
+
+
+def test_out_of_fold_logits_are_those_of_fits_that_did_not_see_the_fold():
+    x, y, folds = make()
+    fitted = fit_head(x, y, folds=folds, n_classes=4)
+    z, penalty = standardised(x, fitted.head), fitted.record["penalty"]
+    for fold in range(5):
+        inside = folds != fold
+        w, b = sklearn_fit(z[inside], y[inside], penalty, np.ones(inside.sum()))
+        expected = softmax(z[~inside] @ w.T + b, 1)
+        difference = softmax(fitted.oof_logits[~inside], 1) - expected
+        assert np.abs(difference).max() < 0.02
+        assert np.abs(difference).mean() < 0.002
+
+
+def test_labels_of_a_fold_change_no_score_of_it():
+    x, y, folds = make()
+    folds[folds != 2] = -1  # one fold is scored, at one penalty
+    weights, standard = np.ones(len(y)), Standard.measure(torch.from_numpy(x))
+    swapped = np.where(folds == 2, (y + 1) % 4, y)
+    whole = [
+        Softmax(Rows(torch.from_numpy(x), standard), torch.from_numpy(labels),
+                torch.from_numpy(weights)[:, None].float(), 4)
+        for labels in (y, swapped)
+    ]  # fmt: skip
+    paths = [logistic._Path(problem, folds, 1.0, 500) for problem in whole]
+    for path in paths:
+        path._try(0.1, path.members.start())
+    assert np.array_equal(paths[0].oof_logits, paths[1].oof_logits)
+    assert paths[0].oof_logits.any()
+
+
+def test_samples_of_no_fold_are_in_every_fit_and_scored_by_none():
+    x, y, folds = make()
+    folds[:40] = -1
+    fitted = fit_head(x, y, folds=folds, n_classes=4)
+    assert not fitted.scored[:40].any()
+    assert fitted.scored[40:].all()
+    assert not fitted.oof_logits[:40].any()
+    assert fitted.record["out_of_fold"]["n"] == 260
+
+
+def test_the_chosen_penalty_has_the_least_out_of_fold_loss_and_is_not_at_an_end():
+    x, y, folds = make(separation=0.3)
+    history = fit_head(x, y, folds=folds, n_classes=4).history
+    losses = [row["log_loss"] for row in history]
+    assert [row["chosen"] for row in history].index(True) == int(np.argmin(losses))
+    assert [row["penalty"] for row in history] == sorted(
+        (row["penalty"] for row in history), reverse=True
+    )
+    assert 0 < int(np.argmin(losses)) < len(losses) - 1
+
+
+def test_labels_that_mean_nothing_get_a_penalty_that_silences_the_features():
+    x = np.random.default_rng(0).normal(size=(60, 400)).astype(np.float32)
+    fitted = fit_head(x, np.arange(60) % 3, folds=np.arange(60) // 3 % 5, n_classes=3)
+    assert abs(fitted.record["out_of_fold"]["log_loss"] - np.log(3)) < 0.02
+    assert any(row["chosen"] for row in fitted.history[:2])  # of the strongest
+
+
+def test_two_runs_are_the_same_to_the_bit():
+    x, y, folds = make()
+    first, second = (fit_head(x, y, folds=folds, n_classes=4) for _ in range(2))
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert np.array_equal(first.oof_logits, second.oof_logits)
+    assert first.temperature == second.temperature
+
+
+def test_features_are_neither_changed_nor_asked_to_be_writable():
+    x, y, folds = make()
+    before = x.copy()
+    for array in (x, y, folds):
+        array.flags.writeable = False
+    fit_head(x, y, folds=folds, n_classes=4)
+    assert np.array_equal(x, before)
+
+
+def test_a_fit_that_stops_early_warns_once_with_penalty_and_gradient_norm():
+    x, y, folds = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = fit_logistic(
+            x, y, folds=folds, n_classes=4, weights=np.ones(len(y)),
+            standard=Standard.measure(torch.from_numpy(x)), max_iterations=1,
+        )  # fmt: skip
+    assert [warning.category for warning in caught] == [ConvergenceWarning]
+    message = str(caught[0].message)
+    assert f"penalty {fitted.record['penalty']:.3g} stopped after 1 iterations" in message
+    assert f"gradient norm of {fitted.record['gradient_norm']:.2g}" in message
+    assert fitted.record["converged"] is False
+
+
+def test_a_block_scaled_down_is_a_block_with_a_stronger_penalty():
+    x, y, folds = make(d=10)
+    standard = Standard.measure(torch.from_numpy(x))
+    factors = torch.tensor([1.0] * 5 + [1e-4] * 5)
+    fitted = fit_logistic(
+        x, y, folds=folds, n_classes=4, weights=np.ones(len(y)),
+        standard=Standard(standard.mean, standard.scale * factors),
+    )  # fmt: skip
+    alone = fit_logistic(
+        x[:, :5].copy(), y, folds=folds, n_classes=4, weights=np.ones(len(y)),
+        standard=Standard(standard.mean[:5], standard.scale[:5]),
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        fitted.record["out_of_fold"]["log_loss"], alone.record["out_of_fold"]["log_loss"], rtol=1e-3
+    )
+
+
+def test_enough_scored_samples_end_the_folds(monkeypatch):
+    x, y, folds = make()
+    monkeypatch.setattr(logistic, "_ENOUGH_SCORED", 100)
+    fitted = fit_head(x, y, folds=folds, n_classes=4)
+    assert fitted.record["folds_scored"] == 2  # 60 samples each
+    assert set(folds[fitted.scored]) == {0, 1}
