@@ -39,14 +39,13 @@ def objective(z, y, weights, w, b, penalty):
 
 
 def sklearn_fit(z, y, penalty, weights):
-    model = LogisticRegression(C=1 / (penalty * weights.sum()), tol=1e-10, max_iter=20_000)
+    # Of two classes theirs has one weight vector v: w = (-v, v) / 2, whose squares are half of v's.
+    two = y.max() == 1
+    strength = (2 if two else 1) / (penalty * weights.sum())
+    model = LogisticRegression(C=strength, tol=1e-7, max_iter=20_000)
     model.fit(z, y, sample_weight=weights)
-    if len(model.coef_) == 1:  # theirs has one logit for two classes: the same minimum is at ...
-        half = LogisticRegression(C=2 / (penalty * weights.sum()), tol=1e-10, max_iter=20_000)
-        half.fit(z, y, sample_weight=weights)
-        w, b = half.coef_ / 2, half.intercept_ / 2  # ... +-w/2, whose squares add up to half
-        return np.concatenate([-w, w]), np.concatenate([-b, b])
-    return model.coef_, model.intercept_
+    w, b = model.coef_, model.intercept_
+    return (np.concatenate([-w, w]) / 2, np.concatenate([-b, b]) / 2) if two else (w, b)
 
 
 @pytest.mark.parametrize(
