@@ -14,6 +14,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,6 @@ from regraft.report import Reporter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -149,13 +149,13 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
 
 
 def evaluate(
-    run: Path, data: Any, *, reporter: Reporter | None = None, **settings: Any
+    run: Path | str, data: Any, *, reporter: Reporter | None = None, **settings: Any
 ) -> dict[str, Any]:
     """Measure a trained classifier on labelled images that it was not fitted on.
 
     Parameters
     ----------
-    run : Path
+    run : Path or str
         Run folder, or the bundle in it.
     data : str, Path or tuple of arrays
         As for ``train``. Of data with parts, the test part is measured. Classes are matched by
@@ -181,7 +181,7 @@ def evaluate(
     from regraft.evaluation.metrics import evaluate as measure
     from regraft.probe import score
 
-    config, reporter = TrainConfig(**settings), reporter or Reporter()
+    config, reporter, run = TrainConfig(**settings), reporter or Reporter(), Path(run)
     predictor = Predictor.load(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
@@ -206,7 +206,7 @@ def evaluate(
 
 
 def predict(
-    run: Path,
+    run: Path | str,
     paths: Sequence[str],
     *,
     topk: int = 1,
@@ -217,7 +217,7 @@ def predict(
 
     Parameters
     ----------
-    run : Path
+    run : Path or str
         Run folder, or the bundle in it.
     paths : sequence of str
         Files, folders, patterns, zip or tar files, ``-`` for standard input.
@@ -289,8 +289,11 @@ def _load_backbone(config: TrainConfig) -> Backbone:
 def _at_image_size(
     backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
 ) -> Backbone:
-    from regraft.backbones.registry import at_image_size, automatic_image_size
+    from regraft.backbones.registry import at_image_size, automatic_image_size, name_note
 
+    note = name_note(config.model)
+    if note is not None:
+        reporter.say(note)
     reason = f"image size {backbone.preprocess.image_size}: as given"
     if config.image_size == "auto":
         size, reason = automatic_image_size(backbone, samples.sizes)
@@ -389,7 +392,8 @@ def _unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
     if "test" in samples.parts:
         chosen = [index for index in chosen if samples.parts[index] == "test"]  # type: ignore[assignment]
         notes.append(f"measured on the test part of the data: {len(chosen):,} images")
-    seen = fitted_hashes(run / "split.csv")
+    home = run.parent if (run / "manifest.json").exists() else run  # of a bundle, its run
+    seen = fitted_hashes(home / "split.csv")
     if seen is None:
         notes.append(f"{run} has no split.csv: whether these images were trained on cannot be told")
         seen = frozenset()
