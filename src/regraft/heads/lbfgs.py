@@ -2,7 +2,7 @@
 
 SciPy's L-BFGS-B takes one problem at a time and a diagonal scale; here the members share each pass
 over the rows, and one Cholesky factor of a curvature-weighted Gram matrix stands in for the
-Hessian. That takes 5 to 15 iterations where the plain method takes hundreds.
+Hessian. A penalty of the path takes 5 to 15 iterations on flowers, 11 to 38 on MNIST.
 
 References
 ----------

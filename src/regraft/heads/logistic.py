@@ -17,8 +17,8 @@ sample influence no score of it.
 
 The penalty is the one of least out-of-fold log-loss. The strongest within one or half a paired
 standard error, or the vertex of a parabola, were tried on ten draws each of flowers (5 and 25 a
-class) and digits (10 a class): accuracy differs by 0.001 either way, the log-loss by less than its
-error, at most 0.005 worse with one standard error at 25 a class.
+class) and digits (10 a class): accuracy on held-out images differs by at most 0.001, and the
+log-loss by at most 1.6 of its own errors, now better and now worse.
 
 A scale per block (which is a penalty per block): pass ``standard`` with the block's part of
 ``scale`` multiplied; see ``Standard``.
@@ -55,14 +55,15 @@ _STRONG = 100.0
 #: ... and never goes beyond the largest eigenvalue times this: there all logits are nearly equal;
 _STRONGEST = 10.0
 #: nor below this many times (largest eigenvalue / N): where classes are separable the loss falls
-#: for ever. Measured optima lie between 0.3 and 1 of it on flowers, 0.0003 and 0.03 on digits.
+#: for ever. Medians of the measured optima: 0.01 to 1 of it on flowers, 0.3 on MNIST,
+#: 0.0005 to 0.01 on digits.
 _WEAKEST = 1e-5
 #: Estimated nats above the minimum, relative where the objective is under 0.1. Measured:
-#: objectives end within 5e-5 and 3e-6 of their minimum.
+#: objectives of the path end within 6e-5 of their minimum, the final one within 1e-5.
 _TOLERANCE_PATH = 2e-6
 _TOLERANCE_FINAL = 1e-7
-#: Further folds are not fitted once the scored ones have this many samples: the paired standard
-#: error of two penalties is then below 0.001 nats, and a pass costs half or less.
+#: Further folds are not fitted once the scored ones have this many samples: the standard error on
+#: MNIST is then 0.004 nats, where neighbouring penalties differ by 0.01, and a pass costs half.
 _ENOUGH_SCORED = 20_000
 _LARGEST_KERNEL = 4096
 
