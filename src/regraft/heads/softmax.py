@@ -116,7 +116,7 @@ class Softmax:
 
         The Hessian's mean diagonal block is ``sum_i h_i z_i z_i'`` with h_i the mean of p (1 - p)
         over classes: samples that are settled weigh nothing. Measured on flowers, this halves the
-        iterations of the unweighted Gram matrix; Boehning's constant bound needs three times as many.
+        iterations of the unweighted Gram matrix; Boehning's bound needs three times as many.
 
         Parameters
         ----------
