@@ -156,7 +156,7 @@ def _fit(
         n_classes=len(samples.classes),
         name=name,
         class_weight=config.class_weight,
-        seed=config.seed,
+        widths=[features.widths[block] for block in blocks],
     )
 
 
