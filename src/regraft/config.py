@@ -127,13 +127,19 @@ class TrainConfig:
         must(1 <= self.max_pixels <= 2**31, "max_pixels", "lie between 1 and 2147483648")
         must(
             self.image_size == "auto"
-            or (self.image_size.isascii() and self.image_size.isdecimal()
-                and 8 <= int(self.image_size[:9]) <= 4096),
+            or (
+                self.image_size.isascii()
+                and self.image_size.isdecimal()
+                and 8 <= int(self.image_size[:9]) <= 4096
+            ),
             "image_size",
             "be auto or a number of pixels between 8 and 4096",
         )
-        for name, kind in (("head", HeadName), ("class_weight", ClassWeight),
-                           ("precision", Precision)):
+        for name, kind in (
+            ("head", HeadName),
+            ("class_weight", ClassWeight),
+            ("precision", Precision),
+        ):
             allowed = get_args(kind)
             must(getattr(self, name) in allowed, name, f"be one of {', '.join(allowed)}")
 
