@@ -183,7 +183,8 @@ def refused(folder, match: str) -> None:
 
 
 def test_a_folder_that_is_none(tmp_path):
-    refused(tmp_path, r"manifest.json: No such file.*\nhint: a bundle is the folder named bundle")
+    refused(tmp_path, r"is no run and no bundle\nhint: regraft train writes a run folder")
+    refused(tmp_path / "nowhere", r"nowhere does not exist\nhint: regraft train writes")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import normalize
 
 from regraft.errors import InputError
 from regraft.heads.head import HEADS, KnnHead, LinearHead
@@ -17,7 +18,7 @@ def make(kind, n_features=4, n_classes=3):
     if kind == "linear":
         weight = torch.randn(n_classes, n_features, generator=generator)
         return LinearHead(mean, scale, weight, torch.randn(n_classes, generator=generator))
-    features = torch.randn(30, n_features, generator=generator)
+    features = normalize(torch.randn(30, n_features, generator=generator))
     return KnnHead(mean, scale, features, torch.arange(30) % n_classes, k=5, n_classes=n_classes)
 
 
@@ -120,7 +121,7 @@ def test_knn_agrees_with_scikit_learn_where_smoothing_does_not_matter():
     x = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
     theirs = KNeighborsClassifier(5, weights="distance")
     theirs.fit(head.features.numpy(), head.labels.numpy())
-    z = ((x - head.mean) * head.scale).numpy()
+    z = normalize((x - head.mean) * head.scale).numpy()
     p = theirs.predict_proba(z)
     clear = np.diff(np.sort(p, 1)[:, -2:], axis=1)[:, 0] > 0.01
     assert clear.sum() > 100

@@ -3,6 +3,7 @@
 import stat
 import struct
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -148,3 +149,30 @@ def test_a_zip_without_images_is_named(tmp_path):
 
 def test_the_content_makes_a_zip_and_not_the_suffix(tmp_path):
     assert open_zip(write_zip(tmp_path / "flowers", FLOWERS), OPTIONS).kind == "zip"
+
+
+@pytest.mark.parametrize("system", [3, 19])
+def test_utf_8_names_without_the_flag_are_read_as_they_were_meant(tmp_path, system):
+    """Info-ZIP on Linux writes them so; zipfile alone would name the class G├ñnse."""
+    path = tmp_path / "birds.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("Gxxnse/1.png", "Enten/1.png"):
+            info = zipfile.ZipInfo(name)
+            info.create_system = system
+            archive.writestr(info, encoded(1))
+    path.write_bytes(path.read_bytes().replace(b"Gxxnse", "Gänse".encode()))
+    source = open_zip(path, OPTIONS)
+    assert {entry.label for entry in source.entries} == {"Enten", "Gänse"}
+
+
+def test_the_name_in_the_unicode_field_counts_where_its_checksum_fits(tmp_path):
+    path = tmp_path / "birds.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, meant, right in (("G_nse/1.png", "Gänse/1.png", 0), ("E/1.png", "X/1.png", 1)):
+            info = zipfile.ZipInfo(name)
+            checksum = zlib.crc32(name.encode()) ^ right
+            field = struct.pack("<BI", 1, checksum) + meant.encode()
+            info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+            archive.writestr(info, encoded(1))
+    source = open_zip(path, OPTIONS)
+    assert {entry.label for entry in source.entries} == {"E", "Gänse"}

@@ -70,7 +70,9 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
         Where there is no space left.
     """
     samples, parts = outcome.samples, outcome.parts
-    write_atomic(folder / "config.yaml", to_yaml(outcome.config).encode())
+    # What repeats the run and not where it went: given to -c it must not replace this folder.
+    repeatable = outcome.config.replace(out=None, overwrite=False)
+    write_atomic(folder / "config.yaml", to_yaml(repeatable).encode())
     samples.ledger.write(folder / "ledger.json")
     write_split(folder / "split.csv", samples, parts)
     _write_history(folder / "history.csv", outcome.fitted.history)

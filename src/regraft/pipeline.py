@@ -43,10 +43,13 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Prediction
+    from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.model import Model
+
+_TOLD = 5  # refused images on the console
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,10 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
     from regraft.artefacts import Outcome, describe, write_artefacts
     from regraft.backbones.freeze import frozen
     from regraft.features.compute import choose_compute
+    from regraft.features.taps import select_blocks
     from regraft.probe import fit_probe, statistics
 
+    select_blocks(backbone, config.taps)  # a wrong name is told before minutes of extraction
     compute = choose_compute(config.device, config.precision, config.batch_size)
     reporter.say(f"forward pass on {compute.device} in {compute.precision}")
     with ExitStack() as stack:
@@ -132,6 +137,7 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
             features = _extract(samples, indices, backbone, compute, config, stack, reporter)
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
+            _tell_refused(samples.ledger, reporter)
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
             model, fitted = fit_probe(features, samples, parts, backbone, config)
         with seconds.of("evaluate"):  # the test part, once
@@ -197,12 +203,11 @@ def evaluate(
         chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
         probabilities = score(predictor.model, features, chosen)
     results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
-    return {
-        "run": str(run),
-        "data": {"source": samples.source.location, "notes": notes,
-                 "refused": {samples.ids[i]: str(e) for i, e in features.refused.items()}},
-        **results,
-    }  # fmt: skip
+    ledger = samples.ledger.refuse({samples.ids[i]: e for i, e in features.refused.items()})
+    _tell_refused(ledger, reporter)
+    refused = {e.path: f"{e.kind}: {e.reason}" for e in ledger.entries if e.status == "refused"}
+    told = {"source": samples.source.location, "notes": notes, "refused": refused}
+    return {"run": str(run), "data": told, **results}
 
 
 def predict(
@@ -343,6 +348,18 @@ def _extract(
             text = f"{error.message}; features of this run are not kept"
             warnings.warn(text, StoreWarning, stacklevel=2)
     return into(stack.enter_context(temporary_store()))
+
+
+def _tell_refused(ledger: Ledger, reporter: Reporter) -> None:
+    """Name the first few images that were lost; all are in ledger.json."""
+    refused = [entry for entry in ledger.entries if entry.status == "refused"]
+    if not refused:
+        return
+    counts = ledger.counts()
+    total = counts["used"] + counts["refused"]
+    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named in ledger.json):")
+    for entry in refused[:_TOLD]:
+        reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
 
 
 def _evaluate_all(

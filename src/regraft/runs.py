@@ -59,6 +59,9 @@ def choose_folder(out: Path | None, data: object, *, overwrite: bool) -> Path:
         stem = re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "run"
         candidates = (HOME / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))
         return next(folder for folder in candidates if not folder.exists())
+    parent = next(place for place in out.absolute().parents if place.exists())
+    if not parent.is_dir():
+        raise RunError(f"{out} cannot be made: {parent} is a file")
     if out.is_dir() and not any(out.iterdir()):
         return out
     if out.exists() or out.is_symlink():

@@ -189,7 +189,15 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
     """
     if not (folder / "manifest.json").exists() and (folder / "bundle").is_dir():
         folder = folder / "bundle"
-    manifest = read_manifest(_read_file(folder, "manifest.json", MAX_BYTES))
+    if not (folder / "manifest.json").is_file():
+        what = "is no run and no bundle" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"{folder} {what}", hint="regraft train writes a run folder; the bundle is inside"
+        )
+    try:
+        manifest = read_manifest(_read_file(folder, "manifest.json", MAX_BYTES))
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error.message}", hint=error.hint) from error
     contents = {
         name: _read_checked(folder, name, record) for name, record in manifest.files.items()
     }
@@ -350,9 +358,7 @@ def _read_file(folder: Path, name: str, limit: int) -> bytes:
             data = file.read(limit + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise BundleError(
-            f"{path}: {reason}", hint="a bundle is the folder named bundle inside a run"
-        ) from error
+        raise BundleError(f"{path}: {reason}", hint="copy the bundle again") from error
     if len(data) > limit:
         raise BundleError(f"{path} is larger than {limit:,} bytes")
     return data

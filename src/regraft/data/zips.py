@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import threading
 import zipfile
+import zlib
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regraft.data.options import Data, SourceOptions
+
+_UTF8 = 0x800  # flag: the name is UTF-8
+_UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the first name, UTF-8 name
+_UNIX = (3, 19)  # writers on Linux and macOS
 
 
 def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
@@ -112,13 +119,38 @@ class ZipReader:
             return b""
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name as its writer meant it.
+
+    Info-ZIP on Linux and macOS does not set the flag for UTF-8 but writes the name a second time,
+    into an extra field with a checksum of the first; others write UTF-8 bytes and say nothing.
+    zipfile takes both for code page 437.
+    """
+    if info.flag_bits & _UTF8:
+        return info.orig_filename
+    raw = info.orig_filename.encode("cp437")
+    extra = memoryview(info.extra)
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field = bytes(extra[4 : 4 + size])
+        matches = field[1:5] == struct.pack("<I", zlib.crc32(raw))
+        if kind == _UNICODE_PATH and matches:
+            with suppress(UnicodeDecodeError):
+                return field[5:].decode()
+        extra = extra[4 + size :]
+    if info.create_system in _UNIX:
+        with suppress(UnicodeDecodeError):
+            return raw.decode()
+    return info.orig_filename
+
+
 def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
     """List a zip's images; each key is what ``ZipReader.read`` takes."""
     reader = ZipReader(path)
     members: Members[zipfile.ZipInfo] = Members()
     for info in reader.infos():
         # zipfile cuts names at a NUL and swaps separators on Windows: the original is checked
-        name = members.allow(info.orig_filename)
+        name = members.allow(_name(info))
         mode = info.external_attr >> 16
         if name is None or info.is_dir():
             continue

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from regraft.heads.fitted import FittedHead, Scores, finish
 from regraft.heads.head import KnnHead, LinearHead, vote
@@ -110,7 +111,7 @@ def fit_knn(
     Parameters
     ----------
     x : array of shape (N, D), float32
-        Features; the head holds a standardised copy.
+        Features; the head holds a copy, standardised and of unit length.
     y : array of shape (N,), int64
         Classes, 0 to K - 1.
     folds : array of shape (N,), int64
@@ -130,7 +131,7 @@ def fit_knn(
     features = torch.from_numpy(x)
     z = torch.empty_like(features)
     for where, chunk in Rows(features, standard).chunks():
-        z[where] = chunk
+        z[where] = normalize(chunk)  # as KnnHead does with what it is asked about
     labels = torch.from_numpy(y)
     queries = np.flatnonzero(folds >= 0)
     queries = queries[:: -(-len(queries) // _MOST_SCORED) or 1]
