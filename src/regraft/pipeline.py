@@ -9,7 +9,6 @@ influence no choice.
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,19 +20,18 @@ import numpy as np
 
 from regraft import runs
 from regraft.config import TrainConfig
+from regraft.data.matching import choose_unseen, match_classes
 from regraft.data.refused import drop_refused
 from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.data.split import split
 from regraft.errors import (
-    DataError,
     DiskFullError,
-    RunError,
     SmallSampleWarning,
     StoreError,
     StoreWarning,
 )
-from regraft.report import Reporter
+from regraft.report import Reporter, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -192,8 +190,8 @@ def evaluate(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
     samples = scan(data, config, reporter)
-    labels = _match_classes(samples, predictor.classes)
-    chosen, notes = _unseen(samples, run)
+    labels = match_classes(samples, predictor.classes)
+    chosen, notes = choose_unseen(samples, run)
     for note in (*samples.source.notes, *samples.notes, *notes):
         reporter.say(note)
     with ExitStack() as stack:
@@ -247,26 +245,6 @@ def predict(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
     yield from predictor.stream(source, workers=_workers(config), top_k=topk)
-
-
-class Stopwatch:
-    """Seconds of each phase, and of everything since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._phases: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Measure a phase."""
-        start = time.perf_counter()
-        yield
-        self._phases[phase] = time.perf_counter() - start
-
-    def so_far(self) -> dict[str, float]:
-        """Return the seconds of the phases that are over, and "total"."""
-        total = time.perf_counter() - self._start
-        return {name: round(value, 3) for name, value in {**self._phases, "total": total}.items()}
 
 
 @contextmanager
@@ -386,43 +364,6 @@ def _evaluate_all(
         kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
         results["baselines"][name] = {"description": description, **kept}
     return results, probabilities
-
-
-def _match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return each sample's label as an index into the run's classes."""
-    known = {name: index for index, name in enumerate(classes)}
-    unknown = [name for name in samples.classes if name not in known]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} classes of the data are unknown to the run: {', '.join(unknown[:10])}",
-            hint=f"the run knows {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
-        )
-    return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
-
-
-def _unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
-    """Choose what is measured: the test part where there is one, never what was fitted on."""
-    from regraft.data.split import fitted_hashes
-
-    notes = []
-    chosen = range(len(samples))
-    if "test" in samples.parts:
-        chosen = [index for index in chosen if samples.parts[index] == "test"]  # type: ignore[assignment]
-        notes.append(f"measured on the test part of the data: {len(chosen):,} images")
-    home = run.parent if (run / "manifest.json").exists() else run  # of a bundle, its run
-    seen = fitted_hashes(home / "split.csv")
-    if seen is None:
-        notes.append(f"{run} has no split.csv: whether these images were trained on cannot be told")
-        seen = frozenset()
-    unseen = [index for index in chosen if samples.hashes[index] not in seen]
-    if len(unseen) < len(chosen):
-        notes.append(f"{len(chosen) - len(unseen):,} images that the run was fitted on left out")
-    if not unseen:
-        raise RunError(
-            f"{run} was fitted on every image of {samples.source.location}",
-            hint="its own test result is in metrics.json",
-        )
-    return np.asarray(unseen, dtype=np.int64), notes
 
 
 def _workers(config: TrainConfig) -> int:

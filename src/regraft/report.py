@@ -1,7 +1,8 @@
-"""How long work tells of itself: silent in Python, lines and bars on the command line."""
+"""How long work tells of itself, and how long it took."""
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,3 +30,23 @@ class Reporter:
             pass
 
         yield advance
+
+
+class Stopwatch:
+    """Seconds of each phase, and of everything since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Measure a phase."""
+        start = time.perf_counter()
+        yield
+        self._phases[phase] = time.perf_counter() - start
+
+    def so_far(self) -> dict[str, float]:
+        """Return the seconds of the phases that are over, and "total"."""
+        total = time.perf_counter() - self._start
+        return {name: round(value, 3) for name, value in {**self._phases, "total": total}.items()}

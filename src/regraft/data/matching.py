@@ -1,0 +1,87 @@
+"""What of some data a trained run can be measured on: classes by name, and unseen images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.data.split import fitted_hashes
+from regraft.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from regraft.data.samples import Samples
+
+
+def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return each sample's label as an index into a run's classes, matched by name.
+
+    Parameters
+    ----------
+    samples : Samples
+        Labelled images.
+    classes : tuple of str
+        The run's.
+
+    Returns
+    -------
+    array of shape (N,), int64
+
+    Raises
+    ------
+    DataError
+        Where a class has a name that the run does not know; it lists them.
+    """
+    known = {name: index for index, name in enumerate(classes)}
+    unknown = [name for name in samples.classes if name not in known]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} classes of the data are unknown to the run: {', '.join(unknown[:10])}",
+            hint=f"the run knows {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
+        )
+    return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
+
+
+def choose_unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
+    """Choose what is measured: the test part where there is one, never what was fitted on.
+
+    Parameters
+    ----------
+    samples : Samples
+        Labelled images.
+    run : Path
+        Run folder, or the bundle in it; its split.csv has the hashes of what was fitted on.
+
+    Returns
+    -------
+    tuple of array of int64 and list of str
+        Samples, and what there is to tell.
+
+    Raises
+    ------
+    RunError
+        Where nothing is left to measure.
+    """
+    notes = []
+    chosen = range(len(samples))
+    if "test" in samples.parts:
+        chosen = [index for index in chosen if samples.parts[index] == "test"]  # type: ignore[assignment]
+        notes.append(f"measured on the test part of the data: {len(chosen):,} images")
+    home = run.parent if (run / "manifest.json").exists() else run  # of a bundle, its run
+    seen = fitted_hashes(home / "split.csv")
+    if seen is None:
+        notes.append(f"{run} has no split.csv: whether these images were trained on cannot be told")
+        seen = frozenset()
+    unseen = [index for index in chosen if samples.hashes[index] not in seen]
+    if len(unseen) < len(chosen):
+        notes.append(f"{len(chosen) - len(unseen):,} images that the run was fitted on left out")
+    if not unseen:
+        raise RunError(
+            f"{run} was fitted on every image of {samples.source.location}",
+            hint="its own test result is in metrics.json",
+        )
+    return np.asarray(unseen, dtype=np.int64), notes
