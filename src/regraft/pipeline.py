@@ -252,8 +252,12 @@ def _in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Fu
     """Run something slow in a thread beside the block; torch's import hides behind hashing."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="regraft-background")
     future = pool.submit(function, *arguments)
+    try:
+        yield future
+    except BaseException:
+        pool.shutdown()  # no thread goes on importing behind the caller's back
+        raise
     pool.shutdown(wait=False)
-    yield future
 
 
 def _import_predictor() -> Any:
