@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -357,3 +358,27 @@ def test_another_normalisation_is_noticed(bundle):
     edit_manifest(bundle, _set("backbone", "preprocess", "mean", [0.485, 0.456, 0.406]))
     edit_manifest(bundle, _set("backbone", "preprocess", "std", [0.229, 0.224, 0.225]))
     refused(bundle, "the features are off by")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("backbone", "stages", 0, "layout", "nhwc"),
+        _set("backbone", "stages", 0, "layout", "tokens"),
+        _set("backbone", "stages", 0, "path", "global_pool"),
+    ],
+)
+def test_stages_that_do_not_fit_the_network(bundle, change):
+    edit_manifest(bundle, change)
+    refused(bundle, "do not fit the network|features are off by")
+
+
+def test_threads_that_share_a_predictor_get_their_own_answers(original):
+    predictor = Predictor.load(original)
+    images = [photograph(number) for number in range(8)]
+    expected = [predictor.predict(image).probabilities for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            answers = list(pool.map(predictor.predict, images))
+            for answer, alone in zip(answers, expected, strict=True):
+                assert np.abs(answer.probabilities - alone).max() < 1e-4

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,10 @@ def choose_folder(out: Path | None, data: object, *, overwrite: bool) -> Path:
 def is_run(folder: Path) -> bool:
     """Tell whether a folder is a run that regraft wrote."""
     try:
-        read_metrics(folder)
+        metrics = read_metrics(folder)
     except RunError:
         return False
-    return True
+    return {"regraft", "task", "backbone"} <= set(metrics) and (folder / "split.csv").is_file()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -133,8 +134,9 @@ def new_run(folder: Path) -> Iterator[Path]:
         Where the place cannot be written to.
     """
     folder = folder.absolute()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    token = secrets.token_hex(6)  # not the process's number: containers share those
+    beside = folder.with_name(f".{folder.name}.{token}.part")
+    old = folder.with_name(f".{folder.name}.{token}.old")
     try:
         beside.mkdir(parents=True)
         yield beside
@@ -143,12 +145,12 @@ def new_run(folder: Path) -> Iterator[Path]:
         beside.replace(folder)
         _flush(folder.parent)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise DiskFullError(f"no space left for {folder}") from error
         raise RunError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
+        if old.exists() and not folder.exists():  # interrupted between the two renames
+            old.replace(folder)
         for leftover in (beside, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

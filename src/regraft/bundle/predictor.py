@@ -17,7 +17,7 @@ from regraft.backbones.preprocess import render
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
 from regraft.data.decode import decode
-from regraft.errors import ImageError
+from regraft.errors import BundleError, ImageError
 from regraft.features.compute import choose_compute
 from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, read_features
@@ -125,7 +125,11 @@ class Predictor:
             precision = "float32"  # as it was trained, not as fast as this machine could
         compute = choose_compute(device, precision, batch_size)
         reader = TapReader(model.backbone, model.blocks, compute)
-        check_golden(model, manifest, golden, reader)
+        try:
+            check_golden(model, manifest, golden, reader)
+        except (ValueError, IndexError, RuntimeError, TypeError, AttributeError) as error:
+            what = f"{path}: the stages do not fit the network: {error}"
+            raise BundleError(what) from error
         return cls(model, reader)
 
     def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:

@@ -204,6 +204,7 @@ def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Co
     return fingerprint_of(
         {
             "backbone": backbone.name,
+            "arguments": dict(backbone.arguments),
             "weights": backbone.weights_sha256,
             "preprocess": dataclasses.asdict(backbone.preprocess),
             "blocks": [str(block) for block in blocks],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,7 @@ class TapReader:
         self.compute = compute
         self._module = prepare(backbone.module, compute)
         self._read: dict[Block, torch.Tensor] = {}
+        self._turn = threading.Lock()
         grids: dict[str, list[int]] = {}
         for block in self.blocks:
             grids.setdefault(block.tap, []).append(block.grid)
@@ -157,7 +159,8 @@ class TapReader:
         device = torch.device(self.compute.device)
         if device.type == "cuda":
             images = images.pin_memory().to(device, non_blocking=True)
-        with torch.inference_mode():
+        # The hooks write into this object: threads that share a reader take turns.
+        with self._turn, torch.inference_mode():
             x = normalise(images.to(device), self.backbone.preprocess, self.compute.dtype)
             self._read = {}
             pooled = self._module(x.contiguous(memory_format=torch.channels_last))
