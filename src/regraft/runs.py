@@ -1,4 +1,4 @@
-"""The run folder: claimed early, written beside, renamed into place when everything is there."""
+"""The run folder: checked early, written beside, renamed into place when everything is there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Writing and reading the bundle folder: safetensors and JSON, every byte hashed. See FORMAT.md.
 
 Loading executes nothing, fetches nothing and distrusts everything: names are looked up in our own
-registries, sizes are compared before memory is taken, hashes before anything is parsed.
+registries, shapes are compared before a network is built, hashes before anything is parsed.
 """
 
 from __future__ import annotations
