@@ -39,7 +39,6 @@ def fit_head(
     name: HeadName = "logistic",
     class_weight: ClassWeight = "none",
     widths: Sequence[int] | None = None,
-    seed: int = 0,  # noqa: ARG001 - every head so far is deterministic
 ) -> FittedHead:
     """Fit a head; whatever it chooses is chosen by its folds.
 
@@ -60,8 +59,6 @@ def fit_head(
     widths : sequence of int, optional
         Of the feature blocks side by side in ``x``; one block where not given. Scales are shrunk
         towards what is usual in a block (``Standard.measure``).
-    seed : int
-        For heads that draw numbers.
 
     Returns
     -------
