@@ -25,7 +25,7 @@ HEIGHTS = {
             ("model",),
             ("bundle",),
             ("probe", "runs", "summary", "predictions"),
-            ("artefacts",),
+            ("artefacts", "claims"),
             ("pipeline",),
             ("demo",),
             ("console", "progress", "cli_help", "cli_options", "doctor"),

@@ -36,11 +36,13 @@ from regraft.report import Reporter, Stopwatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Prediction
+    from regraft.claims import Claim
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
@@ -106,31 +108,30 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
     config, reporter = config or TrainConfig(), reporter or Reporter()
-    folder = runs.choose_folder(config.out, data, overwrite=config.overwrite)
     seconds = Stopwatch()
-
-    with seconds.of("scan"), _in_background(_load_backbone, config) as loading:
-        samples = scan(data, config, reporter)  # N samples and the ledger
-        parts = split(  # train, val, test: disjoint
-            samples,
-            test_fraction=config.test_fraction,
-            seed=config.seed,
-            split_file=config.split,
-        )
-    for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
-        reporter.say(note)
-    with seconds.of("load"):  # what scanning did not hide
-        backbone = _at_image_size(loading.result(), samples, config, reporter)
-    from regraft.artefacts import Outcome, describe, write_artefacts
-    from regraft.backbones.freeze import frozen
-    from regraft.features.compute import choose_compute
-    from regraft.features.taps import select_blocks
-    from regraft.probe import fit_probe, statistics
-
-    select_blocks(backbone, config.taps)  # a wrong name is told before minutes of extraction
-    compute = choose_compute(config.device, config.precision, config.batch_size)
-    reporter.say(f"forward pass on {compute.device} in {compute.precision}")
     with ExitStack() as stack:
+        place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
+        with seconds.of("scan"), _in_background(_load_backbone, config) as loading:
+            samples = scan(data, config, reporter)  # N samples and the ledger
+            parts = split(  # train, val, test: disjoint
+                samples,
+                test_fraction=config.test_fraction,
+                seed=config.seed,
+                split_file=config.split,
+            )
+        for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
+            reporter.say(note)
+        with seconds.of("load"):  # what scanning did not hide
+            backbone = _at_image_size(loading.result(), samples, config, reporter)
+        from regraft.artefacts import Outcome, describe, write_artefacts
+        from regraft.backbones.freeze import frozen
+        from regraft.features.compute import choose_compute
+        from regraft.features.taps import select_blocks
+        from regraft.probe import fit_probe, statistics
+
+        select_blocks(backbone, config.taps)  # a wrong name is told before minutes of extraction
+        compute = choose_compute(config.device, config.precision, config.batch_size)
+        reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
             indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
             features = _extract(samples, indices, backbone, compute, config, stack, reporter)
@@ -140,7 +141,7 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             model, fitted = fit_probe(features, samples, parts, backbone, config)
         with seconds.of("evaluate"):  # the test part, once
             results, probabilities = _evaluate_all(model, features, samples, parts, config)
-        with seconds.of("write"), runs.new_run(folder) as beside:
+        with seconds.of("write"), place.new_run() as beside:
             outcome = Outcome(
                 config, samples, parts, features, compute, model, fitted,
                 statistics(features, samples, parts), probabilities, results,
@@ -149,7 +150,7 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
             metrics = runs.write_metrics(beside, figures)
         features.store.evict()
-    return Run(folder, metrics, model)
+    return Run(place.folder, metrics, model)
 
 
 def evaluate(
@@ -245,6 +246,14 @@ def predict(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
     yield from predictor.stream(source, workers=_workers(config), top_k=topk)
+
+
+def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
+    from regraft.claims import claim
+    from regraft.features.store import default_folder
+
+    store = (config.cache_dir or default_folder()) if config.cache else None
+    return claim(config.out, data, overwrite=config.overwrite, store=store)
 
 
 @contextmanager
