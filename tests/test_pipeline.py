@@ -16,7 +16,14 @@ from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.data.split import split
-from regraft.errors import DataError, DiskFullError, RunError, SmallSampleWarning, StoreWarning
+from regraft.errors import (
+    ConfigError,
+    DataError,
+    DiskFullError,
+    RunError,
+    SmallSampleWarning,
+    StoreWarning,
+)
 from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.extract import extract
 from regraft.features.store import FeatureStore
@@ -48,6 +55,18 @@ def rows(path):
 def measured(metrics):
     """What must not differ between two runs that only differ in how they were computed."""
     return {key: metrics[key] for key in ("test", "baselines", "head", "backbone", "data")}
+
+
+class Told(Reporter):
+    def __init__(self):
+        self.lines, self.tasks = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def track(self, label, total):
+        self.tasks.append(label)
+        return super().track(label, total)
 
 
 def test_a_run_leaves_every_file_of_the_design(run):
@@ -148,6 +167,64 @@ def test_evaluate_refuses_what_was_all_trained_on(run, photographs, tmp_path):
         pipeline.evaluate(run.folder, tmp_path / "trained")
 
 
+def broken(file):
+    """Break an image behind its header, which a scan does not see."""
+    content = file.read_bytes()
+    file.write_bytes(content[:900] + bytes(300) + content[1200:])
+
+
+def test_evaluation_loses_no_images_in_silence(run, tmp_path):
+    """The rules of training: named, with --strict an error, and beyond 5 % an error always."""
+    data = make_photographs(tmp_path / "data", a_class=8, first=500)
+    broken(data / "blobs" / "503.png")
+    told = Told()
+    result = pipeline.evaluate(run.folder, data, reporter=told)
+    assert result["n"] == 23
+    assert list(result["data"]["refused"]) == ["blobs/503.png"]
+    assert "1 of 24 images refused (all are named among the figures):" in told.lines
+    with pytest.raises(DataError, match=r"^blobs/503.png: [a-z]"):
+        pipeline.evaluate(run.folder, data, strict=True)
+    broken(data / "checks" / "500.png")
+    message = r"2 of 24 images are refused, more than 5%\n  blobs/503.png: .*\n  checks/500.png: "
+    with pytest.raises(DataError, match=message):
+        pipeline.evaluate(run.folder, data)
+
+
+def test_losses_are_counted_among_what_is_measured(run, photographs, tmp_path):
+    """Thirteen images are measured; that forty more were trained on makes one lost no less."""
+    for file in photographs.rglob("*.png"):
+        target = tmp_path / "data" / file.relative_to(photographs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    test = [row["id"] for row in rows(run.folder / "split.csv") if row["part"] == "test"]
+    broken(tmp_path / "data" / test[0])
+    with pytest.raises(DataError, match=rf"1 of {len(test)} images are refused, more than 5%"):
+        pipeline.evaluate(run.folder, tmp_path / "data")
+
+
+def test_a_wrong_device_is_told_before_the_images_are_read(run, photographs, tmp_path):
+    told = Told()
+    for task in (
+        lambda: pipeline.train(
+            photographs, TrainConfig(device="cuda:99", out=tmp_path / "a"), told
+        ),
+        lambda: pipeline.evaluate(run.folder, photographs, device="cuda:99", reporter=told),
+    ):
+        with pytest.raises(
+            ConfigError, match="device cuda:99 is not there\nhint: this machine has"
+        ):
+            task()
+    assert told.tasks == told.lines == []
+
+
+def test_larger_images_can_be_asked_for(run, tmp_path):
+    data = make_photographs(tmp_path / "data", a_class=2, first=500)
+    (answer,) = pipeline.predict(run.folder, [str(data / "blobs" / "500.png")], max_pixels=1000)
+    assert answer.error.kind == "too many pixels"
+    with pytest.raises(DataError, match="are refused"):
+        pipeline.evaluate(run.folder, data, max_pixels=1000)
+
+
 def test_predict_takes_what_a_person_types(run, photographs, tmp_path):
     folder = tmp_path / "new"
     folder.mkdir()
@@ -167,8 +244,7 @@ def test_the_split_of_an_earlier_run_is_kept(run, photographs, tmp_path):
 
 def test_refused_images_stop_nothing_and_are_named(tmp_path):
     data = make_photographs(tmp_path / "data", a_class=22)
-    whole = (data / "blobs" / "003.png").read_bytes()
-    (data / "blobs" / "003.png").write_bytes(whole[:900] + bytes(300) + whole[1200:])
+    broken(data / "blobs" / "003.png")
     (data / "checks" / "004.png").write_text("<html>not found</html>", encoding="utf-8")
     run = pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
     ledger = json.loads((run.folder / "ledger.json").read_text(encoding="utf-8"))
@@ -186,9 +262,7 @@ def test_refused_images_stop_nothing_and_are_named(tmp_path):
 def test_too_many_losses_are_an_error_that_lists_them(tmp_path):
     data = make_photographs(tmp_path / "data", a_class=10)
     for number in range(2):
-        file = data / "blobs" / f"{number:03}.png"
-        content = file.read_bytes()
-        file.write_bytes(content[:900] + bytes(300) + content[1200:])
+        broken(data / "blobs" / f"{number:03}.png")
     with pytest.raises(DataError, match=r"2 of 30 images are refused, more than 5%\n  blobs/000"):
         pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
 
@@ -340,14 +414,6 @@ def test_the_summary_says_what_matters(run):
     text = run.summary()
     assert text.startswith(f"test accuracy {run.metrics['test']['accuracy']['value']:.3f} (95 %: ")
     assert f"next: regraft predict {run.folder} PHOTO.jpg" in text
-
-
-class Told(Reporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_choices_are_told_with_their_reasons(photographs, tmp_path):

@@ -34,6 +34,8 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
     for setting in settings:
         metadata = fields[setting].metadata
         default = default_text(setting)
+        if setting == "max_pixels" and name != "TrainFlags":
+            default = "as in training"
         flag = Parameter(
             name=[f"--{setting.replace('_', '-')}", *filter(None, [metadata.get("short")])],
             help=metadata["help"] + (f" [default: {default}]" if default else ""),

@@ -8,6 +8,7 @@ influence no choice.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import numpy as np
 from regraft import runs
 from regraft.config import TrainConfig
 from regraft.data.matching import choose_unseen, match_classes
-from regraft.data.refused import drop_refused
+from regraft.data.refused import drop_refused, note_refused
 from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.data.split import split
@@ -111,6 +112,8 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
+        if config.device not in {"auto", "cpu"}:  # the import of torch hides behind no scan then
+            _check_device(config)
         with seconds.of("scan"), _in_background(_load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
             parts = split(  # train, val, test: disjoint
@@ -136,7 +139,7 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
             features = _extract(samples, indices, backbone, compute, config, stack, reporter)
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
-            _tell_refused(samples.ledger, reporter)
+            _tell_refused(samples.ledger, reporter, "in ledger.json")
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
             model, fitted = fit_probe(features, samples, parts, backbone, config)
         with seconds.of("evaluate"):  # the test part, once
@@ -178,7 +181,8 @@ def evaluate(
     Raises
     ------
     DataError
-        Where a class has a name that the run does not know; it lists them.
+        Where a class has a name that the run does not know; it lists them. Where too many images
+        cannot be read, or with ``strict``, one.
     BundleError
         Where the bundle is not what it says.
     """
@@ -190,6 +194,8 @@ def evaluate(
     predictor = Predictor.load(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
+    if "max_pixels" not in settings:  # as the run was trained
+        config = config.replace(max_pixels=predictor.model.max_pixels)
     samples = scan(data, config, reporter)
     labels = match_classes(samples, predictor.classes)
     chosen, notes = choose_unseen(samples, run)
@@ -199,12 +205,13 @@ def evaluate(
         features = _extract(
             samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
         )
+        samples = note_refused(samples, chosen, features.refused, strict=config.strict)
         chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
         probabilities = score(predictor.model, features, chosen)
     results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
-    ledger = samples.ledger.refuse({samples.ids[i]: e for i, e in features.refused.items()})
-    _tell_refused(ledger, reporter)
-    refused = {e.path: f"{e.kind}: {e.reason}" for e in ledger.entries if e.status == "refused"}
+    entries = samples.ledger.entries
+    refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
+    _tell_refused(samples.ledger, reporter, "among the figures")
     told = {"source": samples.source.location, "notes": notes, "refused": refused}
     return {"run": str(run), "data": told, **results}
 
@@ -245,6 +252,8 @@ def predict(
     predictor = importing.result().load(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
+    if "max_pixels" in settings:
+        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
     yield from predictor.stream(source, workers=_workers(config), top_k=topk)
 
 
@@ -254,6 +263,12 @@ def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
 
     store = (config.cache_dir or default_folder()) if config.cache else None
     return claim(config.out, data, overwrite=config.overwrite, store=store)
+
+
+def _check_device(config: TrainConfig) -> None:
+    from regraft.features.compute import choose_compute
+
+    choose_compute(config.device, config.precision, config.batch_size)
 
 
 @contextmanager
@@ -341,14 +356,14 @@ def _extract(
     return into(stack.enter_context(temporary_store()))
 
 
-def _tell_refused(ledger: Ledger, reporter: Reporter) -> None:
-    """Name the first few images that were lost; all are in ledger.json."""
+def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
+    """Name the first few images that were lost, and where all are named."""
     refused = [entry for entry in ledger.entries if entry.status == "refused"]
     if not refused:
         return
     counts = ledger.counts()
     total = counts["used"] + counts["refused"]
-    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named in ledger.json):")
+    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named {place}):")
     for entry in refused[:_TOLD]:
         reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.data.ledger import Ledger
 from regraft.data.scan import check_losses
 from regraft.errors import DataError
 
@@ -17,6 +18,46 @@ if TYPE_CHECKING:
 
     from regraft.data.samples import Parts, Samples
     from regraft.errors import ImageError
+
+
+def note_refused(
+    samples: Samples,
+    used: NDArray[np.int64],
+    refused: Mapping[int, ImageError],
+    *,
+    strict: bool,
+) -> Samples:
+    """Write refused images into the ledger; raise where so much is lost that the result would lie.
+
+    Parameters
+    ----------
+    samples : Samples
+        Their order and number stay as they are.
+    used : array of int64
+        Indices of the samples that the run or the evaluation is about.
+    refused : mapping of int to ImageError
+        By index of the sample.
+    strict : bool
+        Whether the first one is an error.
+
+    Returns
+    -------
+    Samples
+        With the new ledger.
+
+    Raises
+    ------
+    DataError
+        Where ``strict`` is set, or too many of those used are lost (``check_losses``).
+    """
+    if strict and refused:
+        index = min(refused)
+        raise DataError(f"{samples.ids[index]}: {refused[index]}")
+    ledger = samples.ledger.refuse({samples.ids[i]: error for i, error in refused.items()})
+    names = {samples.ids[index] for index in used}
+    met = [entry for entry in ledger.entries if entry.status != "used" or entry.path in names]
+    check_losses(Ledger(met), samples.source.entries)
+    return dataclasses.replace(samples, ledger=ledger)
 
 
 def drop_refused(
@@ -47,12 +88,8 @@ def drop_refused(
     """
     if not refused:
         return samples, parts
-    if strict:
-        index = min(refused)
-        raise DataError(f"{samples.ids[index]}: {refused[index]}")
-    ledger = samples.ledger.refuse({samples.ids[i]: error for i, error in refused.items()})
-    samples = dataclasses.replace(samples, ledger=ledger)
-    check_losses(ledger, samples.source.entries)
+    used = np.concatenate([parts.train, parts.val, parts.test])
+    samples = note_refused(samples, used, refused, strict=strict)
 
     def kept(part: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[~np.isin(part, np.fromiter(refused, np.int64))]
