@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 import regraft
 from conftest import CLASSES, make_photographs, texture
+from image_trees import write_tar, write_zip
 from regraft import pipeline
 from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.bundle.predictor import Predictor
@@ -155,6 +158,36 @@ def test_evaluate_matches_classes_by_name(run, tmp_path):
         match="1 classes of the data are unknown to the run: chequers\nhint: the run knows blobs,",
     ):
         pipeline.evaluate(run.folder, other)
+
+
+def test_one_class_is_enough_to_evaluate(run, tmp_path):
+    (tmp_path / "data" / "stripes").mkdir(parents=True)
+    for number in range(30, 36):
+        picture = Image.fromarray(texture("stripes", number))
+        picture.save(tmp_path / "data" / "stripes" / f"{number}.png")
+    result = pipeline.evaluate(run.folder, tmp_path / "data")
+    assert result["n"] == 6
+    assert [one["n"] for one in result["per_class"].values()] == [0, 0, 6]
+    with pytest.raises(DataError, match="data holds images of one class only: stripes"):
+        pipeline.train(tmp_path / "data", TrainConfig(out=tmp_path / "out", **SMALL))
+
+
+def test_the_order_in_an_archive_changes_no_digit(photographs, tmp_path):
+    names = sorted(path.relative_to(photographs).as_posix() for path in photographs.rglob("*.png"))
+    results = []
+    for number, archive in enumerate(("a.zip", "b.zip", "c.tar", "d.tgz")):
+        np.random.default_rng(number).shuffle(names)
+        files = {name: (photographs / name).read_bytes() for name in names}
+        write = write_zip if archive.endswith("zip") else write_tar
+        options = {"mode": "w:gz"} if archive.endswith("tgz") else {}
+        data = write(tmp_path / archive, files, **options)
+        config = TrainConfig(out=tmp_path / str(number), cache=False, taps="all", **SMALL)
+        metrics = measured(pipeline.train(data, config).metrics)
+        metrics["data"] = {k: v for k, v in metrics["data"].items() if k not in {"source", "kind"}}
+        split = (tmp_path / str(number) / "split.csv").read_bytes()
+        predictions = (tmp_path / str(number) / "predictions.csv").read_bytes()
+        results.append((metrics, split, predictions))
+    assert all(result == results[0] for result in results)
 
 
 def test_evaluate_refuses_what_was_all_trained_on(run, photographs, tmp_path):
@@ -393,6 +426,37 @@ def test_a_failing_run_leaves_the_old_one(photographs, tmp_path, monkeypatch):
 
 def _full(*_):
     raise OSError(28, "No space left on device")
+
+
+def test_data_that_are_gone_at_the_end_do_not_cost_the_run(tmp_path, monkeypatch):
+    """Moved away, replaced and made unreadable between the evaluation and the pictures."""
+    data = make_photographs(tmp_path / "data", a_class=10)
+    real_evaluate = pipeline._evaluate_all
+    changes = (Path.unlink, broken, lambda file: file.write_bytes(b""))
+
+    def evaluate(*arguments):
+        for name, change in zip(CLASSES, changes, strict=True):
+            for file in (data / name).iterdir():
+                change(file)
+        return real_evaluate(*arguments)
+
+    monkeypatch.setattr(pipeline, "_evaluate_all", evaluate)
+    run = pipeline.train(data, TrainConfig(out=tmp_path / "run", **SMALL))
+    assert {path.name for path in run.folder.iterdir()} == FILES
+
+
+def test_an_archive_that_is_gone_at_the_end_does_not_cost_the_run(tmp_path, monkeypatch):
+    folder = make_photographs(tmp_path / "data", a_class=10)
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
+    real_evaluate = pipeline._evaluate_all
+
+    def evaluate(*arguments):
+        archive.unlink()
+        return real_evaluate(*arguments)
+
+    monkeypatch.setattr(pipeline, "_evaluate_all", evaluate)
+    run = pipeline.train(archive, TrainConfig(out=tmp_path / "run", **SMALL))
+    assert {path.name for path in run.folder.iterdir()} == FILES
 
 
 def test_overwrite_replaces_the_whole_run(photographs, tmp_path):

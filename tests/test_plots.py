@@ -146,9 +146,52 @@ def test_the_chosen_penalty_is_marked(tmp_path):
     assert marks("none.png") == 0
 
 
-def test_a_head_without_penalties_has_a_picture_too(tmp_path):
+def test_where_nothing_was_chosen_there_is_no_picture(tmp_path):
     curves(tmp_path / "c.png", [])
-    assert (read(tmp_path / "c.png") < 128).any()
+    curves(tmp_path / "c.png", history(1))
+    assert not list(tmp_path.iterdir())
+
+
+def axes_of(monkeypatch, tmp_path, rows):
+    """Return the axes of the figure that is written."""
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda figure, _: drawn.extend(figure.axes))
+    curves(tmp_path / "c.png", rows)
+    return drawn
+
+
+def test_the_axes_show_what_can_be(monkeypatch, tmp_path):
+    """No accuracy above 1, no log-loss below 0, and no zoom into the rounding of equal values."""
+    rows = [{**row, "accuracy": 1.0, "log_loss": 0.01, "log_loss_se": 0.02} for row in history()]
+    loss, accuracy = axes_of(monkeypatch, tmp_path, rows)
+    assert loss.get_ylim()[0] == 0
+    assert accuracy.get_ylim()[1] == 1
+    assert accuracy.get_ylim()[0] <= 0.95
+    assert loss.get_xscale() == "log"
+
+
+def test_whole_numbers_are_named_on_the_axis(monkeypatch, tmp_path):
+    rows = [
+        {"neighbours": k, "log_loss": 0.4, "accuracy": 0.9, "chosen": k == 2} for k in (1, 2, 5)
+    ]
+    _, accuracy = axes_of(monkeypatch, tmp_path, rows)
+    assert [text.get_text() for text in accuracy.get_xticklabels()] == ["1", "2", "5"]
+
+
+def test_a_tile_without_an_image_says_why(tmp_path):
+    prediction_grid(tmp_path / "p.png", [Item("changed since $it$ was read", "a", "b", 0.5)])
+    picture = read(tmp_path / "p.png")
+    grey = (picture == 242).all(axis=2)
+    assert grey.sum() > 20_000
+    assert (picture[grey.any(axis=1)][:, 40:200] < 100).any()
+
+
+def test_tiles_name_their_files(tmp_path):
+    sizes = []
+    for name in ("", "roses/001.jpg"):
+        prediction_grid(tmp_path / "p.png", [Item(plain(50, 50), "a", "a", 0.5, name)])
+        sizes.append((read(tmp_path / "p.png")[30:90, :220] < 180).any(axis=2).sum())
+    assert sizes[1] > sizes[0] + 50
 
 
 def test_names_are_shortened_in_the_middle():

@@ -11,8 +11,9 @@ import numpy as np
 from regraft import __version__, plots
 from regraft.bundle.format import write_bundle
 from regraft.config_file import to_yaml
-from regraft.data.decode import DECODER_VERSION, decode
+from regraft.data.decode import DECODER_VERSION, decode, hash_payload
 from regraft.data.split import write_split
+from regraft.errors import RegraftError
 from regraft.files import write_atomic
 from regraft.runs import write_csv
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from regraft.bundle.format import Statistics
     from regraft.config import TrainConfig
-    from regraft.data.samples import Parts, Samples
+    from regraft.data.samples import Load, Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.heads.select import FittedHead
@@ -151,24 +152,45 @@ def _draw(folder: Path, outcome: Outcome) -> None:
     wrong = np.flatnonzero(predicted != truth)
     worst = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:_MISTAKES]
     images = _read_images(outcome, np.concatenate([some, worst]))
+    mistakes = f"The most confident of {len(wrong):,} mistakes" if len(wrong) else "No mistakes"
     for name, chosen, title in (
         ("predictions.png", some, f"{len(some)} of {len(truth):,} test images, drawn at random"),
-        ("mistakes.png", worst, f"the most confident of {len(wrong):,} mistakes"),
+        ("mistakes.png", worst, f"{mistakes} among {len(truth):,} test images"),
     ):
         items = [
             plots.Item(
-                images[int(k)],
+                images.get(int(k), "could not be read again"),
                 predicted=samples.classes[predicted[k]],
                 true=samples.classes[truth[k]],
                 probability=float(p[k, predicted[k]]),
+                name=samples.ids[parts.test[k]],
             )
             for k in chosen
         ]
         plots.prediction_grid(folder / name, items, title)
 
 
-def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
-    """Decode some test images, by position in the test part."""
+def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8] | str]:
+    """Decode some test images, by position in the test part; a word in place of one that is gone.
+
+    The run is computed by now: that its data have been moved away meanwhile must not cost it.
+    """
+    samples = outcome.samples
     positions = {int(outcome.parts.test[k]): int(k) for k in chosen}
-    stream = outcome.samples.stream(sorted(positions))
-    return {positions[index]: decode(load(), outcome.config.max_pixels) for index, load in stream}
+    found: dict[int, NDArray[np.uint8] | str] = {}
+    try:
+        for index, load in samples.stream(sorted(positions)):
+            found[positions[index]] = _read_again(load, samples.hashes[index], outcome.config)
+    except (RegraftError, OSError):
+        pass  # the archive itself: those that were not reached have no entry
+    return found
+
+
+def _read_again(load: Load, known: bytes, config: TrainConfig) -> NDArray[np.uint8] | str:
+    try:
+        payload = load()
+        if hash_payload(payload) != known:
+            return "changed since it was read"
+        return decode(payload, config.max_pixels)
+    except (RegraftError, OSError):
+        return "could not be read again"

@@ -51,18 +51,21 @@ class Item:
 
     Attributes
     ----------
-    image : array of shape (H, W, 3), uint8
-        RGB, of any size and shape.
+    image : array of shape (H, W, 3), uint8, or str
+        RGB, of any size and shape; or a word that says why there is none.
     predicted, true : str
         Class names; equal where the prediction is right.
     probability : float
         Of the predicted class, 0 to 1.
+    name : str
+        Of the file, to find it again.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | str
     predicted: str
     true: str
     probability: float
+    name: str = ""
 
 
 def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -123,7 +126,7 @@ def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[st
 
 
 def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
-    """Draw images with the predicted and the true class above each.
+    """Draw images with the predicted and the true class and the file's name above each.
 
     Right ones have a check mark and a thin frame, wrong ones a cross and a thick dashed frame.
 
@@ -139,7 +142,7 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     items = items[:SHOWN]
     columns = max(2, min(5, len(items)))  # one column would be narrower than the title
     rows = -(-len(items) // columns)  # none where there is no image: the title alone
-    cell, above, gap = 1.9, 0.42, 0.22  # inches: image, its two lines, between cells
+    cell, above, gap = 1.9, 0.57, 0.22  # inches: image, its three lines, between cells
     top = 0.5 if title else 0.15
     width = gap + columns * (cell + gap)
     height = top + rows * (cell + above + gap)
@@ -155,7 +158,9 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
         mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
         predicted, true = label(item.predicted, 15), label(item.true, 20)
         lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
-        _text(figure, x / width, (y + cell + 0.06) / height, lines, size=8, va="bottom")
+        _text(figure, x / width, (y + cell + 0.21) / height, lines, size=8, va="bottom")
+        name = label(item.name, 36) if item.name else ""
+        _text(figure, x / width, (y + cell + 0.07) / height, name, size=6, va="bottom", color="0.4")
     _write(figure, path)
 
 
@@ -169,12 +174,9 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     history : sequence of mapping
         One row a value; its first entry is what was tried ("penalty", "neighbours", ...), then
         ``log_loss``, ``accuracy``, ``chosen``. Where a row has ``log_loss_se``, the standard error
-        is drawn as a band. No row: the picture says so.
+        is drawn as a band. Of less than two values there is nothing to see: no file is written.
     """
-    if not history:
-        figure = _figure(4.0, 0.5)
-        _text(figure, 0.02, 0.5, "There was nothing to choose.", size=10, va="center")
-        _write(figure, path)
+    if len(history) < 2:
         return
     tried = next(iter(history[0]))
     rows = sorted(history, key=lambda row: float(row[tried]))
@@ -182,35 +184,50 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     figure = _figure(6.0, 4.8)
     panels = figure.subplots(2, 1, sharex=True)
     figure.subplots_adjust(left=0.13, right=0.97, top=0.92, bottom=0.12, hspace=0.12)
-    for axes, key, name in (
-        (panels[0], "log_loss", "log-loss"),
-        (panels[1], "accuracy", "accuracy"),
-    ):
-        values = np.array([row[key] for row in rows], dtype=float)
-        axes.plot(places, values, color=RIGHT, marker="o", markersize=3.5, linewidth=1.2)
-        if key == "log_loss" and all("log_loss_se" in row for row in rows):
-            error = np.array([row["log_loss_se"] for row in rows], dtype=float)
-            axes.fill_between(
-                places, values - error, values + error, color=RIGHT, alpha=0.15, linewidth=0
-            )
-        for row, place, value in zip(rows, places, values, strict=True):
-            if row.get("chosen"):
-                axes.axvline(place, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-                axes.plot([place], [value], "D", color=WRONG, markersize=7)
-                transform = axes.get_xaxis_transform()
-                text = f" chosen: {value:.3f}"
-                axes.text(place, 0.97, text, transform=transform, va="top", fontsize=8, color="0.2")
-        if len(rows) > 1 and places.min() > 0:
-            axes.set_xscale("log")
-        axes.margins(y=0.2)
-        axes.set_ylabel(f"out-of-fold {name}", fontsize=9)
-        axes.grid(visible=True, color="0.92", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    title = f"{tried.capitalize()}, chosen on the training part alone"
-    panels[0].set_title(title, fontsize=10, loc="left")
+    if places.min() > 0:
+        panels[0].set_xscale("log")
+    _draw_curve(panels[0], places, rows, "log_loss", most=np.inf)
+    _draw_curve(panels[1], places, rows, "accuracy", most=1.0)
+    if all(isinstance(row[tried], int) for row in rows):  # few whole numbers: each is named
+        panels[1].set_xticks(places, [f"{place:g}" for place in places])
+        panels[1].minorticks_off()
+    panels[0].set_title(
+        f"{tried.capitalize()}, chosen on the training part alone", loc="left", size=10
+    )
     panels[1].set_xlabel("L2 penalty" if tried == "penalty" else tried, fontsize=9)
     _write(figure, path)
+
+
+def _draw_curve(
+    axes: Axes,
+    places: NDArray[np.float64],
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    *,
+    most: float,
+) -> None:
+    """Draw one measure over the values that were tried, with its standard error and the choice."""
+    values = np.array([row[key] for row in rows], dtype=float)
+    error = np.array([row.get(f"{key}_se") or 0.0 for row in rows], dtype=float)
+    axes.fill_between(places, values - error, values + error, color=RIGHT, alpha=0.15, linewidth=0)
+    axes.plot(places, values, "o-", color=RIGHT, markersize=3.5, clip_on=False)
+    for k in (k for k, row in enumerate(rows) if row.get("chosen")):
+        axes.axvline(places[k], color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(places[k], values[k], "D", color=WRONG, markersize=7, clip_on=False, zorder=5)
+        right = places[k] > np.median(places)
+        axes.annotate(
+            f"chosen: {values[k]:.3f}", (places[k], 0.06), xycoords=axes.get_xaxis_transform(),
+            xytext=(-5 if right else 5, 0), textcoords="offset points",
+            ha="right" if right else "left", fontsize=8, color="0.2",
+        )  # fmt: skip
+    low, high = float((values - error).min()), float((values + error).max())
+    # Equal values must not fill the panel with their rounding: at least a tenth of them is shown.
+    room = 0.15 * (high - low) + max(0.05 * abs(high), 0.01)
+    axes.set_ylim(max(0.0, low - room), min(most, high + room))
+    axes.set_ylabel(f"out-of-fold {key.replace('_', '-')}", fontsize=9)
+    axes.grid(visible=True, color="0.92", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
 
 def label(name: str, longest: int) -> str:
@@ -295,10 +312,12 @@ def _write(figure: Figure, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _text(figure: Figure, x: float, y: float, text: str, *, size: float, va: str) -> None:
+def _text(
+    figure: Figure, x: float, y: float, text: str, *, size: float, va: str, color: str = "black"
+) -> None:
     figure.text(
-        *(x, y, text), fontsize=size, va=va, parse_math=False, fontfamily=list(_families()),
-        linespacing=1.25,
+        *(x, y, text), fontsize=size, va=va, color=color, linespacing=1.25, parse_math=False,
+        fontfamily=list(_families()),
     )  # fmt: skip
 
 
@@ -348,14 +367,9 @@ def _numbers(
     for true, predicted in zip(*np.nonzero(counts), strict=True):
         dark = shares[true, predicted] > 0.28
         axes.text(
-            predicted,
-            true,
-            str(counts[true, predicted]),
-            ha="center",
-            va="center",
-            fontsize=size,
-            color="white" if dark else "0.15",
-        )
+            *(predicted, true, str(counts[true, predicted])), ha="center", va="center",
+            fontsize=size, color="white" if dark else "0.15",
+        )  # fmt: skip
 
 
 def _list_worst(
@@ -383,10 +397,17 @@ def _list_worst(
 
 def _draw_item(axes: Axes, item: Item) -> None:
     """Draw one image in its own shape, pixels as squares where it is small."""
-    image = np.asarray(item.image)
-    step = max(1, max(image.shape[:2]) // 768)  # a photograph has far more pixels than its cell
-    small = max(image.shape[:2]) <= 96
-    axes.imshow(image[::step, ::step], interpolation="nearest" if small else "antialiased")
+    if isinstance(item.image, str):
+        axes.set_facecolor("0.95")
+        axes.text(
+            *(0.5, 0.5, label(item.image, 30)), transform=axes.transAxes, ha="center", va="center",
+            fontsize=8, color="0.3", parse_math=False, fontfamily=list(_families()),
+        )  # fmt: skip
+    else:
+        image = np.asarray(item.image)
+        step = max(1, max(image.shape[:2]) // 768)  # a photograph has far more pixels than its cell
+        small = max(image.shape[:2]) <= 96
+        axes.imshow(image[::step, ::step], interpolation="nearest" if small else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
     right = item.predicted == item.true
