@@ -99,7 +99,7 @@ def test_flags_go_before_the_file_and_the_file_before_defaults(tmp_path):
 # --- help -------------------------------------------------------------------------------------
 
 SLOW = {
-    *("numpy", "scipy", "sklearn", "torch", "torchvision", "timm", "PIL", "matplotlib", "lmdb"),
+    *("numpy", "scipy", "sklearn", "torch", "torchvision", "timm", "PIL", "matplotlib", "sqlite3"),
     *("yaml", "msgspec", "rich.progress", "rich.markdown", "regraft.pipeline"),
 }
 
@@ -207,6 +207,31 @@ def test_a_lone_dash_is_standard_input():
     result = run(*words, stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert "unknown flag" not in result.stderr  # and r is no run
+
+
+@pytest.mark.parametrize("words", [["train", "nowhere"], ["predict", "r", "nowhere.jpg"]])
+def test_a_wrong_path_is_told_before_torch_is_imported(words):
+    code = "import sys; from regraft.cli import main; main(sys.argv[1:]); print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert "nowhere" in result.stderr
+    assert "regraft.pipeline" in result.stdout.split()
+    assert "torch" not in result.stdout.split()
+
+
+def test_nobody_waits_for_an_import_that_is_not_needed_any_more():
+    code = (
+        "import sys, threading, time; from regraft import cli, report\n"
+        "def command(words):\n"
+        "    threading.Thread(target=time.sleep, args=(60,), name=report.BACKGROUND).start()\n"
+        "    print('out'); raise KeyboardInterrupt\n"
+        "cli._run = command; sys.exit(cli.main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "out\n", "interrupted\n")
 
 
 def raising(error):

@@ -40,9 +40,9 @@ HEIGHTS = {
 SLOW = {"torch", "torchvision", "timm", "sklearn", "scipy"}
 NARROW = {
     "plots": {"plots", "errors", "files"},
-    "console": {"errors"},
+    "console": {"errors", "report"},
     "predictions": {"errors", "files"},
-    "progress": {"report"},
+    "progress": {"errors", "report"},
     "cli_help": {"errors"},
     "config_file": {"config", "errors", "files", "settings"},
 }

@@ -17,7 +17,7 @@ from cyclopts.validators import Number
 import regraft
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
-from regraft.console import guarded
+from regraft.console import end, guarded
 from regraft.errors import InputError
 from regraft.process import tune_process
 
@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 done, 1 failed, 2 bad input or usage, 130, 141 and 143 on signals.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    return guarded(lambda: _run(words))
+    if arguments is not None:
+        return guarded(lambda: _run(arguments))
+    return end(guarded(lambda: _run(sys.argv[1:])))
 
 
 def _run(words: Sequence[str]) -> int:

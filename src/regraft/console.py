@@ -15,10 +15,11 @@ import sys
 import threading
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from regraft.errors import RegraftError, RegraftWarning
+from regraft.errors import RegraftError, RegraftWarning, visible
+from regraft.report import BACKGROUND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,6 +61,19 @@ def guarded(command: Callable[[], int]) -> int:
         return code
 
 
+def end(code: int) -> int:
+    """Return the exit code; of a failed command that left a thread importing, end the process here.
+
+    The interpreter would wait for that thread: torch takes seconds, and nobody needs it any more.
+    """
+    if code and any(thread.name.startswith(BACKGROUND) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 def print_error(error: RegraftError) -> None:
     """Print an error on stderr: what, and behind ``hint:`` what to do.
 
@@ -91,7 +105,7 @@ def _short_warnings() -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif str(message) not in seen:
                 seen.add(str(message))
-                print(f"warning: {message}", file=sys.stderr)
+                print(f"warning: {visible(str(message))}", file=sys.stderr)
 
         warnings.showwarning = show
         yield

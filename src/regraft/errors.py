@@ -15,6 +15,7 @@
     │   ├── RunError             a run folder that cannot be read or must not be replaced
     │   └── MissingExtraError    an optional package; names its ``pip install 'regraft[x]'``
     ├── FrozenError              parameters that had to stay as they were have changed
+    ├── DivergedError            a training's loss, gradient or weights are no longer finite
     ├── StoreError               the feature store cannot be used
     └── DiskFullError            no space left; names the path and the bytes that were needed
 
@@ -25,6 +26,35 @@
 
 A message says what, which value or file; the hint says what to do. This module imports nothing.
 """
+
+
+#: Control characters but tab and line break, and those that turn the direction of writing.
+_UNSEEN = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
+                 *range(0x2066, 0x206A))
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    r"""Write control characters as escapes: names from files must not steer a terminal.
+
+    Parameters
+    ----------
+    text : str
+        What is about to be shown.
+
+    Returns
+    -------
+    str
+        The same where nothing in it is unseen; tabs and line breaks stay.
+
+    Examples
+    --------
+    >>> print(visible("a tulip" + chr(27) + "[2J"))
+    a tulip\x1b[2J
+    """
+    return text.translate(_UNSEEN)
 
 
 class RegraftError(Exception):
@@ -50,9 +80,9 @@ class RegraftError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = visible(message)
         self.hint = hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
@@ -122,6 +152,10 @@ class MissingExtraError(InputError):
 
 class FrozenError(RegraftError):
     """Parameters or buffers that had to stay as they were have changed."""
+
+
+class DivergedError(RegraftError):
+    """A training's loss, gradient or weights are no longer finite."""
 
 
 class StoreError(RegraftError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ from regraft.errors import (
     StoreError,
     StoreWarning,
 )
-from regraft.report import Reporter, Stopwatch
+from regraft.report import BACKGROUND, Reporter, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from regraft.model import Model
 
 _TOLD = 5  # refused images on the console
+_HEAD_START = 0.1  # seconds in which a scan fails where the path is wrong
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,6 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
             metrics = runs.write_metrics(beside, figures)
-        features.store.evict()
     return Run(place.folder, metrics, model)
 
 
@@ -196,7 +197,7 @@ def evaluate(
     )
     if "max_pixels" not in settings:  # as the run was trained
         config = config.replace(max_pixels=predictor.model.max_pixels)
-    samples = scan(data, config, reporter)
+    samples = scan(data, config, reporter, least_classes=1)
     labels = match_classes(samples, predictor.classes)
     chosen, notes = choose_unseen(samples, run)
     for note in (*samples.source.notes, *samples.notes, *notes):
@@ -273,13 +274,26 @@ def _check_device(config: TrainConfig) -> None:
 
 @contextmanager
 def _in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Future[Any]]:
-    """Run something slow in a thread beside the block; torch's import hides behind hashing."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="regraft-background")
-    future = pool.submit(function, *arguments)
+    """Run something slow in a thread beside the block; torch's import hides behind hashing.
+
+    It starts a moment later: most mistakes are found by then, and end without an import.
+    """
+    failed = threading.Event()
+
+    def run() -> Any:
+        return None if failed.wait(_HEAD_START) else function(*arguments)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix=BACKGROUND)
+    future = pool.submit(run)
     try:
         yield future
-    except BaseException:
+    except Exception:
+        failed.set()
         pool.shutdown()  # no thread goes on importing behind the caller's back
+        raise
+    except BaseException:  # an interrupt: nobody is to wait
+        failed.set()
+        pool.shutdown(wait=False)
         raise
     pool.shutdown(wait=False)
 
@@ -347,8 +361,7 @@ def _extract(
     if config.cache:
         try:
             store = open_store(config.cache_dir)
-            for note in store.take_notes():
-                warnings.warn(note, StoreWarning, stacklevel=2)
+            stack.callback(store.trim)  # whatever becomes of the run
             return into(store)
         except (StoreError, DiskFullError) as error:
             text = f"{error.message}; features of this run are not kept"

@@ -11,6 +11,7 @@ import json as json_module
 import sys
 from typing import TYPE_CHECKING, Any
 
+from regraft.errors import visible
 from regraft.files import write_atomic
 
 if TYPE_CHECKING:
@@ -69,23 +70,29 @@ def _header(topk: int) -> list[str]:
 
 
 def _line(result: Any) -> str:
-    pairs = ", ".join(f"{label} {probability:.3f}" for label, probability in result.top)
+    pairs = ", ".join(f"{_one_line(label)} {probability:.3f}" for label, probability in result.top)
     return f"{_one_line(result.id)}: {pairs}"
 
 
 def _json_line(result: Any) -> str:
     top = [{"label": label, "probability": probability} for label, probability in result.top]
     record = {"id": result.id, "label": result.label, "probability": result.probability, "top": top}
-    return json_module.dumps(record, ensure_ascii=False)
+    return _json(record)
+
+
+def _json(value: Any, **options: Any) -> str:
+    text = json_module.dumps(value, ensure_ascii=False, **options)
+    # JSON's own escapes, where a name would steer the terminal.
+    return text if visible(text) == text else json_module.dumps(value, **options)
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return visible(" ".join(str(text).split()))
 
 
 def as_json(value: Mapping[str, Any]) -> str:
     """Write a mapping as indented JSON; NaN and infinity are errors, since JSON has neither."""
-    return json_module.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _json(value, indent=2, allow_nan=False)
 
 
 def as_table(rows: Sequence[Any]) -> str:
@@ -164,4 +171,4 @@ def _cell(name: str, value: Any) -> str:
         return f"{value / 1e6:,.0f} MB"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None else str(value)
+    return "" if value is None else visible(str(value))

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from regraft.errors import visible
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ConsoleReporter(Reporter):
 
     def say(self, line: str) -> None:
         """Print one line; a bar that is being drawn moves below it."""
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
