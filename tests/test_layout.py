@@ -7,8 +7,10 @@ from regraft.errors import DataError
 
 
 def ids(*names):
+    """Return what is said of each name, in the order in which they were given."""
     arrangement = arrange(names, "data")
-    return [(entry.id, entry.label, entry.part) for entry in arrangement.entries]
+    placed = dict(zip(arrangement.positions, arrangement.entries, strict=True))
+    return [(placed[at].id, placed[at].label, placed[at].part) for at in sorted(placed)]
 
 
 def test_class_folders():
@@ -16,6 +18,22 @@ def test_class_folders():
         ("b/1.jpg", "b", None),
         ("a/1.jpg", "a", None),
         ("a/sub/2.jpg", "a", None),
+    ]
+
+
+def test_the_order_of_an_archive_changes_nothing():
+    names = ["b/1.jpg", "a/1.jpg", "a/sub/2.jpg"]
+    arrangement = arrange(names, "data")
+    assert [entry.id for entry in arrangement.entries] == ["a/1.jpg", "a/sub/2.jpg", "b/1.jpg"]
+    assert arrangement.positions == [1, 2, 0]
+    assert arrange(names[::-1], "data").entries == arrangement.entries
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+def test_one_class_is_no_error_of_the_layout(top):
+    assert ids(f"{top}a/1.jpg", f"{top}a/2.jpg") == [
+        ("a/1.jpg", "a", None),
+        ("a/2.jpg", "a", None),
     ]
 
 
@@ -105,9 +123,6 @@ def test_a_part_without_class_folders_is_named():
     [
         ([], "data holds no images"),
         (["1.jpg", "2.jpg"], "data holds 2 images and no class folders, so their labels are"),
-        (["a/1.jpg", "a/2.jpg"], "data holds images of one class only: a"),
-        (["top/a/1.jpg"], "data holds images of one class only: a"),
-        (["train/a/1.jpg", "test/a/1.jpg"], "data holds images of one class only: a"),
     ],
 )
 def test_what_is_no_set_of_class_folders(names, message):
@@ -145,11 +160,34 @@ def test_names_are_brought_into_one_form():
     assert members.names == ["r\u00f3se/1.png"]
 
 
-def test_a_name_that_is_no_text_is_refused():
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\udcff.png", r"\udcff.png"),
+        ("\x1b[31m.png", r"\x1b[31m.png"),
+        ("1\n.png", r"1\n.png"),
+        ("gnp.\u202e.png", r"gnp.\u202e.png"),
+        ("deep\r/1.png", r"deep\r/1.png"),
+    ],
+)
+def test_names_that_cannot_be_printed_are_refused(name, shown):
+    arrangement = arrange([f"rose/{name}", "rose/1.png", "tulip/1.png"], "data")
+    assert [entry.id for entry in arrangement.entries] == ["rose/1.png", "tulip/1.png"]
+    (entry,) = arrangement.refused
+    assert (entry.path, entry.kind) == (f"rose/{shown}", "unreadable name")
+
+
+def test_names_of_all_languages_can_be_printed():
+    names = ["\u82b1/\u0645\u06cc\u200c\u0631.png", "\U0001f339/a b.png", "\u00e9/\u00a0.png"]
+    assert len(arrange(names, "data").entries) == 3
+
+
+def test_a_name_of_thousands_of_characters_is_refused_and_cut():
     members = Members()
-    members.add("rose/\udcff.png", None, bytes)
+    assert members.allow("a/" + "x" * 5000) is None
     (entry,) = members.left_out
-    assert (entry.path, entry.kind) == ("rose/\\udcff.png", "unreadable name")
+    assert (entry.kind, entry.reason) == ("unsafe name", "its name has 5,002 characters")
+    assert len(entry.path) == 203
 
 
 def test_the_content_decides_where_the_suffix_says_nothing():

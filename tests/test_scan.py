@@ -1,18 +1,22 @@
 """A scan reads every image once, accounts for every loss and replaces nothing."""
 
 import hashlib
+import io
+import random
 import threading
 import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from image_trees import FLOWERS, encoded, pixels, write_tar, write_tree, write_zip
 from regraft.config import TrainConfig
 from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.samples import Entry
 from regraft.data.scan import check_losses, scan
+from regraft.data.split import split
 from regraft.errors import ArchiveError, DataError
 from regraft.report import Reporter
 
@@ -145,7 +149,127 @@ def test_losses_do_not_count_what_is_passed_over():
 def test_the_same_image_under_two_labels_is_named():
     images = [pixels(0), pixels(1), pixels(0), pixels(0), pixels(1)]
     samples = scan((images, ["a", "b", "b", "a", "b"]), CONFIG)
-    assert samples.notes == ("the same image under several labels: 0 (a), 2 (b), 3 (a)",)
+    assert samples.notes == (
+        "the same image under several labels, used with each of them: 0 (a), 2 (b), 3 (a)",
+    )
+
+
+def many_orders(tmp_path, files):
+    """Write the same files as archives in several orders."""
+    names = list(files)
+    for number in range(3):
+        random.Random(number).shuffle(names)
+        mixed = {name: files[name] for name in names}
+        yield write_zip(tmp_path / f"{number}.zip", mixed)
+        yield write_tar(tmp_path / f"{number}.tar", mixed)
+        yield write_tar(tmp_path / f"{number}.tgz", mixed, "w:gz")
+
+
+def test_the_order_in_an_archive_changes_nothing(tmp_path):
+    files = many(60, **{"a__bad.jpg": b"text", "a__copy.png": encoded(1)})
+    seen = set()
+    for path in many_orders(tmp_path, files):
+        samples = scan(path, CONFIG)
+        parts = split(samples, test_fraction=0.3, seed=0)
+        read = {samples.ids[i]: load() for i, load in samples.stream(range(len(samples)))}
+        assert read == {name: files[name] for name in samples.ids}
+        seen.add(
+            repr((samples.ids, samples.labels.tolist(), samples.hashes, samples.sizes.tolist(),
+                  samples.notes, samples.ledger.entries, parts))
+        )  # fmt: skip
+    assert len(seen) == 1
+
+
+def test_the_order_of_a_table_changes_nothing(tmp_path):
+    write_tree(tmp_path, many(20))
+    rows = [f"{name},{name[0]}" for name in many(20)]
+    ids = set()
+    for number in range(3):
+        random.Random(number).shuffle(rows)
+        (tmp_path / f"{number}.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+        ids.add(scan(tmp_path / f"{number}.csv", CONFIG).ids)
+    assert ids == {tuple(sorted(many(20)))}
+
+
+def test_arrays_keep_their_own_order():
+    images = [pixels(n) for n in range(12)]
+    assert scan((images, ["a", "b"] * 6), CONFIG).ids == tuple(map(str, range(12)))
+
+
+@pytest.mark.parametrize("container", [write_tree, lambda p, f: write_zip(p / "a.zip", f)])
+def test_one_class_is_enough_to_measure_and_not_to_train(tmp_path, container):
+    data = container(tmp_path, {f"rose/{n}.png": encoded(n) for n in range(3)})
+    assert scan(data, CONFIG, least_classes=1).classes == ("rose",)
+    with pytest.raises(DataError) as caught:
+        scan(data, CONFIG)
+    assert caught.value.message == f"{data} holds images of one class only: rose"
+    assert caught.value.hint == "a classifier needs at least two classes"
+
+
+def sixteen(values):
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(values, np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_12_bit_data_in_16_bit_files_are_told_and_not_changed(tmp_path):
+    random = np.random.default_rng(0)
+    dark = {f"a/{n}.png": sixteen(random.integers(0, 4096, (6, 6))) for n in range(3)}
+    full = {f"b/{n}.png": sixteen(random.integers(0, 65536, (6, 6))) for n in range(40)}
+    path = write_zip(tmp_path / "a.zip", {**dark, **full, "b/8.gif": encoded(1, "GIF")})
+    samples = scan(path, CONFIG)
+    (note,) = samples.notes
+    assert note == (
+        "a/0.png, a/1.png: of 32 looked at among 43 with 16 bits a channel, these use "
+        "less than an eighth of the range and come out nearly black; where the data have 12 bits, "
+        "multiply the values by 16 and write the files anew"
+    )
+    write_zip(path, {**full, "a/1.png": encoded(1)})
+    assert scan(path, CONFIG).notes == ()
+
+
+def frames(kind, count=2, **options):
+    stream = io.BytesIO()
+    first, *others = (Image.fromarray(pixels(n)) for n in range(count))
+    first.save(stream, kind, save_all=True, append_images=others, **options)
+    return stream.getvalue()
+
+
+def test_frames_and_pages_that_are_not_read_are_counted(tmp_path):
+    files = {
+        "a/moving.gif": frames("GIF"),
+        "a/moving.png": frames("PNG"),
+        "a/moving.webp": frames("WEBP"),
+        "b/pages.tif": frames("TIFF"),
+        "b/pages.tiff": frames("TIFF", big_tiff=True),
+    }
+    stills = {f"b/still.{kind}": frames(kind, 1) for kind in ("GIF", "PNG", "WEBP", "TIFF")}
+    samples = scan(write_tree(tmp_path, {**files, **stills}), CONFIG)
+    assert samples.notes == (f"only the first frame or page is used of {', '.join(sorted(files))}",)
+    assert len(samples) == 9
+
+
+@pytest.mark.parametrize(
+    ("label", "shown", "what"),
+    [
+        ("tu\nlip", r"tu\nlip", "control characters, or what is not valid text"),
+        ("\x1b[31mred", r"\x1b[31mred", "control characters, or what is not valid text"),
+        ("\ud800x", r"\ud800x", "control characters, or what is not valid text"),
+        ("x" * 1001, "x" * 100 + "...", "1,001 characters"),
+    ],
+)
+def test_a_class_that_cannot_be_printed_is_an_error(label, shown, what):
+    images = [pixels(n) for n in range(4)]
+    with pytest.raises(DataError) as caught:
+        scan((images, ["a", "b", label, "a"]), CONFIG)
+    assert caught.value.message == f"arrays: the class of 2 is called '{shown}', which holds {what}"
+    assert caught.value.hint == "give the class a plain name"
+
+
+def test_a_class_folder_that_cannot_be_printed_is_an_error(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {**many(40), "c\n/1.png": encoded(7)})
+    with pytest.raises(DataError, match=r"the class of c\\n/1\.png is called 'c\\n', which holds"):
+        scan(path, CONFIG)
 
 
 def test_a_damaged_archive_stops_the_scan(tmp_path, monkeypatch):

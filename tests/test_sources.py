@@ -138,7 +138,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     ("data", "message"),
     [
         ("", "an empty path does not exist"),
-        ("a\0b", r"'a\\x00b' cannot be looked at|a\0b does not exist"),
+        ("a\0b", r"'a\\x00b' cannot be looked at|a\\x00b does not exist"),
         ("x" * 5000, "'x{200}' cannot be looked at: "),
         (["images", "labels"], "data of type list cannot be used"),
         (None, "data of type NoneType cannot be used"),

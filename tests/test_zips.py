@@ -42,7 +42,8 @@ def test_many_threads_read_the_same_archive(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             loads = [load for _, load in source.stream(range(len(files)))]
-            assert list(pool.map(lambda load: load(), loads)) == list(files.values())
+            read = list(pool.map(lambda load: load(), loads))
+            assert read == [files[name] for name in sorted(files)]
 
 
 def test_unsafe_members_are_refused_by_name(tmp_path):
@@ -73,7 +74,7 @@ def test_a_name_with_a_nul_byte_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip", {**FLOWERS, "rose/1.png@.txt": encoded(5)})
     path.write_bytes(path.read_bytes().replace(b"1.png@", b"1.png\0"))
     source = open_zip(path, OPTIONS)
-    assert left_out(source) == {"rose/1.png\0.txt": ("refused", "unsafe name")}
+    assert left_out(source) == {r"rose/1.png\x00.txt": ("refused", "unsafe name")}
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
@@ -118,14 +119,14 @@ def test_a_damaged_member_is_refused_and_the_others_are_read(tmp_path):
 def test_real_bytes_are_counted_and_not_the_declared_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(zips, "LARGEST_FILE", 1000)
     path = write_zip(tmp_path / "a.zip", {**FLOWERS, "rose/bomb.png": bytes(5_000_000)})
-    loads = dict(open_zip(path, OPTIONS).stream([4]))
+    loads = dict(open_zip(path, OPTIONS).stream([2]))
     with pytest.raises(ImageError, match="too large: it has more than 1000 bytes"):
-        loads[4]()
+        loads[2]()
     content = path.read_bytes()  # the same with a header that lies: the checksum fails
     path.write_bytes(content.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 10)))
-    loads = dict(open_zip(path, OPTIONS).stream([4]))
+    loads = dict(open_zip(path, OPTIONS).stream([2]))
     with pytest.raises(ImageError, match="damaged member: Bad CRC-32"):
-        loads[4]()
+        loads[2]()
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut short"])

@@ -28,7 +28,7 @@ import hashlib
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import PIL
@@ -53,7 +53,16 @@ if TYPE_CHECKING:
 
     from regraft.data.samples import Payload
 
-__all__ = ["DECODER_VERSION", "KINDS", "decode", "hash_payload", "inspect"]
+__all__ = [
+    "DECODER_VERSION",
+    "KINDS",
+    "Look",
+    "decode",
+    "decode_opened",
+    "hash_payload",
+    "inspect",
+    "look",
+]
 
 _RULES = 1  # to be raised whenever the same bytes give other pixels than before
 
@@ -105,8 +114,22 @@ _DAMAGE = (
 )
 
 
+class Look(NamedTuple):
+    """What the header alone tells: the size after orientation, and what decoding will lose."""
+
+    height: int
+    width: int
+    deep: bool = False  # 16 bits a channel: dark values come out black
+    several: bool = False  # more frames or pages than the one that is read
+
+
 def inspect(payload: Payload, max_pixels: int) -> tuple[int, int]:
-    """Return height and width after orientation, from the header alone.
+    """Return height and width after orientation; ``look`` without the rest."""
+    return look(payload, max_pixels)[:2]
+
+
+def look(payload: Payload, max_pixels: int) -> Look:
+    """Return what the header alone tells of an image.
 
     Parameters
     ----------
@@ -117,8 +140,8 @@ def inspect(payload: Payload, max_pixels: int) -> tuple[int, int]:
 
     Returns
     -------
-    tuple of int
-        Height and width in pixels, as ``decode`` will give them.
+    Look
+        Height and width in pixels, as ``decode`` will give them, and what it will leave out.
 
     Raises
     ------
@@ -127,15 +150,16 @@ def inspect(payload: Payload, max_pixels: int) -> tuple[int, int]:
 
     Examples
     --------
-    >>> inspect(np.zeros((2, 3), np.uint8), max_pixels=6)
-    (2, 3)
+    >>> look(np.zeros((2, 3), np.uint8), max_pixels=6)
+    Look(height=2, width=3, deep=False, several=False)
     """
     if isinstance(payload, np.ndarray):
-        return _pixels(payload, max_pixels).shape[:2]
+        return Look(*_pixels(payload, max_pixels).shape[:2])
     header = _checked_header(payload, max_pixels)
+    sides = header.height, header.width
     if header.orientation >= 5:
-        return header.width, header.height
-    return header.height, header.width
+        sides = sides[::-1]
+    return Look(*sides, header.deep, header.several)
 
 
 def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
@@ -179,6 +203,44 @@ def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
     # Pillow turns a TIFF itself.
     orientation = 1 if header.format == "TIFF" else header.orientation
     return _upright(_decode_by_pillow(header), orientation)
+
+
+def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
+    """Convert a PIL image to RGB, upright, by the table above.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Made, or opened from a file; loaded here, else not changed.
+    max_pixels : int
+        Cap on height times width, checked before anything is loaded.
+
+    Returns
+    -------
+    array of shape (H, W, 3), uint8
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        Where it is too large, cannot be loaded to its last pixel or has pixels of no clear colour.
+
+    Examples
+    --------
+    >>> decode_opened(Image.new("LA", (1, 1), (0, 0)), max_pixels=100).tolist()
+    [[[255, 255, 255]]]
+    """
+    what = image.format or f"a picture of mode {image.mode}"
+    _check_size(what, image.height, image.width, max_pixels)
+    try:
+        image.load()  # first: a PNG's EXIF may stand behind its pixels, and a TIFF is turned here
+        orientation = image.getexif().get(0x0112)
+        pixels = _rgb(image.convert("LA") if image.mode == "La" else image)
+    except _DAMAGE as error:
+        reason = f"{what}: {str(error) or type(error).__name__}"
+        kind = "truncated" if "truncated" in reason.lower() else "corrupt"
+        raise ImageError(kind, reason) from None
+    return _upright(pixels, orientation if orientation in range(2, 9) else 1)
 
 
 def hash_payload(payload: Payload) -> bytes:
@@ -279,13 +341,15 @@ def _may_be_short(png: ImageFile.ImageFile) -> bool:
     return bool(png.info.get("interlace")) or not any(last_row.tobytes())
 
 
-def _rgb(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert what Pillow has loaded, by the table above."""
     if image.mode.startswith("I;16"):
         return _from_16_bit(image)
     if image.mode in {"I", "F", "LAB"}:
         what = {"I": "32 bit or signed integers", "F": "floating point numbers", "LAB": "LAB"}
-        raise ImageError("unsupported pixels", f"{image.format} of {what[image.mode]}")
+        raise ImageError(
+            "unsupported pixels", f"{image.format or 'a picture'} of {what[image.mode]}"
+        )
     if image.has_transparency_data or image.mode == "RGBa":
         coloured = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -293,7 +357,7 @@ def _rgb(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _from_16_bit(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image).astype(np.uint32)
     white, bits = False, 16
     if isinstance(image, TiffImagePlugin.TiffImageFile):

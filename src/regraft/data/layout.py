@@ -8,6 +8,7 @@ class folders all give the same ids.
 from __future__ import annotations
 
 import ntpath
+import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from regraft.data.samples import Entry, Part
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Key = TypeVar("Key")
 
@@ -39,6 +40,11 @@ PART_NAMES: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
+
+
+# What changes lines, colours or the direction of reading on a terminal, or ends a name for C.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LONGEST_NAME = 4096  # characters: no system opens a longer path
 
 
 def has_image_suffix(name: str) -> bool:
@@ -65,8 +71,15 @@ def normalise(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Return the name with bytes that are no text written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""Return the name with control characters and bytes that are no text written as escapes.
+
+    Examples
+    --------
+    >>> print(printable("tu\nlip"), printable("\udcff"))
+    tu\nlip \udcff
+    """
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_hidden(part: str) -> bool:
@@ -93,7 +106,9 @@ class Members(Generic[Key]):
     def allow(self, name: str) -> str | None:
         """Return an archive member's name in its normal form; None, and a record, if unsafe."""
         reason = None
-        if "\0" in name:
+        if len(name) > _LONGEST_NAME:
+            name, reason = f"{name[:200]}...", f"its name has {len(name):,} characters"
+        elif "\0" in name:
             reason = "its name holds a NUL byte"
         elif "\\" in name:
             reason = "its name holds a backslash, which is a separator on some systems only"
@@ -123,9 +138,7 @@ class Members(Generic[Key]):
             Returns the first bytes of the file; called where the suffix says nothing.
         """
         name = normalise(name)
-        if not name.isascii() and printable(name) != name:
-            self.refuse(name, "unreadable name", "its name is not valid text")
-        elif has_image_suffix(name) or has_image_magic(head()):
+        if has_image_suffix(name) or has_image_magic(head()):
             self.names.append(name)
             self.keys.append(key)
         else:
@@ -152,19 +165,24 @@ def arrange(names: Sequence[str], location: str) -> Arrangement:
     Parameters
     ----------
     names : sequence of str
-        Images only, NFC, "/" between parts, in the container's order, which is kept.
+        Images only, NFC, "/" between parts.
     location : str
         What the user gave, for messages.
+
+    Returns
+    -------
+    Arrangement
+        Sorted by id: the order in which an archive was packed changes no result.
 
     Raises
     ------
     DataError
-        Where there are no class folders, fewer than two classes, or part folders among others.
+        Where there are no class folders, or part folders among others.
 
     Examples
     --------
     >>> arrange(["top/b/1.jpg", "top/a/x/2.jpg"], "photos.zip").entries
-    [Entry(id='b/1.jpg', label='b', part=None, group=None), Entry(id='a/x/2.jpg', label='a', \
+    [Entry(id='a/x/2.jpg', label='a', part=None, group=None), Entry(id='b/1.jpg', label='b', \
 part=None, group=None)]
     """
     tree = _Tree(names, location)
@@ -182,8 +200,12 @@ part=None, group=None)]
                 (position, Entry(tree.id_below(position, root), label, part))
                 for position in positions
             ]
-    found.sort(key=lambda pair: pair[0])
-    _need_classes({entry.label for _, entry in found}, len(names), location)
+    found = sorted(tree.readable(found), key=lambda pair: pair[1].id)
+    if not names:
+        raise DataError(
+            f"{location} holds no images",
+            hint="put the images of each class into a folder with the class's name",
+        )
     notes = _notes(found, root, folders)
     return Arrangement([p for p, _ in found], [e for _, e in found], tree.refused, notes)
 
@@ -260,8 +282,18 @@ class _Tree:
         """Return a name without the folders that were looked through."""
         return "/".join(self.split[position][len(root) :]) if root else self.names[position]
 
+    def readable(self, found: Sequence[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:
+        """Leave out what has an unreadable name; of a class with such a name, all are kept."""
+        for position, entry in found:
+            if printable(entry.id) == entry.id or printable(entry.label) != entry.label:
+                yield position, entry  # such a label is an error of the whole: ``open_source``
+            else:
+                reason = "its name holds control characters, or is not valid text"
+                self._refuse(position, "unreadable name", reason)
+
     def _refuse(self, position: int, kind: str, reason: str) -> None:
-        self.refused.append(LedgerEntry(self.names[position], "refused", kind, reason))
+        name = printable(self.names[position])
+        self.refused.append(LedgerEntry(name, "refused", kind, reason))
 
 
 def _part_folders(
@@ -298,19 +330,6 @@ def _class_roots(
         known |= tree.children(folder).keys()
         roots.append((folder, parts[name]))
     return roots
-
-
-def _need_classes(classes: set[str], n_images: int, location: str) -> None:
-    if not n_images:
-        raise DataError(
-            f"{location} holds no images",
-            hint="put the images of each class into a folder with the class's name",
-        )
-    if len(classes) < 2:
-        raise DataError(
-            f"{location} holds images of one class only: {', '.join(classes)}",
-            hint="a classifier needs at least two class folders",
-        )
 
 
 def _notes(

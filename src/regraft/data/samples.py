@@ -47,7 +47,7 @@ class Source:
     location : str
         What the user gave, for messages.
     entries : sequence of Entry
-        In the source's own order (of an archive: the order in which members lie).
+        Sorted by id where that is a path; of a compressed tar: the order in which members lie.
     stream : callable
         ``stream(indices)`` yields ``(index, load)`` for ascending indices into ``entries``.
         ``load()`` returns the payload and may be called from any thread, once. A compressed tar
@@ -76,7 +76,8 @@ class Samples:
     source : Source
         Where the payloads come from; ``positions`` maps a sample to its entry there.
     ids : tuple of str
-        Stable names, unique.
+        Stable names, unique. Samples are in their order, whatever order an archive or a table has;
+        those of arrays in the arrays' order.
     classes : tuple of str
         All class names, sorted by code point; a label is an index into it.
     labels : array of shape (N,), int64
@@ -90,7 +91,7 @@ class Samples:
     sizes : array of shape (N, 2), int32
         Height and width in pixels after EXIF orientation.
     positions : array of shape (N,), int64
-        Index of each sample's entry in the source, ascending.
+        Index of each sample's entry in the source; ascending but for a compressed tar.
     ledger : Ledger
         Every file that was met: used, refused with its reason, or passed over.
     notes : tuple of str
@@ -113,8 +114,13 @@ class Samples:
         return len(self.ids)
 
     def stream(self, indices: Sequence[int] | NDArray[np.int64]) -> Iterator[tuple[int, Load]]:
-        """Yield ``(index of the sample, load)`` for ascending indices into the samples."""
+        """Yield ``(index of the sample, load)`` of each wanted sample, as the source has them.
+
+        That is the ascending order, except for a compressed tar, which is read from front to back:
+        go by the index that comes with each image.
+        """
         wanted = np.asarray(indices, dtype=np.int64)
+        wanted = wanted[np.argsort(self.positions[wanted], kind="stable")]
         yield from (
             (int(index), load)
             for index, (_, load) in zip(

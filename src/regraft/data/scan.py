@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from regraft.data.decode import hash_payload, inspect
+from regraft.data.decode import Look, decode, hash_payload, look
 from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Entry, Load, Samples, Source
@@ -31,17 +33,24 @@ _TASK = 8
 # More threads than this only wait for each other and for the disk.
 _MOST_WORKERS = 16
 _SHOWN = 10
+_LOOKED_AT = 32  # images of 16 bits that are decoded
+_DARK = 32  # of 255
 
 
 class _Seen(NamedTuple):
     """What is kept of an image that was read."""
 
     digest: bytes
-    height: int
-    width: int
+    look: Look
 
 
-def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> Samples:
+def scan(
+    data: Data,
+    config: TrainConfig,
+    reporter: Reporter | None = None,
+    *,
+    least_classes: int = 2,
+) -> Samples:
     """Read and hash all images, look at their headers, and keep none of them.
 
     Parameters
@@ -52,6 +61,8 @@ def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> S
         ``data_root``, ``group_by``, ``strict``, ``max_pixels`` and ``workers`` are used.
     reporter : Reporter, optional
         Follows the images under the label "scan".
+    least_classes : int
+        2 for training; 1 is enough to measure.
 
     Returns
     -------
@@ -62,8 +73,8 @@ def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> S
     Raises
     ------
     DataError
-        Where the data cannot be used, too many images are refused (``check_losses``), or, with
-        ``strict``, one is.
+        Where the data cannot be used or have too few classes, too many images are refused
+        (``check_losses``), or, with ``strict``, one is.
 
     Examples
     --------
@@ -73,6 +84,12 @@ def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> S
     ('cat', 'dog')
     """
     source = open_source(data, SourceOptions(config.data_root, config.group_by))
+    labels = sorted({entry.label for entry in source.entries})
+    if len(labels) < least_classes:
+        raise DataError(
+            f"{source.location} holds images of one class only: {', '.join(labels)}",
+            hint="a classifier needs at least two classes",
+        )
     if config.strict:
         for left_out in source.refused:
             _stop_if_refused(left_out)
@@ -92,7 +109,13 @@ def scan(data: Data, config: TrainConfig, reporter: Reporter | None = None) -> S
                 kept.append(index)
                 seen.append(outcome)
     check_losses(Ledger(ledger), source.entries)
-    return _samples(source, kept, seen, Ledger(ledger))
+    if source.kind == "tar":  # a compressed one is read in its own order, which changes no result
+        order = sorted(range(len(kept)), key=lambda at: source.entries[kept[at]].id)
+        kept, seen = [kept[at] for at in order], [seen[at] for at in order]
+        ledger.sort(key=lambda entry: entry.path)
+    samples = _samples(source, kept, seen, Ledger(ledger))
+    losses = (*_further_frames(samples, seen), *_dark(samples, seen, config.max_pixels))
+    return replace(samples, notes=(*samples.notes, *losses))
 
 
 def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
@@ -170,8 +193,8 @@ def _see(loads: list[Load], max_pixels: int) -> list[_Seen | ImageError]:
     for load in loads:
         try:
             payload = load()
-            height, width = inspect(payload, max_pixels)
-            outcomes.append(_Seen(hash_payload(payload), height, width))
+            seen = look(payload, max_pixels)
+            outcomes.append(_Seen(hash_payload(payload), seen))
         except ImageError as error:
             outcomes.append(error.with_traceback(None))  # a traceback would keep the payload
     return outcomes
@@ -194,11 +217,6 @@ def _stop_if_refused(entry: LedgerEntry) -> None:
 def _samples(source: Source, kept: list[int], seen: list[_Seen], ledger: Ledger) -> Samples:
     entries = [source.entries[index] for index in kept]
     classes = tuple(sorted({entry.label for entry in entries}))
-    if len(classes) < 2:
-        raise DataError(
-            f"{source.location} holds usable images of {_listed(classes, 'classes')}; two classes "
-            "are the least"
-        )
     number = {name: index for index, name in enumerate(classes)}
     return Samples(
         source=source,
@@ -208,7 +226,7 @@ def _samples(source: Source, kept: list[int], seen: list[_Seen], ledger: Ledger)
         hashes=tuple(one.digest for one in seen),
         parts=tuple(entry.part for entry in entries),
         groups=tuple(entry.group for entry in entries),
-        sizes=np.array([(one.height, one.width) for one in seen], dtype=np.int32).reshape(-1, 2),
+        sizes=np.array([one.look[:2] for one in seen], dtype=np.int32).reshape(-1, 2),
         positions=np.array(kept, dtype=np.int64),
         ledger=ledger,
         notes=(*source.notes, *_conflicts(entries, seen)),
@@ -226,13 +244,44 @@ def _conflicts(entries: Sequence[Entry], seen: Sequence[_Seen]) -> list[str]:
                 several[one.digest].append(earlier)
             several[one.digest].append(entry)
     notes = [
-        "the same image under several labels: "
+        "the same image under several labels, used with each of them: "
         + ", ".join(f"{entry.id} ({entry.label})" for entry in group[:_SHOWN])
+        + (f" and {len(group) - _SHOWN:,} more" if len(group) > _SHOWN else "")
         for group in islice(several.values(), _SHOWN)
     ]
     if len(several) > _SHOWN:
-        notes.append(f"{len(several) - _SHOWN} more images stand under several labels")
+        notes.append(f"{len(several) - _SHOWN:,} more images stand under several labels")
     return notes
+
+
+def _further_frames(samples: Samples, seen: Sequence[_Seen]) -> Iterator[str]:
+    """Say what of the files is not read."""
+    several = [name for name, one in zip(samples.ids, seen, strict=True) if one.look.several]
+    if several:
+        yield f"only the first frame or page is used of {_listed(several, 'images')}"
+
+
+def _dark(samples: Samples, seen: Sequence[_Seen], max_pixels: int) -> Iterator[str]:
+    """Say where 16 bits hold less: 12 bit data in a 16 bit file come out nearly black.
+
+    Only pixels tell, so some of these images are decoded, spread evenly over all.
+    """
+    deep = np.flatnonzero([one.look.deep for one in seen])
+    if not len(deep):
+        return
+    some = np.unique(deep[np.linspace(0, len(deep) - 1, _LOOKED_AT).round().astype(int)])
+    dark = []
+    for index, load in samples.stream(some):
+        with suppress(ImageError):  # told when it is extracted
+            if decode(load(), max_pixels).max() < _DARK:
+                dark.append(index)
+    if dark:
+        names = _listed([samples.ids[index] for index in sorted(dark)], "images")
+        yield (
+            f"{names}: of {len(some)} looked at among {len(deep):,} with 16 bits a channel, these "
+            f"use less than an eighth of the range and come out nearly black; where the data have "
+            "12 bits, multiply the values by 16 and write the files anew"
+        )
 
 
 def _listed(names: Sequence[str], what: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from regraft.data.arrays import open_arrays
 from regraft.data.folder import open_folder
+from regraft.data.layout import printable
 from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
 from regraft.data.options import Data, SourceOptions, with_groups
 from regraft.data.table import open_table
@@ -26,6 +27,8 @@ __all__ = [
     "SOURCES", "Data", "NamedDataset", "SourceOptions", "list_datasets", "open_source",
     "open_unlabelled",
 ]  # fmt: skip
+
+_LONGEST_LABEL = 1000  # characters
 
 _ACCEPTED = (
     "a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or .parquet table "
@@ -78,11 +81,37 @@ def open_source(data: Data, options: SourceOptions | None = None) -> Source:
             raise DataError(f"{_shown(data)} cannot be looked at: {reason}") from error
         if source is None:
             continue
+        _check_labels(source)
         if source.kind != "named" and not isinstance(data, tuple) and os.fspath(data) in NAMED:
             note = f"{os.fspath(data)} is read as a path here, not as the dataset of that name"
             source = replace(source, notes=(note, *source.notes))
         return with_groups(source, options.group_by)
     raise _unknown(data)
+
+
+def _check_labels(source: Source) -> None:
+    """Refuse names of classes that cannot be printed or written: they end in files and terminals.
+
+    Raises
+    ------
+    DataError
+        Naming the class and an image of it.
+    """
+    for label in sorted({entry.label for entry in source.entries}):
+        if printable(label) != label or len(label) > _LONGEST_LABEL:
+            image = next(entry.id for entry in source.entries if entry.label == label)
+            what = f"{len(label):,} characters" if len(label) > _LONGEST_LABEL else (
+                "control characters, or what is not valid text")  # fmt: skip
+            raise DataError(
+                f"{source.location}: the class of {_cut(image)} is called '{_cut(label)}', which "
+                f"holds {what}",
+                hint="give the class a plain name",
+            )
+
+
+def _cut(name: str) -> str:
+    """Return a name fit to print, and not for ever."""
+    return printable(name[:100]) + ("..." if len(name) > 100 else "")
 
 
 def _shown(data: Data) -> str:

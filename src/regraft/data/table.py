@@ -34,6 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "group": ("group", "group_id"),
 }  # fmt: skip
 
+_LONGEST_CELL = 4096  # characters: no system opens a longer path
 _LARGEST_CSV = 1 << 30  # bytes, about ten million rows
 
 #: (number of the row, {"path": ..., "label": ..., "split": ..., "group": ...})
@@ -62,10 +63,9 @@ def open_table(data: Data, options: SourceOptions) -> Source | None:  # noqa: AR
 
 def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
     """Turn rows into entries; files are not touched before they are read."""
-    entries: list[Entry] = []
-    paths: list[str] = []
+    found: list[tuple[Entry, str]] = []
     members: Members[str] = Members()
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}
     backslashes = 0
     for number, row in rows:
         written = _text(row, "path", number, location)
@@ -80,34 +80,38 @@ def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
                     f"{location}, row {number}: the split is {value!r}",
                     hint="use train, val and test, or leave the column out",
                 )
-        group = None if row.get("group") is None else str(row["group"]).strip() or None
+        group = None
+        if row.get("group") is not None:
+            group = _checked(str(row["group"]), "group", number, location).strip() or None
         name = _relative(written.replace("\\", "/"), folder)
         if name is None:
-            members.refuse(
-                written,
-                "outside the table's folder",
-                f"row {number}: paths must lead to files below the table's folder",
+            raise TableError(
+                f"{location}, row {number}: {written} lies outside of the table's folder",
+                hint="paths must lead to files below the table's folder",
             )
-        elif name in seen:
-            members.refuse(name, "duplicate name", f"row {number}: row {seen[name]} has it already")
-        elif printable(name) != name:
-            members.refuse(name, "unreadable name", f"row {number}: it is not valid text")
+        earlier, known_as = seen.setdefault(normalise(name), (number, label))
+        if known_as != label:
+            raise TableError(
+                f"{location}, row {number}: {name} has the label {label}, and {known_as} in row "
+                f"{earlier}",
+                hint="an image has one label: take out the wrong row",
+            )
+        if earlier != number:
+            members.refuse(name, "duplicate name", f"row {number}: row {earlier} has it already")
         else:
-            seen[name] = number
-            entries.append(Entry(normalise(name), label, part, group))
-            paths.append(name)
-    if len({entry.label for entry in entries}) < 2:
+            found.append((Entry(normalise(name), label, part, group), name))
+    found.sort(key=lambda pair: pair[0].id)  # the order of rows changes no result
+    if not found:
         raise TableError(
-            f"{location} has {len(entries)} usable rows and "
-            f"{len({entry.label for entry in entries})} classes; two are the least",
+            f"{location} has no usable row",
             hint="each row needs the path of an image below the table's folder, and its label",
         )
     notes = (f"{backslashes} paths are written with backslashes, which are read as separators",)
     return Source(
         "table",
         location,
-        entries,
-        partial(_stream, folder, paths),
+        [entry for entry, _ in found],
+        partial(_stream, folder, [name for _, name in found]),
         tuple(members.left_out),
         notes if backslashes else (),
     )
@@ -165,7 +169,19 @@ def _text(row: Mapping[str, Any], column: str, number: int, location: str) -> st
         )
     if not text.strip():
         raise TableError(f"{location}, row {number}: the {column} is empty")
-    return text if column == "path" else text.strip()
+    return _checked(text if column == "path" else text.strip(), column, number, location)
+
+
+def _checked(text: str, column: str, number: int, location: str) -> str:
+    """Return a value that can be printed and written; ids, labels and groups all will be."""
+    if len(text) > _LONGEST_CELL:
+        raise TableError(f"{location}, row {number}: the {column} has {len(text):,} characters")
+    if printable(text) != text:
+        raise TableError(
+            f"{location}, row {number}: the {column} {printable(text)} holds control characters",
+            hint="remove them: they are no part of a name",
+        )
+    return text
 
 
 def _choose_columns(header: Sequence[str], location: str) -> dict[str, int]:

@@ -54,10 +54,14 @@ def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG0
     archive, members, notes = list_tar(Path(data))
     layout = arrange(members.names, location)
     places = [members.keys[position] for position in layout.positions]
+    entries = layout.entries
+    if archive.compressed:  # read from front to back
+        order = sorted(range(len(places)), key=lambda at: places[at].offset)
+        places, entries = [places[at] for at in order], [entries[at] for at in order]
     return Source(
         "tar",
         location,
-        layout.entries,
+        entries,
         partial(archive.stream, places),
         (*members.left_out, *layout.refused),
         (*notes, *layout.notes),

@@ -17,6 +17,8 @@ from regraft.errors import ImageError
 ORIENTATION = 274
 #: Bytes of one value of each TIFF type.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+_MOST_TAGS = 65_535  # all that a TIFF of 32 bits can have
+_MOST_VALUES = 1 << 20  # of one tag: a strip for each row of an image of a million rows
 _INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
 
@@ -26,11 +28,12 @@ class Directory(NamedTuple):
     order: str  # "<" or ">", as struct has it
     big: bool  # BigTIFF: 64 bit offsets
     entries: dict[int, tuple[int, int, bytes]]
+    followed: bool  # by another directory: a further page
 
     def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
         """Values of one tag; empty where it is missing, no integer, or outside of the file."""
         kind, count, field = self.entries.get(tag, (0, 0, b""))
-        if kind not in _INTEGERS:
+        if kind not in _INTEGERS or count > _MOST_VALUES:
             return ()
         size = count * _TYPE_BYTES[kind]
         if size > len(field):
@@ -63,12 +66,13 @@ def read_directory(data: bytes) -> Directory:
         count = struct.unpack_from(order + "H", data, start)[0]
         first, entry = start + 2, struct.Struct(order + "HHL4s")
     end = first + count * entry.size
-    if end > len(data):
+    if end > len(data) or count > _MOST_TAGS:
         raise struct.error
     entries: dict[int, tuple[int, int, bytes]] = {}
     for tag, kind, number, field in entry.iter_unpack(data[first:end]):
         entries.setdefault(tag, (kind, number, field))  # as libtiff: the first of two counts
-    return Directory(order, entry.size == 20, entries)
+    followed = any(data[end : end + (8 if entry.size == 20 else 4)])
+    return Directory(order, entry.size == 20, entries, followed)
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -115,6 +119,8 @@ def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
         size = count * _TYPE_BYTES.get(kind, 0)
         start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
         outside += size if size > len(field) else 0
+        if not 0 < count <= _MOST_VALUES:
+            raise ImageError("corrupt", f"TIFF tag {tag} has {count:,} values")
         if size == 0 or start + size > len(data) or outside > len(data):
             raise ImageError("corrupt", f"the value of TIFF tag {tag} lies outside of the file")
         if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):

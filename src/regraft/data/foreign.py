@@ -1,0 +1,67 @@
+"""What else a file may be that was meant as an image: other formats, pages, pointers, nothing."""
+
+from __future__ import annotations
+
+from regraft.errors import ImageError
+
+#: What else a file may be: (offset, first bytes, kind, what it is).
+_OTHERS = (
+    (4, b"ftypavif", "unsupported format", "an AVIF image"),
+    (4, b"ftypavis", "unsupported format", "an AVIF image"),
+    (4, b"ftyphei", "unsupported format", "a HEIC image"),
+    (4, b"ftyphev", "unsupported format", "a HEIC image"),
+    (4, b"ftypmif1", "unsupported format", "a HEIF image"),
+    (4, b"ftypmsf1", "unsupported format", "a HEIF image"),
+    (4, b"ftypcrx", "unsupported format", "a raw camera image"),
+    (4, b"jP  ", "unsupported format", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "unsupported format", "a JPEG 2000 image"),
+    (0, b"\xff\x0a", "unsupported format", "a JPEG XL image"),
+    (4, b"JXL ", "unsupported format", "a JPEG XL image"),
+    (0, b"8BPS", "unsupported format", "a Photoshop document"),
+    (0, b"\0\0\x01\0", "unsupported format", "an icon"),
+    (4, b"ftyp", "not an image", "a video"),
+    (0, b"\x1a\x45\xdf\xa3", "not an image", "a video"),
+    (8, b"AVI ", "not an image", "a video"),
+    (0, b"%PDF", "not an image", "a PDF document"),
+    (0, b"PK\x03\x04", "not an image", "a zip archive"),
+    (0, b"\x1f\x8b", "not an image", "a gzip archive"),
+    (0, b"version https://git-lfs", "not an image",
+     "a Git LFS pointer, not the file itself (git lfs pull fetches it)"),
+)  # fmt: skip
+
+
+def refusal(data: bytes) -> ImageError:
+    """Return the error that says what a file is that has none of the formats.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+
+    Examples
+    --------
+    >>> print(refusal(b"<html>404"))
+    not an image: an HTML page, as servers send in place of a missing image
+    """
+    for offset, magic, kind, what in _OTHERS:
+        if data.startswith(magic, offset):
+            return ImageError(kind, f"{what}; {_READ}")
+    head = data[:512]
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    printable = bytes((*range(0x20, 0x7F), *b"\t\n\r", *range(0x80, 0x100)))
+    if not data:
+        kind, what = "empty", "the file has no bytes"
+    elif not head.strip(b"\0"):
+        kind, what = "not an image", f"zeros, {len(data)} bytes"
+    elif b"<svg" in start:
+        kind, what = "unsupported format", f"an SVG drawing; {_READ}"
+    elif start.startswith((b"<!doctype html", b"<html", b"<head")):
+        kind, what = "not an image", "an HTML page, as servers send in place of a missing image"
+    elif not head.translate(None, printable):
+        kind, what = "not an image", "text"
+    else:
+        kind, what = "not an image", f"unknown contents, beginning with {head[:8].hex(' ')}"
+    return ImageError(kind, what)
+
+
+_READ = "JPEG, PNG, WebP, GIF, BMP and TIFF are read"
