@@ -73,8 +73,7 @@ def test_a_canonical_name_wins_over_its_synonyms(table):
         ),
         (
             HEAD + ROWS + "../secret.png,rose\n",
-            r"row 4: \.\./secret\.png lies outside of the "
-            "table's folder",
+            r"row 4: \.\./secret\.png lies outside of the table's folder",
         ),
         (
             HEAD + ROWS + "C:/secret.png,rose\n",
@@ -82,8 +81,7 @@ def test_a_canonical_name_wins_over_its_synonyms(table):
         ),
         (
             HEAD + ROWS + "rose/2\0.png,rose\n",
-            r"row 4: the path rose/2\\x00\.png holds control "
-            "characters",
+            r"row 4: the path rose/2\\x00\.png holds control characters",
         ),
         (HEAD + ROWS + '"a\nb.png",rose\n', r"row 5: the path a\\nb\.png holds control characters"),
         (HEAD + ROWS + "rose/2.png,ro\x1b[1mse\n", r"row 4: the label ro\\x1b\[1mse holds control"),

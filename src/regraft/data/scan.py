@@ -244,7 +244,7 @@ def _conflicts(entries: Sequence[Entry], seen: Sequence[_Seen]) -> list[str]:
                 several[one.digest].append(earlier)
             several[one.digest].append(entry)
     notes = [
-        "the same image under several labels, used with each of them: "
+        "the same image under several labels, none of which is changed: "
         + ", ".join(f"{entry.id} ({entry.label})" for entry in group[:_SHOWN])
         + (f" and {len(group) - _SHOWN:,} more" if len(group) > _SHOWN else "")
         for group in islice(several.values(), _SHOWN)

@@ -126,9 +126,7 @@ def split(
             notes.append("the data bring a train part only: the test part is taken from it")
         codes = np.zeros(len(samples), dtype=np.int64)
         codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
-        copies = len(samples) - len(set(samples.hashes))
-        if copies:
-            notes.append(f"copies of other images, kept in one part with them: {_many(copies)}")
+        notes += _name_copies(samples)
     _leave_out_copies(samples, codes, left_out, notes)
     if val_fraction > 0 and not (codes == _VAL).any():
         codes[_draw(samples, clusters, codes == _TRAIN, val_fraction, f"val {seed}")] = _VAL
@@ -349,11 +347,27 @@ def _leave_out_copies(
             )
     if left_out:
         codes[list(left_out)] = _LEFT_OUT
-        first = next(iter(left_out))
+        named = [f"{samples.ids[index]} is {why}" for index, why in left_out.items()]
         notes.append(
             f"left out, as another part holds the same bytes: {_many(len(left_out))} "
-            f"({samples.ids[first]} is {left_out[first]})"
+            f"({_listed(named, '; ')})"
         )
+
+
+def _name_copies(samples: Samples) -> list[str]:
+    """Return a note that names byte-identical images, if there are any."""
+    first: dict[bytes, str] = {}
+    copies = [
+        f"{name} of {first[digest]}"
+        for digest, name in zip(samples.hashes, samples.ids, strict=True)
+        if first.setdefault(digest, name) != name
+    ]
+    if not copies:
+        return []
+    return [
+        f"copies of other images, kept in one part with them: {_many(len(copies))} "
+        f"({_listed(copies)})"
+    ]
 
 
 def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None:
@@ -382,6 +396,6 @@ def _many(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], between: str = ", ") -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return between.join(names[:_SHOWN]) + more
