@@ -1,8 +1,10 @@
 """The bundle: one error type, and one test per way in which it can be wrong."""
 
-import hashlib
+import contextlib
+import dataclasses
 import io
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 import regraft
 from regraft.backbones.registry import at_image_size, load_backbone
@@ -21,9 +21,11 @@ from regraft.bundle.golden import golden_images
 from regraft.bundle.predictor import Predictor
 from regraft.errors import BundleError, ImageError
 from regraft.features.compute import Compute, has_bfloat16
-from regraft.features.taps import select_blocks
-from regraft.heads.head import LinearHead
+from regraft.features.taps import Block, select_blocks
+from regraft.heads.head import KnnHead, LinearHead
 from regraft.model import Model
+from regraft.predictions import deliver
+from tiny_bundles import edit_manifest, edit_tensors, replace_file
 
 CLASSES = ("cat", "dog", "fish")
 
@@ -57,28 +59,6 @@ def original(tmp_path_factory):
 @pytest.fixture
 def bundle(original, tmp_path):
     return shutil.copytree(original, tmp_path / "bundle")
-
-
-def edit_manifest(folder, change) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def replace_file(folder, name: str, data: bytes) -> None:
-    """Change a file and make its hash right again: what a hostile writer would do."""
-    (folder / name).write_bytes(data)
-
-    def change(manifest):
-        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-    edit_manifest(folder, change)
-
-
-def edit_tensors(folder, name: str, change) -> None:
-    tensors = load_tensors((folder / name).read_bytes())
-    replaced = change(tensors)
-    replace_file(folder, name, save_tensors(tensors if replaced is None else replaced))
 
 
 def photograph(number: int = 0) -> np.ndarray:
@@ -212,10 +192,66 @@ def test_a_missing_or_short_or_long_file(bundle, name):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_link_in_a_files_place(bundle, tmp_path):
-    (bundle / "head.safetensors").rename(tmp_path / "elsewhere")
-    (bundle / "head.safetensors").symlink_to(tmp_path / "elsewhere")
-    refused(bundle, "is not a regular file")
+@pytest.mark.parametrize("name", ["head.safetensors", "golden/wide.jpg", "golden"])
+def test_a_link_in_a_files_place(bundle, tmp_path, name):
+    (bundle / name).rename(tmp_path / "elsewhere")
+    (bundle / name).symlink_to(tmp_path / "elsewhere")
+    refused(bundle, "golden is a link" if name == "golden" else "is not a regular file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_a_fifo_in_a_files_place_does_not_hang(bundle):
+    (bundle / "head.safetensors").unlink()
+    os.mkfifo(bundle / "head.safetensors")
+    refused(bundle, "head.safetensors is not a regular file")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors",
+     "golden/wide.jpg"],
+)  # fmt: skip
+def test_a_huge_sparse_file_is_not_read(bundle, name):
+    edit_manifest(bundle, _set("files", name, "bytes", 2**40))
+    with contextlib.suppress(OSError):  # a disk without such files: the manifest alone says it
+        os.truncate(bundle / name, 2**40)
+    refused(bundle, r"is said to have 1,099,511,627,776 bytes; what the manifest describes has at")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file of 8 GB is not sparse there")
+def test_a_file_that_is_larger_than_it_says_is_not_read(bundle):
+    with (bundle / "head.safetensors").open("r+b") as file:
+        file.truncate(2**33)
+    refused(bundle, r"head.safetensors is larger than [\d,]+ bytes")
+
+
+def test_a_network_with_huge_buffers_is_refused_before_it_is_built(bundle):
+    """LeViT keeps tables of relative positions that are in no file: 79 GiB at this size."""
+
+    def change(manifest):
+        manifest["backbone"]["name"] = "timm/levit_128s"
+        manifest["backbone"]["preprocess"] |= {"image_size": 4096, "resize_size": 4096}
+
+    edit_manifest(bundle, change)
+    refused(bundle, r"timm/levit_128s at 4096 pixels takes [\d,]+ MiB for 33 MiB of tensors")
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    model = make_model()
+    rows = torch.zeros(1, 1).expand(2**20, 1040)  # no memory
+    head = KnnHead(torch.zeros(1040), torch.ones(1040), rows, torch.zeros(2**20), 1, 3)
+    with pytest.raises(BundleError, match=r"the head has 4.\d GiB; a bundle's has at most 4"):
+        write(tmp_path / "bundle", dataclasses.replace(model, head=head))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_network_whose_constructor_calculates_can_be_read_again(tmp_path):
+    """On the meta device torchvision's RegNet cannot be built."""
+    backbone = at_image_size(load_backbone("torchvision/regnet_y_400mf", "none"), 64, crop=False)
+    head = LinearHead(torch.zeros(440), torch.ones(440), torch.zeros(3, 440), torch.zeros(3))
+    model = Model(backbone, (Block("pooled"),), head, 1.0, CLASSES, 10**6)
+    again = Predictor.load(write(tmp_path / "bundle", model)).model.backbone
+    assert again.stages == backbone.stages
 
 
 @pytest.mark.parametrize(
@@ -260,19 +296,34 @@ def _set(*path_and_value):
         (_set("backbone", "name", "timm/../../x"), r"matching regex .* - at `\$.backbone.name`"),
         (_set("backbone", "name", "hf-hub:someone/model"), r"at `\$.backbone.name`"),
         (_set("backbone", "name", "timm/no_such_network"), "backbone: .*no_such_network"),
-        (_set("backbone", "name", "torchvision/resnet18"), "tensors are missing, unexpected"),
-        (_set("backbone", "name", "timm/vit_giant_patch14_224"), "tensors are missing, unexpected"),
+        (
+            _set("backbone", "name", "torchvision/resnet18"),
+            "the stages or n_features are not",
+        ),
+        (
+            _set("backbone", "name", "timm/vit_giant_patch14_224"),
+            "the stages or n_features are not",
+        ),
         (_set("backbone", "arguments", {"pretrained": True}), "backbone: .*pretrained"),
         (_set("backbone", "arguments", {"a.b": 1}), "arguments has an odd name"),
         (_set("backbone", "weights_sha256", "0" * 64), "not those that were trained with"),
         (_set("backbone", "weights_sha256", "xyz"), "matching regex"),
         (_set("backbone", "preprocess", "image_size", 10**9), "<= 4096"),
         (_set("backbone", "preprocess", "resize_size", 32), "resize_size 32 is below image_size"),
+        (_set("backbone", "preprocess", "resize_size", 641), "more than 10 times as large"),
+        (_set("backbone", "weights_sha256", "0" * 64 + "\n"), "matching regex"),
+        (_set("backbone", "name", "embedded\n"), "matching regex"),
+        (_set("golden", "images", ["golden/wide.jpg\n"]), "matching regex"),
         (_set("backbone", "preprocess", "std", [0, 1, 1]), "> 0.0"),
         (_set("backbone", "preprocess", "mean", [0, 0, 1e300]), "<= 1000"),
-        (_set("backbone", "stages", 0, "path", "os.system"), "has no submodule 'os.system'"),
+        (
+            _set("backbone", "stages", 0, "path", "os.system"),
+            "the stages or n_features are not",
+        ),
         (_set("backbone", "stages", 0, "name", "pooled"), "same name"),
-        (_set("backbone", "stages", 0, "channels", 17), "width does not follow from its stage"),
+        (_set("backbone", "stages", 0, "channels", 17), "the stages or n_features are not"),
+        (_set("backbone", "n_features", 7), "the stages or n_features are not"),
+        (_set("blocks", 0, "grid", 3), "has no such blocks"),
         (_set("blocks", 0, "tap", "nowhere"), "blocks name a tap twice, or one that there is not"),
         (_set("blocks", 0, "grid", 0), ">= 1"),
         (_set("blocks", 0, "width", 17), "width does not follow from its stage"),
@@ -288,6 +339,21 @@ def _set(*path_and_value):
 def test_a_manifest_that_lies(bundle, change, match):
     edit_manifest(bundle, change)
     refused(bundle, match)
+
+
+def test_names_of_classes_do_not_steer_a_terminal(bundle, capsys):
+    """Training takes any folder's name, so a bundle holds it; it is escaped when it is shown."""
+    edit_manifest(bundle, _set("classes", ["cat", "dog", "fish\x1b[2J\x9b1m"]))
+    predictor = Predictor.load(bundle)
+    assert predictor.classes[2] == "fish\x1b[2J\x9b1m"
+    for json_lines in (False, True):
+        deliver([predictor.predict(photograph(), top_k=3)], csv=None, json=json_lines)
+        shown = capsys.readouterr().out.rstrip("\n")
+        assert "fish" in shown
+        assert shown.isprintable()
+    assert json.loads(shown)["top"][2]["label"] in predictor.classes
+    edit_manifest(bundle, _set("\x1b[2J", 1))
+    refused(bundle, r"unknown field `\\x1b\[2J`")
 
 
 def test_tensors_that_are_no_safetensors(bundle):
@@ -370,7 +436,7 @@ def test_another_normalisation_is_noticed(bundle):
 )
 def test_stages_that_do_not_fit_the_network(bundle, change):
     edit_manifest(bundle, change)
-    refused(bundle, "do not fit the network|features are off by")
+    refused(bundle, "the stages or n_features are not those of embedded")
 
 
 def test_threads_that_share_a_predictor_get_their_own_answers(original):

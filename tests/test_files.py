@@ -86,3 +86,22 @@ def test_a_fifo_is_refused_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         read_bounded(tmp_path / "pipe", 10)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_is_followed_only_where_it_may_be(tmp_path):
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_regular(tmp_path / "link", 10) == b"data"
+    with pytest.raises(OSError, match="not a regular file"):
+        read_regular(tmp_path / "link", 10, follow=False)
+    assert read_regular(tmp_path / "file", 10, follow=False) == b"data"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file of 8 GB is not sparse there")
+def test_a_huge_sparse_file_is_refused_unread(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(2**33)
+    with pytest.raises(InputError, match="8589934592 bytes; at most 100 are read"):
+        read_bounded(path, 100)

@@ -90,25 +90,33 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read_regular(path: Path | str, limit: int, first: int | None = None) -> bytes:
+def read_regular(
+    path: Path | str, limit: int, first: int | None = None, *, follow: bool = True
+) -> bytes:
     """Read a regular file as it is, without ever blocking on a FIFO or a device.
 
     Parameters
     ----------
     path : path
-        File to read; links are followed.
+        File to read.
     limit : int
-        Most bytes that the file may have.
+        Most bytes that the file may have; compared before anything is read.
     first : int, optional
         Read only so many bytes from the start; ``limit`` does not count then.
+    follow : bool
+        Whether the last part of the path may be a link.
 
     Raises
     ------
     OSError
         As the system says; ``EFBIG`` where it is too large, ``EINVAL`` where it is not a regular
-        file.
+        file, or a link that is not to be followed.
     """
-    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+    if not follow and Path(path).is_symlink():
+        raise OSError(errno.EINVAL, "not a regular file")
+    # The flag too: between the two calls somebody may have put a link there.
+    flags = _READ_FLAGS | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    with open(os.open(path, flags), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")

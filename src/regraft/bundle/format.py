@@ -7,20 +7,15 @@ registries, shapes are compared before a network is built, hashes before anythin
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
-import os
-import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import safetensors
 import safetensors.torch
 import torch
 
 from regraft import __version__
-from regraft.backbones import registry
-from regraft.backbones.backbone import Backbone, Preprocess, Stage
-from regraft.backbones.freeze import state_hash
 from regraft.bundle.golden import Golden, record_golden
 from regraft.bundle.manifest import (
     MAX_BYTES,
@@ -36,9 +31,10 @@ from regraft.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
-from regraft.errors import BackboneError, BundleError, InputError
-from regraft.features.taps import Block
-from regraft.files import write_atomic
+from regraft.bundle.network import bytes_of, check_buffers, fill_backbone, plan_backbone
+from regraft.errors import BundleError, InputError
+from regraft.features.taps import Block, row_blocks
+from regraft.files import read_regular, write_atomic
 from regraft.heads.head import HEADS
 from regraft.model import Model
 
@@ -48,7 +44,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from regraft.backbones.backbone import Backbone
     from regraft.features.compute import Compute
+
+_HEADER = 16 * 2**20  # bytes of a safetensors header: names and shapes of 100,000 tensors
+_LARGEST_IMAGE = 4 * 2**20  # bytes of a golden image; ours have 10,000
+LARGEST_HEAD = 4 * 2**30  # bytes of a k-NN head: 500,000 images, all stages at 1x1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,10 @@ def write_bundle(
     ------
     DiskFullError
         Where there is no space left.
+    BundleError
+        Where the model is larger than a reader of bundles allows; nothing is written then.
     """
+    _check_writable(model)
     (folder / "golden").mkdir(parents=True)
     record, images, golden = record_golden(model, compute)
     contents = {
@@ -125,6 +129,17 @@ def write_bundle(
     # Last: a folder without a manifest is no bundle.
     write_atomic(folder / "manifest.json", write_manifest(manifest))
     return manifest
+
+
+def _check_writable(model: Model) -> None:
+    """Refuse what nobody could read again: the reader's own bounds."""
+    backbone, head = model.backbone, bytes_of(model.head.state_dict().values())
+    check_buffers(backbone.module, f"{backbone.name} at {backbone.preprocess.image_size} pixels")
+    if model.head.kind != "linear" and head > LARGEST_HEAD:
+        raise BundleError(
+            f"the head has {head / 2**30:.1f} GiB; a bundle's has at most {LARGEST_HEAD >> 30}",
+            hint="--head logistic keeps no training images; --taps last makes rows shorter",
+        )
 
 
 def _describe(
@@ -187,6 +202,34 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
     BundleError
         Where anything is not as the format says: names the file or the field.
     """
+    folder, manifest = _read_manifest(folder)
+    plan = plan_backbone(manifest.backbone)
+    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
+    if not set(blocks) <= set(row_blocks(plan)):
+        raise BundleError(f"manifest.json: {plan.name} has no such blocks as the manifest names")
+    widths = block_widths(plan, blocks)
+    if [block.width for block in manifest.blocks] != [widths[block] for block in blocks]:
+        raise BundleError("manifest.json: a block's width does not follow from its stage")
+    n_features = sum(widths.values())
+    most = _most_bytes(manifest, plan, n_features)
+    contents = {
+        name: _read_checked(folder, name, record, most.get(name, _LARGEST_IMAGE))
+        for name, record in manifest.files.items()
+    }
+    # The real network comes last: it costs most.
+    head = _read_head(manifest, contents["head.safetensors"], n_features)
+    golden = _read_golden(manifest, contents, n_features)
+    _read_statistics(contents["statistics.safetensors"], plan.n_features)
+    state = _tensors(contents.pop("backbone.safetensors"), "backbone.safetensors")
+    model = Model(
+        fill_backbone(plan, state), blocks, head, manifest.head.temperature,
+        tuple(manifest.classes), manifest.max_pixels,
+    )  # fmt: skip
+    return model, manifest, golden
+
+
+def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
+    """Return the bundle's own folder, which may lie in the one that was given, and its manifest."""
     if not (folder / "manifest.json").exists() and (folder / "bundle").is_dir():
         folder = folder / "bundle"
     if not (folder / "manifest.json").is_file():
@@ -194,76 +237,27 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
         raise BundleError(
             f"{folder} {what}", hint="regraft train writes a run folder; the bundle is inside"
         )
+    if (folder / "golden").is_symlink():
+        raise BundleError(f"{folder / 'golden'} is a link", hint="copy the bundle with its files")
+    data = _read_file(folder, "manifest.json", MAX_BYTES)
     try:
-        manifest = read_manifest(_read_file(folder, "manifest.json", MAX_BYTES))
+        return folder, read_manifest(data)
     except BundleError as error:
         raise BundleError(f"{folder}: {error.message}", hint=error.hint) from error
-    contents = {
-        name: _read_checked(folder, name, record) for name, record in manifest.files.items()
+
+
+def _most_bytes(manifest: Manifest, backbone: Backbone, n_features: int) -> dict[str, int]:
+    """Return how large each file can be: a sparse one of terabytes is refused before it is read."""
+    n_classes, side = len(manifest.classes), backbone.preprocess.image_size
+    head = 4 * (n_features * (n_classes + 2) + n_classes)
+    images = len(manifest.golden.images)
+    return {
+        "backbone.safetensors": bytes_of(backbone.module.state_dict().values()) + _HEADER,
+        # A k-NN head holds the training images' rows, however many those were.
+        "head.safetensors": (head if manifest.head.kind == "linear" else LARGEST_HEAD) + _HEADER,
+        "statistics.safetensors": 4 * backbone.n_features * (backbone.n_features + 1) + _HEADER,
+        "golden.safetensors": images * (3 * side**2 + 4 * (n_features + n_classes)) + _HEADER,
     }
-    backbone = _read_backbone(manifest, contents.pop("backbone.safetensors"))
-    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
-    widths = block_widths(backbone, blocks)
-    if [block.width for block in manifest.blocks] != [widths[block] for block in blocks]:
-        raise BundleError("manifest.json: a block's width does not follow from its stage")
-    n_features = sum(widths.values())
-    head = _read_head(manifest, contents["head.safetensors"], n_features)
-    model = Model(
-        backbone, blocks, head, manifest.head.temperature, tuple(manifest.classes),
-        manifest.max_pixels,
-    )  # fmt: skip
-    golden = _read_golden(manifest, contents, n_features)
-    _read_statistics(contents["statistics.safetensors"], backbone.n_features)
-    return model, manifest, golden
-
-
-def _read_backbone(manifest: Manifest, data: bytes) -> Backbone:
-    record = manifest.backbone
-    preprocess = Preprocess(**msgspec.structs.asdict(record.preprocess))
-    state = _tensors(data, "backbone.safetensors")
-    try:
-        # On no device first: a name and sizes that do not fit cost no memory.
-        with torch.device("meta"):
-            plan = registry.build(record.name, record.arguments, image_size=preprocess.image_size)
-        _compare(plan.state_dict(), state)
-        module = registry.build(record.name, record.arguments, image_size=preprocess.image_size)
-    except BackboneError as error:
-        raise BundleError(f"manifest.json: backbone: {error.message}", hint=error.hint) from error
-    module.load_state_dict(state)
-    module.eval().requires_grad_(requires_grad=False)
-    if state_hash(module) != record.weights_sha256:
-        raise BundleError("backbone.safetensors: the tensors are not those that were trained with")
-    known = dict(module.named_modules())
-    for stage in record.stages:
-        if stage.path not in known:
-            raise BundleError(f"manifest.json: {record.name} has no submodule {stage.path!r}")
-    return Backbone(
-        name=record.name,
-        weights=record.weights,
-        weights_sha256=record.weights_sha256,
-        licence=record.licence,
-        preprocess=preprocess,
-        stages=tuple(
-            Stage(**{f: getattr(s, f) for f in s.__struct_fields__}) for s in record.stages
-        ),
-        n_features=record.n_features,
-        module=module,
-        arguments=dict(record.arguments),
-    )
-
-
-def _compare(expected: dict[str, Any], found: dict[str, torch.Tensor]) -> None:
-    wrong = sorted(set(expected) ^ set(found)) or [
-        name
-        for name, tensor in found.items()
-        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype)
-    ]
-    if wrong:
-        shown = ", ".join(wrong[:5])
-        raise BundleError(
-            f"backbone.safetensors: {len(wrong)} tensors are missing, unexpected or of another "
-            f"shape or type: {shown}"
-        )
 
 
 def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Module:
@@ -335,10 +329,15 @@ def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{name}: {error}") from error
+        raise BundleError(f"{name}: {str(error)[:300]}") from error
 
 
-def _read_checked(folder: Path, name: str, record: FileRecord) -> bytes:
+def _read_checked(folder: Path, name: str, record: FileRecord, most: int) -> bytes:
+    if record.bytes > most:
+        raise BundleError(
+            f"manifest.json: {name} is said to have {record.bytes:,} bytes; what the manifest "
+            f"describes has at most {most:,}"
+        )
     data = _read_file(folder, name, record.bytes)
     if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
         raise BundleError(
@@ -352,13 +351,11 @@ def _read_file(folder: Path, name: str, limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes; never through a link out of the bundle."""
     path = folder / name
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise BundleError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        return read_regular(path, limit, follow=False)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise BundleError(f"{path}: {reason}", hint="copy the bundle again") from error
-    if len(data) > limit:
-        raise BundleError(f"{path} is larger than {limit:,} bytes")
-    return data
+        reason = f": {error.strerror or type(error).__name__}"
+        if error.errno == errno.EFBIG:
+            reason = f" is larger than {limit:,} bytes"
+        elif error.errno in {errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            reason = " is not a regular file"
+        raise BundleError(f"{path}{reason}", hint="copy the bundle again") from error

@@ -13,9 +13,10 @@ from regraft.errors import BundleError
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20  # of the manifest; 100,000 classes of 100 letters fit
+_MOST_RESIZED = 10  # times the image size: the smallest crop that a record of weights may ask for
 FILES = ("backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors")
 
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Side = Annotated[int, Meta(ge=1, le=4096)]
 Width = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -58,7 +59,7 @@ class StageRecord(_Strict, frozen=True):
 class BackboneRecord(_Strict, frozen=True):
     """How the network is built again: by its registry name, never by a place or a module."""
 
-    name: Annotated[str, Meta(pattern=r"^(embedded|(timm|torchvision)/[A-Za-z0-9_.\-]{1,200})$")]
+    name: Annotated[str, Meta(pattern=r"^(embedded|(timm|torchvision)/[A-Za-z0-9_.\-]{1,200})\Z")]
     arguments: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
     weights: Name
     weights_sha256: Sha256
@@ -86,7 +87,7 @@ class HeadRecord(_Strict, frozen=True):
 class GoldenRecord(_Strict, frozen=True):
     """The synthetic images by file name, and how far another machine may be off."""
 
-    images: Annotated[list[Annotated[str, Meta(pattern=r"^golden/[a-z0-9\-]{1,40}\.(png|jpg)$")]],
+    images: Annotated[list[Annotated[str, Meta(pattern=r"^golden/[a-z0-9\-]{1,40}\.(png|jpg)\Z")]],
                       Meta(min_length=1, max_length=16)]  # fmt: skip
     pixel_tolerance: Annotated[int, Meta(ge=0, le=64)]  # largest difference, of 255
     feature_tolerance: dict[Literal["float32", "bfloat16"], Annotated[float, Meta(ge=0, le=1)]]
@@ -144,7 +145,7 @@ def read_manifest(data: bytes) -> Manifest:
             raise BundleError(f"manifest.json has schema version {version}, which never existed")
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"manifest.json: {error}") from error
+        raise BundleError(f"manifest.json: {str(error)[:300]}") from error
     _check(manifest)
     return manifest
 
@@ -161,8 +162,11 @@ def _check(manifest: Manifest) -> None:
     size, resize = (
         manifest.backbone.preprocess.image_size, manifest.backbone.preprocess.resize_size
     )  # fmt: skip
-    if resize < size:
-        raise BundleError(f"manifest.json: resize_size {resize} is below image_size {size}")
+    if not size <= resize <= _MOST_RESIZED * size:
+        raise BundleError(
+            f"manifest.json: resize_size {resize} is below image_size {size}, or more than "
+            f"{_MOST_RESIZED} times as large"
+        )
     names = {stage.name for stage in manifest.backbone.stages} | {"pooled"}
     if len(names) != len(manifest.backbone.stages) + 1:
         raise BundleError("manifest.json: two stages have the same name")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,21 +17,22 @@ from PIL import Image
 from regraft.backbones.preprocess import render
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
-from regraft.data.decode import decode
-from regraft.errors import BundleError, ImageError
+from regraft.data.decode import decode, decode_opened
+from regraft.data.folder import read_file
+from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute
-from regraft.features.extract import render_ahead
+from regraft.features.extract import NOT_FINITE, render_ahead
 from regraft.features.taps import TapReader, read_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from regraft.config import Precision
-    from regraft.data.samples import Payload, Source
+    from regraft.data.samples import Source
     from regraft.model import Model
 
 #: Encoded bytes, a path, a PIL image, or pixels: uint8 (H, W) or (H, W, 3).
-ImageLike: TypeAlias = bytes | str | Path | Image.Image | NDArray[np.uint8]
+ImageLike: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,14 @@ class Predictor:
         ------
         BundleError
             Where the bundle is not what it says, or this machine answers otherwise.
+        ConfigError
+            Where the device is not there, or another setting cannot be used.
         """
+        if batch_size < 1 or precision not in {"auto", "bfloat16", "float32"}:
+            raise ConfigError(
+                f"batch size {batch_size} and precision {precision} cannot be used",
+                hint="a batch has at least 1 image; a precision is auto, bfloat16 or float32",
+            )
         model, manifest, golden = read_bundle(Path(path))
         if precision == "auto" and manifest.compute.get("precision") == "float32":
             precision = "float32"  # as it was trained, not as fast as this machine could
@@ -128,7 +137,8 @@ class Predictor:
         try:
             check_golden(model, manifest, golden, reader)
         except (ValueError, IndexError, RuntimeError, TypeError, AttributeError) as error:
-            what = f"{path}: the stages do not fit the network: {error}"
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            what = f"{path}: the network does not run on the golden images: {reason}"
             raise BundleError(what) from error
         return cls(model, reader)
 
@@ -162,7 +172,8 @@ class Predictor:
         Parameters
         ----------
         images : iterable of images
-            As for ``predict``, of any sizes; an array of shape (N, H, W, 3) too.
+            As for ``predict``, of any sizes; an array of shape (N, H, W, 3) too. Grey images in one
+            array are given as ``list(array)``: (N, H, W) could be one image as well.
         top_k : int
             How many classes each ``top`` lists.
 
@@ -170,8 +181,15 @@ class Predictor:
         -------
         list of Prediction
             In their order, ``id`` counting from "0"; one that cannot be read has ``error``.
+
+        Raises
+        ------
+        InputError
+            Where a single image was given, or what may be one, or nothing that holds images.
         """
-        rendered = ((str(index), self._render(image)) for index, image in enumerate(images))
+        rendered = (
+            (str(index), self._render(image)) for index, image in enumerate(_several(images))
+        )
         return list(self._answer(rendered, top_k))
 
     def stream(self, source: Source, *, workers: int, top_k: int = 5) -> Iterator[Prediction]:
@@ -203,7 +221,7 @@ class Predictor:
 
     def _render(self, image: ImageLike) -> torch.Tensor | ImageError:
         try:
-            pixels = decode(payload_of(image), self.model.max_pixels)
+            pixels = pixels_of(image, self.model.max_pixels)
             return render(pixels, self.model.backbone.preprocess)
         except ImageError as error:
             return error
@@ -213,15 +231,23 @@ class Predictor:
     ) -> Iterator[Prediction]:
         while batch := list(itertools.islice(rendered, self._reader.compute.batch_size)):
             images = [image for _, image in batch if isinstance(image, torch.Tensor)]
-            probabilities = iter(())
+            answers: Iterator[tuple[bool, NDArray[np.float32]]] = iter(())
             if images:
                 features = read_features(self._reader, torch.stack(images))
-                probabilities = iter(self.model.probabilities(features))
+                probabilities = self.model.probabilities(features)
+                numbers = np.hstack([features, probabilities])
+                finite = [bool(np.isfinite(row).all()) for row in numbers]
+                answers = zip(finite, probabilities, strict=True)
             for name, image in batch:
                 if isinstance(image, ImageError):
                     yield Prediction(name, error=image)
-                else:
-                    yield self._prediction(name, next(probabilities), top_k)
+                    continue
+                usable, p = next(answers)
+                if usable:
+                    yield self._prediction(name, p, top_k)
+                else:  # a new one each time: an error that is raised remembers where
+                    error = ImageError(NOT_FINITE.kind, NOT_FINITE.reason)
+                    yield Prediction(name, error=error)
 
     def _prediction(self, name: str, p: NDArray[np.float32], top_k: int) -> Prediction:
         best = np.argsort(-p, kind="stable")[: max(top_k, 1)]  # p: (K,)
@@ -229,34 +255,49 @@ class Predictor:
         return Prediction(name, top[0][0], top[0][1], top, p)
 
 
-def payload_of(image: ImageLike) -> Payload:
-    """Return what the decoder takes: encoded bytes or pixels.
+def _several(images: object) -> Iterable[ImageLike]:
+    """Return the images one by one; refuse a single one, which would be taken apart."""
+    if isinstance(images, np.ndarray) and images.ndim in {0, 2, 3}:
+        raise InputError(
+            f"predict_many: an array of shape {images.shape} may be one image or several",
+            hint="predict(array) for one of (H, W) or (H, W, 3); predict_many(list(array)) for "
+            "several; an array of several has the shape (N, H, W, 3)",
+        )
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        raise InputError(
+            f"predict_many: a single {type(images).__name__} was given",
+            hint="predict(image) for one; predict_many([image, ...]) for several",
+        )
+    if not isinstance(images, Iterable):
+        raise InputError(f"predict_many takes a list of images, not {type(images).__name__}")
+    return images
+
+
+def pixels_of(image: ImageLike, max_pixels: int) -> NDArray[np.uint8]:
+    """Return the pixels of an image, whatever way it was given.
 
     Parameters
     ----------
-    image : bytes, str, Path, PIL image or array
+    image : bytes, str, path, PIL image or array
         A PIL image that was opened from a file is taken as that file's format gave it: its EXIF
         orientation is applied.
+    max_pixels : int
+        Cap on height times width, checked before anything of that size is allocated.
 
     Returns
     -------
-    bytes or array
+    array of shape (H, W, 3), uint8
+        RGB, upright.
 
     Raises
     ------
     ImageError
-        Where a file cannot be read, or the value is no image.
+        Where a file cannot be read or decoded, or the value is no image.
     """
     if isinstance(image, bytes | np.ndarray):
-        return image
-    if isinstance(image, str | Path):
-        try:
-            return Path(image).read_bytes()
-        except OSError as error:
-            raise ImageError("unreadable", f"{image}: {error.strerror}") from error
+        return decode(image, max_pixels)
+    if isinstance(image, str | os.PathLike):
+        return decode(read_file(os.fspath(image)), max_pixels)
     if isinstance(image, Image.Image):
-        # Through a lossless file, so that every mode and the orientation follow the one decoder.
-        buffer = io.BytesIO()
-        image.save(buffer, "TIFF" if image.mode == "CMYK" else "PNG", exif=image.getexif())
-        return buffer.getvalue()
+        return decode_opened(image, max_pixels)
     raise ImageError("not an image", f"{type(image).__name__} is neither bytes, path nor pixels")

@@ -1,0 +1,66 @@
+"""Bundles of a tiny network, and how to change one and make its hashes right again."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.bundle.format import Statistics, block_widths, write_bundle
+from regraft.features.compute import Compute
+from regraft.features.taps import select_blocks
+from regraft.heads.head import HEADS, KnnHead, LinearHead
+from regraft.model import Model
+
+CLASSES = ("cat", "dog", "fish")
+
+
+def tiny_model(head: str = "linear", taps: str = "all") -> Model:
+    """Make a model of 0.4 million parameters; its network is loaded in a hundredth of a second."""
+    backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
+    blocks = select_blocks(backbone, taps)
+    width = sum(block_widths(backbone, blocks).values())
+    generator = torch.Generator().manual_seed(0)
+    mean, scale = torch.rand(width, generator=generator), torch.rand(width, generator=generator)
+    rows = torch.nn.functional.normalize(torch.randn(3, width, generator=generator))
+    made = {
+        "linear": lambda: LinearHead(mean, scale, rows, torch.randn(3, generator=generator)),
+        "knn": lambda: KnnHead(mean, scale, rows, torch.arange(3), k=2, n_classes=3),
+    }
+    assert made.keys() == HEADS.keys()
+    return Model(backbone, blocks, made[head](), 1.3, CLASSES, 10**6)
+
+
+def write_tiny(folder: Path, model: Model | None = None) -> Path:
+    """Write a tiny model's bundle, in float32."""
+    model = tiny_model() if model is None else model
+    width = model.backbone.n_features
+    statistics = Statistics(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), 10)
+    write_bundle(folder, model, Compute("cpu", "float32", 8), statistics)
+    return folder
+
+
+def edit_manifest(folder, change) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def replace_file(folder, name: str, data: bytes) -> None:
+    """Change a file and make its hash right again: what a hostile writer would do."""
+    (folder / name).write_bytes(data)
+
+    def change(manifest):
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    edit_manifest(folder, change)
+
+
+def edit_tensors(folder, name: str, change) -> None:
+    tensors = load_tensors((folder / name).read_bytes())
+    replaced = change(tensors)
+    replace_file(folder, name, save_tensors(tensors if replaced is None else replaced))
