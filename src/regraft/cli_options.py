@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from cyclopts import Group, Parameter
 
 from regraft.config import TrainConfig
-from regraft.settings import GROUPS, default_text, placeholder, setting_types
+from regraft.settings import (
+    GROUPS,
+    PREDICTING,
+    READING,
+    default_text,
+    placeholder,
+    setting_types,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,12 +63,6 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
     )
 
 
-#: Settings that change how images are read and computed, and not what is learnt.
-READING = (
-    *("data_root", "strict", "max_pixels", "device", "precision"),
-    *("batch_size", "workers", "cache", "cache_dir"),
-)
-
 if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
@@ -69,9 +70,7 @@ if TYPE_CHECKING:
 else:
     TrainFlags = _flags("TrainFlags", setting_types())
     EvaluateFlags = _flags("EvaluateFlags", READING)
-    PredictFlags = _flags(
-        "PredictFlags", ("max_pixels", "device", "precision", "batch_size", "workers")
-    )
+    PredictFlags = _flags("PredictFlags", PREDICTING)
 
 
 def given(flags: Any) -> dict[str, Any]:

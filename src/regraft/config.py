@@ -7,13 +7,18 @@ users pass them by name. This module imports neither numpy nor torch.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import os
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from regraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
 HeadName = Literal["logistic", "knn", "mean"]
 ClassWeight = Literal["none", "balanced"]
@@ -27,14 +32,49 @@ def _setting(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
+def unknown_setting(name: str, known: Iterable[str], place: str = "") -> ConfigError:
+    """Return the error for a name that is none of the settings, with its nearest matches.
+
+    Examples
+    --------
+    >>> print(unknown_setting("sed", ["seed", "head"]))
+    unknown setting sed
+    hint: did you mean seed?
+    """
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return ConfigError(
+        f"{place}unknown setting {name}",
+        hint=f"did you mean {' or '.join(near)}?" if near else "docs/settings.md has all",
+    )
+
+
+def _names_checked(cls: Any) -> Any:
+    """Let a dataclass tell an unknown name as one of our errors, with the nearest names."""
+    make = cls.__init__
+    known = [each.name for each in dataclasses.fields(cls)]
+
+    @functools.wraps(make)
+    def checked(self: Any, **settings: Any) -> None:
+        for name in settings:
+            if name not in known:
+                raise unknown_setting(name, known)
+        make(self, **settings)
+
+    cls.__init__ = checked
+    return cls
+
+
+@_names_checked
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a run computes, and where it writes.
 
+    Paths may be given as text, and numbers as numpy has them.
+
     Raises
     ------
     ConfigError
-        Where a value is out of range; the message names field and value.
+        Where a name is unknown, or a value is out of range; the message names field and value.
 
     Examples
     --------
@@ -115,6 +155,10 @@ class TrainConfig:
     overwrite: bool = _setting(default=False, text="Replace the run that --out already holds.")
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = _converted(each.name, getattr(self, each.name), str(each.type))
+            object.__setattr__(self, each.name, value)  # the one moment in which it may change
+
         def must(condition: bool, name: str, rule: str) -> None:  # noqa: FBT001 - reads as a sentence
             if not condition:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must {rule}")
@@ -133,7 +177,7 @@ class TrainConfig:
                 and 8 <= int(self.image_size[:9]) <= 4096
             ),
             "image_size",
-            "be auto or a number of pixels between 8 and 4096",
+            "be auto or a number of pixels between 8 and 4096, as far as the network takes it",
         )
         for name, kind in (
             ("head", HeadName),
@@ -146,3 +190,24 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
+
+
+#: By the text of an annotation: what may be given, what it becomes, how it is called.
+_KINDS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
+    "Path": ((str, os.PathLike), Path, "a path"),
+    "str": ((str, Integral), str, "text"),  # image_size=224
+    "int": ((Integral,), int, "a whole number"),
+    "float": ((Real,), float, "a number"),
+    "bool": ((bool,), bool, "True or False"),
+}
+
+
+def _converted(name: str, value: Any, kind: str) -> Any:
+    """Return a value as its field's type has it; ``kind`` is the annotation's text."""
+    kind, optional, _ = kind.partition(" | None")
+    if kind not in _KINDS or (value is None and optional):
+        return value  # one of a few words is told with those words
+    given, convert, wanted = _KINDS[kind]
+    if not isinstance(value, given) or (isinstance(value, bool) and kind != "bool"):
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
+    return convert(value)

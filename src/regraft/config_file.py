@@ -7,14 +7,13 @@ taken as they are written, so that YAML's ``no`` is the word and not the boolean
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 import msgspec
 import yaml
 
-from regraft.config import SCHEMA_VERSION, TrainConfig
+from regraft.config import SCHEMA_VERSION, TrainConfig, unknown_setting
 from regraft.errors import ConfigError, InputError
 from regraft.files import read_bounded
 from regraft.settings import setting_types
@@ -44,8 +43,10 @@ def to_yaml(config: TrainConfig) -> str:
         name: value.as_posix() if isinstance(value, Path) else value
         for name, value in ((name, getattr(config, name)) for name in setting_types())
     }
+    # YAML folds some characters that are not seen, such as U+0085: then all is written in escapes.
+    seen = all(str(value).isprintable() for value in values.values())
     return yaml.safe_dump(
-        {"schema_version": SCHEMA_VERSION, **values}, sort_keys=False, allow_unicode=True
+        {"schema_version": SCHEMA_VERSION, **values}, sort_keys=False, allow_unicode=seen
     )
 
 
@@ -89,11 +90,7 @@ def from_yaml(text: str, place: str = "config.yaml") -> TrainConfig:
         if key == "schema_version":
             _check_version(node.value, line)
         elif key not in types:
-            near = difflib.get_close_matches(key, types, n=3)
-            raise ConfigError(
-                f"{line}: unknown setting {key}",
-                hint=f"did you mean {' or '.join(near)}?" if near else "docs/settings.md has all",
-            )
+            raise unknown_setting(key, types, f"{line}: ")
         else:
             values[key] = _value(node, types[key], f"{line}: {key}")
     try:

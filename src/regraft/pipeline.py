@@ -28,12 +28,14 @@ from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.data.split import split
 from regraft.errors import (
+    ConfigError,
     DiskFullError,
     SmallSampleWarning,
     StoreError,
     StoreWarning,
 )
 from regraft.report import BACKGROUND, Reporter, Stopwatch
+from regraft.settings import PREDICTING, READING, some_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +82,12 @@ class Run:
         return summarise(self.folder, self.metrics)
 
 
-def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | None = None) -> Run:
+def train(
+    data: Any,
+    config: TrainConfig | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> Run:
     """Train a classifier on labelled images and write a run folder.
 
     Parameters
@@ -92,6 +99,8 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
         Every setting; the defaults are good.
     reporter : Reporter, optional
         Silent where not given.
+    **settings
+        Fields of TrainConfig, in place of those of ``config``.
 
     Returns
     -------
@@ -107,10 +116,10 @@ def train(data: Any, config: TrainConfig | None = None, reporter: Reporter | Non
     --------
     ::
 
-        run = regraft.train("photos", regraft.TrainConfig(seed=1))
+        run = regraft.train("photos", taps="all", seed=1)
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
-    config, reporter = config or TrainConfig(), reporter or Reporter()
+    config, reporter = _configured(config, settings), reporter or Reporter()
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
@@ -187,11 +196,11 @@ def evaluate(
     BundleError
         Where the bundle is not what it says.
     """
+    config, reporter, run = some_settings(settings, READING), reporter or Reporter(), Path(run)
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import evaluate as measure
     from regraft.probe import score
 
-    config, reporter, run = TrainConfig(**settings), reporter or Reporter(), Path(run)
     predictor = Predictor.load(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
@@ -246,7 +255,7 @@ def predict(
         In the order of the images; with ``error`` where one cannot be read.
     """
     with _in_background(_import_predictor) as importing:
-        config = TrainConfig(**settings)
+        config = some_settings(settings, PREDICTING)
         source = open_unlabelled(paths)
     for note in source.notes:
         (reporter or Reporter()).say(note)
@@ -256,6 +265,15 @@ def predict(
     if "max_pixels" in settings:
         predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
     yield from predictor.stream(source, workers=_workers(config), top_k=topk)
+
+
+def _configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
+    if config is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"the configuration is of type {type(config).__name__}; it must be a TrainConfig",
+            hint="settings can be given by name: regraft.train(data, seed=1)",
+        )
+    return (config or TrainConfig()).replace(**settings)
 
 
 def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from regraft import config as config_module
-from regraft.config import TrainConfig
+from regraft.config import TrainConfig, unknown_setting
+from regraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 #: Headings of the help, each with its settings.
 GROUPS = {
@@ -21,6 +25,15 @@ GROUPS = {
     "The result": ("out", "overwrite"),
 }
 
+#: Settings of an evaluation: how images are read and computed, and not what is learnt.
+READING = (
+    *("data_root", "strict", "max_pixels", "device", "precision"),
+    *("batch_size", "workers", "cache", "cache_dir"),
+)
+
+#: Settings of a prediction.
+PREDICTING = ("max_pixels", "device", "precision", "batch_size", "workers")
+
 #: What stands for a value in the help where the type's name would say too little.
 PLACEHOLDERS = {
     "model": "NAME",
@@ -31,6 +44,40 @@ PLACEHOLDERS = {
     "group_by": "RULE",
     "device": "NAME",
 }
+
+
+def some_settings(given: Mapping[str, Any], allowed: Collection[str]) -> TrainConfig:
+    """Return a configuration of some settings alone.
+
+    Parameters
+    ----------
+    given : mapping of str to value
+        As for ``TrainConfig``.
+    allowed : collection of str
+        ``READING`` or ``PREDICTING``.
+
+    Raises
+    ------
+    ConfigError
+        Where a name is unknown or belongs to training, or a value is out of range.
+
+    Examples
+    --------
+    >>> some_settings({"seed": 1}, PREDICTING)
+    Traceback (most recent call last):
+        ...
+    regraft.errors.ConfigError: seed belongs to training and changes nothing here
+    hint: what can be set is max_pixels, device, precision, batch_size, workers
+    """
+    for name in given:
+        if name not in setting_types():
+            raise unknown_setting(name, setting_types())
+        if name not in allowed:
+            raise ConfigError(
+                f"{name} belongs to training and changes nothing here",
+                hint=f"what can be set is {', '.join(allowed)}",
+            )
+    return TrainConfig(**given)
 
 
 @cache
@@ -47,8 +94,7 @@ def setting_types() -> dict[str, Any]:
     >>> setting_types()["test_fraction"]
     <class 'float'>
     """
-    names = {**vars(config_module), "Path": Path}  # config.py imports Path for type checkers only
-    hints = get_type_hints(TrainConfig, names)
+    hints = get_type_hints(TrainConfig, vars(config_module))
     return {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
 
 
