@@ -1,5 +1,6 @@
 """Extraction: rows repeat to the bit whatever was missing, killed or flipped before."""
 
+import functools
 import os
 import random
 import signal
@@ -7,18 +8,21 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import make_photographs
 from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
+from regraft.errors import StoreError, StoreWarning
 from regraft.features.compute import Compute, choose_compute
-from regraft.features.extract import extract
+from regraft.features.extract import extract, render_ahead
 from regraft.features.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
 
@@ -142,11 +146,11 @@ def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, 
     run(photographs, backbone, store)
     store.close()
     rows = expected[17].astype(np.float16).tobytes()[-400:]
-    data = bytearray((tmp_path / "data.mdb").read_bytes())
+    data = bytearray((tmp_path / "features-v2.sqlite").read_bytes())
     position = data.find(rows)
     assert position > 0
     data[position + 33] ^= 4
-    (tmp_path / "data.mdb").write_bytes(data)
+    (tmp_path / "features-v2.sqlite").write_bytes(data)
     store = FeatureStore(tmp_path)
     features = run(photographs, backbone, store)
     assert (features.n_extracted, features.n_reused) == (1, 59)
@@ -158,7 +162,7 @@ def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, 
 def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(
     photographs, backbone, tmp_path, expected, monkeypatch
 ):
-    """A few kills with every run; benchmarks/kill_extraction.py does it more often."""
+    """A few kills with every run; benchmarks/bench_kills.py does it more often."""
     script = f"""
         from pathlib import Path
         import sys
@@ -187,6 +191,85 @@ def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(
     store = FeatureStore(tmp_path)
     assert np.array_equal(everything(run(photographs, backbone, store), backbone), expected)
     store.close()
+
+
+def test_rows_that_left_are_extracted_again(photographs, backbone, store, expected):
+    """Another run's eviction, `regraft cache clear` or a damaged file ends no run."""
+    features = run(photographs, backbone, store)
+    store.limit = store.info().bytes // 2
+    store.evict()
+    assert store.info().rows < 40
+    order = np.random.default_rng(0).permutation(60)
+    assert np.array_equal(features.matrix(order, row_blocks(backbone)), expected[order])
+    assert store.info().rows == 60
+    store.clear()
+    some = np.asarray([7, 3, 3])
+    assert np.array_equal(features.matrix(some, row_blocks(backbone)), expected[some])
+    assert store.info().rows == 2
+
+
+def test_a_store_that_is_damaged_during_a_run_changes_nothing(
+    photographs, backbone, store, expected
+):
+    features = run(photographs, backbone, store)
+    store.close()
+    [file] = store.folder.glob("*.sqlite")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.warns(StoreWarning, match="was damaged"):
+        rows = everything(features, backbone)
+    assert np.array_equal(rows, expected)
+    assert np.array_equal(everything(run(photographs, backbone, store), backbone), expected)
+
+
+def test_a_store_that_is_damaged_before_a_run_is_made_anew_in_it(
+    photographs, backbone, store, expected
+):
+    run(photographs, backbone, store)
+    store.close()
+    [file] = store.folder.glob("*.sqlite")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.warns(StoreWarning, match="was damaged") as warned:
+        features = run(photographs, backbone, store)
+    rows = everything(features, backbone)
+    assert len(warned) == 1
+    assert (features.n_extracted, features.n_reused) == (60, 0)
+    assert np.array_equal(rows, expected)
+
+
+def test_a_row_that_left_with_its_image_is_a_store_error(backbone, store, tmp_path):
+    folder = make_photographs(tmp_path / "data", a_class=2)
+    features = run(folder, backbone, store)
+    (folder / "blobs" / "001.png").unlink()
+    store.clear()
+    told = r"a row left the store .* and its image cannot be read again: missing: .*\nhint: run"
+    with pytest.raises(StoreError, match=told):
+        everything(features, backbone)
+
+
+def test_threads_that_start_during_a_stream_keep_their_processors(photographs, backbone):
+    before = torch.get_num_threads()
+    samples = scan(photographs, TrainConfig())
+    seen = []
+
+    def hashed_and_counted(load):
+        seen.append(torch.get_num_threads())
+        return load()
+
+    stream = (
+        (index, functools.partial(hashed_and_counted, load))
+        for index, load in samples.stream(range(60))
+    )
+    torch.set_num_threads(2)
+    try:
+        rendered = render_ahead(stream, backbone.preprocess, 2, 10**6)
+        next(rendered)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 2
+        assert len(list(rendered)) == 59
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 def test_memory_is_bounded_by_the_rows_that_are_asked_for(photographs, backbone, store):

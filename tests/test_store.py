@@ -1,25 +1,30 @@
 """The store: content keys, checksums, crash safety, the bound, and places it refuses."""
 
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regraft.errors import StoreError
+from regraft.errors import DiskFullError, StoreError, StoreWarning
 from regraft.features import store as store_module
 from regraft.features.rows import decode_row, encode_row, fingerprint_of, row_key
 from regraft.features.store import (
     FeatureStore,
     clear_store,
     close_store,
+    network_file_system,
     open_store,
     temporary_store,
 )
+
+NAME = "features-v2.sqlite"
 
 
 def key(number: int) -> bytes:
@@ -39,7 +44,7 @@ def filled(folder: Path, count: int, width: int = 50) -> FeatureStore:
 
 def read(store: FeatureStore, numbers: range) -> list[dict[str, np.ndarray] | None]:
     found = store.read([key(n) for n in numbers])
-    return [r and {name: values.copy() for name, values in r.items()} for r in found]
+    return list(found)
 
 
 def same(left: dict[str, np.ndarray] | None, right: dict[str, np.ndarray]) -> bool:
@@ -90,54 +95,126 @@ def test_a_row_under_the_key_of_another_is_noticed():
 def test_a_flipped_byte_in_the_file_loses_that_row_only(tmp_path):
     filled(tmp_path, 20).close()
     target = row(7)["pooled@1"].tobytes()
-    data = bytearray((tmp_path / "data.mdb").read_bytes())
+    data = bytearray((tmp_path / NAME).read_bytes())
     position = data.find(target)
     assert position > 0
     data[position + 5] ^= 1
-    (tmp_path / "data.mdb").write_bytes(data)
+    (tmp_path / NAME).write_bytes(data)
     store = FeatureStore(tmp_path)
     found = read(store, range(20))
     assert [n for n in range(20) if found[n] is None] == [7]
     store.close()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_cut_off_file_is_made_anew_and_kills_nobody(tmp_path, share):
+def test_only_the_named_blocks_come_back(tmp_path):
+    store = filled(tmp_path, 3)
+    [found] = store.read([key(2)], ["pooled@1"])
+    assert found is not None
+    assert list(found) == ["pooled@1"]
+    assert np.array_equal(found["pooled@1"], row(2)["pooled@1"])
+    store.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9])
+def test_a_cut_off_file_is_made_anew(tmp_path, share):
     filled(tmp_path, 500, width=2000).close()
-    file = tmp_path / "data.mdb"
+    file = tmp_path / NAME
     os.truncate(file, int(file.stat().st_size * share))
-    script = f"""
-        from pathlib import Path
-        from regraft.features.store import FeatureStore
-        store = FeatureStore(Path({str(tmp_path)!r}))
-        print(store.info().rows, len(store.take_notes()))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
-    # A share of nothing is a new, empty store: nothing was lost that could be told.
-    assert (done.returncode, done.stdout) == (0, "0 1\n" if share else "0 0\n"), done.stderr
 
+    def opened_and_read() -> list[dict[str, np.ndarray] | None]:
+        store = FeatureStore(tmp_path)
+        found = read(store, range(500))
+        store.close()
+        return found
 
-def test_a_file_that_is_no_store_is_made_anew_with_a_note(tmp_path):
-    (tmp_path / "data.mdb").write_bytes(b"this is not LMDB" * 4096)
+    if share:
+        with pytest.warns(StoreWarning, match=rf"{NAME} was damaged \(.*\); it was made anew"):
+            found = opened_and_read()
+    else:  # nothing was lost that could be told
+        found = opened_and_read()
+    assert None in found
     store = FeatureStore(tmp_path)
+    store.write([(key(1), encode_row(key(1), row(1)))])
+    assert same(read(store, range(1, 2))[0], row(1))
+    store.close()
+
+
+def test_a_file_that_is_cut_off_while_it_is_open_kills_nobody(tmp_path):
+    store = filled(tmp_path, 500, width=2000)
+    os.truncate(tmp_path / NAME, 100_000)
+    with pytest.warns(StoreWarning, match="was damaged"):
+        assert None in read(store, range(500))
+    assert store.generation == 1
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place: place.write_bytes(b"my own database" * 1000),
+        lambda place: sqlite3.connect(place).executescript("create table mine (a); vacuum").close(),
+        lambda place: place.mkdir(),
+    ],
+)
+def test_what_is_not_ours_is_renamed_and_kept(tmp_path, make):
+    make(tmp_path / NAME)
+    content = (tmp_path / NAME).read_bytes() if (tmp_path / NAME).is_file() else None
+    with pytest.warns(StoreWarning, match=f"{NAME} is no store of features; it was renamed to"):
+        store = FeatureStore(tmp_path)
     assert store.info().rows == 0
-    assert "it was made anew" in store.take_notes()[0]
-    assert store.take_notes() == []
+    store.clear()
+    store.close()
+    [kept] = tmp_path.glob("*.not-ours")
+    assert content is None or kept.read_bytes() == content
+
+
+def test_a_database_of_the_users_in_the_old_place_is_not_touched(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"mine")
+    store = filled(tmp_path, 2)
+    store.clear()
+    store.close()
+    assert (tmp_path / "data.mdb").read_bytes() == b"mine"
+
+
+def test_a_reader_that_is_left_half_way_holds_nothing_up(tmp_path):
+    store, other = filled(tmp_path, 300), FeatureStore(tmp_path)
+    left = store.read([key(n) for n in range(300)])
+    assert same(next(left), row(0))
+    other.write([(key(n), encode_row(key(n), row(n + 1))) for n in range(400)])
+    store.write([(key(500), encode_row(key(500), row(500)))])
+    assert same(list(left)[-1], row(300))  # what was not read yet is as it is now
+    other.close()
     store.close()
 
 
-def test_the_map_grows_beyond_its_first_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "_FIRST_MAP", 256 * 1024)
-    store = filled(tmp_path, 300, width=4000)
-    assert store.info().rows == 300
-    assert same(read(store, range(299, 300))[0], row(299, 4000))
+def test_threads_read_while_another_one_writes(tmp_path):
+    """With a memory map that had to grow, this killed the process within seconds."""
+    store = filled(tmp_path, 300, width=2000)
+    expected = [row(n, 2000) for n in range(300)]
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def keep_reading() -> None:
+        while not done.is_set():
+            wrong.extend(
+                n for n, found in enumerate(read(store, range(300))) if not same(found, expected[n])
+            )
+
+    readers = [threading.Thread(target=keep_reading) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for start in range(1000, 5000, 500):
+        data = row(start, 2000)
+        store.write((key(n), encode_row(key(n), data)) for n in range(start, start + 500))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert store.info().rows == 4300
     store.close()
 
 
-def test_another_process_may_grow_the_map_under_a_reader(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "_FIRST_MAP", 256 * 1024)
+def test_what_another_process_writes_is_there_at_once(tmp_path):
     store = filled(tmp_path, 5)
     script = f"""
         from pathlib import Path
@@ -156,6 +233,31 @@ def test_another_process_may_grow_the_map_under_a_reader(tmp_path, monkeypatch):
     store.close()
 
 
+def test_a_store_that_is_removed_while_it_is_open_is_begun_anew(tmp_path):
+    store = filled(tmp_path, 5)
+    other = FeatureStore(tmp_path)
+    other.clear()
+    assert read(store, range(5)) == [None] * 5
+    store.write([(key(1), encode_row(key(1), row(1)))])
+    assert same(read(other, range(1, 2))[0], row(1))
+    store.close()
+    other.close()
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    store = filled(tmp_path, 20, width=5000)
+    # SQLite's own limit: the error, and the way back, are those of a full disk.
+    store._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 40"))
+    rows = [(key(n), encode_row(key(n), row(n, 5000))) for n in range(1000, 1200)]
+    needed = sum(len(data) for _, data in rows)
+    told = rf"no space left for features in .*: {needed:,} bytes needed, .* free\nhint: make room"
+    with pytest.raises(DiskFullError, match=told):
+        store.write(rows)
+    assert all(same(found, row(n, 5000)) for n, found in enumerate(read(store, range(20))))
+    assert store.info().rows == 20
+    store.close()
+
+
 def test_least_recently_used_rows_leave(tmp_path):
     store = filled(tmp_path, 200, width=2000)
     store.limit = store.info().bytes // 2
@@ -166,6 +268,44 @@ def test_least_recently_used_rows_leave(tmp_path):
     assert all(found[n] is not None for n in range(40))
     assert sum(r is None for r in found) >= 100
     store.close()
+
+
+def test_a_row_that_another_run_stamps_meanwhile_stays(tmp_path):
+    store = filled(tmp_path, 200, width=2000)
+    store.limit = store.info().bytes // 2
+    leaving = store._database.run(store._oldest)
+    store.stamp([key(0)])
+    store._database.run(lambda connection: store_module._delete(connection, leaving))
+    found = read(store, range(2))
+    assert found[0] is not None
+    assert found[1] is None
+    store.close()
+
+
+def test_after_an_eviction_the_store_opens_and_its_space_is_used_again(tmp_path):
+    """A store that was mapped was taken for cut off after one."""
+    store = filled(tmp_path, 400, width=2000)
+    size = (tmp_path / NAME).stat().st_size
+    store.limit = store.info().bytes // 4
+    store.evict()
+    store.close()
+    store = FeatureStore(tmp_path)
+    kept = store.info().rows
+    assert 0 < kept < 150
+    store.write((key(n), encode_row(key(n), row(n, 2000))) for n in range(1000, 1200))
+    assert store.info().rows == kept + 200
+    assert (tmp_path / NAME).stat().st_size <= size
+    store.close()
+
+
+def test_an_eviction_that_fails_is_a_warning(tmp_path):
+    store = filled(tmp_path, 50)
+    store.limit = 1
+    store.close()
+    tmp_path.rename(tmp_path.with_name("away"))
+    tmp_path.write_bytes(b"")
+    with pytest.warns(StoreWarning, match="cannot be used.*stays larger than its limit"):
+        store.trim()
 
 
 def test_nothing_leaves_below_the_limit(tmp_path):
@@ -179,6 +319,7 @@ def test_one_process_has_one_store_a_folder_and_clear_empties_it(tmp_path):
     (tmp_path / "mine.txt").write_text("kept", encoding="utf-8")
     store = open_store(tmp_path)
     assert open_store(tmp_path) is store
+    assert open_store(tmp_path / ".." / tmp_path.name) is store
     store.write([(key(1), encode_row(key(1), row(1)))])
     assert clear_store(tmp_path).rows == 1
     assert open_store(tmp_path).info().rows == 0
@@ -199,6 +340,43 @@ def test_a_file_in_the_folders_place_is_an_error_that_says_what_to_do(tmp_path):
     place.write_text("", encoding="utf-8")
     with pytest.raises(StoreError, match=r"file cannot be used: .*\nhint: .*REGRAFT_CACHE"):
         FeatureStore(place)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_to_the_folder_is_the_same_store(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "real").mkdir()
+    assert open_store(tmp_path / "link") is open_store(tmp_path / "real")
+    close_store(tmp_path / "link")
+
+
+MOUNTS = """\
+22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+23 22 0:21 / /proc rw - proc proc rw
+40 22 0:44 / /mnt/my\\040share rw shared:9 - nfs4 server:/export rw,vers=4.2
+41 40 252:2 / /mnt/my\\040share/local rw - xfs /dev/vdb1 rw
+42 22 0:45 / /home rw - fuse.sshfs me@host: rw
+43 42 0:46 / /home/me/fast rw - tmpfs tmpfs rw
+44 22 0:47 / /data rw - ext4 /dev/vdc rw
+45 44 0:48 / /data rw - cifs //server/share rw
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the mount table of Linux")
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/cache", None),
+        ("/mnt/my share/store", "nfs4"),
+        ("/mnt/my share/local/store", None),
+        ("/mnt/my shared", None),
+        ("/home/me/.cache/regraft", "fuse.sshfs"),
+        ("/home/me/fast", None),
+        ("/data/store", "cifs"),  # mounted over: the last one counts
+    ],
+)
+def test_the_nearest_mount_decides(folder, kind):
+    assert network_file_system(Path(folder), MOUNTS) == kind
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the mount table of Linux")

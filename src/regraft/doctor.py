@@ -193,7 +193,7 @@ def _weights(name: str) -> Check:
 def _libraries(name: str) -> Check:
     """Import nothing: versions alone, for bug reports."""
     found = []
-    for package in ("numpy", "scipy", "scikit-learn", "timm", "lmdb", "matplotlib"):
+    for package in ("numpy", "scipy", "scikit-learn", "timm", "matplotlib"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

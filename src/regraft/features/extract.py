@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from regraft.backbones.preprocess import render
 from regraft.data.decode import DECODER_VERSION, decode, hash_payload
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
 _ROWS_A_COMMIT = 256  # one fsync each; what a kill can cost
 PLAIN_VIEW = 0
-_NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
+#: Of an image on which the network fails; prediction refuses it in the same words.
+NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Features:
         Samples whose image could not be decoded; they have no row.
     n_extracted, n_reused : int
         Samples whose row was made in this run, or was there already.
+    maker : RowMaker
+        Makes a row again that has left the store since.
     """
 
     store: FeatureStore
@@ -60,6 +65,7 @@ class Features:
     refused: dict[int, ImageError]
     n_extracted: int
     n_reused: int
+    maker: RowMaker
 
     def matrix(self, indices: NDArray[np.int64], blocks: Sequence[Block]) -> NDArray[np.float32]:
         """Return the blocks of some samples side by side.
@@ -79,20 +85,43 @@ class Features:
         Raises
         ------
         StoreError
-            Where a row has left the store since it was found.
+            Where a row has left the store since it was found, and its image cannot be read again;
+            where the store cannot be used any more.
         """
         rows = np.empty((len(indices), sum(self.widths[block] for block in blocks)), np.float32)
         names = [str(block) for block in blocks]
-        found = self.store.read([self.keys[int(index)] for index in indices])
-        with closing(found):
-            for target, row in zip(rows, found, strict=True):
-                if row is None:
-                    raise StoreError(
-                        f"a row left the store {self.store.folder} while this run was using it",
-                        hint="run the command again; a larger REGRAFT_CACHE_LIMIT prevents it",
-                    )
-                np.concatenate([row[name] for name in names], out=target, casting="same_kind")
+        order = np.argsort(indices, kind="stable").tolist()  # rows lie in the order of the samples
+        keys = [self.keys[int(indices[position])] for position in order]
+        lost: dict[bytes, list[int]] = {}
+        found = self.store.read(keys, names)
+        for position, key, row in zip(order, keys, found, strict=True):
+            if row is None:
+                lost.setdefault(key, []).append(position)
+            else:
+                np.concatenate(list(row.values()), out=rows[position], casting="same_kind")
+        if lost:
+            self._make_again(lost, indices, rows, names)
         return rows
+
+    def _make_again(
+        self,
+        lost: dict[bytes, list[int]],
+        indices: NDArray[np.int64],
+        rows: NDArray[np.float32],
+        names: Sequence[str],
+    ) -> None:
+        """Fill in rows that left: another run's eviction, or a damaged file, ends no run."""
+        todo = {int(indices[positions[0]]): key for key, positions in lost.items()}
+        with _Writer(self.store) as writer, closing(self.maker.rows(todo)) as made:
+            for key, row in made:
+                if isinstance(row, ImageError):
+                    raise StoreError(
+                        f"a row left the store {self.store.folder} while this run was using it, "
+                        f"and its image cannot be read again: {row.kind}: {row.reason}",
+                        hint="run the command again",
+                    )
+                rows[lost[key]] = np.concatenate([row[name] for name in names])
+                writer.add(key, encode_row(key, row))
 
 
 def extract(
@@ -137,66 +166,114 @@ def extract(
     StoreError, DiskFullError
         Where rows cannot be written; those written before stay.
     """
-    blocks = row_blocks(backbone)
-    fingerprint = feature_fingerprint(backbone, blocks, compute)
+    maker = RowMaker(samples, backbone, compute, workers, max_pixels)
+    fingerprint = feature_fingerprint(backbone, maker.blocks, compute)
     keys = {
         int(index): row_key(samples.hashes[index], PLAIN_VIEW, fingerprint) for index in indices
     }
-    widths: dict[Block, int] = {}
-    missing: dict[bytes, int] = {}  # by key: byte-identical images are extracted once
-    with closing(store.read(list(keys.values()))) as found:
-        for (index, key), row in zip(keys.items(), found, strict=True):
-            if row is None:
-                missing.setdefault(key, index)
-            elif not widths:
-                widths.update((block, len(row[str(block)])) for block in blocks)
+    generation = None
+    while generation != store.generation:  # a damaged file takes what was found in it along
+        generation = store.generation
+        widths, missing = _look_up(store, keys, maker.blocks)
     store.stamp(key for key in keys.values() if key not in missing)
 
     failed: dict[bytes, ImageError] = {}
     if missing:
-        reader = TapReader(backbone, blocks, compute)
-        todo = [(index, key) for key, index in missing.items()]
-        stream = samples.stream([index for index, _ in todo])
-        rendered = render_ahead(stream, backbone.preprocess, workers, max_pixels, samples.hashes)
+        todo = {index: key for key, index in missing.items()}
         with (
             (reporter or Reporter()).track("extract", len(todo)) as advance,
-            closing(rendered),
+            closing(maker.rows(todo, advance)) as made,
             _Writer(store) as writer,
         ):
-            for key, result in _rows(reader, todo, rendered, advance):
-                if isinstance(result, ImageError):
-                    failed[key] = result
+            for key, row in made:
+                if isinstance(row, ImageError):
+                    failed[key] = row
                 else:
-                    widths = widths or {block: len(result[str(block)]) for block in blocks}
-                    writer.add(key, encode_row(key, result))
+                    widths = widths or {block: len(row[str(block)]) for block in maker.blocks}
+                    writer.add(key, encode_row(key, row))
 
     refused = {index: failed[key] for index, key in keys.items() if key in failed}
     n_new = sum(key in missing for key in keys.values()) - len(refused)
-    return Features(store, keys, widths, refused, n_new, len(keys) - n_new - len(refused))
+    return Features(store, keys, widths, refused, n_new, len(keys) - n_new - len(refused), maker)
 
 
-def _rows(
-    reader: TapReader,
-    todo: Sequence[tuple[int, bytes]],
-    rendered: Generator[tuple[int, torch.Tensor | ImageError]],
-    advance: Callable[[int], None],
-) -> Generator[tuple[bytes, dict[str, NDArray[Any]] | ImageError]]:
-    """Yield the row, or the reason why there is none, of each image in turn."""
-    size = reader.compute.batch_size
-    keys = iter(todo)
-    while batch := list(itertools.islice(rendered, size)):
-        images = [image for _, image in batch if isinstance(image, torch.Tensor)]
-        blocks = reader(_padded(images, size)) if images else {}
-        position = 0
-        for (_, image), (_, key) in zip(batch, itertools.islice(keys, len(batch)), strict=True):
-            if isinstance(image, ImageError):
-                yield key, image
-                continue
-            row = {str(name): round_block(rows[position]) for name, rows in blocks.items()}
-            position += 1
-            finite = all(np.isfinite(values).all() for values in row.values())
-            yield (key, row) if finite else (key, _NOT_FINITE)
-        advance(len(batch))
+def _look_up(
+    store: FeatureStore, keys: dict[int, bytes], blocks: Sequence[Block]
+) -> tuple[dict[Block, int], dict[bytes, int]]:
+    """Return the widths of the rows that are there, and by key the samples of those that are not.
+
+    By key: byte-identical images are extracted once.
+    """
+    widths: dict[Block, int] = {}
+    missing: dict[bytes, int] = {}
+    for (index, key), row in zip(keys.items(), store.read(list(keys.values())), strict=True):
+        if row is None:
+            missing.setdefault(key, index)
+        elif not widths:
+            widths.update((block, len(row[str(block)])) for block in blocks)
+    return widths, missing
+
+
+class RowMaker:
+    """Runs images through the network: those whose rows are missing, and later those that left.
+
+    Parameters
+    ----------
+    samples, backbone, compute, workers, max_pixels
+        As for ``extract``.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        backbone: Backbone,
+        compute: Compute,
+        workers: int,
+        max_pixels: int,
+    ) -> None:
+        self.blocks = row_blocks(backbone)
+        self._samples = samples
+        self._backbone = backbone
+        self._compute = compute
+        self._workers = workers
+        self._max_pixels = max_pixels
+
+    @functools.cached_property
+    def _reader(self) -> TapReader:  # copies and rearranges the network: not before it is needed
+        return TapReader(self._backbone, self.blocks, self._compute)
+
+    def rows(
+        self, todo: dict[int, bytes], advance: Callable[[int], None] | None = None
+    ) -> Generator[tuple[bytes, dict[str, NDArray[Any]] | ImageError]]:
+        """Yield the row, or the reason why there is none, of each image in turn.
+
+        Parameters
+        ----------
+        todo : dict of int to bytes
+            Keys by sample; each comes back once, in the order of the source.
+        advance : callable, optional
+            Told of the images that are done, a batch at a time.
+        """
+        size, reader = self._compute.batch_size, self._reader
+        samples, preprocess = self._samples, self._backbone.preprocess
+        stream = samples.stream(sorted(todo))
+        with closing(
+            render_ahead(stream, preprocess, self._workers, self._max_pixels, samples.hashes)
+        ) as rendered:
+            while batch := list(itertools.islice(rendered, size)):
+                images = [image for _, image in batch if isinstance(image, torch.Tensor)]
+                blocks = reader(padded(images, size)) if images else {}
+                position = 0
+                for index, image in batch:
+                    if isinstance(image, ImageError):
+                        yield todo[index], image
+                        continue
+                    row = {str(name): round_block(rows[position]) for name, rows in blocks.items()}
+                    position += 1
+                    finite = all(np.isfinite(values).all() for values in row.values())
+                    yield todo[index], row if finite else NOT_FINITE
+                if advance is not None:
+                    advance(len(batch))
 
 
 def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> bytes:
@@ -257,12 +334,7 @@ def render_ahead(
 
     ahead = 2 * workers + 32  # a batch or two: enough to keep the network busy, little memory
     waiting: collections.deque[tuple[int, Future[torch.Tensor | ImageError]]] = collections.deque()
-    n_threads = torch.get_num_threads()
-    # One thread of torch's in each worker, else every resize wakes all processors: OpenMP counts
-    # them by calling thread, but threads that start later take over the last count that was set.
-    pool = ThreadPoolExecutor(
-        workers, "regraft-decode", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = ThreadPoolExecutor(workers, "regraft-decode", initializer=_use_one_thread)
     try:
         for index, load in stream:
             waiting.append((index, pool.submit(render_one, index, load)))
@@ -274,11 +346,33 @@ def render_ahead(
             yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_threads)
 
 
-def _padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
-    """Stack to a batch of fixed size; the kernels chosen, and so the bits, depend on the size."""
+def _use_one_thread() -> None:
+    """Let torch use the calling thread alone, else every resize wakes all processors.
+
+    OpenMP counts its threads by calling thread. ``torch.set_num_threads`` would also set what
+    threads that start later take over; asked for the number first, torch does that only once.
+    """
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")
+
+
+def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    """Stack to a batch of fixed size; the kernels chosen, and so the bits, depend on the size.
+
+    Parameters
+    ----------
+    images : sequence of tensor of shape (3, S, S), uint8
+        At least one, at most ``size``.
+    size : int
+        Images in every batch.
+
+    Returns
+    -------
+    tensor of shape (size, 3, S, S), uint8
+        channels_last; zeros behind the images.
+    """
     batch = torch.zeros((size, *images[0].shape), dtype=torch.uint8)
     batch = batch.contiguous(memory_format=torch.channels_last)
     for target, image in zip(batch, images, strict=False):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # raised when a row's bytes mean something else: part of the store's file name
+_START = struct.Struct("<HHI")  # schema, blocks, bytes of the header that follows
 
 #: One image's blocks by name, each float16 or float32 of shape (D,).
 Row: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
@@ -53,7 +55,7 @@ def fingerprint_of(description: Mapping[str, Any]) -> bytes:
 
 
 def encode_row(key: bytes, row: Row) -> bytes:
-    """Return a row as bytes: schema, blocks with name, type and width, values, CRC-32 at the end.
+    """Return a row as bytes: schema, a header of block names and widths, values, CRC-32 at the end.
 
     The checksum covers the key too, so that a row that landed under another's key is noticed.
 
@@ -65,37 +67,58 @@ def encode_row(key: bytes, row: Row) -> bytes:
     >>> decode_row(b"other", data) is None
     True
     """
-    parts = [struct.pack("<BH", SCHEMA_VERSION, len(row))]
+    header = b""
     for name, values in row.items():
-        encoded = name.encode()
-        is_half = values.dtype == np.float16
-        parts.append(struct.pack("<BBI", len(encoded), is_half, len(values)) + encoded)
+        encoded, is_half = name.encode(), values.dtype == np.float16
+        header += struct.pack("<BBI", len(encoded), is_half, len(values)) + encoded
+    header += bytes(-len(header) % 8)  # values that are aligned are read faster
+    parts = [_START.pack(SCHEMA_VERSION, len(row), len(header)), header]
     parts += [np.ascontiguousarray(values).tobytes() for values in row.values()]
     body = b"".join(parts)
     return body + struct.pack("<I", zlib.crc32(body, zlib.crc32(key)))
 
 
-def decode_row(key: bytes, data: bytes | memoryview) -> dict[str, NDArray[Any]] | None:
+def decode_row(
+    key: bytes, data: object, names: Collection[str] | None = None
+) -> dict[str, NDArray[Any]] | None:
     """Return the blocks of a row, or None where the row is not what was written under that key.
 
-    The arrays are views into ``data``.
+    Parameters
+    ----------
+    key : bytes
+        Under which it was found.
+    data : object
+        What was found; a damaged file may hold anything.
+    names : collection of str, optional
+        Only these blocks, in this order.
+
+    Returns
+    -------
+    dict of str to array, or None
+        Views into ``data``.
     """
-    data = memoryview(data)
-    if len(data) < 7 or zlib.crc32(data[:-4], zlib.crc32(key)) != int.from_bytes(
-        data[-4:], "little"
-    ):
+    if not isinstance(data, bytes) or len(data) < _START.size + 4:
         return None
-    version, n_blocks = struct.unpack_from("<BH", data)
+    if zlib.crc32(memoryview(data)[:-4], zlib.crc32(key)) != int.from_bytes(data[-4:], "little"):
+        return None
+    version, n_blocks, length = _START.unpack_from(data)
     if version != SCHEMA_VERSION:
         return None
-    headers, offset = [], 3
+    places = _places(data[_START.size : _START.size + length], n_blocks)
+    return {
+        name: np.frombuffer(data, *places[name]) for name in (places if names is None else names)
+    }
+
+
+@functools.lru_cache(maxsize=64)  # thousands of rows have one header
+def _places(header: bytes, n_blocks: int) -> dict[str, tuple[type[np.floating[Any]], int, int]]:
+    """Return each block's type, width and offset in the row."""
+    places: dict[str, tuple[type[np.floating[Any]], int, int]] = {}
+    position, offset = 0, _START.size + len(header)
     for _ in range(n_blocks):
-        name_length, is_half, width = struct.unpack_from("<BBI", data, offset)
-        name = bytes(data[offset + 6 : offset + 6 + name_length]).decode()
-        headers.append((name, np.float16 if is_half else np.float32, width))
-        offset += 6 + name_length
-    row: dict[str, NDArray[Any]] = {}
-    for name, dtype, width in headers:
-        row[name] = np.frombuffer(data, dtype=dtype, count=width, offset=offset)
-        offset += row[name].nbytes
-    return row
+        name_length, is_half, width = struct.unpack_from("<BBI", header, position)
+        name = header[position + 6 : position + 6 + name_length].decode()
+        position += 6 + name_length
+        places[name] = (np.float16 if is_half else np.float32, width, offset)
+        offset += width * (2 if is_half else 4)
+    return places

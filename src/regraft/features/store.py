@@ -1,46 +1,49 @@
-"""The store of features: LMDB, one checksummed row per image, view and way of computing.
+"""The store of features: one checksummed row per image, view and way of computing, in SQLite.
 
 A cache never changes a result: rows are found by a hash of contents, checked when read, and made
-anew where the check fails. What LMDB gives is crash safety and sharing between processes; ours are
-the checksum, the bound, the refusal of places where its lock is not real, and the messages.
+anew where the check fails. What becomes of a damaged file is in ``database.py``; here are the rows,
+the bound, and the refusal of places where locks are not real.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
-import shutil
-import struct
 import sys
 import tempfile
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import lmdb
 import platformdirs
 
-from regraft.errors import DiskFullError, StoreError
-from regraft.features.rows import decode_row
+from regraft.errors import RegraftError, StoreError, StoreWarning
+from regraft.features.database import Database, transaction, used_bytes
+from regraft.features.rows import SCHEMA_VERSION, decode_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    import sqlite3
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 DEFAULT_LIMIT = 20 * 2**30  # bytes; two million images with all stages of the default backbone
-_FIRST_MAP = 64 * 2**20  # the map grows by doubling: on Windows the file is as large as the map
+_ROWS_AT_ONCE = 128  # in one query: the lock is held for a millisecond or two
+_EVICTED_AT_ONCE = 2048  # rows in one transaction: what its journal needs stays small
+# A row's time of use stands apart from it: to stamp one must not rewrite the other.
+_KEYS = """CREATE TABLE keys (
+    id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL
+)"""
+_ROWS = "CREATE TABLE rows (id INTEGER PRIMARY KEY, data BLOB NOT NULL)"
 _NETWORK_FILE_SYSTEMS = (
     *("9p", "afp", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "ncpfs"),
     *("nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs"),
     *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
 )
-
-Transaction: TypeAlias = Any  # lmdb's stubs tell bytes from memoryview by a literal argument
 
 
 def default_folder() -> Path:
@@ -60,10 +63,11 @@ class StoreInfo:
 
 
 class FeatureStore:
-    """Rows of features under content keys, in one LMDB folder.
+    """Rows of features under content keys, in one SQLite file.
 
-    Several processes may have the same folder open; within one process ``open_store`` hands out the
-    same object. Readers never write: the time of use is stamped once a run.
+    Processes and threads share it freely: a process has one connection, whose lock each call holds
+    for one short query or transaction, so that nothing stays open in between. Readers never write:
+    the time of use is stamped once a run.
 
     Parameters
     ----------
@@ -71,6 +75,11 @@ class FeatureStore:
         Made where it is missing.
     limit : int
         Bytes of rows; beyond it the least recently used leave.
+
+    Attributes
+    ----------
+    generation : int
+        Raised whenever the file was begun anew: rows that were there before have left.
 
     Raises
     ------
@@ -83,72 +92,58 @@ class FeatureStore:
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         self.folder = folder
         self.limit = limit
-        self._notes: list[str] = []
-        self._resizing = threading.Lock()
         kind = network_file_system(folder)
         if kind is not None:
             raise StoreError(
                 f"{folder} is on a network file system ({kind}), where locks may not be real",
                 hint="put it on a local disk: --cache-dir FOLDER or REGRAFT_CACHE",
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._environment = self._open()
-        except (OSError, lmdb.Error) as error:
-            raise _store_error(folder, error) from error
+        self._database = Database(folder / f"features-v{SCHEMA_VERSION}.sqlite", (_KEYS, _ROWS))
+        self._database.run(_check_writable)
 
-    def _open(self) -> lmdb.Environment:
-        """Open the environment; a file that is no store, or is cut off, is made anew."""
-        for attempt in range(2):
-            try:
-                environment = lmdb.open(
-                    str(self.folder), map_size=_FIRST_MAP, max_dbs=2, max_readers=512,
-                    meminit=False, readahead=True,
-                )  # fmt: skip
-                # Only the two meta pages have been touched so far. Pages that the file does not
-                # have would kill the process with SIGBUS when read: look before anything is read.
-                pages = environment.info()["last_pgno"] + 1
-                length = (self.folder / "data.mdb").stat().st_size
-                if length >= pages * environment.stat()["psize"]:
-                    self._rows = environment.open_db(b"rows")
-                    self._stamps = environment.open_db(b"stamps", integerkey=False)
-                    return environment
-                environment.close()
-                reason = "is cut off"
-            except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
-                reason = f"is no store ({error})"
-            if attempt == 0:
-                self._notes.append(f"{self.folder / 'data.mdb'} {reason}; it was made anew")
-                for name in ("data.mdb", "lock.mdb"):
-                    (self.folder / name).unlink(missing_ok=True)
-        raise StoreError(f"{self.folder} cannot be made anew", hint="remove that folder")
-
-    def take_notes(self) -> list[str]:
-        """Return what had to be made anew when the store was opened; each note once."""
-        notes, self._notes = self._notes, []
-        return notes
+    @property
+    def generation(self) -> int:
+        """Raised whenever the file was begun anew: rows that were there before have left."""
+        return self._database.generation
 
     def close(self) -> None:
-        """Close the environment; the object must not be used afterwards."""
-        self._environment.close()
+        """Close the file; a later call opens it again."""
+        self._database.close()
 
-    def read(self, keys: Sequence[bytes]) -> Generator[dict[str, NDArray[Any]] | None]:
+    def clear(self) -> None:
+        """Remove all rows and give the space back.
+
+        Raises
+        ------
+        StoreError
+            Where the file cannot be removed.
+        """
+        self._database.remove()
+
+    def read(
+        self, keys: Sequence[bytes], names: Collection[str] | None = None
+    ) -> Generator[dict[str, NDArray[Any]] | None]:
         """Yield each key's row, None where there is none or its checksum is wrong.
+
+        Nothing is open while the caller works on a row: it may take its time, write, or never come
+        back.
 
         Parameters
         ----------
         keys : sequence of bytes
             From ``row_key``.
+        names : collection of str, optional
+            Only these blocks.
 
         Yields
         ------
         dict of str to array, or None
-            Valid until the next one is asked for: copy what you keep.
+            Read-only.
         """
-        with self._transaction(write=False) as transaction:
-            for key in keys:
-                data = transaction.get(key, db=self._rows)
-                yield None if data is None else decode_row(key, data)
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            part = keys[start : start + _ROWS_AT_ONCE]
+            found = self._database.run(functools.partial(_find, keys=part))
+            yield from (decode_row(key, found.get(key), names) for key in part)
 
     def write(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write encoded rows in one transaction: all of them are there afterwards, or none.
@@ -160,86 +155,103 @@ class FeatureStore:
         """
         pairs = list(rows)
 
-        def put(transaction: Transaction) -> None:
-            now = _timestamp()
-            for key, data in pairs:
-                transaction.put(key, data, db=self._rows)
-                transaction.put(key, now, db=self._stamps)
+        def put(connection: sqlite3.Connection) -> None:
+            now = time.time_ns()
+            with transaction(connection):
+                for key, data in pairs:
+                    (identifier,) = connection.execute(
+                        "INSERT INTO keys (key, used, bytes) VALUES (?, ?, ?) ON CONFLICT (key) DO "
+                        "UPDATE SET used = excluded.used, bytes = excluded.bytes RETURNING id",
+                        (key, now, len(data)),
+                    ).fetchone()
+                    connection.execute(
+                        "INSERT OR REPLACE INTO rows (id, data) VALUES (?, ?)", (identifier, data)
+                    )
 
-        self._change(put, needed=sum(len(data) for _, data in pairs))
+        self._database.run(put, needed=sum(len(data) for _, data in pairs))
 
     def stamp(self, keys: Iterable[bytes]) -> None:
         """Mark rows as used now: once a run, so that readers stay readers."""
         used = sorted(set(keys))
 
-        def mark(transaction: Transaction) -> None:
-            now = _timestamp()
-            for key in used:
-                if transaction.get(key, db=self._stamps) is not None:
-                    transaction.put(key, now, db=self._stamps)
+        def mark(connection: sqlite3.Connection) -> None:
+            now = time.time_ns()
+            with transaction(connection):
+                connection.executemany(
+                    "UPDATE keys SET used = ? WHERE key = ?", ((now, key) for key in used)
+                )
 
-        self._change(mark)
+        self._database.run(mark)
 
     def evict(self) -> None:
-        """Let the least recently used rows leave where the limit is passed."""
-        if self.info().bytes > self.limit:
-            self._change(self._evict)
+        """Let the least recently used rows leave where the limit is passed.
 
-    def _change(self, action: Callable[[Transaction], None], needed: int = 0) -> None:
-        """Run an action in one write transaction; again, where the map was too small for it."""
-        while True:
-            try:
-                with self._transaction(write=True) as transaction:
-                    action(transaction)
-                    return
-            except lmdb.MapFullError:
-                self._grow()
-            except (lmdb.Error, OSError) as error:
-                raise _store_error(self.folder, error, needed) from error
+        Their space is used again; the file does not shrink. A run whose rows leave while it reads
+        them extracts them again.
+        """
+        if self._database.run(used_bytes) <= self.limit:
+            return
+        while oldest := self._database.run(self._oldest):
+            for start in range(0, len(oldest), _EVICTED_AT_ONCE):
+                part = oldest[start : start + _EVICTED_AT_ONCE]
+                self._database.run(functools.partial(_delete, rows=part))
 
-    def _evict(self, transaction: Transaction) -> None:
-        by_age = sorted(
-            (bytes(stamp), bytes(key)) for key, stamp in transaction.cursor(db=self._stamps)
-        )
+    def _oldest(self, connection: sqlite3.Connection) -> list[tuple[int, int]]:
+        """Return id and stamp of the rows that must leave."""
         # A tenth more than needed leaves, so that a full store does not evict at every run.
-        surplus = self._bytes(transaction) - self.limit * 9 // 10
-        for _, key in by_age:
-            if surplus <= 0:
-                return
-            row = transaction.get(key, db=self._rows)
-            surplus -= 0 if row is None else len(row)
-            transaction.delete(key, db=self._rows)
-            transaction.delete(key, db=self._stamps)
+        surplus = used_bytes(connection) - self.limit * 9 // 10
+        by_age = connection.execute("SELECT id, used, bytes FROM keys ORDER BY used, id")
+        oldest = []
+        with contextlib.closing(by_age):
+            for identifier, used, size in by_age:
+                if surplus <= 0:
+                    break
+                oldest.append((identifier, used))
+                surplus -= size
+        return oldest
 
-    def _bytes(self, transaction: Transaction) -> int:
-        page = transaction.stat(self._rows)
-        pages = page["branch_pages"] + page["leaf_pages"] + page["overflow_pages"]
-        return int(pages * page["psize"])
+    def trim(self) -> None:
+        """Evict after a run: what fails here is a warning, since the run's work is done."""
+        try:
+            self.evict()
+        except RegraftError as error:
+            warnings.warn(
+                f"{error.message}; the store stays larger than its limit",
+                StoreWarning,
+                stacklevel=2,
+            )
 
     def info(self) -> StoreInfo:
         """Return the number of rows and the bytes that they take."""
-        with self._transaction(write=False) as transaction:
-            rows = transaction.stat(self._rows)["entries"]
-            return StoreInfo(self.folder, rows, self._bytes(transaction), self.limit)
 
-    @contextlib.contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[Transaction]:
-        begin: Callable[[], Transaction] = functools.partial(
-            self._environment.begin, write=write, buffers=not write
-        )
-        try:
-            transaction = begin()
-        except lmdb.MapResizedError:  # another process has grown the map: take its size over
-            with self._resizing:
-                self._environment.set_mapsize(0)
-            transaction = begin()
-        with transaction:
-            yield transaction
+        def ask(connection: sqlite3.Connection) -> StoreInfo:
+            (rows,) = connection.execute("SELECT count(*) FROM keys").fetchone()
+            return StoreInfo(self.folder, rows, used_bytes(connection), self.limit)
 
-    def _grow(self) -> None:
-        with self._resizing:
-            size = self._environment.info()["map_size"]
-            self._environment.set_mapsize(size * 2)
+        return self._database.run(ask)
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """Fail at once where rows could be read but not written."""
+    with transaction(connection):
+        pass
+
+
+def _find(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, object]:
+    marks = ",".join("?" * len(keys))
+    query = f"SELECT key, data FROM keys JOIN rows USING (id) WHERE key IN ({marks})"  # noqa: S608
+    return dict(connection.execute(query, keys).fetchall())
+
+
+def _delete(connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> None:
+    """Remove rows by id and stamp: one that another run has stamped since stays."""
+    with transaction(connection):
+        for identifier, used in rows:
+            gone = connection.execute(
+                "DELETE FROM keys WHERE id = ? AND used = ?", (identifier, used)
+            )
+            if gone.rowcount:
+                connection.execute("DELETE FROM rows WHERE id = ?", (identifier,))
 
 
 _open_stores: dict[Path, FeatureStore] = {}
@@ -247,7 +259,7 @@ _opening = threading.Lock()
 
 
 def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureStore:
-    """Return the store of a folder; LMDB allows one environment a file and process.
+    """Return the store of a folder, the same object whatever name the folder goes by.
 
     Parameters
     ----------
@@ -266,7 +278,7 @@ def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureS
     StoreError, DiskFullError
         Where the place is unusable.
     """
-    folder = (folder or default_folder()).expanduser().absolute()
+    folder = (folder or default_folder()).expanduser().resolve()
     with _opening:
         store = _open_stores.get(folder)
         if store is None:
@@ -276,7 +288,7 @@ def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureS
 
 def close_store(folder: Path | None = None) -> None:
     """Close a folder's store in this process, so that it can be removed or opened elsewhere."""
-    folder = (folder or default_folder()).expanduser().absolute()
+    folder = (folder or default_folder()).expanduser().resolve()
     with _opening:
         store = _open_stores.pop(folder, None)
     if store is not None:
@@ -305,14 +317,9 @@ def clear_store(folder: Path | None = None) -> StoreInfo:
     StoreError
         Where the files cannot be removed.
     """
-    folder = (folder or default_folder()).expanduser().absolute()
-    info = open_store(folder).info()
-    close_store(folder)
-    try:
-        for name in ("data.mdb", "lock.mdb"):  # nothing else in that folder is ours
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise _store_error(folder, error) from error
+    store = open_store(folder)
+    info = store.info()
+    store.clear()
     return info
 
 
@@ -324,10 +331,17 @@ def _limit_from_environment() -> int:
         raise StoreError(f"REGRAFT_CACHE_LIMIT is {given!r}; it must be a number of GiB") from error
 
 
-def network_file_system(folder: Path) -> str | None:
+def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
     """Return the name of the network file system that a folder is on, else None.
 
     On some of them a lock succeeds for everybody, and two writers then destroy the file.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not be there yet.
+    mounts : str, optional
+        A mount table as in Linux's /proc/self/mountinfo; else this system's.
     """
     folder = folder.absolute()
     if sys.platform == "win32":
@@ -336,35 +350,18 @@ def network_file_system(folder: Path) -> str | None:
         remote = 4  # DRIVE_REMOTE of GetDriveTypeW
         kind = ctypes.windll.kernel32.GetDriveTypeW(folder.anchor)
         return "network drive" if kind == remote or folder.drive.startswith("\\\\") else None
-    mounts = Path("/proc/self/mountinfo")
-    if not mounts.exists():
-        return None
+    table = Path("/proc/self/mountinfo")
+    if mounts is None:
+        if not table.exists():
+            return None
+        mounts = table.read_text(encoding="utf-8", errors="replace")
     with contextlib.suppress(OSError):
         folder = folder.resolve()
     best, name = -1, ""
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         # Spaces in a mount point are written as octal escapes.
         point = Path(left.split()[4].replace("\\040", " "))
         if (folder == point or point in folder.parents) and len(point.parts) >= best:
             best, name = len(point.parts), right.split()[0]
     return name if name in _NETWORK_FILE_SYSTEMS else None
-
-
-def _timestamp() -> bytes:
-    return struct.pack(">Q", time.time_ns())
-
-
-def _store_error(folder: Path, error: Exception, needed: int = 0) -> StoreError | DiskFullError:
-    """Say in one line why a store cannot be used."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or os.strerror(errno.ENOSPC) in str(error):
-        free = shutil.disk_usage(folder).free if folder.exists() else 0
-        return DiskFullError(
-            f"no space left for features in {folder}: {needed:,} bytes needed, {free:,} free",
-            hint="make room, or put the store elsewhere: --cache-dir FOLDER or REGRAFT_CACHE",
-        )
-    return StoreError(
-        f"the feature store {folder} cannot be used: {error}",
-        hint="choose a folder that you can write to: --cache-dir FOLDER or REGRAFT_CACHE",
-    )

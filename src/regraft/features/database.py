@@ -1,0 +1,315 @@
+"""One SQLite file of ours: what is damaged is begun anew, what is not ours is never touched.
+
+SQLite gives crash safety, sharing between processes, and errors where the file is damaged. Nothing
+is mapped into memory: a mapped file that is cut off, or lies on a failing or full disk, kills the
+process (SIGBUS), and so does a flipped bit in the structure of a format that trusts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import sqlite3
+import stat
+import tempfile
+import threading
+import warnings
+from typing import TYPE_CHECKING, TypeVar
+
+from regraft.errors import DiskFullError, StoreError, StoreWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_MARK = 0x52475246  # "RGRF", SQLite's application_id: what carries it is ours to remove
+_PAGE = 32 * 2**10  # bytes; a row of the default backbone fits into one
+_PATIENCE = 60.0  # seconds to wait for another process's commit, which takes some milliseconds
+_MOVED = sqlite3.SQLITE_READONLY_DBMOVED
+_READ_FAULTS = {  # extended codes of SQLITE_IOERR that say something about the file, not the place
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    sqlite3.SQLITE_IOERR_DATA,
+}
+_PLACE_FAULTS = {  # primary codes: the place, the moment or the disk; all others are damage
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+}
+
+T = TypeVar("T")
+
+
+class Database:
+    """One file, one connection, one lock: each call is one short query or transaction.
+
+    Threads take turns, processes too (SQLite's own locks), and nothing stays open in between: no
+    reader can be left behind, whatever its caller does.
+
+    Parameters
+    ----------
+    file : Path
+        Its folder is made where it is missing.
+    tables : tuple of str
+        The statements that make them.
+
+    Attributes
+    ----------
+    generation : int
+        Raised whenever the file was begun anew: what was there before has left.
+    """
+
+    def __init__(self, file: Path, tables: tuple[str, ...]) -> None:
+        self.file = file
+        self.generation = 0
+        self._tables = tables
+        self._identity: tuple[int, int] | None = None  # device and inode of the file that is open
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()  # rolls back what is open
+
+    def run(self, action: Callable[[sqlite3.Connection], T], needed: int = 0) -> T:
+        """Run one query or transaction; on a new file, where the old one is damaged or gone.
+
+        Parameters
+        ----------
+        action : callable
+            Gets the connection; must be repeatable.
+        needed : int
+            Bytes that it writes, for the message where there is no space.
+
+        Raises
+        ------
+        StoreError
+            Where the place cannot be used.
+        DiskFullError
+            Where there is no space left; the file is as it was before.
+        """
+        with self._lock:
+            for _ in range(3):
+                try:
+                    return action(self._connected())
+                except sqlite3.Error as error:
+                    self.close()
+                    if getattr(error, "sqlite_errorcode", None) == _MOVED:
+                        continue  # removed by another process since we looked
+                    if not _is_damage(error):
+                        raise self.failure(error, needed) from error
+                    self._begin_anew(error)
+                except OSError as error:
+                    raise self.failure(error, needed) from error
+                except BaseException:
+                    self.close()  # an interrupt may have come in the middle of a transaction
+                    raise
+        raise StoreError(
+            f"the feature store {self.file.parent} is damaged again and again",
+            hint="is the disk failing? --cache-dir FOLDER or REGRAFT_CACHE takes another one",
+        )
+
+    def remove(self) -> None:
+        """Remove the file and those of other versions beside it; what has it open goes on without.
+
+        Raises
+        ------
+        StoreError
+            Where it cannot be removed.
+        """
+        with self._lock:
+            self.close()
+            try:
+                for file in self.file.parent.glob("features-v*.sqlite"):
+                    if _state_of(file) in ("ours", "damaged"):
+                        _remove(file)
+            except OSError as error:
+                raise self.failure(error) from error
+            self.generation += 1
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and _identity(self.file) != self._identity:
+            self.close()  # removed, or begun anew by another process
+            self.generation += 1
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        state = _state_of(self.file)
+        if state == "foreign":
+            self._rename_foreign()
+        self._identity = _identity(self.file)
+        if state == "damaged":
+            raise sqlite3.DatabaseError("its header is damaged")
+        connection = sqlite3.connect(
+            self.file, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(connection, self._tables)
+        except BaseException:
+            connection.close()
+            raise
+        self._identity = _identity(self.file)
+        return connection
+
+    def _rename_foreign(self) -> None:
+        kept = self.file.with_name(f"{self.file.name}.{secrets.token_hex(4)}.not-ours")
+        self.file.rename(kept)  # a random name: nothing can be there already
+        with contextlib.suppress(FileNotFoundError):  # else it would be taken for the new file's
+            _journal(self.file).rename(_journal(kept))
+        _warn(f"{self.file} is no store of features; it was renamed to {kept.name}")
+
+    def _begin_anew(self, error: sqlite3.Error) -> None:
+        """Remove the damaged file, unless another process has done so already."""
+        self.generation += 1
+        try:
+            if self._identity is not None and _identity(self.file) == self._identity:
+                _remove(self.file)
+        except OSError as failed:
+            raise self.failure(failed) from error
+        _warn(f"{self.file} was damaged ({error}); it was made anew")
+
+    def failure(self, error: Exception, needed: int = 0) -> StoreError | DiskFullError:
+        """Say in one line why the place cannot be used."""
+        folder, reason = self.file.parent, error
+        if isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_IOERR:
+            # SQLite keeps errno to itself: a quota or a failing disk tells it to us.
+            reason = _why_not_written(folder, needed) or error
+        full = isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_FULL):
+            free = shutil.disk_usage(folder).free if folder.exists() else 0
+            return DiskFullError(
+                f"no space left for features in {folder}: {needed:,} bytes needed, {free:,} free",
+                hint="make room, or put the store elsewhere: --cache-dir FOLDER or REGRAFT_CACHE",
+            )
+        return StoreError(
+            f"the feature store {folder} cannot be used: {reason}",
+            hint="choose a folder that you can write to: --cache-dir FOLDER or REGRAFT_CACHE",
+        )
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write all or nothing: after an exception ``Database.run`` closes, which rolls back."""
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.execute("COMMIT")
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return the bytes of all pages that hold something."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _prepare(connection: sqlite3.Connection, tables: tuple[str, ...]) -> None:
+    """Set what holds for a connection, and make the tables where they are missing."""
+    connection.text_factory = bytes  # a damaged file may hold text that is none
+    for setting in (
+        "mmap_size = 0",  # a mapped file that is cut kills the process
+        f"page_size = {_PAGE}",  # of a new file
+        "cache_size = -16384",  # KiB; the system's own cache holds the rest
+        "journal_mode = truncate",  # WAL would map its index
+        "trusted_schema = off",
+        "cell_size_check = on",
+    ):
+        connection.execute(f"PRAGMA {setting}").fetchall()
+    if not _tables(connection):
+        with transaction(connection):
+            if not _tables(connection):  # else another process was faster
+                for statement in tables:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_MARK}")
+    if _tables(connection) != tables:
+        raise sqlite3.DatabaseError("its tables are not ours")
+
+
+def _tables(connection: sqlite3.Connection) -> tuple[str, ...]:
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+    return tuple(bytes(sql or b"").decode(errors="replace") for (sql,) in found.fetchall())
+
+
+def _primary(error: sqlite3.Error) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)  # what Python itself raises has none
+    return None if code is None else code & 0xFF
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    fault = getattr(error, "sqlite_errorcode", None) in _READ_FAULTS
+    return fault or _primary(error) not in _PLACE_FAULTS
+
+
+def _state_of(file: Path) -> str:
+    """Tell by its header what lies in the store's place: "new", "ours", "damaged" or "foreign".
+
+    Before SQLite opens it, which could write to a database of the user's.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "foreign"
+    except FileNotFoundError:
+        return "new"
+    with file.open("rb") as stream:
+        header = stream.read(100)
+    if not header:
+        return "new"
+    if not header.startswith(b"SQLite format 3\0") or header[68:72] != _MARK.to_bytes(4, "big"):
+        return "foreign"
+    rollback_journal = b"\x01\x01"  # how to write and read it; else SQLite might only read it
+    return "ours" if header[18:20] == rollback_journal else "damaged"
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _journal(file: Path) -> Path:
+    return file.with_name(f"{file.name}-journal")
+
+
+def _remove(file: Path) -> None:
+    _journal(file).unlink(
+        missing_ok=True
+    )  # first: left alone, it would be taken for the next one's
+    file.unlink(missing_ok=True)
+
+
+def _why_not_written(folder: Path, needed: int) -> OSError | None:
+    """Write as much beside the store to learn the system's reason."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(max(needed, _PAGE)))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, StoreWarning, stacklevel=2)
