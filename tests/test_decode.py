@@ -333,6 +333,11 @@ MALFORMED = {
         "corrupt",
         "tiles",
     ),
+    "TIFF, half of its strips": (
+        grey_tiff(4, 8, 8, bytes(32), (278, 4)),
+        "truncated",
+        "1 strips or tiles; its size needs 2",
+    ),
     "TIFF, 99 samples": (grey_tiff(1, 1, 8, b"\0", (277, 99)), "unsupported pixels", "99"),
     "TIFF of floats": (
         encode(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF"),

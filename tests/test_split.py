@@ -266,8 +266,10 @@ def test_copies_in_several_given_parts_leave_training():
     reason = "byte-identical to test/1, which is in the test part"
     assert parts.left_out == {0: reason, 2: reason}
     assert parts.notes == (
-        f"left out, as another part holds the same bytes: 2 images (train/1 is {reason}; "
-        f"val/1 is {reason})",
+        (
+            f"left out, as another part holds the same bytes: 2 images (train/1 is {reason}; "
+            f"val/1 is {reason})"
+        ),
     )
 
 

@@ -365,8 +365,10 @@ def _name_copies(samples: Samples) -> list[str]:
     if not copies:
         return []
     return [
-        f"copies of other images, kept in one part with them: {_many(len(copies))} "
-        f"({_listed(copies)})"
+        (
+            f"copies of other images, kept in one part with them: {_many(len(copies))} "
+            f"({_listed(copies)})"
+        )
     ]
 
 

@@ -100,6 +100,24 @@ _TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519,
                 532}  # fmt: skip
 
 
+def _need_all_pieces(data: bytes, directory: Directory) -> None:
+    """Refuse a file with fewer strips or tiles than its size needs: Pillow fills up with black."""
+    width, height, tile_width, tile_height = (
+        directory.integer(data, tag) for tag in (256, 257, 322, 323)
+    )
+    if tile_width and tile_height:
+        needed, offsets = -(-width // tile_width) * -(-height // tile_height), 324
+    else:
+        needed, offsets = -(-height // (directory.integer(data, 278) or height)), 273
+    if directory.integer(data, 284) == 2:  # each channel has its own
+        needed *= max(directory.integer(data, 277), 1)
+    found = len(directory.integers(data, offsets))
+    if found < needed:
+        raise ImageError(
+            "truncated", f"the TIFF file has {found} strips or tiles; its size needs {needed}"
+        )
+
+
 def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
     """Return the file with a directory at its end that holds only what describes the pixels."""
     for offsets, counts in ((273, 279), (324, 325)):
@@ -109,6 +127,7 @@ def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
             raise ImageError(
                 "truncated", f"the TIFF file ends after {len(data)} bytes, amid pixels"
             )
+    _need_all_pieces(data, directory)
     order, big = directory.order, directory.big
     entry, offset = ("HHQ8s", "Q") if big else ("HHL4s", "L")
     kept = []

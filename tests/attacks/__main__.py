@@ -1,0 +1,40 @@
+"""Attack one room of the house with hostile input: ``scripts/fuzz ROOM --count N --seed S``.
+
+Prints what became of the cases, and of each finding its seed and number; ``--first NUMBER --count
+1`` repeats one alone. Exit code 1 where anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from attacks import bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attacks.hunting import Report
+
+#: Room to ``run(count, seed, first)``.
+ROOMS: dict[str, Callable[[int, int, int], Report]] = {
+    "bundle": bundle.run,
+}
+
+
+def main() -> int:
+    """Parse, attack, print."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    given = parser.parse_args()
+    report = ROOMS[given.room](given.count, given.seed, given.first)
+    print(f"{given.room}: {report}")  # noqa: T201 - the result
+    return 1 if report.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Runs many hostile cases in child processes: a crash, a hang or a leak is a finding, not the end.
+
+A case is a function of two numbers, the seed and its own, and of nothing else: whatever is found
+can be repeated alone (``scripts/fuzz ROOM --seed S --first N --count 1``).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Case = Callable[[int, int], str]
+
+LONGEST = 5.0  # seconds that one case may take
+MOST_MEMORY = 200 << 20  # bytes by which the process may grow
+_MOST_FINDINGS = 20
+
+
+@dataclass
+class Report:
+    """What became of ``cases``: ``outcomes`` counted by their names, ``findings`` by number.
+
+    Where a process was lost, up to 31 outcomes before it are lost with it.
+    """
+
+    seed: int
+    cases: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.cases:,} cases of seed {self.seed} in {self.seconds:.0f} s: "]
+        lines[0] += ", ".join(f"{name} {n:,}" for name, n in self.outcomes.most_common())
+        lines += [f"FOUND seed {self.seed} number {n}: {what}" for n, what in self.findings.items()]
+        return "\n".join(lines)
+
+
+def hunt(case: Case, count: int, seed: int, first: int = 0) -> Report:
+    """Run cases ``first`` to ``first + count - 1`` of a seed in child processes.
+
+    Parameters
+    ----------
+    case : callable
+        ``case(seed, number)`` returns the name of its outcome; whatever it raises is a finding.
+        Must be a function of a module that the child can import.
+    count, seed, first : int
+        Which cases.
+
+    Returns
+    -------
+    Report
+    """
+    report = Report(seed)
+    context = multiprocessing.get_context("spawn")
+    begin, end = time.perf_counter(), first + count
+    while first < end and len(report.findings) < _MOST_FINDINGS:
+        at = context.Value("q", first, lock=False)
+        receive, send = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(case, seed, first, end, at, send))
+        child.start()
+        send.close()
+        try:
+            while True:
+                outcomes, findings = receive.recv()
+                report.outcomes.update(outcomes)
+                report.findings.update(findings)
+        except EOFError:
+            child.join()
+        if child.exitcode:
+            report.findings[at.value] = (
+                f"killed by {signal.Signals(-child.exitcode).name}"
+                if child.exitcode < 0
+                else f"it took more than {LONGEST} s, or left the process"
+            )
+        report.cases += at.value + 1 - first
+        first = at.value + 1
+    report.seconds = time.perf_counter() - begin
+    return report
+
+
+def _child(case: Case, seed: int, first: int, end: int, at: object, send: object) -> None:
+    """Run cases until one kills this process; tell of them now and then."""
+    warnings.simplefilter("error")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # what libtiff has to say of each damaged file, and the traceback of a hang
+    outcomes: Counter[str] = Counter()
+    findings: dict[int, str] = {}
+    with suppress(Exception):
+        case(seed, -1)  # what is imported and kept once counts for no case
+    ceiling = memory() + MOST_MEMORY
+    for number in range(first, end):
+        at.value = number
+        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        try:
+            outcomes[case(seed, number)] += 1
+        except Exception as error:  # noqa: BLE001 - any is a finding
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{os.path.basename(place.filename)}:{place.lineno}"  # noqa: PTH119
+            findings[number] = f"{type(error).__name__} at {where}: {error}"[:500]
+            outcomes["FOUND"] += 1
+        faulthandler.cancel_dump_traceback_later()
+        if memory() > ceiling:
+            findings[number] = f"memory grew by {(memory() - ceiling + MOST_MEMORY) >> 20} MB"
+            ceiling = memory() + MOST_MEMORY
+        if number % 32 == 31 or len(findings) >= _MOST_FINDINGS:
+            send.send((outcomes, findings))
+            if len(findings) >= _MOST_FINDINGS:
+                return
+            outcomes, findings = Counter(), {}
+    send.send((outcomes, findings))
+
+
+def memory() -> int:
+    """Return the most bytes that this process has had so far; 0 on Windows, which does not say."""
+    if sys.platform == "win32":
+        return 0
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123
+        for line in status:  # on Linux a child inherits the peak of getrusage from its parent
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # noqa: PLC0415 - not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
