@@ -164,6 +164,14 @@ def test_version_and_module(capsys):
             "commands are train, evaluate, predict, backbones, datasets, cache, demo, doctor",
         ),
         ("train", "regraft train needs DATA", "regraft train --help"),
+        *(
+            (
+                f"train {words}",
+                "regraft train needs DATA: a configuration says how to train and not on what",
+                "regraft train DATA --config config.yaml",
+            )
+            for words in ("-c config.yaml", "--config config.yaml", "--config=config.yaml")
+        ),
         ("train x --seeed 3", "unknown flag --seeed", "did you mean --seed?"),
         ("train x --no-cach", "unknown flag --no-cach", "did you mean --no-cache or --cache?"),
         ("train x --zzz", "unknown flag --zzz", "regraft train --help"),

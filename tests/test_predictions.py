@@ -58,12 +58,33 @@ def test_a_table_for_spreadsheets(tmp_path, capsys):
     assert deliver(iter(RESULTS), csv=path, json=False) == 1
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["id", "label", "probability", "label_2", "probability_2"],
+            ["id", "predicted", "probability", "predicted_2", "probability_2"],
             ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25"],
             ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5"],
         ]
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
     assert capsys.readouterr().out == ""
+
+
+def test_a_table_and_lines_for_programs(tmp_path, capsys):
+    """Of both, both: the file for later, the lines for who reads on."""
+    path = tmp_path / "predictions.csv"
+    assert deliver(iter(RESULTS), csv=path, json=True) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a/daisy, 1.jpg", "b.jpg"]
+    with path.open(encoding="utf-8", newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == ["daisy", "Löwenzahn"]
+
+
+@pytest.mark.parametrize("as_lines", [True, False])
+def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
+    result = Result("a\x1b[2J.jpg", (("tulip\x1b]0;owned\x07\u202e", 1.0),))
+    deliver([result], csv=None, json=as_lines)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out[:-1].isprintable()
+    if as_lines:
+        assert json.loads(out)["label"] == result.label
 
 
 def test_a_table_that_cannot_be_written_is_told(tmp_path):

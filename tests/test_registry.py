@@ -303,6 +303,14 @@ def test_description_of_each_family(name):
     assert "Non-trainable params" in describe(name)
 
 
+@pytest.mark.parametrize(("name", "published"), [("resnet50", 4089), ("vit_b_16", 17564)])
+def test_multiply_adds_are_those_that_torchvision_publishes(name, published):
+    """Attention's too; without the classifier, which is taken off (1,000 classes)."""
+    last = describe(f"torchvision/{name}").splitlines()[-1]
+    words = re.fullmatch(r"Multiply-adds of one image: ([\d,.]+) million", last)
+    assert abs(float(words[1].replace(",", "")) - published) < 3
+
+
 def test_every_record_of_timm_can_be_read_or_says_why_not():
     # Hundreds of records differ in odd ways; none may end in a traceback.
     refused = []

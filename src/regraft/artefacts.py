@@ -135,7 +135,7 @@ def _write_predictions(path: Path, outcome: Outcome) -> None:
                 *(f"{value:.6f}" for value in p[: len(shown)]),
             ]
 
-    header = ["id", "label", "predicted", "probability", *(f"p({name})" for name in shown)]
+    header = ["id", "true", "predicted", "probability", *(f"p({name})" for name in shown)]
     write_csv(path, header, rows())
 
 

@@ -18,7 +18,7 @@ import regraft
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
 from regraft.console import end, guarded
-from regraft.errors import InputError
+from regraft.errors import InputError, visible
 from regraft.process import tune_process
 
 app = App(
@@ -71,11 +71,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     if words[:1] == ["predict"]:  # to cyclopts a lone - is an unknown flag
         words = ["--stdin" if word == "-" else word for word in words]
+    if words[:1] == ["train"] and _without_data(words[1:]):
+        raise InputError(
+            "regraft train needs DATA: a configuration says how to train and not on what",
+            hint="regraft train DATA --config config.yaml",
+        )
     try:
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise usage_error(error) from None
     return code if isinstance(code, int) else 0
+
+
+def _without_data(words: Sequence[str]) -> bool:
+    """Tell whether all that was given is a configuration file."""
+    return len(words) <= 2 and any(word.split("=")[0] in {"-c", "--config"} for word in words[:1])
 
 
 @app.command(usage="Usage: regraft train DATA [OPTIONS]", sort_key=1)
@@ -100,7 +110,7 @@ def train(
     from regraft.progress import ConsoleReporter
 
     run = pipeline.train(data, settings, ConsoleReporter())
-    print(run.summary())
+    print(visible(run.summary()))
 
 
 @app.command(usage="Usage: regraft evaluate RUN DATA [OPTIONS]", sort_key=2)
@@ -148,13 +158,14 @@ def predict(
     run
         Folder that `regraft train` wrote, or its bundle folder.
     paths
-        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files.
+        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files, and `-` for stdin,
+        which holds one image, or such paths, one a line.
     stdin
-        Classify one image from stdin too; `-` among the paths says the same.
+        The same as `-` among the paths.
     csv
-        Write the predictions to this file instead.
+        Write the predictions to this file instead of lines.
     json
-        Print one JSON object a line.
+        Print one JSON object a line; with --csv, the file is written too.
     topk
         Most probable classes to tell, at most all. [default: 1]
     """

@@ -23,7 +23,7 @@ BYTES = {"bytes", "download", "limit"}
 
 
 def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
-    """Write predictions as they come: to a CSV file, or to stdout as JSON lines or plain lines.
+    """Write predictions as they come: to a CSV file, to stdout as JSON lines, or to both.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
         Each with ``id``, ``label``, ``probability``, ``top``, or with ``error`` for an image that
         could not be used: that one is told on stderr.
     csv : Path, optional
-        File to write instead of stdout; it is replaced when it is complete.
+        File to write; it is replaced when it is complete.
     json : bool
-        One JSON object a line on stdout.
+        One JSON object a line on stdout. Without this and ``csv``: lines for people.
 
     Returns
     -------
@@ -52,10 +52,11 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
         if result.error is not None:
             refused += 1
             print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
-        elif csv is None:
+            continue
+        if csv is None or json:
             # Flushed: a program that reads on gets each result when it is there.
             print(_json_line(result) if json else _line(result), flush=True)
-        else:
+        if csv is not None:
             if not table.tell():
                 rows.writerow(_header(len(result.top)))
             rows.writerow([result.id, *(value for pair in result.top for value in pair)])
@@ -65,8 +66,9 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
 
 
 def _header(topk: int) -> list[str]:
-    more = [f"{name}_{place}" for place in range(2, topk + 1) for name in ("label", "probability")]
-    return ["id", "label", "probability", *more]
+    # Not "label": that is the true class in every other table.
+    names = ("predicted", "probability")
+    return ["id", *names, *(f"{name}_{k}" for k in range(2, topk + 1) for name in names)]
 
 
 def _line(result: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchinfo
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from regraft.backbones.stages import find_stages
 from regraft.errors import BackboneError, WeightsError
@@ -155,6 +156,8 @@ def layer_table(name: str, module: nn.Module, record: Record) -> str:
             verbose=0,
             device="meta",
         )
+    # From here on torchinfo estimates, and takes attention and every Linear for one position.
+    layers, _, _ = str(table).partition("\nTotal mult-adds")
     stages = [f"  {stage.name}: {stage.channels} channels" for stage in shapes.stages]
     return "\n".join(
         (
@@ -164,7 +167,19 @@ def layer_table(name: str, module: nn.Module, record: Record) -> str:
             f"features: {shapes.n_features}",
             "stages:" if stages else "stages: none; only the pooled features can be read",
             *stages,
-            # torchinfo prints the name of an enumeration here, from Python 3.11 on.
-            str(table).replace("(Units.", "(").replace("BYTES)", ")").replace("(GIGA)", "(G)"),
+            layers,
+            f"Multiply-adds of one image: {_multiply_adds(module, size) / 1e6:,.1f} million",
         )
     )
+
+
+def _multiply_adds(module: nn.Module, size: int) -> int:
+    """Count those of convolutions and matrix products, attention's too; on the meta device."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator, which nothing counts
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.empty(1, 3, size, size, device="meta"))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition as two
