@@ -1,6 +1,7 @@
 """The fast forward pass gives what the plain one gives, within a stated tolerance."""
 
 import importlib
+import threading
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from torch import nn
 
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.preprocess import normalise
-from regraft.backbones.registry import load_backbone
+from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, choose_compute, fold_norms, has_bfloat16, prepare
 from regraft.features.taps import (
     Block,
     TapReader,
+    as_map,
     pool,
     round_block,
     row_blocks,
@@ -75,7 +77,7 @@ def test_rows_do_not_depend_on_their_place_in_the_batch(embedded):
 
 def test_all_norms_of_the_embedded_network_fold_and_the_backbone_is_untouched(embedded):
     before = state_hash(embedded.module)
-    fast = prepare(embedded.module, Compute("cpu", "float32", 1))
+    fast = prepare(embedded, Compute("cpu", "float32", 1))
     assert not [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
     assert state_hash(embedded.module) == before == embedded.weights_sha256
 
@@ -117,6 +119,63 @@ class Untraceable(nn.Module):
         return self.norm(self.convolution(x)) if x.sum() > 0 else x
 
 
+def norm() -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(5)
+
+
+class Standardised(nn.Conv2d):
+    """Its weights are not those that it multiplies with."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class Doubled(nn.Conv2d):
+    """Does more than a convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
+class Borrowed(nn.Module):
+    """Uses a convolution's weights without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.conv2d(x, self.convolution.weight))
+
+
+class Returned(nn.Module):
+    """Gives out what lies between convolution and norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.convolution(x)
+        return self.norm(y)[:, :1], y
+
+
+class TwoNames(nn.Module):
+    """One norm under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.same = self.norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.same(self.convolution(x))
+
+
 @pytest.mark.parametrize(
     ("network", "folded"),
     [
@@ -127,10 +186,26 @@ class Untraceable(nn.Module):
         (Twice(), 0),
         (Branch(), 0),
         (Untraceable(), 0),
+        (nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, padding_mode="reflect"), norm()), 1),
+        (nn.Sequential(Standardised(3, 5, 1), norm()), 0),
+        (nn.Sequential(Doubled(3, 5, 1), norm()), 0),
+        (Borrowed(), 0),
+        (Returned(), 0),
+        (TwoNames(), 0),
     ],
 )
 def test_norms_fold_only_where_the_graph_proves_it(network, folded):
     torch.manual_seed(0)
+    randomise_norms(network)
+    network.eval()
+    x = torch.rand(2, 3, 9, 9)
+    with torch.inference_mode():
+        before = network(x)
+        assert fold_norms(network, x[:1]) == folded
+        torch.testing.assert_close(network(x), before, atol=1e-5, rtol=1e-5)
+
+
+def randomise_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             nn.init.uniform_(module.running_mean, -1, 1)
@@ -138,12 +213,83 @@ def test_norms_fold_only_where_the_graph_proves_it(network, folded):
             if module.affine:
                 nn.init.uniform_(module.weight, 0.5, 2)
                 nn.init.uniform_(module.bias, -1, 1)
+
+
+@pytest.mark.parametrize("tap", ["0", "inner", "inner.0"])
+def test_what_a_tap_reads_keeps_its_meaning(tap):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), norm())
+    if tap != "0":
+        network = nn.Sequential()
+        network.add_module("inner", nn.Sequential(nn.Conv2d(3, 5, 3)))
+        network.add_module("norm", norm())
+    randomise_norms(network)
     network.eval()
-    x = torch.rand(2, 3, 9, 9)
-    with torch.inference_mode():
-        before = network(x)
-        assert fold_norms(network) == folded
-        assert torch.allclose(network(x), before, atol=1e-5)
+    assert fold_norms(network, torch.zeros(1, 3, 9, 9), [tap]) == 0
+    assert fold_norms(network, torch.zeros(1, 3, 9, 9)) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("timm/ghostnet_050", "timm/test_resnet", "timm/mobilenetv3_small_050", "timm/rexnet_100"),
+        *("timm/efficientformer_l1", "torchvision/shufflenet_v2_x0_5", "torchvision/squeezenet1_1"),
+    ],
+)
+def test_every_stage_of_a_folded_network_is_that_of_the_plain_one(name):
+    """In float32, 64 pixels (224 where fixed), random weights and statistics; 1e-4 of the norm."""
+    backbone = load_backbone(name, "none")
+    if not backbone.sizes.fixed:
+        backbone = at_image_size(backbone, 64, crop=False)
+    torch.manual_seed(0)
+    for module in backbone.module.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.75, 1.25)
+    batch = images(2, backbone.preprocess.image_size)
+    read: dict[str, np.ndarray] = {}
+    hooks = [
+        backbone.module.get_submodule(stage.path).register_forward_hook(
+            lambda _module, _inputs, output, stage=stage: read.update(
+                {stage.name: pool(as_map(output, stage), 2).numpy()}
+            )
+        )
+        for stage in backbone.stages
+    ]
+    pooled = plain(backbone, batch)
+    for hook in hooks:
+        hook.remove()
+    blocks = [*(Block(stage.name, 2) for stage in backbone.stages), Block("pooled")]
+    fast = TapReader(backbone, blocks, Compute("cpu", "float32", 2))(batch)
+    assert distance(fast[Block("pooled")], pooled) < 1e-4
+    for stage in backbone.stages:
+        assert distance(fast[Block(stage.name, 2)], read[stage.name]) < 1e-4, stage.name
+
+
+def test_networks_of_other_threads_are_not_disturbed_by_folding(embedded):
+    """``torch.fx`` changes nn.Module for all threads while it traces."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    x = torch.rand(1, 3, 16, 16)
+    expected = network(x)
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def keep_running() -> None:
+        while not done.is_set():
+            try:
+                found = network(x)
+                if type(found) is not torch.Tensor or not torch.equal(found, expected):
+                    wrong.append(found)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                wrong.append(error)
+
+    other = threading.Thread(target=keep_running)
+    other.start()
+    for _ in range(3):
+        prepare(embedded, Compute("cpu", "float32", 1))
+    done.set()
+    other.join()
+    assert not wrong
 
 
 def test_timm_norms_keep_the_activation_that_they_carry():
@@ -153,7 +299,7 @@ def test_timm_norms_keep_the_activation_that_they_carry():
     x = torch.randn(1, 3, 5, 5)
     with torch.inference_mode():
         before = network(x)
-        assert fold_norms(network) == 1
+        assert fold_norms(network, x) == 1
         assert torch.allclose(network(x), before, atol=1e-6)
         assert bool((before >= 0).all())
 
@@ -181,7 +327,7 @@ def test_taps_by_name(embedded):
     stage = embedded.stages[3].name
     chosen = select_blocks(embedded, f"pooled, {stage}@2")
     assert [str(b) for b in chosen] == [f"{stage}@2", "pooled@1"]
-    unknown = "taps: embedded has no poled@1\nhint: last, all, all@2, or"
+    unknown = "taps: embedded has no poled@1\nhint: auto, last, all, all@2, or"
     with pytest.raises(ConfigError, match=unknown):
         select_blocks(embedded, "poled")
     with pytest.raises(ConfigError, match="behind @ stands the grid"):
@@ -191,3 +337,16 @@ def test_taps_by_name(embedded):
 def test_an_absent_device_is_named():
     with pytest.raises(ConfigError, match="device tpu is not there\nhint: this machine has cpu"):
         choose_compute("tpu", "auto", 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch_size", "told"),
+    [
+        ("float16", 1, "precision is float16; it must be one of auto, bfloat16, float32"),
+        ("auto", 0, "batch_size is 0; it must lie between 1 and 65536"),
+        ("auto", 65_537, "batch_size is 65537; it must lie between 1 and 65536"),
+    ],
+)
+def test_wrong_values_are_told(precision, batch_size, told):
+    with pytest.raises(ConfigError, match=f"^{told}$"):
+        choose_compute("cpu", precision, batch_size)

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import fx, nn
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from regraft.config import Precision
 from regraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from regraft.config import Precision
+    from torch import Tensor
 
-FOLD_RULES = 1  # raised when folding or pooling change: part of every feature's key
+    from regraft.backbones.backbone import Backbone
+
+FOLD_RULES = 2  # raised when folding or pooling change: part of every feature's key
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def choose_compute(device: str, precision: Precision, batch_size: int) -> Comput
     Raises
     ------
     ConfigError
-        Where the device is unknown or not there.
+        Where the device is unknown or not there, or another value is out of range.
 
     Examples
     --------
@@ -93,6 +99,11 @@ def choose_compute(device: str, precision: Precision, batch_size: int) -> Comput
     available = ["cpu"]
     available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     available += ["mps"] if torch.backends.mps.is_available() else []
+    if precision not in get_args(Precision):
+        allowed = ", ".join(get_args(Precision))
+        raise ConfigError(f"precision is {precision}; it must be one of {allowed}")
+    if not 1 <= batch_size <= 65_536:
+        raise ConfigError(f"batch_size is {batch_size}; it must lie between 1 and 65536")
     if device == "auto":
         chosen = next((name for name in ("cuda:0", "mps") if name in available), "cpu")
     else:
@@ -124,50 +135,47 @@ def has_bfloat16(device: str) -> bool:
     return False
 
 
-def prepare(module: nn.Module, compute: Compute) -> nn.Module:
+def prepare(backbone: Backbone, compute: Compute) -> nn.Module:
     """Return a copy of a frozen network, rearranged to run fast.
 
     Parameters
     ----------
-    module : nn.Module
-        In evaluation mode; it is not changed.
+    backbone : Backbone
+        Its module, in evaluation mode, is not changed.
     compute : Compute
         Device and precision.
 
     Returns
     -------
     nn.Module
-        Same submodule names (hooks attach to them afterwards), norms folded where the graph proves
-        that a convolution feeds them, channels_last, on the device and in its precision.
+        Same submodule names (hooks attach to them afterwards), norms folded where that changes
+        nothing that a stage reads, channels_last, on the device and in its precision.
     """
-    fast = copy.deepcopy(module)
-    fold_norms(fast)
+    fast = copy.deepcopy(backbone.module)
+    side = backbone.preprocess.image_size
+    fold_norms(fast, torch.zeros(1, 3, side, side), [stage.path for stage in backbone.stages])
     fast.to(device=compute.device, dtype=compute.dtype)
     to_layout: Callable[..., nn.Module] = fast.to  # torch's stubs leave memory_format out
     to_layout(memory_format=torch.channels_last)
     return fast.eval().requires_grad_(requires_grad=False)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps convolutions and norms whole: timm subclasses them outside of torch.nn."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(
-            m, module_qualified_name
-        )
-
-
-def fold_norms(module: nn.Module) -> int:
+def fold_norms(module: nn.Module, example: Tensor, tapped: Sequence[str] = ()) -> int:
     """Fold BatchNorm into the convolutions before it, in place; return how many were folded.
 
-    A norm is folded only where the traced graph shows a convolution whose single user it is, both
-    used once. A network that cannot be traced is left as it is. The activation that timm's
-    ``BatchNormAct2d`` carries stays in the norm's place.
+    A forward pass of a copy shows who uses what: a norm is folded where it alone uses a
+    convolution's output, both run once, and no tap reads what lies between. A network whose way
+    depends on its input's values is left as it is. The activation that timm's ``BatchNormAct2d``
+    carries stays in the norm's place.
 
     Parameters
     ----------
     module : nn.Module
-        In evaluation mode; changed in place.
+        In evaluation mode, float32; changed in place.
+    example : tensor of shape (1, 3, S, S), float32
+        Of the size that the network will see; its values do not matter.
+    tapped : sequence of str
+        Submodules whose output must stay what it is.
 
     Returns
     -------
@@ -177,39 +185,116 @@ def fold_norms(module: nn.Module) -> int:
     Examples
     --------
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
-    >>> fold_norms(network)
+    >>> fold_norms(network, torch.zeros(1, 3, 8, 8))
     1
     """
-    try:
-        graph = _Tracer().trace(module)
-    except Exception:  # noqa: BLE001 - tracing runs foreign code; whatever fails, nothing is folded
+    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return 0
-    modules = dict(module.named_modules())
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
+    observer = _Observer(copy.deepcopy(module), tapped)
     folded = 0
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        feeder = node.args[0]
-        if feeder.op != "call_module" or len(feeder.users) != 1:
-            continue
-        convolution, norm = modules[feeder.target], modules[node.target]
-        once = calls[feeder.target] == calls[node.target] == 1
-        if once and isinstance(convolution, nn.Conv2d) and _fold(convolution, norm):
-            parent, _, name = node.target.rpartition(".")
-            setattr(module.get_submodule(parent), name, _activation_of(norm))
+    for feeder, name in observer.foldable(example):
+        norm = module.get_submodule(name)
+        if _fold(module.get_submodule(feeder), norm):
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, _activation_of(norm))
             folded += 1
     return folded
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.Module) -> bool:
+class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches one forward pass: who uses the convolutions' outputs, and every parameter.
+
+    The mode is the calling thread's own. ``torch.fx`` patches ``nn.Module.__call__`` for all
+    threads while it traces, and networks that run meanwhile come out wrong.
+    """
+
+    def __init__(self, module: nn.Module, tapped: Sequence[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._module = module
+        self._uses: Counter[int] = Counter()  # by id: what is counted is kept alive
+        self._results: dict[int, list[Any]] = {}  # of the last operation that used a parameter
+        self._by_values = False
+        self._calls: Counter[str] = Counter()
+        self._made_by: dict[int, str] = {}  # a convolution's output
+        self._fed_by: dict[str, Tensor] = {}  # a norm's input
+        self._read: list[Any] = []  # what taps see
+        self._watched = {id(value): value for value in module.state_dict(keep_vars=True).values()}
+        places = Counter(id(m) for _, m in module.named_modules(remove_duplicate=False))
+        for name, part in module.named_modules():
+            if places[id(part)] > 1:
+                continue  # replaced in one of its places, it would stay in the other
+            if isinstance(part, nn.Conv2d):
+                part.register_forward_hook(self._after_convolution(name))
+            elif isinstance(part, nn.BatchNorm2d):
+                part.register_forward_hook(self._after_norm(name))
+        for name in tapped:
+            module.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output: self._read.extend(tree_leaves(output))
+            )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+            self._by_values = True
+        used = {id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in self._watched}
+        self._uses.update(used)
+        result = func(*args, **(kwargs or {}))
+        self._results.update((each, tree_leaves(result)) for each in used)
+        return result
+
+    def _after_convolution(self, name: str) -> Callable[..., None]:
+        def hook(convolution: nn.Conv2d, _inputs: object, output: Tensor) -> None:
+            self._calls[name] += 1
+            # Not so where the layer does more, or weighs with something made from its weights.
+            if any(output is each for each in self._results.get(id(convolution.weight), ())):
+                self._made_by[id(output)] = name
+                self._watched[id(output)] = output
+
+        return hook
+
+    def _after_norm(self, name: str) -> Callable[..., None]:
+        def hook(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self._calls[name] += 1
+            results = self._results.get(id(norm.running_mean), ())
+            if hasattr(norm, "act") or any(output is each for each in results):
+                self._fed_by[name] = inputs[0]
+
+        return hook
+
+    def foldable(self, example: Tensor) -> list[tuple[str, str]]:
+        """Return paths of convolution and norm, for each pair that can be folded."""
+        try:
+            # inference_mode would hide that values were looked at.
+            with torch.inference_mode(mode=False), torch.no_grad(), self:
+                self._read += tree_leaves(self._module(example))
+        except Exception:  # noqa: BLE001 - foreign code; whatever fails, nothing is folded
+            return []
+        if self._by_values:
+            return []
+        outside = {id(each) for each in self._read}
+        return [
+            (self._made_by[id(between)], name)
+            for name, between in self._fed_by.items()
+            if id(between) in self._made_by
+            and id(between) not in outside
+            and self._uses[id(between)] == 1
+            and self._once(self._made_by[id(between)])
+            and self._once(name)
+        ]
+
+    def _once(self, name: str) -> bool:
+        part = self._module.get_submodule(name)
+        tensors = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        return self._calls[name] == 1 and all(self._uses[id(tensor)] <= 1 for tensor in tensors)
+
+
+def _fold(convolution: nn.Module, norm: nn.Module) -> bool:
     """Scale the convolution by the norm's statistics; in float64, so that rounding comes once."""
-    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+    if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
         return False
-    if norm.running_var is None or convolution.padding_mode != "zeros":
+    if norm.running_mean is None or norm.running_var is None:
         return False
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale

@@ -123,7 +123,7 @@ class TapReader:
         self.backbone = backbone
         self.blocks = tuple(blocks)
         self.compute = compute
-        self._module = prepare(backbone.module, compute)
+        self._module = prepare(backbone, compute)
         self._read: dict[Block, torch.Tensor] = {}
         self._turn = threading.Lock()
         grids: dict[str, list[int]] = {}
