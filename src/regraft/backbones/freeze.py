@@ -11,17 +11,19 @@ import torch
 from regraft.errors import FrozenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from torch import nn
 
 _SHOWN = 10
 
 
-def _tensor_hashes(module: nn.Module) -> dict[str, bytes]:
+def _tensor_hashes(module: nn.Module, names: Collection[str] | None = None) -> dict[str, bytes]:
     """Hash each entry of the state: BatchNorm's running statistics are part of it."""
     hashes = {}
     for name, value in module.state_dict().items():
+        if names is not None and name not in names:
+            continue
         tensor = value.detach().cpu().contiguous()
         head = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
         digest = hashlib.sha256(head)
@@ -55,13 +57,15 @@ def state_hash(module: nn.Module) -> str:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module, names: Collection[str] | None = None) -> Iterator[None]:
     """Check that a network leaves a block of code as it entered it.
 
     Parameters
     ----------
     module : nn.Module
         The network that must not change.
+    names : collection of str, optional
+        The tensors of it that must not; all where not given.
 
     Raises
     ------
@@ -78,9 +82,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
     regraft.errors.FrozenError: 3 frozen tensors have changed: num_batches_tracked, running_mean, \
 running_var
     """
-    before = _tensor_hashes(module)
+    before = _tensor_hashes(module, names)
     yield
-    after = _tensor_hashes(module)
+    after = _tensor_hashes(module, names)
     changed = sorted(
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regraft.backbones import embedded, timm_models, torchvision_models
+from regraft.backbones import embedded, minivgg, timm_models, torchvision_models
 from regraft.backbones.backbone import Backbone, Scalar
 from regraft.backbones.describe import Listed, layer_table, listing, skeleton
 from regraft.backbones.freeze import state_hash
@@ -50,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "embedded": embedded.FAMILY,
     "torchvision": torchvision_models.FAMILY,
     "timm": timm_models.FAMILY,
+    "minivgg": minivgg.FAMILY,
 }
 
 _SAVED = ("local-dir:", "hf-hub:")

@@ -115,6 +115,8 @@ STAGES: dict[str, Finder | ByResolution] = {
     "timm.SwinTransformerV2": _children("layers"),
     "timm.VGG": _pools("features"),
     "timm.VisionTransformer": _quarters("blocks"),
+    # --- ours
+    "regraft.MiniVGG": _named("block1", "block2", "block3"),
 }
 
 

@@ -70,3 +70,19 @@ def load_timm() -> ModuleType:
     'timm'
     """
     return importlib.import_module("timm")
+
+
+def load_functional() -> ModuleType:
+    """Import the functional kernels of torchvision's transforms v2, when they are first needed.
+
+    Returns
+    -------
+    ModuleType
+        torchvision.transforms.v2.functional.
+
+    Examples
+    --------
+    >>> load_functional().__name__
+    'torchvision.transforms.v2.functional'
+    """
+    return importlib.import_module("torchvision.transforms.v2.functional")

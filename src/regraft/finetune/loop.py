@@ -1,0 +1,322 @@
+"""The loop: read ``Loop.run`` first.
+
+Everything that a step leaves behind is in ``State``, which a checkpoint holds. Whatever else a step
+needs is a function of seed, epoch and step: no generator lives longer than one use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+
+from regraft.backbones.preprocess import normalise
+from regraft.errors import DivergedError, RegraftError
+from regraft.finetune.keyed import torch_seeded
+from regraft.finetune.mixing import draw_mixing
+from regraft.finetune.schedule import rate_factor, set_rates
+from regraft.finetune.state import State, copied
+from regraft.finetune.stopping import Stop, stoppable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from regraft.config import TrainConfig
+    from regraft.features.compute import Compute
+    from regraft.finetune.checkpoint import Checkpoints
+    from regraft.finetune.images import Batch, TrainingImages
+    from regraft.finetune.validation import Validation
+    from regraft.report import Reporter
+
+_SHOWN = 16  # images of a batch that are named
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Settings of the loop that depend on the data: resolved once, before it starts.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Before any factor.
+    batch : int
+        Most images in a step.
+    total, warmup : int
+        Steps.
+    class_weights : tensor of shape (K,), float32, or None
+    """
+
+    learning_rate: float
+    batch: int
+    total: int
+    warmup: int
+    class_weights: torch.Tensor | None
+
+
+@dataclass
+class Loop:
+    """Trains a network until its epochs are over, its patience is, or somebody stops it.
+
+    Attributes
+    ----------
+    state : State
+        All that a step changes; afterwards ``state.best`` is the result.
+    images : TrainingImages
+        The training part.
+    validation : Validation
+        The validation part: chooses the epoch, and nothing else.
+    checkpoints : Checkpoints
+        Where the state goes.
+    schedule : Schedule
+        Rates and sizes.
+    config : TrainConfig
+        Everything else.
+    compute : Compute
+        Device and precision.
+    reporter : Reporter
+        Told of every epoch.
+    callbacks : sequence of object
+        With any of ``on_train_begin``, ``on_batch_end``, ``on_epoch_end``, ``on_train_end``; each
+        is called with the loop.
+    batch_loss : float
+        Of the last step.
+    """
+
+    state: State
+    images: TrainingImages
+    validation: Validation
+    checkpoints: Checkpoints
+    schedule: Schedule
+    config: TrainConfig
+    compute: Compute
+    reporter: Reporter
+    callbacks: Sequence[object] = ()
+    batch_loss: float = math.nan
+    _saved_at: float = dataclasses.field(default_factory=time.monotonic)
+
+    def run(self) -> None:
+        """Train.
+
+        Raises
+        ------
+        DivergedError
+            Where the loss or a gradient is not finite; no checkpoint has seen it.
+        DiskFullError
+            Where a checkpoint cannot be written; the one before it stays.
+        KeyboardInterrupt, SystemExit
+            On SIGINT and SIGTERM, once the state is saved.
+        """
+        images, batch_size = self.images, self.schedule.batch
+        progress = self.state.progress
+        self._call("on_train_begin")
+        left = (self.config.epochs - max(progress.epoch, 1) + 1) * len(images) - progress.seen
+        with stoppable() as stop, self.reporter.track(self.config.strategy, left) as advance:
+            while not self._is_over():
+                started = time.perf_counter()
+                if progress.epoch > 0:
+                    with images.epoch(progress.epoch, batch_size, progress.batch) as batches:
+                        for batch in batches:
+                            self._learn(batch)
+                            now = time.perf_counter()
+                            progress.seconds, started = progress.seconds + now - started, now
+                            advance(len(batch.indices))
+                            self._call("on_batch_end")
+                            self._save_if_due(stop)
+                self._close_epoch(stop, started)
+        self._call("on_train_end")
+
+    def _is_over(self) -> bool:
+        """Whether all epochs are done, or patience with the last ones is."""
+        progress, patience = self.state.progress, self.config.patience
+        waited = len(progress.history) - 1 - progress.best_epoch
+        return progress.epoch > self.config.epochs or 0 < patience <= waited
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def _learn(self, batch: Batch) -> None:
+        """Make one step; on a GPU that is too small, in smaller pieces."""
+        network, progress, n = self.state.network, self.state.progress, len(batch.indices)
+        on_gpu = self.compute.device.startswith("cuda")
+        buffers = copied(dict(network.named_buffers())) if on_gpu else {}
+        while True:
+            try:
+                loss, right = self._step(batch)
+                break
+            except torch.cuda.OutOfMemoryError:
+                self._halve(n)
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(buffers[name])
+        progress.batch, progress.step = progress.batch + 1, progress.step + 1
+        progress.loss, progress.right = progress.loss + loss * n, progress.right + right
+        progress.seen += n
+        self.batch_loss = loss
+
+    def _step(self, batch: Batch) -> tuple[float, int]:
+        """Forward and backward in micro-batches, one update; return mean loss and images right."""
+        state, config, device = self.state, self.config, torch.device(self.compute.device)
+        progress, n, rate = state.progress, len(batch.indices), self.rate(state.progress.step)
+        mixing = draw_mixing(
+            n, batch.images.shape[-1],
+            mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=progress.step,
+        )  # fmt: skip
+        targets = one_hot(batch.labels, len(state.network.bias)).float()  # (n, K)
+        low = torch.autocast(
+            device.type, torch.bfloat16, enabled=self.compute.precision == "bfloat16"
+        )
+        total, right = 0.0, 0
+        state.optimizer.zero_grad(set_to_none=True)
+        for start in range(0, n, progress.micro):
+            rows = slice(start, start + progress.micro)
+            partners = torch.from_numpy(mixing.partners[rows])
+            x = mixing.images(
+                self._on_device(batch.images[rows]), self._on_device(batch.images[partners])
+            )  # (micro, 3, S, S) float32
+            y = mixing.targets(targets[rows], targets[partners]).to(device)
+            with torch_seeded(device, config.seed, "dropout", progress.step, start), low:
+                logits = state.network(x)  # (micro, K) float32
+            loss = cross_entropy(
+                logits, y, self.schedule.class_weights,
+                label_smoothing=config.label_smoothing, reduction="sum",
+            ) / n  # fmt: skip
+            if not math.isfinite(value := float(loss.detach())):
+                raise self._diverged(f"the loss is {value}", batch, rate)
+            torch.autograd.backward(loss)
+            total += value
+            right += int((logits.detach().argmax(1).cpu() == batch.labels[rows]).sum())
+        trained = [parameter for _, parameter in state.trained()]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip or math.inf))
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm}", batch, rate)
+        set_rates(state.optimizer, rate)
+        state.optimizer.step()
+        state.update_average(config.ema)
+        return total, right
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        schedule, shape = self.schedule, self.config.schedule
+        return schedule.learning_rate * rate_factor(
+            step, total=schedule.total, warmup=schedule.warmup, schedule=shape
+        )
+
+    def _on_device(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        return normalise(images.to(self.compute.device), self.validation.preprocess)
+
+    def _halve(self, n: int) -> None:
+        progress = self.state.progress
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if progress.micro == 1:
+            raise RegraftError(
+                "one image does not fit into the GPU's memory",
+                hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
+            )
+        progress.micro = -(-min(progress.micro, n) // 2)
+        torch.cuda.empty_cache()
+        self.reporter.say(
+            f"out of memory: {progress.micro} images in one forward pass from now on; a step still "
+            f"has {self.schedule.batch}"
+        )
+
+    def _diverged(self, what: str, batch: Batch, rate: float) -> DivergedError:
+        progress = self.state.progress
+        names = [self.images.samples.ids[index] for index in batch.indices]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return DivergedError(
+            f"{what} at step {progress.step + 1} (epoch {progress.epoch}), learning rate "
+            f"{rate:.3g}; images: {', '.join(names[:_SHOWN])}{more}",
+            hint="try a smaller --lr, --clip 1 or --precision float32",
+        )
+
+    # --- one epoch ----------------------------------------------------------------------------
+
+    def _close_epoch(self, stop: Stop, started: float) -> None:
+        """Measure the epoch, keep it where it is the best one, save."""
+        state, progress = self.state, self.state.progress
+        learnt = progress.seen > 0
+        speed = round(progress.seen / progress.seconds, 1) if learnt else None
+        candidate = state.candidate()
+        scores = self.validation.score(
+            state.network.to_model(candidate, "being trained"),
+            lambda: self._save_and_leave(stop) if stop.asked else None,
+        )
+        if not math.isfinite(scores.log_loss):
+            raise DivergedError(
+                f"the validation loss is {scores.log_loss} after epoch {progress.epoch}",
+                hint="try a smaller --lr",
+            )
+        progress.seconds += time.perf_counter() - started
+        progress.history.append(
+            {
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "learning_rate": self.rate(progress.step - 1) if learnt else None,
+                "train_loss": progress.loss / progress.seen if learnt else None,
+                "train_accuracy": progress.right / progress.seen if learnt else None,
+                "val_loss": scores.log_loss,
+                "val_accuracy": scores.accuracy,
+                "seconds": round(progress.seconds, 3),
+                "images_per_second": speed,
+            }
+        )
+        best = progress.history[progress.best_epoch]
+        if (scores.accuracy, -scores.log_loss) > (best["val_accuracy"], -best["val_loss"]):
+            progress.best_epoch = progress.epoch
+            state.best = copied(candidate)
+        self.reporter.say(_told(progress.history[-1], self.config.epochs))
+        self._call("on_epoch_end")
+        progress.next_epoch()
+        self._save()
+        if stop.asked:
+            self._leave(stop)
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def _save_if_due(self, stop: Stop) -> None:
+        if stop.asked:
+            self._save_and_leave(stop)
+        if time.monotonic() - self._saved_at >= self.config.save_every:
+            self._save()
+
+    def _save_and_leave(self, stop: Stop) -> None:
+        self._save()
+        self._leave(stop)
+
+    def _leave(self, stop: Stop) -> None:
+        self.reporter.say(
+            f"saved after step {self.state.progress.step} in {self.checkpoints.folder}; "
+            "the same command with --resume continues"
+        )
+        stop.leave()
+
+    def _save(self) -> None:
+        tensors = self.state.tensors()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise DivergedError(
+                    f"{name} is no longer finite after step {self.state.progress.step}",
+                    hint="try a smaller --lr or --clip 1",
+                )
+        self.checkpoints.save(tensors, dataclasses.asdict(self.state.progress))
+        self._saved_at = time.monotonic()
+
+    def _call(self, moment: str) -> None:
+        for callback in self.callbacks:
+            method: Callable[[Loop], None] | None = getattr(callback, moment, None)
+            if method is not None:
+                method(self)
+
+
+def _told(row: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {row['epoch']}/{epochs}"]
+    if row["train_loss"] is not None:
+        parts.append(f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}")
+    parts.append(f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}")
+    if row["images_per_second"] is not None:
+        parts.append(f"{row['images_per_second']:,.0f} images/s")
+    return "; ".join(parts)

@@ -1,0 +1,319 @@
+"""What the main path calls: from a probe to a fine-tuned model, or on from a checkpoint of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from regraft.backbones.freeze import frozen
+from regraft.errors import DataError
+from regraft.finetune.augment import AUGMENTATIONS
+from regraft.finetune.checkpoint import Checkpoints
+from regraft.finetune.folder import refuse_existing
+from regraft.finetune.images import TrainingImages, lost
+from regraft.finetune.loop import Loop, Schedule
+from regraft.finetune.network import TrainableNetwork, random_head
+from regraft.finetune.schedule import make_optimizer, parameter_groups
+from regraft.finetune.state import State
+from regraft.finetune.validation import Validation
+from regraft.heads.fitted import FittedHead
+from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
+from regraft.report import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from regraft.config import TrainConfig
+    from regraft.data.samples import Parts, Samples
+    from regraft.errors import ImageError
+    from regraft.features.compute import Compute
+    from regraft.model import Model
+
+#: (optimizer, strategy) to the learning rate where none is given.
+LEARNING_RATES = {
+    ("adamw", "finetune"): 5e-4,
+    ("adamw", "scratch"): 2e-3,
+    ("sgd", "finetune"): 5e-3,
+    ("sgd", "scratch"): 5e-2,
+}
+
+#: Settings that change nothing of what is learnt, and may differ when a run is resumed.
+_FREE = {
+    *("out", "overwrite", "resume", "save_every", "workers", "cache", "cache_dir", "data_root"),
+    *("split", "strict"),  # which images are in which part is in the fingerprint itself
+}
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a run that is complete."""
+    Checkpoints(folder, {}).remove()
+
+
+def refuse_lost(samples: Samples, refused: Mapping[int, ImageError]) -> None:
+    """Refuse to go on where images that were trained on cannot be read again.
+
+    Parameters
+    ----------
+    samples : Samples
+        Their names.
+    refused : mapping of int to ImageError
+        Of an extraction with the trained network.
+
+    Raises
+    ------
+    DataError
+        Names the first one.
+    """
+    for index, error in refused.items():
+        raise lost(samples.ids[index], str(error))
+
+
+def finetune(
+    probe: Model,
+    samples: Samples,
+    parts: Parts,
+    compute: Compute,
+    config: TrainConfig,
+    folder: Path,
+    reporter: Reporter | None = None,
+    callbacks: Sequence[object] = (),
+) -> tuple[Model, FittedHead]:
+    """Train stages and head by gradient, starting from a probe or from a random head.
+
+    Parameters
+    ----------
+    probe : Model
+        Fitted on the training part alone.
+    samples : Samples
+        Images and labels.
+    parts : Parts
+        ``train`` reaches gradients; ``val`` chooses the epoch and fits the temperature; ``test`` is
+        not looked at.
+    compute : Compute
+        As the probe's features were extracted: then epoch 0 is the probe to the bit.
+    config : TrainConfig
+        The settings under "Fine-tuning", seed, class weight, batch size, workers.
+    folder : Path
+        Of the checkpoints.
+    reporter : Reporter, optional
+        Told of every epoch.
+    callbacks : sequence of object, optional
+        As ``Loop`` takes them.
+
+    Returns
+    -------
+    tuple of Model and FittedHead
+        The probe itself where no epoch was better on the validation part. The record and the
+        history go into metrics.json and history.csv.
+
+    Raises
+    ------
+    ConfigError, DataError
+        Where settings do not fit the network or nothing can be validated.
+    RunError, DiskFullError
+        Where checkpoints cannot be read, are of another run, or do not fit.
+    DivergedError
+        Where the loss is no longer finite.
+    FrozenError
+        Where a frozen tensor has changed.
+    """
+    reporter = reporter or Reporter()
+    if not len(parts.val):
+        raise DataError(
+            "no image can be held out for validation: every class has one image or group only",
+            hint="add images, or a val part; --strategy probe needs none",
+        )
+    scratch = config.strategy == "scratch"
+    start = probe
+    if scratch or config.start == "random-head":
+        width = int(probe.head.n_features)  # type: ignore[arg-type]
+        head = random_head(width, len(probe.classes), config.seed)
+        start = dataclasses.replace(probe, head=head, temperature=1.0)
+    network = TrainableNetwork(
+        start,
+        unfreeze="all" if scratch else config.unfreeze,
+        train_norms=config.bn == "train" or (config.bn == "auto" and scratch),
+        dropout=config.dropout,
+    )
+    stages = [stage.name for stage in probe.backbone.stages] or [probe.backbone.name]
+    trained = [stages[number] for number in network.trained]
+    reporter.say(f"training {', '.join(trained) or 'no stage'} and the head")
+    device: Any = torch.device(compute.device)
+    network.to(device)
+    to_layout: Callable[..., Any] = network.to  # torch's stubs leave memory_format out
+    to_layout(memory_format=torch.channels_last)
+
+    preprocess = probe.backbone.preprocess
+    read = {"max_pixels": config.max_pixels, "workers": config.workers or os.cpu_count() or 1}
+    images = TrainingImages(
+        samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed, **read
+    )
+    validation = Validation(samples, parts.val, preprocess, compute, **read)
+    schedule = _schedule(images, samples, parts, config, device)
+    groups = parameter_groups(
+        network, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+    )
+    state = State.new(
+        network,
+        make_optimizer(config.optimizer, groups, schedule.learning_rate),
+        micro=config.batch_size,
+        average=config.ema > 0,
+    )
+    checkpoints = Checkpoints(folder, _fingerprint(probe, samples, parts, config, trained))
+    loop = Loop(
+        state, images, validation, checkpoints, schedule, config, compute, reporter, callbacks
+    )
+    _resume(loop, config, reporter)
+    with frozen(network.backbone, set(network.frozen_names())), _repeatable(device):
+        loop.run()
+    return _finish(start, loop, trained, config, reporter)
+
+
+def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
+    """Continue from the newest whole checkpoint, or make sure that a new start harms nothing."""
+    checkpoints = loop.checkpoints
+    if config.resume:
+        saved, notes = checkpoints.load()
+        for note in notes:
+            reporter.say(note)
+        if saved is None:
+            reporter.say("nothing to resume: a new start")
+        else:
+            loop.state.restore(saved)
+            progress = loop.state.progress
+            reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
+    elif config.overwrite:
+        checkpoints.remove()
+    else:
+        refuse_existing(checkpoints.folder)
+    # Adam's two moments are what is not there yet before the first step.
+    trained = sum(t.numel() * t.element_size() for t in loop.state.network.state().values())
+    checkpoints.refuse_full_disk(trained * (4 + bool(config.ema)))
+
+
+def _schedule(
+    images: TrainingImages,
+    samples: Samples,
+    parts: Parts,
+    config: TrainConfig,
+    device: torch.device,
+) -> Schedule:
+    batch = config.batch_size * config.accumulate
+    steps = images.n_batches(batch)
+    weights = None
+    if config.class_weight == "balanced":
+        counts = np.bincount(samples.labels[parts.train], minlength=len(samples.classes))
+        balanced = counts.sum() / (len(counts) * counts)
+        weights = torch.from_numpy(balanced.astype(np.float32)).to(device)
+    return Schedule(
+        learning_rate=config.lr or LEARNING_RATES[config.optimizer, config.strategy],
+        batch=batch,
+        total=steps * config.epochs,
+        warmup=min(round(config.warmup * steps), steps * config.epochs),
+        class_weights=weights,
+    )
+
+
+def _fingerprint(
+    probe: Model, samples: Samples, parts: Parts, config: TrainConfig, trained: Sequence[str]
+) -> dict[str, Any]:
+    """Say what a run is: whoever resumes must agree in all of it."""
+    settings = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in _FREE
+    }
+    return {
+        **settings,
+        "backbone": probe.backbone.weights_sha256,
+        "blocks": [str(block) for block in probe.blocks],
+        "image size": probe.backbone.preprocess.image_size,
+        "classes": list(samples.classes),
+        "trained stages": list(trained),
+        "training images": _hash_of(samples, parts.train),
+        "validation images": _hash_of(samples, parts.val),
+    }
+
+
+def _hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
+    digest = hashlib.sha256()
+    for index in indices:
+        digest.update(samples.hashes[index] + int(samples.labels[index]).to_bytes(4, "little"))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Ask for kernels that repeat to the bit; on the processor they do anyway."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def _finish(
+    start: Model, loop: Loop, trained: Sequence[str], config: TrainConfig, reporter: Reporter
+) -> tuple[Model, FittedHead]:
+    """Make the model of the best epoch, and fit its temperature on the validation part."""
+    state, validation = loop.state, loop.validation
+    progress = state.progress
+    how = "trained from scratch" if config.strategy == "scratch" else "fine-tuned"
+    model = start
+    if progress.best_epoch > 0:
+        label = f"{start.backbone.weights}, {how}"
+        model = state.network.to_model(state.best, label)
+    logits = validation.score(model).logits
+    if progress.best_epoch > 0 or config.start == "random-head" or config.strategy == "scratch":
+        # Where all are right, the lower the better: that says nothing about unseen images.
+        lowest = 1.0 if (logits.argmax(1) == validation.labels).all() else LOWEST
+        temperature = fit_temperature(
+            logits, validation.labels, _weights(validation.labels, loop), bounds=(lowest, HIGHEST)
+        )
+        model = dataclasses.replace(model, temperature=temperature)
+    calibrated = log_losses(logits / np.float32(model.temperature), validation.labels)
+    best = progress.history[progress.best_epoch]
+    reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
+    record = {
+        "name": config.strategy,
+        "start": "random-head" if config.strategy == "scratch" else config.start,
+        "trained_stages": list(trained),
+        "frozen_tensors": len(state.network.frozen_names()),  # hashed before and after
+        "epochs": len(progress.history) - 1,
+        "steps": progress.step,
+        "best_epoch": progress.best_epoch,
+        "learning_rate": loop.schedule.learning_rate,
+        "images_in_one_pass": progress.micro,
+        "n": len(loop.images),
+        "d": model.head.n_features,
+        "temperature": model.temperature,
+        "validation": {
+            "n": len(validation.labels),
+            "log_loss": best["val_loss"],
+            "calibrated_log_loss": float(calibrated.mean()),
+            "accuracy": best["val_accuracy"],
+        },
+    }
+    history = [{**row, "chosen": row["epoch"] == progress.best_epoch} for row in progress.history]
+    scored = np.ones(len(logits), dtype=bool)
+    return model, FittedHead(model.head, model.temperature, logits, scored, history, record)
+
+
+def _weights(labels: NDArray[np.int64], loop: Loop) -> NDArray[np.float64] | None:
+    weights = loop.schedule.class_weights
+    return None if weights is None else weights.double().cpu().numpy()[labels]
