@@ -230,9 +230,9 @@ def test_a_wrong_path_is_told_before_torch_is_imported(words):
 
 def test_nobody_waits_for_an_import_that_is_not_needed_any_more():
     code = (
-        "import sys, threading, time; from regraft import cli, report\n"
+        "import sys, threading, time; from regraft import background, cli\n"
         "def command(words):\n"
-        "    threading.Thread(target=time.sleep, args=(60,), name=report.BACKGROUND).start()\n"
+        "    threading.Thread(target=time.sleep, args=(60,), name=background.BACKGROUND).start()\n"
         "    print('out'); raise KeyboardInterrupt\n"
         "cli._run = command; sys.exit(cli.main())"
     )

@@ -14,7 +14,7 @@ HEIGHTS = {
     for height, names in enumerate(
         [
             ("errors",),
-            ("config", "report", "files", "process"),
+            ("config", "report", "files", "process", "background"),
             ("settings",),
             ("config_file",),
             ("data",),
@@ -26,7 +26,7 @@ HEIGHTS = {
             ("bundle",),
             ("finetune",),
             ("probe", "runs", "summary", "predictions"),
-            ("artefacts", "claims"),
+            ("artefacts", "claims", "steps"),
             ("pipeline",),
             ("demo",),
             ("console", "progress", "cli_help", "cli_options", "doctor"),
@@ -41,7 +41,7 @@ HEIGHTS = {
 SLOW = {"torch", "torchvision", "timm", "sklearn", "scipy"}
 NARROW = {
     "plots": {"plots", "errors", "files"},
-    "console": {"errors", "report"},
+    "console": {"background", "errors"},
     "predictions": {"errors", "files"},
     "progress": {"errors", "report"},
     "cli_help": {"errors"},

@@ -18,8 +18,8 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from regraft.background import BACKGROUND
 from regraft.errors import RegraftError, RegraftWarning, visible
-from regraft.report import BACKGROUND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,11 +9,8 @@ influence no choice.
 from __future__ import annotations
 
 import dataclasses
-import os
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft import runs
+from regraft.background import in_background
 from regraft.config import TrainConfig
 from regraft.data.matching import choose_unseen, match_classes
 from regraft.data.refused import drop_refused, note_refused
@@ -29,32 +27,27 @@ from regraft.data.sources import open_unlabelled
 from regraft.data.split import split
 from regraft.errors import (
     ConfigError,
-    DiskFullError,
     SmallSampleWarning,
-    StoreError,
-    StoreWarning,
 )
-from regraft.report import BACKGROUND, Reporter, Stopwatch
+from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
+from regraft.steps import at_image_size, extract_features, load_backbone, n_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Prediction
     from regraft.claims import Claim
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
-    from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.model import Model
+    from regraft.probe import Probe
 
 _TOLD = 5  # refused images on the console
-_HEAD_START = 0.1  # seconds in which a scan fails where the path is wrong
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ def train(
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
         if config.device not in {"auto", "cpu"}:  # the import of torch hides behind no scan then
             _check_device(config)
-        with seconds.of("scan"), _in_background(_load_backbone, config) as loading:
+        with seconds.of("scan"), in_background(load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
             parts = split(  # train, val, test: disjoint
                 samples,
@@ -136,34 +129,37 @@ def train(
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         with seconds.of("load"):  # what scanning did not hide
-            backbone = _at_image_size(loading.result(), samples, config, reporter)
+            backbone = at_image_size(loading.result(), samples, config, reporter)
         from regraft.artefacts import Outcome, describe, write_artefacts
         from regraft.backbones.freeze import frozen
         from regraft.features.compute import choose_compute
         from regraft.features.taps import select_blocks
         from regraft.probe import fit_probe, statistics
 
-        select_blocks(backbone, config.taps)  # a wrong name is told before minutes of extraction
+        # A wrong name is told before minutes of extraction.
+        select_blocks(backbone, config.taps, config.grids)
         compute = choose_compute(config.device, config.precision, config.batch_size)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
             indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
-            features = _extract(samples, indices, backbone, compute, config, stack, reporter)
+            features = extract_features(
+                samples, indices, backbone, compute, config, stack, reporter
+            )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             _tell_refused(samples.ledger, reporter, "in ledger.json")
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
-            model, fitted = fit_probe(features, samples, parts, backbone, config)
+            probe = fit_probe(features, samples, parts, backbone, config, reporter)
         with seconds.of("evaluate"):  # the test part, once
-            results, probabilities = _evaluate_all(model, features, samples, parts, config)
+            results, probabilities = _evaluate_all(probe, features, samples, parts, config)
         with seconds.of("write"), place.new_run() as beside:
             outcome = Outcome(
-                config, samples, parts, features, compute, model, fitted,
+                config, samples, parts, features, compute, probe.model, probe.fitted,
                 statistics(features, samples, parts), probabilities, results,
             )  # fmt: skip
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
             metrics = runs.write_metrics(beside, figures)
-    return Run(place.folder, metrics, model)
+    return Run(place.folder, metrics, probe.model)
 
 
 def evaluate(
@@ -212,7 +208,7 @@ def evaluate(
     for note in (*samples.source.notes, *samples.notes, *notes):
         reporter.say(note)
     with ExitStack() as stack:
-        features = _extract(
+        features = extract_features(
             samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
         )
         samples = note_refused(samples, chosen, features.refused, strict=config.strict)
@@ -254,7 +250,7 @@ def predict(
     Prediction
         In the order of the images; with ``error`` where one cannot be read.
     """
-    with _in_background(_import_predictor) as importing:
+    with in_background(_import_predictor) as importing:
         config = some_settings(settings, PREDICTING)
         source = open_unlabelled(paths)
     for note in source.notes:
@@ -264,7 +260,7 @@ def predict(
     )
     if "max_pixels" in settings:
         predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    yield from predictor.stream(source, workers=_workers(config), top_k=topk)
+    yield from predictor.stream(source, workers=n_workers(config), top_k=topk)
 
 
 def _configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
@@ -290,101 +286,10 @@ def _check_device(config: TrainConfig) -> None:
     choose_compute(config.device, config.precision, config.batch_size)
 
 
-@contextmanager
-def _in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Future[Any]]:
-    """Run something slow in a thread beside the block; torch's import hides behind hashing.
-
-    It starts a moment later: most mistakes are found by then, and end without an import.
-    """
-    failed = threading.Event()
-
-    def run() -> Any:
-        return None if failed.wait(_HEAD_START) else function(*arguments)
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix=BACKGROUND)
-    future = pool.submit(run)
-    try:
-        yield future
-    except Exception:
-        failed.set()
-        pool.shutdown()  # no thread goes on importing behind the caller's back
-        raise
-    except BaseException:  # an interrupt: nobody is to wait
-        failed.set()
-        pool.shutdown(wait=False)
-        raise
-    pool.shutdown(wait=False)
-
-
 def _import_predictor() -> Any:
     from regraft.bundle.predictor import Predictor
 
     return Predictor
-
-
-def _load_backbone(config: TrainConfig) -> Backbone:
-    from regraft.backbones.registry import load_backbone
-
-    size = None if config.image_size == "auto" else int(config.image_size)
-    return load_backbone(config.model, config.weights, image_size=size, seed=config.seed)
-
-
-def _at_image_size(
-    backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
-) -> Backbone:
-    from regraft.backbones.registry import at_image_size, automatic_image_size, name_note
-
-    note = name_note(config.model)
-    if note is not None:
-        reporter.say(note)
-    reason = f"image size {backbone.preprocess.image_size}: as given"
-    if config.image_size == "auto":
-        size, reason = automatic_image_size(backbone, samples.sizes)
-        if size != backbone.preprocess.image_size:
-            backbone = at_image_size(backbone, size, crop=False)
-    preprocess = backbone.preprocess
-    reporter.say(
-        f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "
-        f"mean {preprocess.mean}, std {preprocess.std}"
-    )
-    reporter.say(reason)
-    return backbone
-
-
-def _extract(
-    samples: Samples,
-    indices: NDArray[np.int64],
-    backbone: Backbone,
-    compute: Compute,
-    config: TrainConfig,
-    stack: ExitStack,
-    reporter: Reporter,
-) -> Features:
-    """Extract into the user's store, or into one that is gone afterwards where that cannot be."""
-    from regraft.features.extract import extract
-    from regraft.features.store import open_store, temporary_store
-
-    def into(store: Any) -> Features:
-        return extract(
-            samples,
-            indices,
-            backbone,
-            compute,
-            store=store,
-            workers=_workers(config),
-            max_pixels=config.max_pixels,
-            reporter=reporter,
-        )
-
-    if config.cache:
-        try:
-            store = open_store(config.cache_dir)
-            stack.callback(store.trim)  # whatever becomes of the run
-            return into(store)
-        except (StoreError, DiskFullError) as error:
-            text = f"{error.message}; features of this run are not kept"
-            warnings.warn(text, StoreWarning, stacklevel=2)
-    return into(stack.enter_context(temporary_store()))
 
 
 def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
@@ -400,30 +305,26 @@ def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
 
 
 def _evaluate_all(
-    model: Model, features: Features, samples: Samples, parts: Any, config: TrainConfig
+    probe: Probe, features: Features, samples: Samples, parts: Any, config: TrainConfig
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Score all models that are shown in one pass; the test labels are read here only."""
     from regraft.evaluation.metrics import evaluate as measure
     from regraft.probe import score, score_baselines
 
     truth = samples.labels[parts.test]
-    probabilities = score(model, features, parts.test)
+    probabilities = score(probe.model, features, parts.test)
     test = measure(probabilities, truth, samples.classes, seed=config.seed)
     for text in test["warnings"]:
         warnings.warn(text, SmallSampleWarning, stacklevel=2)
     results: dict[str, Any] = {"test": test, "baselines": {}}
     if len(parts.val):
-        scored = score(model, features, parts.val)
+        scored = score(probe.model, features, parts.val)
         results["val"] = measure(
             scored, samples.labels[parts.val], samples.classes, seed=config.seed
         )
-    baselines = score_baselines(model, features, samples, parts, config)
+    baselines = score_baselines(probe, features, samples, parts, config)
     for name, (baseline, description) in baselines.items():
         measured = measure(baseline, truth, samples.classes, seed=config.seed)
         kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
         results["baselines"][name] = {"description": description, **kept}
     return results, probabilities
-
-
-def _workers(config: TrainConfig) -> int:
-    return config.workers or os.cpu_count() or 1

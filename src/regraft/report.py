@@ -10,10 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-#: First part of the names of threads that import what is needed later, and have nothing to lose.
-BACKGROUND = "regraft-background"
-
-
 class Reporter:
     """Says nothing; the command line brings one that prints to stderr (``regraft.cli``).
 

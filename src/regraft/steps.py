@@ -1,0 +1,96 @@
+"""Steps of the main path that the estimator takes as well: from a configuration to features."""
+
+# ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being hashed
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from regraft.errors import DiskFullError, StoreError, StoreWarning
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from regraft.backbones.backbone import Backbone
+    from regraft.config import TrainConfig
+    from regraft.data.samples import Samples
+    from regraft.features.compute import Compute
+    from regraft.features.extract import Features
+    from regraft.report import Reporter
+
+
+def load_backbone(config: TrainConfig) -> Backbone:
+    """Build the network that the configuration names, at its own image size or the given one."""
+    from regraft.backbones import registry
+
+    size = None if config.image_size == "auto" else int(config.image_size)
+    return registry.load_backbone(config.model, config.weights, image_size=size, seed=config.seed)
+
+
+def at_image_size(
+    backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
+) -> Backbone:
+    """Choose the image size where it is automatic; tell it, and the network, with their reasons."""
+    from regraft.backbones import registry
+
+    note = registry.name_note(config.model)
+    if note is not None:
+        reporter.say(note)
+    reason = f"image size {backbone.preprocess.image_size}: as given"
+    if config.image_size == "auto":
+        size, reason = registry.automatic_image_size(backbone, samples.sizes)
+        if size != backbone.preprocess.image_size:
+            backbone = registry.at_image_size(backbone, size, crop=False)
+    preprocess = backbone.preprocess
+    reporter.say(
+        f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "
+        f"mean {preprocess.mean}, std {preprocess.std}"
+    )
+    reporter.say(reason)
+    return backbone
+
+
+def extract_features(
+    samples: Samples,
+    indices: NDArray[np.int64],
+    backbone: Backbone,
+    compute: Compute,
+    config: TrainConfig,
+    stack: ExitStack,
+    reporter: Reporter,
+) -> Features:
+    """Extract into the user's store, or into one that is gone afterwards where that cannot be."""
+    from regraft.features.extract import extract
+    from regraft.features.store import open_store, temporary_store
+
+    def into(store: Any) -> Features:
+        return extract(
+            samples,
+            indices,
+            backbone,
+            compute,
+            store=store,
+            workers=n_workers(config),
+            max_pixels=config.max_pixels,
+            reporter=reporter,
+        )
+
+    if config.cache:
+        try:
+            store = open_store(config.cache_dir)
+            stack.callback(store.trim)  # whatever becomes of the run
+            return into(store)
+        except (StoreError, DiskFullError) as error:
+            text = f"{error.message}; features of this run are not kept"
+            warnings.warn(text, StoreWarning, stacklevel=2)
+    return into(stack.enter_context(temporary_store()))
+
+
+def n_workers(config: TrainConfig) -> int:
+    """Return how many threads read and decode."""
+    return config.workers or os.cpu_count() or 1
