@@ -153,6 +153,9 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.file.parent, self.file):  # SQLite would open it to read alone
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, "it cannot be written to", str(path))
         state = _state_of(self.file)
         if state == "foreign":
             self._rename_foreign()
@@ -272,8 +275,8 @@ def _state_of(file: Path) -> str:
         return "new"
     with file.open("rb") as stream:
         header = stream.read(100)
-    if not header:
-        return "new"
+    if not any(header) and (len(header) < 100 or _journal(file).exists()):
+        return "new"  # or a power failure while it was made: SQLite undoes that by the journal
     if not header.startswith(b"SQLite format 3\0") or header[68:72] != _MARK.to_bytes(4, "big"):
         return "foreign"
     rollback_journal = b"\x01\x01"  # how to write and read it; else SQLite might only read it

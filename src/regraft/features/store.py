@@ -99,7 +99,7 @@ class FeatureStore:
                 hint="put it on a local disk: --cache-dir FOLDER or REGRAFT_CACHE",
             )
         self._database = Database(folder / f"features-v{SCHEMA_VERSION}.sqlite", (_KEYS, _ROWS))
-        self._database.run(_check_writable)
+        self._database.run(used_bytes)  # what is wrong with the place is told now
 
     @property
     def generation(self) -> int:
@@ -229,12 +229,6 @@ class FeatureStore:
             return StoreInfo(self.folder, rows, used_bytes(connection), self.limit)
 
         return self._database.run(ask)
-
-
-def _check_writable(connection: sqlite3.Connection) -> None:
-    """Fail at once where rows could be read but not written."""
-    with transaction(connection):
-        pass
 
 
 def _find(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, object]:
