@@ -97,6 +97,7 @@ def test_a_canonical_name_wins_over_its_synonyms(table):
         (HEAD + ",rose\n", "row 2: the path is empty"),
         ("path,label,split\nrose/1.png,rose,holdout\n", "row 2: the split is 'holdout'"),
         ("path,label,split\nrose/1.png,rose,\n", "row 2: the split is ''"),
+        (f"path,label,split\nrose/1.png,rose,{'x' * 5000}\n", "row 2: the split has 5,000 "),
         (HEAD + '"rose/1.png,rose\n', "row 2: unexpected end of data"),
         (HEAD.encode() + b"rose/\xff.png,rose\n", "is not UTF-8 text"),
     ],

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-from attacks import bundle
+from attacks import archives, bundle, images, tables
+from attacks.hunting import hunt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 #: Room to ``run(count, seed, first)``.
 ROOMS: dict[str, Callable[[int, int, int], Report]] = {
+    "archives": partial(hunt, archives.attack),
     "bundle": bundle.run,
+    "images": partial(hunt, images.attack),
+    "tables": partial(hunt, tables.attack),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import random
 import struct
 import warnings
@@ -118,7 +119,7 @@ def _pieces(kind: str, data: bytes) -> list[bytes]:
         at, step, size = _directory(data)
         cut = [at + step * number for number in range(min(size, 999) + 1)]
     ends = [0, *[at for at in cut if at < len(data)], len(data)]
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _directory(data: bytes) -> tuple[int, int, int]:
@@ -241,9 +242,9 @@ def _pieces_fail(kind: str, data: bytes) -> bool:
     """Whether a second mutation could not find the pieces of the first one's result."""
     try:
         _pieces(kind, data)
-        return kind in {"PNG", "TIFF"}
     except (struct.error, IndexError, MemoryError, OverflowError):
         return True
+    return kind in {"PNG", "TIFF"}
 
 
 @cache

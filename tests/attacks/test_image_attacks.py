@@ -416,7 +416,7 @@ def test_the_harness_finds_what_it_must(monkeypatch):
 
 
 def test_a_check_that_cannot_be_met_is_a_finding(monkeypatch):
-    monkeypatch.setattr("attacks.images.decode", lambda data, cap: np.zeros((1, 2, 3), np.uint8))
+    monkeypatch.setattr("attacks.images.decode", lambda *_: np.zeros((1, 2, 3), np.uint8))
     with pytest.raises(AssertionError, match="announced as"):
         check(plain("PNG"), CAP)
     monkeypatch.setattr("attacks.images.decode", _fails)

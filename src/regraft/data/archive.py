@@ -29,6 +29,10 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 
 
+#: Members that are listed at most: a few megabytes of gzip hold as many empty ones as they like.
+MOST_MEMBERS = 20_000_000
+
+
 def say(error: Exception) -> str:
     """Return what an error says in one line, or at least its kind."""
     text = (isinstance(error, OSError) and error.strerror) or str(error)

@@ -44,6 +44,7 @@ PART_NAMES: dict[str, Part] = {
 
 # What changes lines, colours or the direction of reading on a terminal, or ends a name for C.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+LONGEST_LABEL = 1000  # characters of a class's name
 _LONGEST_NAME = 4096  # characters: no system opens a longer path
 
 
@@ -138,7 +139,9 @@ class Members(Generic[Key]):
             Returns the first bytes of the file; called where the suffix says nothing.
         """
         name = normalise(name)
-        if has_image_suffix(name) or has_image_magic(head()):
+        if not name:
+            self.refuse("a file without a name", "unsafe name", "its name is empty")
+        elif has_image_suffix(name) or has_image_magic(head()):
             self.names.append(name)
             self.keys.append(key)
         else:
@@ -343,6 +346,14 @@ def _notes(
         notes.append(f"{root[-1]} is the only part folder, so it is split like any other data")
     depth = {part: len(folder) - len(root) for folder, part in folders}
     classes = {entry.label for _, entry in found}
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in classes:
+        alike[unicodedata.normalize("NFKC", name).casefold()].add(name)
+    notes += [
+        f"the classes {' and '.join(sorted(names))} differ in case or form only: are they one?"
+        for _, names in sorted(alike.items())
+        if len(names) > 1
+    ]
     nested: dict[str, set[str]] = defaultdict(set)
     for _, entry in found:
         inner = entry.id.split("/")[depth[entry.part] + 1 : -1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from regraft.data.arrays import open_arrays
 from regraft.data.folder import open_folder
-from regraft.data.layout import printable
+from regraft.data.layout import LONGEST_LABEL, printable
 from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
 from regraft.data.options import Data, SourceOptions, with_groups
 from regraft.data.table import open_table
@@ -27,8 +27,6 @@ __all__ = [
     "SOURCES", "Data", "NamedDataset", "SourceOptions", "list_datasets", "open_source",
     "open_unlabelled",
 ]  # fmt: skip
-
-_LONGEST_LABEL = 1000  # characters
 
 _ACCEPTED = (
     "a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or .parquet table "
@@ -98,9 +96,9 @@ def _check_labels(source: Source) -> None:
         Naming the class and an image of it.
     """
     for label in sorted({entry.label for entry in source.entries}):
-        if printable(label) != label or len(label) > _LONGEST_LABEL:
+        if printable(label) != label or len(label) > LONGEST_LABEL:
             image = next(entry.id for entry in source.entries if entry.label == label)
-            what = f"{len(label):,} characters" if len(label) > _LONGEST_LABEL else (
+            what = f"{len(label):,} characters" if len(label) > LONGEST_LABEL else (
                 "control characters, or what is not valid text")  # fmt: skip
             raise DataError(
                 f"{source.location}: the class of {_cut(image)} is called '{_cut(label)}', which "

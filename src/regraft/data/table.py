@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.data.folder import is_inside, read_file
-from regraft.data.layout import PART_NAMES, Members, normalise, printable
+from regraft.data.layout import LONGEST_LABEL, PART_NAMES, Members, normalise, printable
 from regraft.data.samples import Entry, Load, Source
 from regraft.errors import ImageError, MissingExtraError, TableError
 from regraft.files import read_regular
@@ -74,6 +74,7 @@ def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
         part = None
         if "split" in row:
             value = "" if row["split"] is None else str(row["split"]).strip()
+            value = _checked(value, "split", number, location)
             part = PART_NAMES.get(value.lower())
             if part is None:
                 raise TableError(
@@ -174,7 +175,7 @@ def _text(row: Mapping[str, Any], column: str, number: int, location: str) -> st
 
 def _checked(text: str, column: str, number: int, location: str) -> str:
     """Return a value that can be printed and written; ids, labels and groups all will be."""
-    if len(text) > _LONGEST_CELL:
+    if len(text) > (LONGEST_LABEL if column == "label" else _LONGEST_CELL):
         raise TableError(f"{location}, row {number}: the {column} has {len(text):,} characters")
     if printable(text) != text:
         raise TableError(

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from regraft.data import archive
 from regraft.data.archive import DAMAGE, say
 from regraft.data.folder import LARGEST_FILE, read_head
 from regraft.data.layout import Members, arrange
@@ -51,18 +52,18 @@ def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG0
     if isinstance(data, tuple) or not is_tar(Path(data)):
         return None
     location = os.fspath(data)
-    archive, members, notes = list_tar(Path(data))
+    reader, members, notes = list_tar(Path(data))
     layout = arrange(members.names, location)
     places = [members.keys[position] for position in layout.positions]
     entries = layout.entries
-    if archive.compressed:  # read from front to back
+    if reader.compressed:  # read from front to back
         order = sorted(range(len(places)), key=lambda at: places[at].offset)
         places, entries = [places[at] for at in order], [entries[at] for at in order]
     return Source(
         "tar",
         location,
         entries,
-        partial(archive.stream, places),
+        partial(reader.stream, places),
         (*members.left_out, *layout.refused),
         (*notes, *layout.notes),
     )
@@ -162,16 +163,19 @@ def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
     reader = TarReader(path)
     members: Members[Place] = Members()
     info_class, ended_early = _strict_info()
-    last = ""
+    last, count = "", 0
     try:
         with reader.opened() as file:
             metered = _Metered(file)
             # In stream mode tarfile reads what it skips, which is all that a decompressor can do.
             mode = "r|" if reader.compressed else "r:"
-            with tarfile.open(fileobj=metered, mode=mode, tarinfo=info_class) as archive:  # type: ignore[call-overload]
-                while (member := _next(archive, metered)) is not None:
+            with tarfile.open(fileobj=metered, mode=mode, tarinfo=info_class) as opened:  # type: ignore[call-overload]
+                while (member := _next(opened, metered)) is not None:
                     last = member.name
-                    _list_member(archive, member, members)
+                    _list_member(opened, member, members)
+                    count += 1
+                    if count > archive.MOST_MEMBERS:
+                        raise tarfile.ReadError(f"more than {archive.MOST_MEMBERS:,} members")
             while reader.compressed and file.read(1 << 20):
                 pass  # to the end: only there is the checksum of the whole compared
     except DAMAGE as error:
@@ -214,11 +218,14 @@ def _next(archive: tarfile.TarFile, metered: _Metered) -> tarfile.TarInfo | None
 class _Metered(io.RawIOBase):
     """A file that refuses to feed a header of gigabytes (pax, long names, sparse maps)."""
 
+    # A member that claims more bytes than there are is skipped block by block: for years, at 2^60.
+    _READS_AT_END = 8
     _HEADER = 4 << 20  # bytes that one member's headers may take, with what is read ahead
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._end = self._HEADER
+        self._empty = 0
 
     def allow(self, offset: int) -> None:
         """Let a header that begins at ``offset`` be read."""
@@ -229,6 +236,9 @@ class _Metered(io.RawIOBase):
         if size is None or size < 0 or at + size > self._end:
             size = max(self._end - at, 0) + 1
         data = self._file.read(size)
+        self._empty += size > 0 and not data
+        if self._empty > self._READS_AT_END:
+            raise tarfile.ReadError("it ends too early")
         if at + len(data) > self._end:
             raise tarfile.ReadError(f"a header of more than {self._HEADER} bytes")
         return data

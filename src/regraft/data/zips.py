@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -13,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.data import archive
 from regraft.data.archive import DAMAGE, say
 from regraft.data.folder import LARGEST_FILE, read_head
-from regraft.data.layout import Members, arrange
+from regraft.data.layout import Members, arrange, printable
 from regraft.data.samples import Load, Source
 from regraft.errors import ArchiveError, ImageError
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from regraft.data.options import Data, SourceOptions
 
+_LOCAL_HEADER = 30  # bytes, without name and extra fields
 _UTF8 = 0x800  # flag: the name is UTF-8
 _UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the first name, UTF-8 name
 _UNIX = (3, 19)  # writers on Linux and macOS
@@ -42,14 +45,14 @@ def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG0
     if isinstance(data, tuple) or not is_zip(Path(data)):
         return None
     location = os.fspath(data)
-    archive, members = list_zip(Path(data))
+    reader, members = list_zip(Path(data))
     layout = arrange(members.names, location)
     infos = [members.keys[position] for position in layout.positions]
     return Source(
         "zip",
         location,
         layout.entries,
-        partial(archive.stream, infos),
+        partial(reader.stream, infos),
         (*members.left_out, *layout.refused),
         layout.notes,
     )
@@ -77,6 +80,24 @@ class ZipReader:
             self._zip = zipfile.ZipFile(path)
         except DAMAGE as error:
             raise ArchiveError(f"{path} cannot be read as a zip: {say(error)}") from error
+        self._refuse_overlaps()
+
+    def _refuse_overlaps(self) -> None:
+        """Refuse members that share bytes: so a small file says that it holds petabytes.
+
+        References
+        ----------
+        Fifield, A better zip bomb, WOOT 2019. CPython refuses them since 3.12.2 and 3.11.8.
+        """
+        infos = sorted(self.infos(), key=lambda info: info.header_offset)
+        if len(infos) > archive.MOST_MEMBERS:
+            raise ArchiveError(f"{self.path} has more than {archive.MOST_MEMBERS:,} members")
+        for one, following in itertools.pairwise(infos):
+            if one.header_offset + _LOCAL_HEADER + one.compress_size > following.header_offset:
+                raise ArchiveError(
+                    f"{self.path} is no sound zip: {printable(_name(following))} lies within "
+                    f"{printable(_name(one))}"
+                )
 
     def infos(self) -> list[zipfile.ZipInfo]:
         """Return all members in the order in which they are listed."""
@@ -152,7 +173,7 @@ def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
         # zipfile cuts names at a NUL and swaps separators on Windows: the original is checked
         name = members.allow(_name(info))
         mode = info.external_attr >> 16
-        if name is None or info.is_dir():
+        if name is None or info.orig_filename.endswith("/"):
             continue
         if stat.S_ISLNK(mode):
             members.refuse(name, "link", "links inside archives are not followed")
