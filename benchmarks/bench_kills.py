@@ -2,9 +2,10 @@
 
     python benchmarks/bench_kills.py [DATA [KILLS]]
 
-Runs `regraft train DATA` undisturbed, then again into an empty store, killed (-9) at KILLS random
-moments of the extraction, always the same command, and at last to its end. Prints how many rows
-each kill left, and whether all rows and all metrics are equal to the bit. POSIX only.
+Runs `regraft train DATA` undisturbed, then again into an empty store, killed (-9) at KILLS (200)
+random moments of the extraction (seed 0), always the same command, and at last to its end; a run
+that finishes before it is killed is not counted, and the store is emptied. Prints one line: kills,
+rows, and whether all rows and all metrics are equal to the bit. POSIX only.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
-
-import lmdb
 
 
 def start(data: str, out: Path, store: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "regraft", "train", data, "--out", str(out)],
+        [sys.executable, "-m", "regraft", "train", data, "--out", str(out), "--overwrite"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -33,16 +35,13 @@ def start(data: str, out: Path, store: Path) -> subprocess.Popen:
 
 
 def rows(store: Path) -> dict[bytes, bytes]:
-    """Read all rows in a process of its own: one that was killed may still hold the lock here."""
-    if not (store / "data.mdb").exists():
-        return {}
-    with lmdb.open(str(store), max_dbs=2, map_size=2**34, readonly=True, lock=False) as environment:
-        try:
-            table = environment.open_db(b"rows", create=False)
-        except lmdb.NotFoundError:
-            return {}
-        with environment.begin() as transaction:
-            return {bytes(k): bytes(v) for k, v in transaction.cursor(db=table)}
+    """Read all rows, after the rollback that a kill may have made necessary."""
+    found: dict[bytes, bytes] = {}
+    for file in store.glob("features-*.sqlite"):
+        with closing(sqlite3.connect(file)) as connection:
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                found.update(connection.execute("SELECT key, data FROM keys JOIN rows USING (id)"))
+    return found
 
 
 def measured(out: Path) -> dict:
@@ -50,42 +49,51 @@ def measured(out: Path) -> dict:
     return {key: metrics[key] for key in ("test", "head", "baselines")}
 
 
+def finish(process: subprocess.Popen) -> str:
+    _, errors = process.communicate()
+    if process.returncode:
+        sys.exit(errors)
+    return errors
+
+
+def killed(process: subprocess.Popen, seconds: float) -> bool:
+    """Kill a run some time after its extraction began; False where it was over before."""
+    for line in process.stderr:
+        if "extract" in line:
+            break
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.stderr.close()
+    return process.wait() == -signal.SIGKILL
+
+
 def main() -> None:
-    data, kills = (*sys.argv[1:], "digits", "20")[:2] if len(sys.argv) < 3 else sys.argv[1:3]
-    chance = random.Random(0)
+    data, wanted = (*sys.argv[1:], *("digits", "200")[len(sys.argv) - 1 :])
+    chance, kills, finished, warned = random.Random(0), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        undisturbed = start(data, place / "a", place / "store-a")
-        began = None
-        for line in undisturbed.stderr:
-            if began is None and "extract" in line:
-                began = time.perf_counter()
-        if undisturbed.wait():
-            sys.exit("the undisturbed run failed")
-        extraction = json.loads((place / "a" / "metrics.json").read_text())["seconds"]["extract"]
-        left = []
-        while len(left) < int(kills):
-            process = start(data, place / "b", place / "store-b")
-            for line in process.stderr:
-                if "extract" in line:
-                    break
-            # Each run starts where the last one was killed: moments of what is left.
-            time.sleep(chance.uniform(0, extraction / int(kills) * 1.5))
-            process.send_signal(signal.SIGKILL)
-            if process.wait() != -signal.SIGKILL:
-                break
-            left.append(len(rows(place / "store-b")))
-        last = start(data, place / "b", place / "store-b")
-        _, errors = last.communicate()
-        if last.returncode:
-            sys.exit(errors)
-        equal = rows(place / "store-a") == rows(place / "store-b")
+        finish(start(data, place / "a", place / "store-a"))
+        seconds = json.loads((place / "a" / "metrics.json").read_text())["seconds"]["extract"]
+        expected = rows(place / "store-a")
+        wrong = 0
+        while kills < int(wanted):
+            # Some runs die in their first commit and some near their end, before the store is full.
+            if killed(start(data, place / "b", place / "store-b"), chance.uniform(0, seconds / 5)):
+                kills += 1
+            else:
+                finished += 1
+            left = rows(place / "store-b")
+            wrong += any(expected.get(key) != row for key, row in left.items())
+            if len(left) == len(expected):
+                shutil.rmtree(place / "store-b")
+        warned += "warning" in finish(start(data, place / "b", place / "store-b"))
         result = {
             "data": data,
-            "kills": len(left),
-            "rows after each kill": left,
-            "rows in the end": len(rows(place / "store-b")),
-            "rows equal to the bit": equal,
+            "kills": kills,
+            "runs that finished": finished,
+            "stores with a wrong row": wrong,
+            "warnings of the last run": warned,
+            "rows equal to the bit": expected == rows(place / "store-b"),
             "metrics equal to the last digit": measured(place / "a") == measured(place / "b"),
         }
         print(json.dumps(result))
