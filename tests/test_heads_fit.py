@@ -175,7 +175,7 @@ def test_blocks_of_their_own_widths():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "svm"}, "there is no head 'svm'\nhint: one of logistic, knn, mean"),
+        ({"name": "svm"}, "there is no head 'svm'\nhint: one of logistic, ridge, knn, mean"),
         ({"n_classes": 1}, "there is 1 class; a classifier needs two"),
         ({"n_classes": 2}, "labels lie from 0 to 2, outside 0 to 1"),
         ({"x": np.zeros((30, 0), np.float32)}, "features have shape (30, 0)"),

@@ -20,7 +20,7 @@ from regraft.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-HeadName = Literal["logistic", "knn", "mean"]
+HeadName = Literal["logistic", "ridge", "knn", "mean"]
 ClassWeight = Literal["none", "balanced"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -99,9 +99,13 @@ class TrainConfig:
         "Side of the square the network sees, in pixels; auto follows the images.",
     )
     taps: str = _setting(
-        "last",  # what every tutorial reads; "all" is measured beside it in docs/
-        "Features the head reads: last (the pooled ones), all (every stage), all@2 (every stage in "
-        "2x2 cells), or names as in layer3@2,pooled.",
+        "auto",  # what the training part says is best (docs/probe.md)
+        "Features the head reads: auto (chosen on the training part), last (the pooled ones), all "
+        "(every stage), all@2 (every stage in 2x2 cells), or names as in layer3@2,pooled.",
+    )
+    grids: str = _setting(
+        "auto",  # 1,2,4 for --taps auto, else 1
+        "Cells a side in which stages are read that name none: some of 1,2,4 with commas.",
     )
     # --- the data ----------------------------------------------------------------------------
     test_fraction: float = _setting(
@@ -128,6 +132,10 @@ class TrainConfig:
     folds: int = _setting(
         5,  # Kohavi 1995: 5 to 10 folds; 5 costs half
         "Folds of the training part by which the penalty and the temperature are chosen.",
+    )
+    memory: str = _setting(
+        "auto",  # half of what is free; beyond it the fit reads from a temporary file
+        "GiB that the fit may hold.",
     )
     # --- the machine -------------------------------------------------------------------------
     seed: int = _setting(0, "Seed of the split, the folds and random weights.")

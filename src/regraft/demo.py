@@ -108,7 +108,8 @@ def _contenders(
             for name, taps in networks.items():
                 chosen = config.replace(taps=taps)
                 models = [
-                    fit_probe(features, samples, parts, backbone, chosen)[0] for parts in settings
+                    fit_probe(features, samples, parts, backbone, chosen).model
+                    for parts in settings
                 ]
                 yield name, [score(model, features, settings[0].test) for model in models]
 

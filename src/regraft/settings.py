@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 #: Headings of the help, each with its settings.
 GROUPS = {
-    "The network": ("model", "weights", "image_size", "taps"),
+    "The network": ("model", "weights", "image_size", "taps", "grids"),
     "The data": (
         *("test_fraction", "split", "group_by", "seed", "data_root", "strict", "max_pixels"),
     ),
-    "The head": ("head", "class_weight", "folds"),
+    "The head": ("head", "class_weight", "folds", "memory"),
     "The machine": ("device", "precision", "batch_size", "workers", "cache", "cache_dir"),
     "The result": ("out", "overwrite"),
 }
@@ -40,6 +40,8 @@ PLACEHOLDERS = {
     "weights": "NAME|FILE",
     "image_size": "PIXELS|auto",
     "taps": "NAMES",
+    "grids": "NUMBERS",
+    "memory": "GIB",
     "test_fraction": "SHARE",
     "group_by": "RULE",
     "device": "NAME",

@@ -76,6 +76,7 @@ def fit_logistic(
     n_classes: int,
     weights: NDArray[np.float64],
     standard: Standard,
+    near: float | None = None,
     max_iterations: int = 500,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least out-of-fold log-loss.
@@ -94,6 +95,8 @@ def fit_logistic(
         What a sample counts in fits and scores.
     standard : Standard
         How features are standardised.
+    near : float, optional
+        Where the best penalty is expected: the path then begins a decade above it.
     max_iterations : int
         Of each fit.
 
@@ -114,7 +117,7 @@ def fit_logistic(
     sample_weights = torch.from_numpy(weights)[:, None].float()
     whole = Softmax(rows, labels, sample_weights, n_classes)
     top = _largest_eigenvalue(*whole.curvature(whole.start()))
-    path = _Path(whole, folds, top, max_iterations)
+    path = _Path(whole, folds, top, near, max_iterations)
     path.walk()
     final = path.refit()
     path.warn(final)
@@ -148,7 +151,12 @@ class _Path:
     """The walk from strong to weak penalties with all folds at once."""
 
     def __init__(
-        self, whole: Softmax, folds: NDArray[np.int64], top: float, max_iterations: int
+        self,
+        whole: Softmax,
+        folds: NDArray[np.int64],
+        top: float,
+        near: float | None,
+        max_iterations: int,
     ) -> None:
         n_rows = whole.rows.shape[0]
         present, sizes = np.unique(folds[folds >= 0], return_counts=True)
@@ -169,7 +177,7 @@ class _Path:
         top = top or 1.0  # constant features: any penalty gives weights of zero
         self.strongest = _STRONGEST * top
         self.middle = min(top / n_rows, self.strongest)
-        self.first = min(_STRONG * self.middle, self.strongest)
+        self.first = min(STEP**2 * near if near else _STRONG * self.middle, self.strongest)
         self.tried: dict[float, _Tried] = {}
         self.chosen = self.middle
         self.oof_logits = np.zeros((n_rows, whole.n_classes), np.float32)

@@ -46,6 +46,11 @@ class Standard:
     scale: Tensor
 
     @classmethod
+    def none(cls, width: int) -> Standard:
+        """Leave features of that width as they are."""
+        return cls(torch.zeros(width), torch.ones(width))
+
+    @classmethod
     def measure(cls, x: Tensor, widths: Sequence[int] | None = None) -> Standard:
         """Measure features.
 

@@ -11,6 +11,7 @@ from regraft.errors import InputError
 from regraft.heads.baselines import fit_knn, fit_mean
 from regraft.heads.fitted import FittedHead
 from regraft.heads.logistic import fit_logistic
+from regraft.heads.ridge import fit_ridge
 from regraft.heads.rows import Standard
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["FITTERS", "FittedHead", "fit_head"]
 #: Name on the command line to ``fit(x, y, *, folds, n_classes, weights, standard) -> FittedHead``.
 FITTERS: dict[str, Callable[..., FittedHead]] = {
     "logistic": fit_logistic,
+    "ridge": fit_ridge,
     "knn": fit_knn,
     "mean": fit_mean,
 }
@@ -39,6 +41,8 @@ def fit_head(
     name: HeadName = "logistic",
     class_weight: ClassWeight = "none",
     widths: Sequence[int] | None = None,
+    standard: Standard | None = None,
+    **options: Any,
 ) -> FittedHead:
     """Fit a head; whatever it chooses is chosen by its folds.
 
@@ -59,6 +63,10 @@ def fit_head(
     widths : sequence of int, optional
         Of the feature blocks side by side in ``x``; one block where not given. Scales are shrunk
         towards what is usual in a block (``Standard.measure``).
+    standard : Standard, optional
+        How features are standardised; measured on ``x`` where not given.
+    **options
+        Further arguments of the fitter.
 
     Returns
     -------
@@ -83,10 +91,7 @@ def fit_head(
     _check(x, y, folds, n_classes)
     if widths is not None and (min(widths, default=0) < 1 or sum(widths) != x.shape[1]):
         raise InputError(f"blocks of widths {list(widths)} do not make {x.shape[1]} features")
-    counts = np.bincount(y, minlength=n_classes)
-    weights = np.ones(len(y))
-    if class_weight == "balanced":
-        weights = len(y) / (np.count_nonzero(counts) * counts[y])
+    weights = class_weights(y, n_classes, class_weight)
     x = _for_torch(x, np.float32)
     return FITTERS[name](
         x,
@@ -94,8 +99,25 @@ def fit_head(
         folds=_for_torch(folds, np.int64),
         n_classes=n_classes,
         weights=weights,
-        standard=Standard.measure(torch.from_numpy(x), widths),
+        standard=standard or Standard.measure(torch.from_numpy(x), widths),
+        **options,
     )
+
+
+def class_weights(
+    y: NDArray[np.int64], n_classes: int, class_weight: ClassWeight
+) -> NDArray[np.float64]:
+    """Return what each sample counts, with a mean of 1.
+
+    Examples
+    --------
+    >>> class_weights(np.array([0, 0, 0, 1]), 2, "balanced").round(2).tolist()
+    [0.67, 0.67, 0.67, 2.0]
+    """
+    if class_weight == "none":
+        return np.ones(len(y))
+    counts = np.bincount(y, minlength=n_classes)
+    return np.asarray(len(y) / (np.count_nonzero(counts) * counts[y]))
 
 
 def _for_torch(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

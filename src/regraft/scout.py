@@ -1,0 +1,253 @@
+"""A few thousand images look ahead: how features are standardised, weighed and projected.
+
+Everything that decides what a head sees comes from these images, so that the fit itself is one
+pass over the store and holds a few thousand coordinates an image, whatever the network.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import torch
+
+from regraft.errors import InputError
+from regraft.heads.evidence import weigh_blocks
+from regraft.heads.representation import Representation, represent
+from regraft.heads.rows import Standard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from regraft.features.extract import Features
+    from regraft.features.taps import Block
+
+#: Images whose kernels weigh the blocks: twenty shares need no more (docs/probe.md).
+_ROWS_FOR_EVIDENCE = 1000
+#: A block with a smaller share leaves: it would cost time, and hardly be heard.
+_LEAST_SHARE = 0.01
+#: What finer grids are worth until the images have spoken, feature by feature.
+_PRIOR_OF_GRID = {1: 1.0, 2: 0.3, 4: 0.1}
+_ROWS_AT_ONCE = 2048  # 50 MB of all blocks of the default backbone
+
+
+def n_landmarks(n_rows: int) -> int:
+    """Return how many images span the coordinates: 2,000, and up to 4,000 of 20,000 and more.
+
+    Examples
+    --------
+    >>> n_landmarks(500), n_landmarks(9_000), n_landmarks(60_000)
+    (500, 2000, 4000)
+    """
+    return min(n_rows, max(2000, min(4000, n_rows // 5)))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a head sees of one set of blocks.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        Those that were worth keeping, in the row's order.
+    shares : tuple of float
+        Of each; their sum is 1.
+    representation : Representation
+        From their features to coordinates.
+    """
+
+    blocks: tuple[Block, ...]
+    shares: tuple[float, ...]
+    representation: Representation
+
+
+@dataclass(frozen=True)
+class Scout:
+    """The rows of some training images, and what can be learnt from them alone.
+
+    Attributes
+    ----------
+    x : tensor of shape (M, D), float32
+        Features, all blocks side by side.
+    y : array of shape (M,), int64
+        Classes.
+    n_classes : int
+        K.
+    blocks : tuple of Block
+        In the order of ``x``.
+    widths : tuple of int
+        Of the blocks.
+    """
+
+    x: Tensor
+    y: NDArray[np.int64]
+    n_classes: int
+    blocks: tuple[Block, ...]
+    widths: tuple[int, ...]
+    _kernels: dict[Block, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def standard(self) -> Standard:
+        """Mean and scale of each feature."""
+        return Standard.measure(self.x, self.widths)
+
+    def look(self, blocks: Sequence[Block]) -> Sight:
+        """Weigh some of the blocks, drop those that are worth little, and project on the rest.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+            Some of ``self.blocks``.
+
+        Returns
+        -------
+        Sight
+        """
+        prior = [self._width(b) / b.grid**2 * _PRIOR_OF_GRID.get(b.grid, 0.1) for b in blocks]
+        shares = weigh_blocks(
+            [self._kernel(block) for block in blocks],
+            self.y[:_ROWS_FOR_EVIDENCE],
+            n_classes=self.n_classes,
+            prior=prior,
+        )
+        kept = [i for i, share in enumerate(shares) if share >= min(_LEAST_SHARE, shares.max())]
+        shares = shares[kept] / shares[kept].sum()
+        chosen = tuple(blocks[i] for i in kept)
+        columns = torch.cat([torch.arange(*self._span(block)) for block in chosen])
+        representation = represent(
+            self.x[:, columns],
+            Standard(self.standard.mean[columns], self.standard.scale[columns]),
+            [self._width(block) for block in chosen],
+            shares.tolist(),
+        )
+        return Sight(chosen, tuple(shares.tolist()), representation)
+
+    def _width(self, block: Block) -> int:
+        return self.widths[self.blocks.index(block)]
+
+    def _span(self, block: Block) -> tuple[int, int]:
+        first = sum(self.widths[: self.blocks.index(block)])
+        return first, first + self._width(block)
+
+    def _kernel(self, block: Block) -> Tensor:
+        """Inner products of a block's standardised rows, with a mean diagonal of 1."""
+        if block not in self._kernels:
+            columns = slice(*self._span(block))
+            z = self.x[:_ROWS_FOR_EVIDENCE, columns] - self.standard.mean[columns]
+            z *= self.standard.scale[columns]
+            kernel = z @ z.T
+            self._kernels[block] = kernel / kernel.diagonal().mean().clamp_min(1e-30)
+        return self._kernels[block]
+
+
+def send_scout(
+    features: Features,
+    indices: NDArray[np.int64],
+    y: NDArray[np.int64],
+    n_classes: int,
+    blocks: Sequence[Block],
+) -> Scout:
+    """Read the rows of some training images.
+
+    Parameters
+    ----------
+    features : Features
+        Has their rows.
+    indices : array of shape (M,), int64
+        Images; the first thousand weigh the blocks.
+    y : array of shape (M,), int64
+        Their classes.
+    n_classes : int
+        K.
+    blocks : sequence of Block
+        All that any head may read.
+
+    Returns
+    -------
+    Scout
+    """
+    x = torch.from_numpy(features.matrix(indices, blocks))
+    widths = tuple(features.widths[block] for block in blocks)
+    return Scout(x, y, n_classes, tuple(blocks), widths)
+
+
+def coordinates(
+    features: Features, indices: NDArray[np.int64], sights: Sequence[Sight], memory: int
+) -> list[NDArray[np.float32]]:
+    """Return what a head sees of some images, for several sets of blocks in one reading.
+
+    Parameters
+    ----------
+    features : Features
+        Has their rows.
+    indices : array of shape (n,), int64
+        Images.
+    sights : sequence of Sight
+        Sets of blocks.
+    memory : int
+        Bytes; what does not fit lies in a temporary file that is mapped, with the same values.
+
+    Returns
+    -------
+    list of array of shape (n, r), float32
+        One a sight.
+    """
+    union = tuple(dict.fromkeys(block for sight in sights for block in sight.blocks))
+    ends = np.cumsum([features.widths[block] for block in union])
+    spans = {b: slice(end - features.widths[b], end) for b, end in zip(union, ends, strict=True)}
+    needed = 4 * len(indices) * sum(sight.representation.width for sight in sights)
+    made = [
+        _room((len(indices), sight.representation.width), in_memory=needed <= memory)
+        for sight in sights
+    ]
+    for start in range(0, len(indices), _ROWS_AT_ONCE):
+        where = slice(start, start + _ROWS_AT_ONCE)
+        rows = torch.from_numpy(features.matrix(indices[where], union))
+        for sight, into in zip(sights, made, strict=True):
+            x = torch.cat([rows[:, spans[block]] for block in sight.blocks], dim=1)
+            into[where] = sight.representation.apply(x).numpy()
+    return made
+
+
+def _room(shape: tuple[int, int], *, in_memory: bool) -> NDArray[np.float32]:
+    if in_memory:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="regraft-") as file:  # gone when the array is
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def memory_limit(memory: str) -> int:
+    """Return the bytes that a setting of memory allows.
+
+    Parameters
+    ----------
+    memory : str
+        GiB, or "auto": half of what is free.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputError
+        Where it is neither.
+
+    Examples
+    --------
+    >>> memory_limit("0.5")
+    536870912
+    """
+    if memory == "auto":
+        return int(psutil.virtual_memory().available) // 2
+    try:
+        return int(float(memory) * 2**30)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"memory is {memory!r}; it must be auto or a number of GiB") from error
