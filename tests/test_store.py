@@ -106,12 +106,14 @@ def test_a_flipped_byte_in_the_file_loses_that_row_only(tmp_path):
     store.close()
 
 
-def test_only_the_named_blocks_come_back(tmp_path):
+def test_some_blocks_come_back_side_by_side_in_the_order_that_is_asked_for(tmp_path):
     store = filled(tmp_path, 3)
-    [found] = store.read([key(2)], ["pooled@1"])
-    assert found is not None
-    assert list(found) == ["pooled@1"]
-    assert np.array_equal(found["pooled@1"], row(2)["pooled@1"])
+    whole = row(2)
+    for names in (("pooled@1",), ("layer1@1", "pooled@1"), ("pooled@1", "layer1@1")):
+        [found, missing] = store.read_values([key(2), key(9)], names)
+        assert found is not None
+        assert np.array_equal(np.concatenate(found), np.concatenate([whole[n] for n in names]))
+        assert missing is None
     store.close()
 
 

@@ -89,16 +89,16 @@ class Features:
             where the store cannot be used any more.
         """
         rows = np.empty((len(indices), sum(self.widths[block] for block in blocks)), np.float32)
-        names = [str(block) for block in blocks]
+        names = tuple(str(block) for block in blocks)
         order = np.argsort(indices, kind="stable").tolist()  # rows lie in the order of the samples
         keys = [self.keys[int(indices[position])] for position in order]
         lost: dict[bytes, list[int]] = {}
-        found = self.store.read(keys, names)
-        for position, key, row in zip(order, keys, found, strict=True):
-            if row is None:
+        found = self.store.read_values(keys, names)
+        for position, key, values in zip(order, keys, found, strict=True):
+            if values is None:
                 lost.setdefault(key, []).append(position)
             else:
-                np.concatenate(list(row.values()), out=rows[position], casting="same_kind")
+                np.concatenate(values, out=rows[position], casting="same_kind")
         if lost:
             self._make_again(lost, indices, rows, names)
         return rows

@@ -7,7 +7,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ _START = struct.Struct("<HHI")  # schema, blocks, bytes of the header that follo
 
 #: One image's blocks by name, each float16 or float32 of shape (D,).
 Row: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
+_Place: TypeAlias = tuple[type[np.floating[Any]], int, int]  # a block's type, width, offset
 
 
 def row_key(content_hash: bytes, view: int, fingerprint: bytes) -> bytes:
@@ -78,9 +79,7 @@ def encode_row(key: bytes, row: Row) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body, zlib.crc32(key)))
 
 
-def decode_row(
-    key: bytes, data: object, names: Collection[str] | None = None
-) -> dict[str, NDArray[Any]] | None:
+def decode_row(key: bytes, data: object) -> dict[str, NDArray[Any]] | None:
     """Return the blocks of a row, or None where the row is not what was written under that key.
 
     Parameters
@@ -89,31 +88,53 @@ def decode_row(
         Under which it was found.
     data : object
         What was found; a damaged file may hold anything.
-    names : collection of str, optional
-        Only these blocks, in this order.
 
     Returns
     -------
     dict of str to array, or None
         Views into ``data``.
     """
+    sound = _checked(key, data)
+    if sound is None:
+        return None
+    places = _places(*_header(sound))
+    return {name: np.frombuffer(sound, *place) for name, place in places.items()}
+
+
+def decode_values(
+    key: bytes, data: object, names: tuple[str, ...]
+) -> list[NDArray[np.floating[Any]]] | None:
+    """Return some blocks side by side, in as few arrays as they lie in: ``decode_row``, but faster.
+
+    Examples
+    --------
+    >>> data = encode_row(b"k", {"a": np.ones(2, np.float16), "b": np.zeros(1, np.float16)})
+    >>> decode_values(b"k", data, ("a", "b"))
+    [array([1., 1., 0.], dtype=float16)]
+    """
+    sound = _checked(key, data)
+    if sound is None:
+        return None
+    return [np.frombuffer(sound, *run) for run in _runs(*_header(sound), names)]
+
+
+def _checked(key: bytes, data: object) -> bytes | None:
     if not isinstance(data, bytes) or len(data) < _START.size + 4:
         return None
     if zlib.crc32(memoryview(data)[:-4], zlib.crc32(key)) != int.from_bytes(data[-4:], "little"):
         return None
-    version, n_blocks, length = _START.unpack_from(data)
-    if version != SCHEMA_VERSION:
-        return None
-    places = _places(data[_START.size : _START.size + length], n_blocks)
-    return {
-        name: np.frombuffer(data, *places[name]) for name in (places if names is None else names)
-    }
+    return data if data.startswith(SCHEMA_VERSION.to_bytes(2, "little")) else None
+
+
+def _header(data: bytes) -> tuple[bytes, int]:
+    _, n_blocks, length = _START.unpack_from(data)
+    return data[_START.size : _START.size + length], n_blocks
 
 
 @functools.lru_cache(maxsize=64)  # thousands of rows have one header
-def _places(header: bytes, n_blocks: int) -> dict[str, tuple[type[np.floating[Any]], int, int]]:
+def _places(header: bytes, n_blocks: int) -> dict[str, _Place]:
     """Return each block's type, width and offset in the row."""
-    places: dict[str, tuple[type[np.floating[Any]], int, int]] = {}
+    places: dict[str, _Place] = {}
     position, offset = 0, _START.size + len(header)
     for _ in range(n_blocks):
         name_length, is_half, width = struct.unpack_from("<BBI", header, position)
@@ -122,3 +143,17 @@ def _places(header: bytes, n_blocks: int) -> dict[str, tuple[type[np.floating[An
         places[name] = (np.float16 if is_half else np.float32, width, offset)
         offset += width * (2 if is_half else 4)
     return places
+
+
+@functools.lru_cache(maxsize=256)
+def _runs(header: bytes, n_blocks: int, names: tuple[str, ...]) -> list[_Place]:
+    """Return the places of some blocks, those that lie side by side as one."""
+    runs: list[_Place] = []
+    for dtype, width, offset in map(_places(header, n_blocks).__getitem__, names):
+        if runs and runs[-1][0] is dtype:
+            _, before, start = runs[-1]
+            if start + before * np.dtype(dtype).itemsize == offset:
+                runs[-1] = (dtype, before + width, start)
+                continue
+        runs.append((dtype, width, offset))
+    return runs

@@ -23,11 +23,11 @@ import platformdirs
 
 from regraft.errors import RegraftError, StoreError, StoreWarning
 from regraft.features.database import Database, transaction, used_bytes
-from regraft.features.rows import SCHEMA_VERSION, decode_row
+from regraft.features.rows import SCHEMA_VERSION, decode_row, decode_values
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -120,9 +120,7 @@ class FeatureStore:
         """
         self._database.remove()
 
-    def read(
-        self, keys: Sequence[bytes], names: Collection[str] | None = None
-    ) -> Generator[dict[str, NDArray[Any]] | None]:
+    def read(self, keys: Sequence[bytes]) -> Generator[dict[str, NDArray[Any]] | None]:
         """Yield each key's row, None where there is none or its checksum is wrong.
 
         Nothing is open while the caller works on a row: it may take its time, write, or never come
@@ -132,18 +130,35 @@ class FeatureStore:
         ----------
         keys : sequence of bytes
             From ``row_key``.
-        names : collection of str, optional
-            Only these blocks.
 
         Yields
         ------
         dict of str to array, or None
             Read-only.
         """
+        for key, data in self._found(keys):
+            yield decode_row(key, data)
+
+    def read_values(
+        self, keys: Sequence[bytes], names: tuple[str, ...]
+    ) -> Generator[list[NDArray[Any]] | None]:
+        """Yield some blocks of each key's row side by side, in as few arrays as they lie in.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            As for ``read``, but faster.
+        names : tuple of str
+            The blocks.
+        """
+        for key, data in self._found(keys):
+            yield decode_values(key, data, names)
+
+    def _found(self, keys: Sequence[bytes]) -> Generator[tuple[bytes, object]]:
         for start in range(0, len(keys), _ROWS_AT_ONCE):
             part = keys[start : start + _ROWS_AT_ONCE]
             found = self._database.run(functools.partial(_find, keys=part))
-            yield from (decode_row(key, found.get(key), names) for key in part)
+            yield from ((key, found.get(key)) for key in part)
 
     def write(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write encoded rows in one transaction: all of them are there afterwards, or none.
