@@ -108,7 +108,8 @@ class Database:
             for _ in range(3):
                 try:
                     return action(self._connected())
-                except sqlite3.Error as error:
+                except (sqlite3.Error, UnicodeDecodeError) as error:
+                    # The latter: SQLite's message quotes a name in a damaged schema.
                     self.close()
                     if getattr(error, "sqlite_errorcode", None) == _MOVED:
                         continue  # removed by another process since we looked
@@ -180,7 +181,7 @@ class Database:
             _journal(self.file).rename(_journal(kept))
         _warn(f"{self.file} is no store of features; it was renamed to {kept.name}")
 
-    def _begin_anew(self, error: sqlite3.Error) -> None:
+    def _begin_anew(self, error: Exception) -> None:
         """Remove the damaged file, unless another process has done so already."""
         self.generation += 1
         try:
@@ -253,12 +254,12 @@ def _tables(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(bytes(sql or b"").decode(errors="replace") for (sql,) in found.fetchall())
 
 
-def _primary(error: sqlite3.Error) -> int | None:
+def _primary(error: Exception) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)  # what Python itself raises has none
     return None if code is None else code & 0xFF
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     fault = getattr(error, "sqlite_errorcode", None) in _READ_FAULTS
     return fault or _primary(error) not in _PLACE_FAULTS
 
