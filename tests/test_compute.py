@@ -18,6 +18,7 @@ from regraft.features.taps import (
     TapReader,
     as_map,
     pool,
+    pool_to,
     round_block,
     row_blocks,
     select_blocks,
@@ -309,6 +310,18 @@ def test_pooling_equals_adaptive_average_pooling():
         x = torch.randn(2, 3, side, side)
         expected = nn.functional.adaptive_avg_pool2d(x, grid).flatten(1)
         assert torch.allclose(pool(x, grid), expected, atol=1e-6), (side, grid)
+
+
+@pytest.mark.parametrize("shape", [(112, 112), (14, 14), (7, 7), (8, 4), (3, 9), (1, 50), (2, 2)])
+def test_three_grids_in_one_reading_are_those_of_three_readings(shape):
+    x = torch.randn(2, 3, *shape).to(memory_format=torch.channels_last)
+    for grid, pooled in zip((1, 2, 4), pool_to(x, (1, 2, 4)), strict=True):
+        expected = nn.functional.adaptive_avg_pool2d(x, grid).flatten(1)
+        assert torch.allclose(pooled, expected, atol=1e-6), grid
+    halves = pool_to(x.bfloat16(), (4,))[0]
+    exact = nn.functional.adaptive_avg_pool2d(x.bfloat16().float(), 4).flatten(1)
+    assert halves.dtype == torch.float32
+    assert torch.allclose(halves, exact, atol=1e-6)
 
 
 def test_rounding_keeps_what_float16_cannot_hold():

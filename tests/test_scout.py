@@ -1,0 +1,252 @@
+"""Weighing of blocks, projection on landmarks, the choice of the set, and ridge's closed form."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from regraft.backbones.registry import load_backbone
+from regraft.errors import ConfigError, InputError
+from regraft.features.taps import Block, select_blocks
+from regraft.heads.choice import Candidate, choose, paired_difference
+from regraft.heads.evidence import weigh_blocks
+from regraft.heads.representation import represent
+from regraft.heads.ridge import fit_ridge
+from regraft.heads.rows import Standard
+from regraft.heads.select import fit_head
+from regraft.scout import Scout, Sight, coordinates, memory_limit
+
+
+def blocks_of(n=240, seed=0, n_classes=3, signal=2.0):
+    """Three blocks: one that knows the classes, one of noise, one that knows a little."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    parts = []
+    for width, strength in ((12, signal), (40, 0.0), (6, signal / 4)):
+        means = strength * generator.normal(size=(n_classes, width))
+        parts.append((generator.normal(size=(n, width)) + means[y]).astype(np.float32))
+    return parts, y.astype(np.int64)
+
+
+def kernels_of(parts):
+    made = []
+    for x in map(torch.from_numpy, parts):
+        z = x - x.mean(0)
+        kernel = z @ z.T
+        made.append(kernel / kernel.diagonal().mean())
+    return made
+
+
+def test_a_block_weighs_what_it_knows():
+    parts, y = blocks_of()
+    shares = weigh_blocks(kernels_of(parts), y, n_classes=3, prior=[1, 1, 1])
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] > 0.6
+    assert shares[0] > shares[2] > shares[1]
+
+
+def test_the_order_of_blocks_and_of_images_changes_no_share():
+    parts, y = blocks_of()
+    shares = weigh_blocks(kernels_of(parts), y, n_classes=3, prior=[3, 1, 2])
+    order = np.random.default_rng(1).permutation(len(y))
+    other = weigh_blocks(
+        kernels_of([x[order] for x in parts[::-1]]), y[order], n_classes=3, prior=[2, 1, 3]
+    )
+    assert other[::-1] == pytest.approx(shares, abs=5e-3)
+
+
+def test_a_handful_of_images_leaves_the_prior_nearly_where_it_is():
+    parts, y = blocks_of(n=4, n_classes=2, signal=0.1)
+    shares = weigh_blocks(kernels_of(parts), y, n_classes=2, prior=[5, 3, 2])
+    assert (shares > 0.2 * np.array([0.5, 0.3, 0.2])).all()
+    assert shares[0] == max(shares)
+
+
+def test_one_block_needs_no_weighing():
+    parts, y = blocks_of()
+    assert weigh_blocks(kernels_of(parts[:1]), y, n_classes=3, prior=[7.0]).tolist() == [1.0]
+
+
+def standard_of(x, widths):
+    return Standard.measure(torch.from_numpy(x), widths)
+
+
+@pytest.mark.parametrize("n", [30, 400])
+def test_a_head_on_coordinates_is_the_head_on_weighted_features(n):
+    """With no more images than landmarks the projection loses nothing: within 2e-3 of a logit."""
+    parts, y = blocks_of(n)
+    x, widths = np.concatenate(parts, 1), [12, 40, 6]
+    seen = represent(torch.from_numpy(x), standard_of(x, widths), widths, [0.7, 0.1, 0.2])
+    assert seen.width == min(n, x.shape[1])
+    folds = np.arange(n) // 3 % 5
+    z = seen.apply(torch.from_numpy(x.copy())).numpy()
+    on_z = fit_head(z, y, folds=folds, n_classes=3, standard=Standard.none(z.shape[1]))
+    on_x = fit_head(x, y, folds=folds, n_classes=3, standard=seen.standard)
+    new = np.concatenate(blocks_of(50, seed=7)[0], 1)
+    carried = seen.carry_back(on_z.head)
+    with torch.inference_mode():
+        rows = torch.from_numpy(new)
+        assert torch.allclose(carried(rows), on_z.head(seen.apply(rows.clone())), atol=1e-4)
+        if on_z.record["penalty"] == pytest.approx(on_x.record["penalty"], rel=1e-3):
+            assert torch.allclose(carried(rows), on_x.head(rows), atol=0.02)
+    assert on_z.record["out_of_fold"]["log_loss"] == pytest.approx(
+        on_x.record["out_of_fold"]["log_loss"], abs=2e-3
+    )
+
+
+def test_shares_are_parts_of_a_row_s_squared_length():
+    parts, _ = blocks_of(300)
+    x, widths, shares = np.concatenate(parts, 1), [12, 40, 6], [0.7, 0.1, 0.2]
+    seen = represent(torch.from_numpy(x), standard_of(x, widths), widths, shares)
+    z = seen.apply(torch.from_numpy(x.copy()))
+    lengths = [float(part.square().sum(1).mean()) for part in torch.split(z, widths, dim=1)]
+    assert np.asarray(lengths) / sum(lengths) == pytest.approx(shares, abs=1e-4)
+
+
+def test_landmarks_that_are_copies_of_each_other_span_what_one_spans():
+    parts, _ = blocks_of(20)
+    x = np.concatenate([np.concatenate(parts, 1)] * 2)
+    seen = represent(torch.from_numpy(x), standard_of(x, [58]), [58], [1.0])
+    z = seen.apply(torch.from_numpy(x.copy()))
+    assert bool(z.isfinite().all())
+    assert torch.allclose(z[:20], z[20:], atol=1e-3)
+
+
+class _Rows:
+    """Rows by index, as Features gives them."""
+
+    def __init__(self, parts):
+        names = ("early", "late", "pooled")
+        self.blocks = tuple(Block(name) for name in names)
+        self.parts = dict(zip(self.blocks, parts, strict=True))
+        self.widths = {block: part.shape[1] for block, part in self.parts.items()}
+
+    def matrix(self, indices, blocks):
+        return np.concatenate([self.parts[block][indices] for block in blocks], 1)
+
+
+def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
+    """Scope: bits, on one machine, whatever --memory says; the fits then are the same too."""
+    parts, y = blocks_of(5000)
+    rows = _Rows(parts)
+    some = np.arange(0, 5000, 10)
+    x = torch.from_numpy(rows.matrix(some, rows.blocks))
+    sight = Scout(x, y[some], 3, rows.blocks, tuple(rows.widths.values())).look(rows.blocks)
+    (held,) = coordinates(rows, np.arange(5000), [sight], memory=2**30)
+    (mapped,) = coordinates(rows, np.arange(5000), [sight], memory=1000)
+    assert isinstance(mapped, np.memmap)
+    assert not isinstance(held, np.memmap)
+    assert np.array_equal(held, mapped)
+    weights = [
+        fit_head(z, y, folds=np.arange(5000) % 5, n_classes=3, standard=Standard.none(z.shape[1]))
+        for z in (held, mapped)
+    ]
+    assert weights[0].head.weight.equal(weights[1].head.weight)
+
+
+def test_blocks_that_say_nothing_leave_and_the_best_one_never_does():
+    parts, y = blocks_of(600)
+    rows = _Rows(parts)
+    x = torch.from_numpy(rows.matrix(np.arange(600), rows.blocks))
+    sight = Scout(x, y, 3, rows.blocks, (12, 40, 6)).look(rows.blocks)
+    assert isinstance(sight, Sight)
+    assert rows.blocks[0] in sight.blocks
+    assert sum(sight.shares) == pytest.approx(1)
+    alone = Scout(x, y, 3, rows.blocks, (12, 40, 6)).look(rows.blocks[1:2])
+    assert alone.blocks == rows.blocks[1:2]
+
+
+@pytest.mark.parametrize("given", ["much", "1e999"])
+def test_memory_is_a_number_or_auto(given):
+    message = f"memory is '{given}'; it must be auto or a number of GiB"
+    with pytest.raises(InputError) as caught:
+        memory_limit(given)
+    assert str(caught.value).startswith(message)
+
+
+def candidate(name, n_features, losses_up, parts, y):
+    """Fit something, then make its out-of-fold logits worse by a known amount."""
+    x = np.concatenate(parts, 1)
+    fitted = fit_head(x, y, folds=np.arange(len(y)) // 3 % 5, n_classes=3)
+    noise = np.random.default_rng(n_features).normal(size=fitted.oof_logits.shape)
+    fitted.oof_logits[...] += losses_up * noise.astype(np.float32)
+    return Candidate(name, n_features, fitted, 0.0)
+
+
+def test_the_smaller_set_within_one_error_is_chosen():
+    parts, y = blocks_of(300)
+    small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))
+    chosen, table = choose([small, large], y, np.arange(300), np.ones(300))
+    assert chosen == "small"
+    assert [row["taps"] for row in table] == ["small", "large"]
+    assert [row["chosen"] for row in table] == [True, False]
+    worse = candidate("small", 10, 3, parts, y)
+    chosen, table = choose([worse, large], y, np.arange(300), np.ones(300))
+    assert chosen == "large"
+    assert table[0]["above_best"] > table[0]["above_best_se"] > 0
+
+
+def test_a_larger_set_is_never_preferred_for_being_as_good():
+    parts, y = blocks_of(300)
+    small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))
+    large.fitted.oof_logits[...] *= np.float32(0.999)
+    assert choose([large, small], y, np.arange(300), np.ones(300))[0] == "small"
+
+
+def test_images_of_one_group_are_one_observation():
+    generator = np.random.default_rng(0)
+    each = np.repeat(generator.normal(size=20), 10)
+    _, by_image = paired_difference(each, np.zeros(200), np.arange(200), np.ones(200))
+    _, by_group = paired_difference(each, np.zeros(200), np.repeat(np.arange(20), 10), np.ones(200))
+    assert by_group == pytest.approx(by_image * 10**0.5)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_ridge_predicts_each_row_as_a_fit_without_it_would(grouped):
+    """Exact: against scikit-learn's Ridge fitted anew without each row, or group of rows."""
+    parts, y = blocks_of(36)
+    x = np.concatenate(parts, 1)
+    weights = np.random.default_rng(3).uniform(0.5, 2, len(y))
+    folds = np.arange(len(y)) // 3 if grouped else np.arange(len(y))
+    standard = standard_of(x, [58])
+    fitted = fit_ridge(x, y, folds=folds, n_classes=3, weights=weights, standard=standard)
+    z = ((torch.from_numpy(x) - standard.mean) * standard.scale).double().numpy()
+    scale = fitted.record["scale"]
+    alpha = fitted.record["penalty"] * weights.sum()
+    for fold in np.unique(folds):
+        kept, out = folds != fold, folds == fold
+        model = Ridge(alpha=alpha).fit(z[kept], np.eye(3)[y[kept]], sample_weight=weights[kept])
+        assert model.predict(z[out]) / scale == pytest.approx(fitted.oof_logits[out], abs=1e-3)
+    whole = Ridge(alpha=alpha).fit(z, np.eye(3)[y], sample_weight=weights)
+    with torch.inference_mode():
+        logits = fitted.head(torch.from_numpy(x)).numpy()
+    assert whole.predict(z) / scale == pytest.approx(logits, abs=1e-3)
+
+
+def test_the_path_may_begin_where_another_fit_ended():
+    parts, y = blocks_of(300, signal=4)
+    x = np.concatenate(parts, 1)
+    given = {"folds": np.arange(300) // 3 % 5, "n_classes": 3}
+    whole = fit_head(x, y, **given)
+    near = fit_head(x, y, **given, near=whole.record["penalty"] * 2)
+    assert len(near.history) < len(whole.history)
+    loss = "log_loss"
+    assert near.record["out_of_fold"][loss] == pytest.approx(
+        whole.record["out_of_fold"][loss], abs=3e-3
+    )
+
+
+def test_grids_by_name(embedded_backbone):
+    names = [str(block) for block in select_blocks(embedded_backbone, "all", "2,4")]
+    assert "blocks.3@1" not in names
+    assert {"blocks.3@2", "blocks.3@4", "pooled@1"} <= set(names)
+    assert {b.grid for b in select_blocks(embedded_backbone, "auto")} == {1, 2, 4}
+    assert {b.grid for b in select_blocks(embedded_backbone, "auto", "1")} == {1}
+    message = "grids is 1,3; '3' is none of 1, 2, 4\nhint: one or several of them, with commas"
+    with pytest.raises(ConfigError, match=message):
+        select_blocks(embedded_backbone, "all", "1,3")
+
+
+@pytest.fixture(scope="module")
+def embedded_backbone():
+    return load_backbone("embedded")
