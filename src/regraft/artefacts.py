@@ -15,6 +15,7 @@ from regraft.data.decode import DECODER_VERSION, decode, hash_payload
 from regraft.data.split import write_split
 from regraft.errors import RegraftError
 from regraft.files import write_atomic
+from regraft.finetune.curves import draw_epochs
 from regraft.runs import write_csv
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
     """
     samples, parts = outcome.samples, outcome.parts
     # What repeats the run and not where it went: given to -c it must not replace this folder.
-    repeatable = outcome.config.replace(out=None, overwrite=False)
+    repeatable = outcome.config.replace(out=None, overwrite=False, resume=False)
     write_atomic(folder / "config.yaml", to_yaml(repeatable).encode())
     samples.ledger.write(folder / "ledger.json")
     write_split(folder / "split.csv", samples, parts)
@@ -85,7 +86,8 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return what metrics.json says besides results and seconds, JSON-ready."""
     samples, parts, model = outcome.samples, outcome.parts, outcome.model
-    backbone = model.backbone
+    backbone, record = model.backbone, dict(outcome.fitted.record)
+    candidates = record.pop("candidates", [])
     return {
         "regraft": __version__,
         "task": "single-label",
@@ -102,11 +104,13 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             "name": backbone.name,
             "weights": backbone.weights,
             "weights_sha256": backbone.weights_sha256,
-            "frozen": True,  # hashed again after extraction: a difference would have been an error
+            # Hashed again after extraction: a difference would have been an error.
+            "frozen": outcome.config.strategy == "probe",
             "licence": backbone.licence,
             **dataclasses.asdict(backbone.preprocess),
         },
-        "head": {"blocks": [str(block) for block in model.blocks], **outcome.fitted.record},
+        "head": {"blocks": [str(block) for block in model.blocks], **record},
+        "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones
         "features": {
             "extracted": outcome.features.n_extracted,
             "reused": outcome.features.n_reused,
@@ -147,7 +151,8 @@ def _draw(folder: Path, outcome: Outcome) -> None:
         np.asarray(outcome.results["test"]["confusion"]),
         samples.classes,
     )
-    plots.curves(folder / "curves.png", outcome.fitted.history)
+    draw_curves = plots.curves if outcome.config.strategy == "probe" else draw_epochs
+    draw_curves(folder / "curves.png", outcome.fitted.history)
     some = np.random.default_rng(outcome.config.seed).permutation(len(truth))[:_PICTURES]
     wrong = np.flatnonzero(predicted != truth)
     worst = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:_MISTAKES]

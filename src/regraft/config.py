@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 HeadName = Literal["logistic", "ridge", "knn", "mean"]
 ClassWeight = Literal["none", "balanced"]
 Precision = Literal["auto", "bfloat16", "float32"]
+Strategy = Literal["probe", "finetune", "scratch"]
+Start = Literal["probe", "random-head"]
+OptimizerName = Literal["adamw", "sgd"]
+ScheduleName = Literal["cosine", "step", "constant"]
+Augment = Literal["none", "light", "standard", "strong", "digits"]
+Norms = Literal["auto", "frozen", "train"]
 
 SCHEMA_VERSION = 1
 
@@ -137,6 +143,57 @@ class TrainConfig:
         "auto",  # half of what is free; beyond it the fit reads from a temporary file
         "GiB that the fit may hold.",
     )
+    # --- fine-tuning -------------------------------------------------------------------------
+    strategy: Strategy = _setting(
+        "probe",
+        "probe: a head on the frozen network; finetune: from the probe on, by gradient; scratch: "
+        "everything from random weights.",
+    )
+    unfreeze: str = _setting(
+        "2", "Stages that are trained: a number of last ones (0: the head alone), all, or names."
+    )
+    start: Start = _setting(
+        "probe",  # linear probing, then fine-tuning: Kumar et al., ICLR 2022
+        "Head that fine-tuning starts from.",
+        short="--from",
+    )
+    val_fraction: float = _setting(
+        0.1, "Share of the training part that chooses the epoch, where the data bring none."
+    )
+    epochs: int = _setting(10, "Passes over the training part.")
+    patience: int = _setting(
+        0, "Stop after so many epochs without a better one; 0: never."
+    )  # a cosine schedule is at its best at its end
+    augment: Augment = _setting(
+        "light",
+        "Random changes of training images: none, light (crop, mirror), standard and strong "
+        "(TrivialAugment, erasing), or digits (small turns and moves, no mirror).",
+    )
+    lr: float | None = _setting(
+        None, "Learning rate; where not given, it follows optimizer and strategy."
+    )
+    optimizer: OptimizerName = _setting("adamw", "adamw, or sgd with momentum 0.9.")
+    weight_decay: float = _setting(0.01, "Of weights; never of biases and norms.")
+    layer_decay: float = _setting(
+        0.8, "Each stage learns so many times as fast as the one behind it; 1: all the same."
+    )
+    schedule: ScheduleName = _setting("cosine", "How the learning rate falls.")
+    warmup: float = _setting(1.0, "Epochs over which the learning rate rises.")
+    accumulate: int = _setting(1, "Forward passes of --batch-size images in one step.")
+    clip: float = _setting(1.0, "Longest gradient of a step; 0: any.")
+    label_smoothing: float = _setting(0.0, "Share of each target that all classes divide.")
+    mixup: float = _setting(0.0, "Beta parameter of blended image pairs; 0: off, 0.2 is usual.")
+    cutmix: float = _setting(0.0, "Beta parameter of exchanged rectangles; 0: off, 1 is usual.")
+    dropout: float = _setting(0.0, "Share of the head's features dropped in training.")
+    ema: float = _setting(
+        0.0, "Decay of the running average of weights that is kept instead; 0: off."
+    )
+    bn: Norms = _setting(
+        "auto",  # the probe was fitted on the pretrained statistics; random ones mean nothing
+        "BatchNorm of trained stages: frozen statistics, or train; auto: train from scratch only.",
+    )
+    resume: bool = _setting(default=False, text="Continue where the same command was stopped.")
+    save_every: float = _setting(60.0, "Seconds between checkpoints; also after every epoch.")
     # --- the machine -------------------------------------------------------------------------
     seed: int = _setting(0, "Seed of the split, the folds and random weights.")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
@@ -177,6 +234,23 @@ class TrainConfig:
         must(0 <= self.workers <= 1024, "workers", "lie between 0 and 1024")
         must(0 <= self.seed < 2**32, "seed", "lie between 0 and 4294967295")
         must(1 <= self.max_pixels <= 2**31, "max_pixels", "lie between 1 and 2147483648")
+        must(0 < self.val_fraction < 1, "val_fraction", "lie between 0 and 1, both excluded")
+        must(1 <= self.epochs <= 100_000, "epochs", "lie between 1 and 100000")
+        must(0 <= self.patience <= 100_000, "patience", "lie between 0 and 100000")
+        must(1 <= self.accumulate <= 65_536, "accumulate", "lie between 1 and 65536")
+        must(self.lr is None or 0 < self.lr <= 1000, "lr", "lie above 0, at most 1000")
+        must(0 < self.layer_decay <= 1, "layer_decay", "lie above 0, at most 1")
+        must(0 <= self.ema < 1, "ema", "lie between 0 and 1, 1 excluded")
+        for name in ("label_smoothing", "dropout"):
+            must(0 <= getattr(self, name) < 1, name, "lie between 0 and 1, 1 excluded")
+        for name in ("mixup", "cutmix", "weight_decay", "warmup", "clip"):
+            must(0 <= getattr(self, name) < float("inf"), name, "be 0 or more")
+        must(
+            self.strategy != "scratch" or self.weights in {"default", "none"},
+            "weights",
+            "be default or none where strategy is scratch",
+        )
+        must(1 <= self.save_every < float("inf"), "save_every", "be 1 second or more")
         must(
             self.image_size == "auto"
             or (
@@ -191,6 +265,12 @@ class TrainConfig:
             ("head", HeadName),
             ("class_weight", ClassWeight),
             ("precision", Precision),
+            ("strategy", Strategy),
+            ("start", Start),
+            ("optimizer", OptimizerName),
+            ("schedule", ScheduleName),
+            ("augment", Augment),
+            ("bn", Norms),
         ):
             allowed = get_args(kind)
             must(getattr(self, name) in allowed, name, f"be one of {', '.join(allowed)}")

@@ -29,6 +29,7 @@ from regraft.errors import (
     ConfigError,
     SmallSampleWarning,
 )
+from regraft.finetune.folder import checkpoints_folder, refuse_existing
 from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
 from regraft.steps import at_image_size, extract_features, load_backbone, n_workers
@@ -42,10 +43,9 @@ if TYPE_CHECKING:
     from regraft.bundle.predictor import Prediction
     from regraft.claims import Claim
     from regraft.data.ledger import Ledger
-    from regraft.data.samples import Samples
+    from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
     from regraft.model import Model
-    from regraft.probe import Probe
 
 _TOLD = 5  # refused images on the console
 
@@ -116,6 +116,9 @@ def train(
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
+        checkpoints = checkpoints_folder(place.folder)
+        if config.strategy != "probe" and not (config.resume or config.overwrite):
+            refuse_existing(checkpoints)  # before any work is done
         if config.device not in {"auto", "cpu"}:  # the import of torch hides behind no scan then
             _check_device(config)
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
@@ -124,6 +127,7 @@ def train(
                 samples,
                 test_fraction=config.test_fraction,
                 seed=config.seed,
+                val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
                 split_file=config.split,
             )
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
@@ -134,32 +138,46 @@ def train(
         from regraft.backbones.freeze import frozen
         from regraft.features.compute import choose_compute
         from regraft.features.taps import select_blocks
-        from regraft.probe import fit_probe, statistics
+        from regraft.finetune.start import discard, finetune, refuse_lost
+        from regraft.probe import fit_probe, score_baselines, statistics
 
         # A wrong name is told before minutes of extraction.
         select_blocks(backbone, config.taps, config.grids)
         compute = choose_compute(config.device, config.precision, config.batch_size)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
-            indices = np.sort(np.concatenate([parts.train, parts.val, parts.test]))
-            features = extract_features(
-                samples, indices, backbone, compute, config, stack, reporter
+            seen = features = extract_features(
+                samples, _used(parts), backbone, compute, config, stack, reporter
             )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             _tell_refused(samples.ledger, reporter, "in ledger.json")
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
             probe = fit_probe(features, samples, parts, backbone, config, reporter)
+            model, fitted = probe.model, probe.fitted
+        if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
+            with seconds.of("train"):
+                model, fitted = finetune(
+                    probe.model, samples, parts, compute, config, checkpoints, reporter
+                )
+            if model.backbone is not backbone:
+                with seconds.of("extract again"):
+                    seen = extract_features(
+                        samples, _used(parts), model.backbone, compute, config, stack, reporter
+                    )
+                    refuse_lost(samples, seen.refused)
         with seconds.of("evaluate"):  # the test part, once
-            results, probabilities = _evaluate_all(probe, features, samples, parts, config)
+            baselines = score_baselines(probe, features, samples, parts, config)
+            results, probabilities = _evaluate_all(model, seen, baselines, samples, parts, config)
         with seconds.of("write"), place.new_run() as beside:
             outcome = Outcome(
-                config, samples, parts, features, compute, probe.model, probe.fitted,
-                statistics(features, samples, parts), probabilities, results,
+                config, samples, parts, seen, compute, model, fitted,
+                statistics(seen, samples, parts), probabilities, results,
             )  # fmt: skip
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
             metrics = runs.write_metrics(beside, figures)
-    return Run(place.folder, metrics, probe.model)
+        discard(checkpoints)
+    return Run(place.folder, metrics, model)
 
 
 def evaluate(
@@ -304,27 +322,38 @@ def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
         reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
 
 
+def _used(parts: Parts) -> NDArray[np.int64]:
+    """Return the samples of all parts, ascending."""
+    return np.sort(np.concatenate([parts.train, parts.val, parts.test]))
+
+
 def _evaluate_all(
-    probe: Probe, features: Features, samples: Samples, parts: Any, config: TrainConfig
+    model: Model,
+    features: Features,
+    baselines: dict[str, tuple[NDArray[np.float32], str]],
+    samples: Samples,
+    parts: Parts,
+    config: TrainConfig,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Score all models that are shown in one pass; the test labels are read here only."""
+    from regraft.evaluation.metrics import accuracy_gain
     from regraft.evaluation.metrics import evaluate as measure
-    from regraft.probe import score, score_baselines
+    from regraft.probe import score
 
     truth = samples.labels[parts.test]
-    probabilities = score(probe.model, features, parts.test)
+    probabilities = score(model, features, parts.test)
     test = measure(probabilities, truth, samples.classes, seed=config.seed)
     for text in test["warnings"]:
         warnings.warn(text, SmallSampleWarning, stacklevel=2)
     results: dict[str, Any] = {"test": test, "baselines": {}}
     if len(parts.val):
-        scored = score(probe.model, features, parts.val)
+        scored = score(model, features, parts.val)
         results["val"] = measure(
             scored, samples.labels[parts.val], samples.classes, seed=config.seed
         )
-    baselines = score_baselines(probe, features, samples, parts, config)
     for name, (baseline, description) in baselines.items():
         measured = measure(baseline, truth, samples.classes, seed=config.seed)
         kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
-        results["baselines"][name] = {"description": description, **kept}
+        gain = accuracy_gain(probabilities, baseline, truth)
+        results["baselines"][name] = {"description": description, **kept, "gain": gain}
     return results, probabilities

@@ -290,7 +290,8 @@ def score_baselines(
     Returns
     -------
     dict of str to (array of shape (n_test, K), str)
-        "majority", "knn", and "last_stage" where the probe reads more than that.
+        "majority", "knn", "probe" where more than it is trained, and "last_stage" where the probe
+        reads more than that.
     """
     n_classes = len(samples.classes)
     y = samples.labels[parts.train]
@@ -308,6 +309,11 @@ def score_baselines(
         baselines["knn"] = (
             score(neighbours, features, parts.test),
             f"nearest neighbours among {len(near):,} training images, by the last stage",
+        )
+    if config.strategy != "probe":
+        baselines["probe"] = (
+            score(probe.model, features, parts.test),
+            "the same network before it was trained, with a head fitted on its features",
         )
     if probe.last_stage is not None:
         baselines["last_stage"] = (

@@ -21,6 +21,11 @@ GROUPS = {
         *("test_fraction", "split", "group_by", "seed", "data_root", "strict", "max_pixels"),
     ),
     "The head": ("head", "class_weight", "folds", "memory"),
+    "Fine-tuning": (
+        *("strategy", "unfreeze", "start", "val_fraction", "epochs", "patience", "augment", "lr"),
+        *("optimizer", "weight_decay", "layer_decay", "schedule", "warmup", "accumulate", "clip"),
+        *("label_smoothing", "mixup", "cutmix", "dropout", "ema", "bn", "resume", "save_every"),
+    ),
     "The machine": ("device", "precision", "batch_size", "workers", "cache", "cache_dir"),
     "The result": ("out", "overwrite"),
 }
@@ -44,6 +49,19 @@ PLACEHOLDERS = {
     "memory": "GIB",
     "test_fraction": "SHARE",
     "group_by": "RULE",
+    "unfreeze": "N|all|NAMES",
+    "val_fraction": "SHARE",
+    "lr": "RATE",
+    "label_smoothing": "SHARE",
+    "dropout": "SHARE",
+    "weight_decay": "DECAY",
+    "layer_decay": "FACTOR",
+    "ema": "DECAY",
+    "warmup": "EPOCHS",
+    "clip": "NORM",
+    "mixup": "ALPHA",
+    "cutmix": "ALPHA",
+    "save_every": "SECONDS",
     "device": "NAME",
 }
 

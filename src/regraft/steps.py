@@ -29,7 +29,8 @@ def load_backbone(config: TrainConfig) -> Backbone:
     from regraft.backbones import registry
 
     size = None if config.image_size == "auto" else int(config.image_size)
-    return registry.load_backbone(config.model, config.weights, image_size=size, seed=config.seed)
+    weights = "none" if config.strategy == "scratch" else config.weights
+    return registry.load_backbone(config.model, weights, image_size=size, seed=config.seed)
 
 
 def at_image_size(

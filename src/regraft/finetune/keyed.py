@@ -37,7 +37,7 @@ def key_of(*words: int | str | bytes) -> bytes:
     """
     digest = hashlib.sha256()
     for word in words:
-        data = word if isinstance(word, bytes) else repr(word).encode()
+        data = b"b" + word if isinstance(word, bytes) else repr(word).encode()
         digest.update(len(data).to_bytes(4, "little") + data)
     return digest.digest()
 
