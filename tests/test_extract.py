@@ -3,13 +3,7 @@
 import functools
 import os
 import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,41 +149,6 @@ def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, 
     features = run(photographs, backbone, store)
     assert (features.n_extracted, features.n_reused) == (1, 59)
     assert np.array_equal(everything(features, backbone), expected)
-    store.close()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(
-    photographs, backbone, tmp_path, expected, monkeypatch
-):
-    """A few kills with every run; benchmarks/bench_kills.py does it more often."""
-    script = f"""
-        from pathlib import Path
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from regraft.features import extract
-        extract._ROWS_A_COMMIT = 4  # more commits to be killed in
-        from test_extract import SIDE, run
-        from regraft.backbones.registry import at_image_size, load_backbone
-        from regraft.features.store import FeatureStore, default_folder
-        backbone = at_image_size(load_backbone("embedded"), SIDE, crop=False)
-        store = FeatureStore(Path({str(tmp_path)!r}))
-        print("ready", flush=True)
-        run({str(photographs)!r}, backbone, store)
-    """
-    chance = random.Random(7)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(chance.uniform(0.05, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    store = FeatureStore(tmp_path)
-    assert np.array_equal(everything(run(photographs, backbone, store), backbone), expected)
     store.close()
 
 

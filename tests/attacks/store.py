@@ -321,7 +321,7 @@ def kill_at_every_write(folder: str, step: int, first: int = 1, data: str = "") 
     number = first
     while True:
         place = Path(folder) / f"at-{number}"
-        if _survives(_armed, library, number, number // step % 2, task, place):
+        if _survives(_armed, library, number, (number // step + first) % 2, task, place):
             break
         assert _survives(look, place), f"after a kill at call {number}: see above"
         shutil.rmtree(place, ignore_errors=True)
