@@ -105,7 +105,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             "weights": backbone.weights,
             "weights_sha256": backbone.weights_sha256,
             # Hashed again after extraction: a difference would have been an error.
-            "frozen": outcome.config.strategy == "probe",
+            "frozen": outcome.fitted.record.get("best_epoch", 0) == 0,
             "licence": backbone.licence,
             **dataclasses.asdict(backbone.preprocess),
         },

@@ -176,7 +176,8 @@ def train(
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
             metrics = runs.write_metrics(beside, figures)
-        discard(checkpoints)
+        if config.strategy != "probe":
+            discard(checkpoints)
     return Run(place.folder, metrics, model)
 
 

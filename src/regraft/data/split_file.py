@@ -104,7 +104,10 @@ def read_split(path: Path | str) -> list[Row]:
 
 
 def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
-    """Return the sha256 of all training images of a split.csv; None where there is no such file.
+    """Return the sha256 of all images of a split.csv that a run has learnt from.
+
+    Those of the training part, and those of the validation part, which chooses a fine-tuning's
+    epoch and temperature. None where there is no such file.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    return frozenset(row.sha256 for row in rows if row.part == "train")
+    return frozenset(row.sha256 for row in rows if row.part in {"train", "val"})
 
 
 def _row(path: Path | str, number: int, fields: list[str], at: list[int]) -> Row:
