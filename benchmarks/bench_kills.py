@@ -2,7 +2,7 @@
 
     python benchmarks/bench_kills.py [DATA [KILLS]]
 
-Runs `regraft train DATA` undisturbed, then again into an empty store, killed (-9) at KILLS (200)
+Runs `regraft train DATA --taps last` undisturbed, then again into an empty store, killed (-9) at KILLS (200)
 random moments of the extraction (seed 0), always the same command, and at last to its end; a run
 that finishes before it is killed is not counted, and the store is emptied. Prints one line: kills,
 rows, and whether all rows and all metrics are equal to the bit. POSIX only.
@@ -26,7 +26,10 @@ from pathlib import Path
 
 def start(data: str, out: Path, store: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "regraft", "train", data, "--out", str(out), "--overwrite"],
+        [
+            *(sys.executable, "-m", "regraft", "train", data, "--taps", "last"),
+            *("--out", str(out), "--overwrite"),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

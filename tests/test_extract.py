@@ -2,7 +2,6 @@
 
 import functools
 import os
-import random
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attacks import archives, bundle, images, tables
+from attacks import archives, bundle, images, store, tables
 from attacks.hunting import hunt
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ ROOMS: dict[str, Callable[[int, int, int], Report]] = {
     "bundle": bundle.run,
     "images": partial(hunt, images.attack),
     "tables": partial(hunt, tables.attack),
+    "store": store.run,
 }
 
 
