@@ -2,10 +2,10 @@
 
     python benchmarks/bench_kills.py [DATA [KILLS]]
 
-Runs `regraft train DATA --taps last` undisturbed, then again into an empty store, killed (-9) at KILLS (200)
-random moments of the extraction (seed 0), always the same command, and at last to its end; a run
-that finishes before it is killed is not counted, and the store is emptied. Prints one line: kills,
-rows, and whether all rows and all metrics are equal to the bit. POSIX only.
+Runs `regraft train DATA --taps last` undisturbed, then again into an empty store, killed (-9) at
+KILLS (200) random moments of the extraction (seed 0), always the same command, and at last to its
+end. A run that finishes before it is killed is not counted; a full store is emptied. Prints one
+line: kills, and whether all rows and all metrics are equal to the bit. POSIX only.
 """
 
 from __future__ import annotations

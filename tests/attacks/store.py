@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,9 @@ def check(folder: Path) -> tuple[int, list[str]]:
 def _place() -> Path:
     """A folder whose flushes cost nothing, where there is one."""
     memory = Path("/dev/shm")  # noqa: S108 - a new folder in it
-    return Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    folder = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None)
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
+    return Path(folder)
 
 
 # --- damaged files ----------------------------------------------------------------------------
