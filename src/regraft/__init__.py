@@ -11,12 +11,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
+    from regraft.classifier import Classifier
     from regraft.config import TrainConfig
     from regraft.errors import RegraftError, RegraftWarning
     from regraft.pipeline import Run, evaluate, predict, train
     from regraft.report import Reporter
 
 __all__ = [
+    "Classifier",
     "Predictor",
     "RegraftError",
     "RegraftWarning",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Classifier": "regraft.classifier",
     "Predictor": "regraft.bundle.predictor",
     "RegraftError": "regraft.errors",
     "RegraftWarning": "regraft.errors",

@@ -13,6 +13,7 @@
     │   ├── WeightsError         weights that are missing, do not fit or have the wrong hash
     │   ├── BundleError          a bundle that is not what it says it is
     │   ├── RunError             a run folder that cannot be read or must not be replaced
+    │   ├── EstimatorError       images or labels given to ``Classifier``; a ValueError as well
     │   └── MissingExtraError    an optional package; names its ``pip install 'regraft[x]'``
     ├── FrozenError              parameters that had to stay as they were have changed
     ├── DivergedError            a training's loss, gradient or weights are no longer finite
@@ -26,7 +27,6 @@
 
 A message says what, which value or file; the hint says what to do. This module imports nothing.
 """
-
 
 #: Control characters but tab and line break, and those that turn the direction of writing.
 _UNSEEN = {
@@ -141,6 +141,10 @@ class BundleError(InputError):
 
 class RunError(InputError):
     """A run folder cannot be read, or must not be replaced."""
+
+
+class EstimatorError(InputError, ValueError):
+    """Images, labels or settings that ``regraft.Classifier`` cannot use; a ValueError as well."""
 
 
 class MissingExtraError(InputError):

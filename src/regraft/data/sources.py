@@ -12,6 +12,7 @@ from regraft.data.folder import open_folder
 from regraft.data.layout import LONGEST_LABEL, printable
 from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
 from regraft.data.options import Data, SourceOptions, with_groups
+from regraft.data.samples import Source
 from regraft.data.table import open_table
 from regraft.data.tars import open_tar
 from regraft.data.unlabelled import open_unlabelled
@@ -20,8 +21,6 @@ from regraft.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from regraft.data.samples import Source
 
 __all__ = [
     "SOURCES", "Data", "NamedDataset", "SourceOptions", "list_datasets", "open_source",
@@ -34,14 +33,14 @@ _ACCEPTED = (
 )
 
 
-def open_source(data: Data, options: SourceOptions | None = None) -> Source:
+def open_source(data: Data | Source, options: SourceOptions | None = None) -> Source:
     """Open labelled images: list them without reading any.
 
     Parameters
     ----------
-    data : path, str or tuple
-        A folder, an archive, a table, the name of a dataset, or ``(images, labels)``. A path that
-        exists wins over a dataset of the same name.
+    data : path, str, tuple or Source
+        A folder, an archive, a table, the name of a dataset, ``(images, labels)``, or what is open
+        already. A path that exists wins over a dataset of the same name.
     options : SourceOptions, optional
         Where datasets lie, and what groups images.
 
@@ -66,6 +65,9 @@ def open_source(data: Data, options: SourceOptions | None = None) -> Source:
     [('0', 'cat'), ('1', 'dog'), ('2', 'cat')]
     """
     options = options or SourceOptions()
+    if isinstance(data, Source):
+        _check_labels(data)
+        return with_groups(data, options.group_by)
     if not isinstance(data, tuple | str | os.PathLike):
         raise DataError(
             f"data of type {type(data).__name__} cannot be used",

@@ -1,0 +1,232 @@
+"""The scikit-learn estimator: scikit-learn's own checks, and images of every kind."""
+
+# ruff: noqa: N803, N806, S301 - scikit-learn's names; pickles of our own
+
+import dataclasses
+import inspect
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from conftest import CLASSES, texture
+from regraft import Classifier, Predictor, TrainConfig
+from regraft.errors import BundleError, EstimatorError, RunError
+
+SMALL = {
+    "model": "timm/test_resnet", "weights": "none", "image_size": 32, "taps": "last", "folds": 2,
+    "precision": "float32", "workers": 1, "cache": False,
+}  # fmt: skip
+
+
+class OfTables(Classifier):
+    """Sees each row of a table as stripes: scikit-learn's checks bring tables, and no images."""
+
+    def fit(self, X, y):
+        if y is None:
+            return super().fit(X, y)
+        X, y = validate_data(self, X, y)
+        return super().fit(stripes(X), y)
+
+    def predict_proba(self, X):
+        check_is_fitted(self)
+        return super().predict_proba(stripes(validate_data(self, X, reset=False)))
+
+
+def stripes(X):
+    levels = (128 + 127 * np.tanh(X / 4)).round().astype(np.uint8)
+    return np.repeat(levels[:, None, np.arange(16) * X.shape[1] // 16], 16, 1)
+
+
+NO_TABLES = "the check brings a table of numbers, which is no array of images; OfTables passes it"
+NEVER = {
+    "check_class_weight_classifiers": "weights are told as 'balanced', and not class by class",
+    "check_array_api_input": "SCIPY_ARRAY_API is not set",
+}
+CLOSE = dict.fromkeys(
+    ("check_methods_sample_order_invariance", "check_methods_subset_invariance"),
+    "answers in another batch agree within 1e-4, and not within 1e-7",
+)
+OF_TABLES = (
+    "classifier_data_not_an_array", "classifiers_classes", "classifiers_one_label",
+    "classifiers_train", "dict_unchanged", "dont_overwrite_parameters", "dtype_object",
+    "estimators_dtypes", "estimators_empty_data_messages", "estimators_fit_returns_self",
+    "estimators_nan_inf", "estimators_overwrite_params", "estimators_pickle",
+    "f_contiguous_array_estimator", "fit2d_1feature", "fit2d_1sample", "fit2d_predict1d",
+    "fit_check_is_fitted", "fit_idempotent", "fit_score_takes_y",
+    "methods_sample_order_invariance", "methods_subset_invariance", "n_features_in",
+    "n_features_in_after_fitting", "pipeline_consistency", "positive_only_tag_during_fit",
+    "readonly_memmap_input", "supervised_y_2d",
+)  # fmt: skip
+
+
+@parametrize_with_checks(
+    [Classifier(**SMALL)],
+    expected_failed_checks=lambda _: NEVER | {f"check_{name}": NO_TABLES for name in OF_TABLES},
+)
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(
+    [OfTables(**SMALL)], expected_failed_checks=lambda _: NEVER | CLOSE, xfail_strict=False
+)
+def test_checks_of_scikit_learn_on_tables(estimator, check):
+    check(estimator)
+
+
+def test_parameters_are_those_of_a_training():
+    known = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name, parameter in inspect.signature(Classifier).parameters.items():
+        assert name in known
+        assert parameter.default == known[name] or name == "class_weight"
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Thirty pictures of three classes, and their labels."""
+    pictures = np.stack([texture(CLASSES[n % 3], n) for n in range(30)])
+    return pictures, np.array([CLASSES[n % 3] for n in range(30)])
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    return Classifier(image_size=64, taps="last", folds=2, cache=False).fit(*images)
+
+
+def encoded(picture):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_it_learns_what_training_would(images, fitted):
+    more = np.stack([texture(CLASSES[n % 3], 100 + n) for n in range(30)])
+    assert list(fitted.classes_) == list(CLASSES)
+    assert fitted.score(more, images[1]) > 0.7
+    assert np.abs(fitted.predict_proba(more).sum(1) - 1).max() < 1e-5
+    assert fitted.predictor_.predict(more[0]).label in CLASSES
+
+
+def test_images_of_every_kind_are_the_same(images, fitted, tmp_path):
+    """Arrays, encoded bytes, PIL images, paths as text and as Path: the same pixels."""
+    pictures, labels = images
+    kinds = [
+        list(pictures),
+        [encoded(picture) for picture in pictures],
+        [Image.fromarray(picture) for picture in pictures],
+        [str(tmp_path / f"{n}.png") for n in range(30)],
+        np.array([tmp_path / f"{n}.png" for n in range(30)], dtype=object),
+    ]
+    for path, data in zip(kinds[4], kinds[1], strict=True):
+        path.write_bytes(data)
+    wanted = fitted.predict_proba(pictures)
+    for kind in kinds:
+        assert np.array_equal(fitted.predict_proba(kind), wanted)
+    small = Classifier(**SMALL)
+    wanted = small.fit(pictures, labels).predict_proba(pictures)
+    for kind in kinds[1:4]:
+        # Folds follow the hash of what was given, and with them the penalty.
+        assert np.abs(small.fit(kind, labels).predict_proba(pictures) - wanted).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "labels", [[10, 9, 2], ["b", "ä", "10"], [True, False, True], [2.0, 1.0, 3.0]]
+)
+def test_labels_come_back_as_they_were(images, labels, tmp_path):
+    y = np.array(labels * 10)
+    classifier = Classifier(**SMALL).fit(images[0], y)
+    assert np.array_equal(classifier.classes_, np.unique(y))
+    assert classifier.predict(images[0]).dtype.kind == y.dtype.kind
+    classifier.save(tmp_path / "saved")
+    again = Classifier.load(tmp_path / "saved")
+    assert again.get_params() == classifier.get_params()
+    assert np.array_equal(again.classes_, classifier.classes_)
+    assert np.array_equal(again.predict(images[0]), classifier.predict(images[0]))
+
+
+def test_what_is_saved_is_a_bundle_and_no_pickle(images, fitted, tmp_path):
+    fitted.save(tmp_path / "a")
+    names = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert {"classifier.json", "manifest.json", "head.safetensors"} <= names
+    assert not {name for name in names if name.endswith((".pkl", ".pickle", ".joblib", ".pth"))}
+    answer = Predictor.load(tmp_path / "a").predict(images[0][0])
+    assert abs(answer.probability - fitted.predict_proba(images[0][:1]).max()) < 1e-4
+    again = Classifier.load(tmp_path / "a")
+    again.save(tmp_path / "b")
+    for path in (tmp_path / "a").rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            assert (
+                tmp_path / "b" / path.relative_to(tmp_path / "a")
+            ).read_bytes() == path.read_bytes()
+    with pytest.raises(RunError, match="exists and is not a run"):
+        fitted.save(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "missing required field"),
+        ('{"schema_version":2,"parameters":{},"classes":["a"]}', "Invalid enum value 2"),
+        ('{"schema_version":1,"parameters":{"hed":1},"classes":["a"]}', "Invalid parameter 'hed'"),
+        (
+            '{"schema_version":1,"parameters":{"folds":1},"classes":["a"]}',
+            "folds is 1; it must lie",
+        ),
+        ('{"schema_version":1,"parameters":{},"classes":["a","b"]}', "its classes are not those"),
+    ],
+)
+def test_a_changed_record_is_refused(fitted, tmp_path, content, message):
+    fitted.save(tmp_path / "saved")
+    (tmp_path / "saved" / "classifier.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BundleError, match=message):
+        Classifier.load(tmp_path / "saved")
+
+
+def test_copies_answer_the_same(images, fitted):
+    """joblib and deepcopy pickle estimators; the network travels as the bundle's files."""
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.abs(again.predict_proba(images[0]) - fitted.predict_proba(images[0])).max() < 1e-5
+    assert not hasattr(clone(fitted), "predictor_")
+
+
+def test_tools_of_scikit_learn_work(images):
+    scores = cross_val_score(Classifier(**SMALL), *images, cv=2)
+    assert scores.shape == (2,)
+    search = GridSearchCV(Classifier(**SMALL), {"head": ["mean", "knn"]}, cv=2).fit(*images)
+    assert search.best_params_["head"] in {"mean", "knn"}
+    paths = GridSearchCV(Classifier(**SMALL), {"folds": [2]}, cv=2)
+    paths.fit([encoded(picture) for picture in images[0]], images[1])
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.zeros((4, 9)), "abab", r"X of shape \(4, 9\) is no array of images\nhint: give"),
+        (np.zeros((4, 8, 8)), "abab", "type float64 cannot be used; it must be uint8"),
+        ("photo.jpg", "ab", "X is a str; it must hold several images"),
+        (["no.jpg", "nein.jpg"], "ab", "0: missing: there is no such file"),
+        ([b"", b"\xff"], "ab", "0: "),
+        (np.zeros((4, 8, 8), np.uint8), "aba", "there are 4 images in X and 3 labels in y"),
+        (np.zeros((4, 8, 8), np.uint8), "aaaa", "one class"),
+        (np.zeros((2, 8, 8), np.uint8), ["a", "b\x1b"], "control characters"),
+        ([3, 4], "ab", "int is neither bytes, path nor pixels"),
+    ],
+)
+def test_what_cannot_be_used_is_told_as_a_value_error(X, y, message):
+    with pytest.raises(EstimatorError, match=message) as caught:
+        Classifier(**SMALL).fit(X, np.array(list(y)))
+    assert isinstance(caught.value, ValueError)
+
+
+def test_wrong_settings_and_images_of_a_fitted_one(fitted):
+    with pytest.raises(EstimatorError, match="head is hed; it must be one of"):
+        Classifier(head="hed").fit(np.zeros((2, 8, 8), np.uint8), [0, 1])
+    with pytest.raises(EstimatorError, match="image 1: "):
+        fitted.predict([encoded(texture("blobs", 1)), b"broken"])
