@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MARK = 0x52475246  # "RGRF", SQLite's application_id: what carries it is ours to remove
-_PAGE = 32 * 2**10  # bytes; a row of the default backbone fits into one
+_PAGE = 32 * 2**10  # bytes; a row of the default backbone takes a little more, most are less
 _PATIENCE = 60.0  # seconds to wait for another process's commit, which takes some milliseconds
 _MOVED = sqlite3.SQLITE_READONLY_DBMOVED
 _READ_FAULTS = {  # extended codes of SQLITE_IOERR that say something about the file, not the place
