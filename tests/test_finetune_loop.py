@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tm
     saved, _ = Checkpoints(trial.folder, fingerprint).load()
     for name, tensor in saved.tensors.items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert all(math.isfinite(row["val_loss"]) for row in saved.state["history"])
+    assert all(math.isfinite(row["val_loss"]) for row in saved.state["progress"]["history"])
 
 
 def test_patience_ends_early_and_keeps_the_best(tmp_path):

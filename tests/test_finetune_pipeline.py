@@ -133,6 +133,15 @@ def test_the_parts_are_disjoint_and_the_test_part_is_the_probes(run, data, tmp_p
     assert "probe" not in probe.metrics["baselines"]
 
 
+def test_wrong_stages_are_told_before_any_extraction(data, tmp_path):
+    told = Told()
+    with pytest.raises(ConfigError, match="has no stage 'layer4'"):
+        pipeline.train(
+            data, TrainConfig(out=tmp_path / "run", **{**SMALL, "unfreeze": "layer4"}), told
+        )
+    assert not any("forward pass" in line for line in told.lines)
+
+
 def test_a_stopped_run_is_told_before_any_work(data, tmp_path):
     folder = tmp_path / "run.checkpoints"
     folder.mkdir()
@@ -160,6 +169,10 @@ def test_a_stopped_run_is_told_before_any_work(data, tmp_path):
         ({"layer_decay": 0.0}, "layer_decay is 0.0; it must lie above 0, at most 1"),
         ({"save_every": 0.1}, "save_every is 0.1; it must be 1 second or more"),
         ({"accumulate": 0}, "accumulate is 0; it must lie between 1 and 65536"),
+        (
+            {"strategy": "finetune", "head": "knn"},
+            "head is knn; it must be one that weighs features where strategy is finetune",
+        ),
         (
             {"strategy": "scratch", "weights": "file.pth"},
             "weights is file.pth; it must be default or none where strategy is scratch",

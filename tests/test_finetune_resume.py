@@ -139,6 +139,22 @@ def test_a_stopped_run_is_neither_lost_nor_taken_for_another(tmp_path):
     assert told.record["steps"] == 4
 
 
+def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
+    trial = make_trial(tmp_path / "x")
+    with pytest.raises(KeyboardInterrupt):
+        trial.run(Watch(1))
+    read = checkpoint.Checkpoints.load
+
+    def without(self):
+        saved, notes = read(self)
+        del saved.tensors["network/weight"]
+        return saved, notes
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "load", without)
+    with pytest.raises(RunError, match="the checkpoint does not fit this run: 'weight'\nhint: "):
+        trial.run(resume=True)
+
+
 def test_a_second_signal_leaves_at_once(tmp_path):
     class Twice(Watch):
         def on_batch_end(self, loop):  # noqa: ARG002

@@ -250,6 +250,11 @@ class TrainConfig:
             "weights",
             "be default or none where strategy is scratch",
         )
+        must(
+            self.strategy != "finetune" or self.head != "knn",
+            "head",
+            "be one that weighs features where strategy is finetune",
+        )
         must(1 <= self.save_every < float("inf"), "save_every", "be 1 second or more")
         must(
             self.image_size == "auto"

@@ -116,9 +116,7 @@ def train(
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
-        checkpoints = checkpoints_folder(place.folder)
-        if config.strategy != "probe" and not (config.resume or config.overwrite):
-            refuse_existing(checkpoints)  # before any work is done
+        checkpoints = _checkpoints(place.folder, config)
         if config.device not in {"auto", "cpu"}:  # the import of torch hides behind no scan then
             _check_device(config)
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
@@ -138,11 +136,13 @@ def train(
         from regraft.backbones.freeze import frozen
         from regraft.features.compute import choose_compute
         from regraft.features.taps import select_blocks
+        from regraft.finetune.network import trained_stages
         from regraft.finetune.start import discard, finetune, refuse_lost
         from regraft.probe import fit_probe, score_baselines, statistics
 
         # A wrong name is told before minutes of extraction.
         select_blocks(backbone, config.taps, config.grids)
+        trained_stages(backbone, config.unfreeze)
         compute = choose_compute(config.device, config.precision, config.batch_size)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
@@ -321,6 +321,14 @@ def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
     reporter.say(f"{len(refused):,} of {total:,} images refused (all are named {place}):")
     for entry in refused[:_TOLD]:
         reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
+
+
+def _checkpoints(run: Path, config: TrainConfig) -> Path:
+    """Return where checkpoints go; before any work is done, refuse to begin anew over others."""
+    folder = checkpoints_folder(run)
+    if config.strategy != "probe" and not (config.resume or config.overwrite):
+        refuse_existing(folder)
+    return folder
 
 
 def _used(parts: Parts) -> NDArray[np.int64]:

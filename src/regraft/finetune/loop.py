@@ -302,7 +302,9 @@ class Loop:
                     f"{name} is no longer finite after step {self.state.progress.step}",
                     hint="try a smaller --lr or --clip 1",
                 )
-        self.checkpoints.save(tensors, dataclasses.asdict(self.state.progress))
+        progress = dataclasses.asdict(self.state.progress)
+        machine = self.compute.fingerprint()
+        self.checkpoints.save(tensors, {"progress": progress, "machine": machine})
         self._saved_at = time.monotonic()
 
     def _call(self, moment: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -191,6 +192,10 @@ def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
             loop.state.restore(saved)
             progress = loop.state.progress
             reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
+            machine = json.loads(json.dumps(loop.compute.fingerprint()))
+            changed = sorted(k for k in machine if saved.state["machine"].get(k) != machine[k])
+            if changed:
+                reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
     elif config.overwrite:
         checkpoints.remove()
     else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from regraft.errors import RunError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -155,8 +157,21 @@ class State:
         ----------
         saved : Saved
             Of the same run: ``Checkpoints.load`` has refused others.
+
+        Raises
+        ------
+        RunError
+            Where tensors are missing, unknown or of another shape.
         """
-        self.progress = Progress(**saved.state)
+        try:
+            self._restore(saved)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise RunError(
+                f"the checkpoint does not fit this run: {error}", hint="--overwrite starts anew"
+            ) from error
+
+    def _restore(self, saved: Saved) -> None:
+        self.progress = Progress(**saved.state["progress"])
         parts: dict[str, Tensors] = {"network": {}, "average": {}, "best": {}, "optimizer": {}}
         for name, tensor in saved.tensors.items():
             part, _, rest = name.partition("/")
