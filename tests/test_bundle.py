@@ -387,6 +387,18 @@ def test_values_that_are_not_finite(bundle):
     refused(bundle, "head.safetensors: ")
 
 
+def test_messages_stay_short_whatever_names_a_file_holds(bundle):
+    edit_tensors(bundle, "statistics.safetensors", lambda t: {**t, "a" * 10**6: torch.zeros(1)})
+    with pytest.raises(BundleError) as caught:
+        Predictor.load(bundle)
+    assert len(str(caught.value)) < 1000
+
+
+def test_huge_golden_features_overflow_nothing(bundle):
+    edit_tensors(bundle, "golden.safetensors", lambda t: {**t, "features": t["features"] * 1e30})
+    refused(bundle, "the features are off by 1 of their norm")
+
+
 def test_statistics_of_another_size(bundle):
     edit_tensors(bundle, "statistics.safetensors", lambda t: {**t, "mean": torch.zeros(3)})
     refused(bundle, "statistics.safetensors: mean is")

@@ -7,11 +7,10 @@ five seconds (``hunting`` and ``guard`` watch).
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,33 +18,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from attacks.bundle_mutations import CANARY_MODULE, Draft, mutate, read_sound
-from attacks.guard import Guard
+from attacks.bundle_draft import CANARY_MODULE, Draft, read_sound
+from attacks.bundle_mutations import MUTATIONS, Kinds, mutate
+from attacks.guard import ForbiddenError, Guard
 from attacks.hunting import Report, hunt
 from regraft.bundle.predictor import Predictor
 from regraft.errors import BundleError, visible
 from tiny_bundles import tiny_model, write_tiny
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
-def run(count: int, seed: int, first: int = 0, weaken: Callable[[], None] | None = None) -> Report:
+def run(count: int, seed: int, first: int = 0) -> Report:
     """Attack with so many hostile bundles of a seed.
 
     Parameters
     ----------
     count, seed, first : int
         Which ones: numbers ``first`` to ``first + count - 1``.
-    weaken : callable, optional
-        Called in the child beforehand: takes a check out, to see that the harness notices.
 
     Returns
     -------
     Report
     """
+    with prepared() as folder:
+        return hunt(partial(attack, folder), count, seed, first)
+
+
+@contextmanager
+def prepared() -> Iterator[Path]:
+    """Make a folder with two sound bundles, and one beside them that nothing must touch."""
     with tempfile.TemporaryDirectory(prefix="regraft-attack-") as name:
         folder = Path(name)
         outside = folder / "outside"
@@ -55,7 +60,7 @@ def run(count: int, seed: int, first: int = 0, weaken: Callable[[], None] | None
         (outside / f"{CANARY_MODULE}.py").write_text(marks, encoding="utf-8")
         write_tiny(folder / "linear", tiny_model())
         write_tiny(folder / "knn", tiny_model("knn", taps="last"))
-        return hunt(partial(attack, folder, weaken), count, seed, first)
+        yield folder
 
 
 class _Place:
@@ -66,7 +71,7 @@ class _Place:
         self.sound = [read_sound(folder / name, self.outside) for name in ("linear", "knn")]
         self.guard = Guard()
         self.bundle = Path(tempfile.mkdtemp(dir=folder), "bundle")
-        self.canaries = set(os.listdir(self.outside))
+        self.canaries = {path.name for path in self.outside.iterdir()}
         self._written: dict[str, bytes] = {}
 
     def write(self, draft: Draft) -> None:
@@ -78,7 +83,8 @@ class _Place:
                 self._written[name] = data
         (self.bundle / "manifest.json").write_bytes(draft.encoded())
         for act in draft.disk:
-            act(self.bundle)
+            with suppress(OSError):  # the second of two may find nothing left to replace
+                act(self.bundle)
 
     def clear(self, draft: Draft) -> None:
         """Take away what the next one must not find."""
@@ -88,46 +94,46 @@ class _Place:
 
 
 @cache
-def _prepared(folder: Path, weaken: Callable[[], None] | None) -> _Place:
+def _place(folder: Path) -> _Place:
     torch.set_num_threads(1)
     sys.path.append(str(folder / "outside"))
-    if weaken is not None:
-        weaken()
     return _Place(folder)
 
 
-def attack(folder: Path, weaken: Callable[[], None] | None, seed: int, number: int) -> str:
+def attack(folder: Path, seed: int, number: int, kinds: Kinds = MUTATIONS) -> str:
     """Load one hostile bundle; number -1 loads the sound ones, unwatched: first uses import.
 
     Parameters
     ----------
     folder : Path
-        As ``run`` made it.
-    weaken : callable or None
-        As for ``run``.
+        As ``prepared`` made it.
     seed, number : int
         Which one.
+    kinds : dict
+        Mutations to draw from, with their weights.
 
     Returns
     -------
     str
         "works", or "refused" with the file that is named.
     """
-    place = _prepared(folder, weaken)
+    place = _place(folder)
     if number < 0:
         for draft in place.sound:
             place.write(draft)
             assert _load(place) == "works"
         return "works"
-    draft = mutate(seed, number, place.sound)
+    draft = mutate(seed, number, place.sound, kinds)
     place.write(draft)
     try:
-        with place.guard.watching(place.bundle):
+        with suppress(ForbiddenError), place.guard.watching(place.bundle):
             outcome = _load(place)
     finally:
         place.clear(draft)
     assert not place.guard.seen, f"{draft.kinds}: {place.guard.seen}"
-    assert set(os.listdir(place.outside)) == place.canaries, f"{draft.kinds}: a canary sang"
+    assert {path.name for path in place.outside.iterdir()} == place.canaries, (
+        f"{draft.kinds}: a canary sang"
+    )
     return outcome
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 #: Beginnings of the events that are never allowed.
 FORBIDDEN = (
@@ -26,6 +26,10 @@ FORBIDDEN = (
     "socket.", "sqlite3.", "subprocess.", "tempfile.", "urllib.", "webbrowser.", "winreg.",
 )  # fmt: skip
 _READ_ONLY = {None, "r", "rb", "rt"}
+
+
+class ForbiddenError(RuntimeError):
+    """Something happened that must not; also in ``Guard.seen``, should somebody swallow it."""
 
 
 class Guard:
@@ -41,6 +45,7 @@ class Guard:
         self.seen: list[str] = []
         self._inside: str | None = None
         self._known: set[str] = set()
+        self._counted = 0
         sys.addaudithook(self._hook)
 
     @contextmanager
@@ -57,12 +62,21 @@ class Guard:
         None
         """
         self.seen = []
-        self._known = {name.partition(".")[0] for name in sys.modules}
+        self._learn()
+        known = self._known
         self._inside = os.path.realpath(inside)
         try:
             yield
         finally:
             self._inside = None
+            self._learn()
+            # Not every way to import tells the hooks.
+            self.seen += [f"imported {name}" for name in self._known - known]
+
+    def _learn(self) -> None:
+        if len(sys.modules) != self._counted:  # a set of 3,000 names takes two milliseconds
+            self._known = {name.partition(".")[0] for name in sys.modules}
+            self._counted = len(sys.modules)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self._inside is None:
@@ -75,10 +89,7 @@ class Guard:
             wrong = event.startswith(FORBIDDEN)
         if wrong:
             self.seen.append(f"{event} {arguments!r:.200}")
-            import traceback
-
-            self.seen.append("".join(traceback.format_stack()[-9:-1]))
-            raise PermissionError(f"forbidden: {event}")
+            raise ForbiddenError(event)
 
     def _wrong_place(self, arguments: tuple[Any, ...]) -> bool:
         path, mode = arguments[0], arguments[1] if len(arguments) > 1 else None

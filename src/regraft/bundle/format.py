@@ -267,7 +267,7 @@ def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Mod
     try:
         head = kind.from_tensors(_tensors(data, "head.safetensors"))
     except InputError as error:
-        raise BundleError(f"head.safetensors: {error.message}") from error
+        raise BundleError(f"head.safetensors: {error.message[:300]}") from error
     if (head.n_features, head.n_classes) != (n_features, len(manifest.classes)):
         raise BundleError(
             f"head.safetensors: maps {head.n_features} features to {head.n_classes} classes; the "
@@ -313,7 +313,7 @@ def _same_shapes(
     for name in sorted(expected | found):
         if found.get(name) != expected.get(name):
             raise BundleError(
-                f"{file}: {name} is {found.get(name, 'missing')}; "
+                f"{file}: {name[:100]} is {found.get(name, 'missing')}; "
                 f"expected {expected.get(name, 'nothing of that name')}"
             )
     for name, tensor in tensors.items():

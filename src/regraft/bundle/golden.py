@@ -182,8 +182,10 @@ def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapRe
         )
 
 
-def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float32]:
+def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float64]:
     """Distance of each golden image's features from the recorded ones, relative to their norm."""
-    norms = np.maximum(np.linalg.norm(golden.features, axis=1), 1e-6)
-    distances: NDArray[np.float32] = np.linalg.norm(features - golden.features, axis=1) / norms
+    # In float64: a hostile bundle's numbers overflow in float32.
+    recorded = golden.features.astype(np.float64)
+    norms = np.maximum(np.linalg.norm(recorded, axis=1), 1e-6)
+    distances: NDArray[np.float64] = np.linalg.norm(features - recorded, axis=1) / norms
     return distances

@@ -175,7 +175,7 @@ def _check(manifest: Manifest) -> None:
         raise BundleError("manifest.json: blocks name a tap twice, or one that there is not")
     wanted = {*FILES, *manifest.golden.images}
     if set(manifest.files) != wanted:
-        odd = sorted(set(manifest.files) ^ wanted)[:5]
+        odd = [name[:100] for name in sorted(set(manifest.files) ^ wanted)[:5]]
         raise BundleError(f"manifest.json: files must list exactly what a bundle has; odd: {odd}")
     for precision in ("float32", "bfloat16"):
         if precision not in manifest.golden.feature_tolerance:
