@@ -62,6 +62,28 @@ class Probe:
     last_stage: Model | None
 
 
+@dataclass(frozen=True)
+class SightFit:
+    """A head fitted on one sight.
+
+    Attributes
+    ----------
+    sight : Sight
+        What it sees.
+    fitted : FittedHead
+        Reads features: what a bundle carries.
+    on_coordinates : FittedHead
+        The same fit before it was carried back: where one of more images begins.
+    seconds : float
+        Of the fit.
+    """
+
+    sight: Sight
+    fitted: FittedHead
+    on_coordinates: FittedHead
+    seconds: float
+
+
 def fit_probe(
     features: Features,
     samples: Samples,
@@ -105,7 +127,10 @@ def fit_probe(
     wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
     y = samples.labels[few]
     chosen, table = choose(
-        [_candidate(name, sights[name], *fit) for name, fit in wanted.items()],
+        [
+            Candidate(name, fit.fitted.record["d"], fit.fitted, fit.seconds)
+            for name, fit in wanted.items()
+        ],
         y,
         units(samples)[few],
         class_weights(y, len(samples.classes), config.class_weight),
@@ -113,16 +138,12 @@ def fit_probe(
     tell_candidates(table, reporter or Reporter())
     if len(few) < len(train):  # chosen on some, fitted on all: the last stage beside it
         both = {name: sights[name] for name in dict.fromkeys([chosen, "last"])}
-        # The sum of losses grows with the images and the penalty does not: their ratio is what
-        # carries over. It is where the new path begins, not where it ends.
-        scale = len(few) / len(train)
-        near = {name: fits[name][0].record["penalty"] * scale for name in both}
-        fits = _fit_sights(features, samples, train, both, config, near)
+        fits = _fit_sights(features, samples, train, both, config, fits)
     models = {
-        name: _model(backbone, sights[name].blocks, fits[name][0], samples, config)
+        name: _model(backbone, sights[name].blocks, fits[name].fitted, samples, config)
         for name in dict.fromkeys([chosen, "last"])
     }
-    fitted = fits[chosen][0]
+    fitted = fits[chosen].fitted
     shares = zip(sights[chosen].blocks, sights[chosen].shares, strict=True)
     fitted.record["shares"] = {str(block): round(share, 6) for block, share in shares}
     fitted.record["candidates"] = table
@@ -196,17 +217,17 @@ def _fit_sights(
     indices: NDArray[np.int64],
     sights: Mapping[str, Sight],
     config: TrainConfig,
-    near: Mapping[str, float] | None = None,
-) -> dict[str, tuple[FittedHead, float]]:
-    """Fit a head on what each sight shows of the images; with the seconds that it took."""
+    before: Mapping[str, SightFit] | None = None,
+) -> dict[str, SightFit]:
+    """Fit a head on what each sight shows of the images."""
     seen = coordinates(features, indices, list(sights.values()), memory_limit(config.memory))
     folds = _folds(samples, indices, config, leave_one_out=config.head == "ridge")
-    fits = {}
+    fits: dict[str, SightFit] = {}
     for (name, sight), x in zip(sights.items(), seen, strict=True):
         began = time.perf_counter()
         options: dict[str, Any] = {}
-        if near and config.head == "logistic":
-            options["near"] = near[name]
+        if before and config.head == "logistic":
+            options["near"] = before[name].on_coordinates
         fitted = fit_head(
             x,
             samples.labels[indices],
@@ -219,14 +240,10 @@ def _fit_sights(
         )
         # Every head that weighs features is linear in them.
         head = sight.representation.carry_back(cast("LinearHead", fitted.head))
-        fitted = dataclasses.replace(fitted, head=head)
-        fitted.record.update(d=head.n_features, coordinates=x.shape[1])
-        fits[name] = fitted, time.perf_counter() - began
+        record = fitted.record | {"d": head.n_features, "coordinates": x.shape[1]}
+        carried = dataclasses.replace(fitted, head=head, record=record)
+        fits[name] = SightFit(sight, carried, fitted, time.perf_counter() - began)
     return fits
-
-
-def _candidate(name: str, sight: Sight, fitted: FittedHead, seconds: float) -> Candidate:
-    return Candidate(name, len(sight.representation.standard.mean), fitted, seconds)
 
 
 def _model(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from regraft.features.taps import Block
 
 #: Images whose kernels weigh the blocks: twenty shares need no more (docs/probe.md).
-_ROWS_FOR_EVIDENCE = 1000
+_ROWS_FOR_EVIDENCE = 800
 #: A block with a smaller share leaves: it would cost time, and hardly be heard.
 _LEAST_SHARE = 0.01
 #: What finer grids are worth until the images have spoken, feature by feature.

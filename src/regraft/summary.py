@@ -30,7 +30,8 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"log-loss {test['log_loss']['value']:.3f}, calibration error {test['ece']['value']:.3f}",
     ]
     lines += [
-        f"baseline {name}: accuracy {interval(baseline['accuracy'])} ({baseline['description']})"
+        f"baseline {name}: accuracy {interval(baseline['accuracy'])}{_gain(baseline)} "
+        f"({baseline['description']})"
         for name, baseline in metrics["baselines"].items()
     ]
     seconds = metrics["seconds"]
@@ -44,6 +45,14 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"next: regraft predict {folder} PHOTO.jpg",
     ]
     return "\n".join(lines)
+
+
+def _gain(baseline: dict[str, Any]) -> str:
+    """Say by how much the model is ahead of what it must be held against, image by image."""
+    gain = baseline.get("gain")
+    if not gain or gain["low"] is None:
+        return ""
+    return f", gain {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
 
 
 def interval(estimate: dict[str, float | None], n: int | None = None) -> str:

@@ -111,6 +111,35 @@ def evaluate(
     return result
 
 
+def accuracy_gain(
+    probabilities: NDArray[np.float32], others: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, float | None]:
+    """Return by how much one model is more often right than another, image by image.
+
+    Parameters
+    ----------
+    probabilities, others : array of shape (n, K), float32
+        Of the same images.
+    labels : array of shape (n,), int64
+        Their classes.
+
+    Returns
+    -------
+    dict of str to float or None
+        "value", and "low" and "high" of Student's 95 % interval of the paired difference.
+
+    Examples
+    --------
+    >>> one_hot = np.eye(2, dtype=np.float32)
+    >>> accuracy_gain(one_hot[[0, 1, 0, 1]], one_hot[[0, 0, 0, 0]], np.array([0, 1, 0, 1]))["value"]
+    0.5
+    """
+    right = (probabilities.argmax(1) == labels).astype(np.float64)
+    difference = right - (others.argmax(1) == labels)
+    low, high = of_mean(difference)
+    return {"value": float(difference.mean()), "low": low, "high": high}
+
+
 def majority_baseline(
     labels_train: NDArray[np.int64], labels_test: NDArray[np.int64], n_classes: int
 ) -> NDArray[np.float32]:

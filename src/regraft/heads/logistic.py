@@ -76,7 +76,7 @@ def fit_logistic(
     n_classes: int,
     weights: NDArray[np.float64],
     standard: Standard,
-    near: float | None = None,
+    near: FittedHead | None = None,
     max_iterations: int = 500,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least out-of-fold log-loss.
@@ -95,8 +95,9 @@ def fit_logistic(
         What a sample counts in fits and scores.
     standard : Standard
         How features are standardised.
-    near : float, optional
-        Where the best penalty is expected: the path then begins a decade above it.
+    near : FittedHead, optional
+        A fit of fewer samples with the same features: the path begins with its weights, a decade
+        above its penalty, which falls with the number of samples.
     max_iterations : int
         Of each fit.
 
@@ -117,8 +118,8 @@ def fit_logistic(
     sample_weights = torch.from_numpy(weights)[:, None].float()
     whole = Softmax(rows, labels, sample_weights, n_classes)
     top = _largest_eigenvalue(*whole.curvature(whole.start()))
-    path = _Path(whole, folds, top, near, max_iterations)
-    path.walk()
+    path = _Path(whole, folds, top, max_iterations)
+    path.walk(*_start_near(path, near, len(x)))
     final = path.refit()
     path.warn(final)
     w, b = whole.split(final.parameters)
@@ -155,7 +156,6 @@ class _Path:
         whole: Softmax,
         folds: NDArray[np.int64],
         top: float,
-        near: float | None,
         max_iterations: int,
     ) -> None:
         n_rows = whole.rows.shape[0]
@@ -177,17 +177,16 @@ class _Path:
         top = top or 1.0  # constant features: any penalty gives weights of zero
         self.strongest = _STRONGEST * top
         self.middle = min(top / n_rows, self.strongest)
-        self.first = min(STEP**2 * near if near else _STRONG * self.middle, self.strongest)
+        self.first = min(_STRONG * self.middle, self.strongest)
         self.tried: dict[float, _Tried] = {}
         self.chosen = self.middle
         self.oof_logits = np.zeros((n_rows, whole.n_classes), np.float32)
         self.best_parameters: Tensor | None = None
 
-    def walk(self) -> None:
+    def walk(self, penalty: float, start: Tensor) -> None:
         """Try penalties until the loss has clearly risen on both sides of the least."""
         if not self.n_folds:
             return  # nothing can be scored: the rule of thumb stays, largest eigenvalue / N
-        penalty, start = self.first, self.members.start()
         before = self._try(penalty, start)
         weakest = _WEAKEST * self.middle * STEP
         while penalty >= weakest and not self._clearly_risen(penalty):
@@ -261,6 +260,20 @@ class _Path:
             }
             for t in sorted(self.tried.values(), key=lambda t: -t.penalty)
         ]
+
+
+def _start_near(path: _Path, near: FittedHead | None, n_rows: int) -> tuple[float, Tensor]:
+    """Return the first penalty of the path and the parameters of all members there."""
+    start = path.members.start()
+    if near is None:
+        return path.first, start
+    weights, biases = path.members.split(start)
+    tensors = near.head.state_dict()
+    weights.copy_(tensors["weight"].expand_as(weights))
+    biases.copy_(tensors["bias"].expand_as(biases))
+    # The sum of losses grows with the samples and the penalty does not: their ratio carries over.
+    expected = near.record["penalty"] * near.record["n"] / n_rows
+    return min(STEP**2 * expected, path.strongest), start
 
 
 def _largest_eigenvalue(gram: Tensor, mean: float) -> float:

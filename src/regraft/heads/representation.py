@@ -91,7 +91,7 @@ def represent(
     Returns
     -------
     Representation
-        With a mean squared length of D, as standardised features have.
+        Rows have a mean squared length of 1, so that penalties of several sets compare.
 
     Examples
     --------
@@ -105,16 +105,21 @@ def represent(
     factors = []
     for block, share in zip(torch.split(z, list(widths), dim=1), shares, strict=True):
         length = float(block.square().sum(1, dtype=torch.float64).mean())
-        factors += [(share * z.shape[1] / length) ** 0.5 if length else 0.0] * block.shape[1]
+        factors += [(share / length) ** 0.5 if length else 0.0] * block.shape[1]
     factor = torch.tensor(factors)
     weighted = Standard(standard.mean, standard.scale * factor)
     if z.shape[1] <= len(z):
         return Representation(weighted, None)
     z *= factor
     # Cholesky's factor of the kernel makes rows orthonormal: a basis of their span at a thirtieth
-    # of the price of its eigenvectors. Copies among the landmarks need the small shift.
+    # of the price of its eigenvectors. Copies among the landmarks, and what float32 has rounded,
+    # need a small shift.
     kernel = (z @ z.T).double()
-    kernel.diagonal().add_(1e-6 * float(kernel.diagonal().mean()) + 1e-30)
-    factor_of_kernel = torch.linalg.cholesky(kernel)
+    shift = 1e-5 * float(kernel.diagonal().mean()) + 1e-30
+    failed = torch.tensor(1)
+    while int(failed):
+        kernel.diagonal().add_(shift)
+        factor_of_kernel, failed = torch.linalg.cholesky_ex(kernel)
+        shift *= 10
     basis = torch.linalg.solve_triangular(factor_of_kernel, z.double(), upper=False)
     return Representation(weighted, basis.T.float().contiguous())
