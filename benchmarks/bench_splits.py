@@ -1,16 +1,19 @@
-"""How good is the probe over many splits, with few images or all, and with other scales?
+"""How good is the probe over many splits, and is it ever below the last stage alone?
 
-    python benchmarks/bench_splits.py DATA [--taps last] [--a-class N] [--shrinkage X]
-                                      [--first 100] [--count 10] [--precision auto]
+    python benchmarks/bench_splits.py DATA [--taps auto] [--model embedded] [--weights default]
+                                      [--a-class N] [--shrinkage X] [--first 100] [--count 10]
 
-Features are extracted once (into the usual store); each split is drawn, fitted and scored anew.
-Prints one JSON line: mean test accuracy and log-loss, the standard deviation over splits, and the
-mean seconds of a fit. Seeds begin at 100: 0, 1 and 2 are for published figures.
+Features are extracted once (into the usual store); each split is drawn, fitted and scored anew,
+and the last stage alone beside it on the same images. Prints one JSON line: mean test accuracy and
+log-loss of both, the paired difference over splits with its standard error, how often each set of
+blocks was chosen, and the mean seconds of a fit. Seeds begin at 100: 0, 1 and 2 are for published
+figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
 import statistics
@@ -48,7 +51,9 @@ def few(samples, train, a_class, seed):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
-    parser.add_argument("--taps", default="last")
+    parser.add_argument("--taps", default="auto")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--weights", default="default")
     parser.add_argument("--a-class", type=int)
     parser.add_argument("--shrinkage", type=float, default=rows.SHRINKAGE)
     parser.add_argument("--first", type=int, default=100)
@@ -58,7 +63,7 @@ def main() -> None:
     rows.SHRINKAGE = given.shrinkage
     config = TrainConfig(taps=given.taps, precision=given.precision)
     samples = scan(given.data, config)
-    backbone = load_backbone("embedded")
+    backbone = load_backbone(given.model, given.weights)
     size, _ = automatic_image_size(backbone, samples.sizes)
     if size != backbone.preprocess.image_size:
         backbone = at_image_size(backbone, size, crop=False)
@@ -71,26 +76,35 @@ def main() -> None:
         workers=2,
         max_pixels=config.max_pixels,
     )
-    accuracies, losses, seconds = [], [], []
+    results, seconds, chosen = {"probe": [], "last_stage": []}, [], collections.Counter()
     for seed in range(given.first, given.first + given.count):
         parts = split(samples, test_fraction=config.test_fraction, seed=seed)
         if given.a_class:
             train = few(samples, parts.train, given.a_class, seed)
             parts = dataclasses.replace(parts, train=train)
         start = time.perf_counter()
-        model, _ = fit_probe(features, samples, parts, backbone, config.replace(seed=seed))
+        probe = fit_probe(features, samples, parts, backbone, config.replace(seed=seed))
         seconds.append(time.perf_counter() - start)
-        probabilities = score(model, features, parts.test)
-        result = evaluate(probabilities, samples.labels[parts.test], samples.classes)
-        accuracies.append(result["accuracy"]["value"])
-        losses.append(result["log_loss"]["value"])
+        chosen[next(row["taps"] for row in probe.fitted.record["candidates"] if row["chosen"])] += 1
+        truth = samples.labels[parts.test]
+        for name, model in (("probe", probe.model), ("last_stage", probe.last_stage)):
+            probabilities = score(model or probe.model, features, parts.test)
+            result = evaluate(probabilities, truth, samples.classes)
+            results[name].append((result["accuracy"]["value"], result["log_loss"]["value"]))
+    probe, last = np.asarray(results["probe"]), np.asarray(results["last_stage"])
+    gain = probe - last
+    error = gain.std(axis=0, ddof=1) / len(gain) ** 0.5
     print(
         json.dumps(
             {
                 **vars(given),
-                "accuracy": statistics.mean(accuracies),
-                "sd": statistics.stdev(accuracies),
-                "log_loss": statistics.mean(losses),
+                "accuracy": probe[:, 0].mean(),
+                "sd": probe[:, 0].std(ddof=1),
+                "log_loss": probe[:, 1].mean(),
+                "last_stage": {"accuracy": last[:, 0].mean(), "log_loss": last[:, 1].mean()},
+                "gain": {"accuracy": gain[:, 0].mean(), "se": error[0]},
+                "gain_log_loss": {"value": gain[:, 1].mean(), "se": error[1]},
+                "chosen": chosen,
                 "fit_seconds": statistics.mean(seconds),
             }
         )

@@ -1,0 +1,174 @@
+"""Does reading every stage pay, on which data, and what does it cost?
+
+    python benchmarks/bench_probe.py RESULTS.jsonl FOLDER [NAME...]
+
+FOLDER holds flowers.zip, cifar10.zip and mnist/. For each data set: the probe as it comes, the same
+network with random weights, and logistic regression on raw pixels; the last stage alone is fitted
+beside every probe by the command itself. Seeds 0, 1 and 2, or 0 alone where a test part is given.
+Every run is a process of its own; the first of a data set begins with an empty store. A line that
+RESULTS.jsonl already has is not run again, so that the script can be stopped and started. Prints
+the table of means at the end, in Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from regraft.config import TrainConfig
+from regraft.data.decode import decode
+from regraft.data.scan import scan
+from regraft.data.split import assign_folds, split
+from regraft.evaluation.metrics import evaluate
+from regraft.heads.select import fit_head
+
+SEEDS = (0, 1, 2)
+#: Name: what `regraft train` is given, and its seeds.
+DATA = {
+    "digits": (["digits"], SEEDS),
+    "flowers": (["flowers.zip"], SEEDS),
+    "cifar10": (["cifar10.zip"], (0,)),
+    "mnist": (["mnist", "--data-root", "mnist"], (0,)),
+}
+WAYS = {"every stage": [], "random weights": ["--weights", "none"]}
+
+
+def train(arguments: list[str], folder: Path, store: Path) -> dict:
+    """Run the command; return its metrics and the seconds of the whole process."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "run"
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "regraft", "train", *arguments, "--out", str(out)],
+            cwd=folder,
+            env={**os.environ, "REGRAFT_CACHE": str(store)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(done.stderr)
+        seconds = time.perf_counter() - began
+        return json.loads((out / "metrics.json").read_text()) | {"process_seconds": seconds}
+
+
+def kept(metrics: dict) -> dict:
+    """Return what the table needs, and what explains it."""
+    return {
+        "n": metrics["test"]["n"],
+        "accuracy": metrics["test"]["accuracy"],
+        "log_loss": metrics["test"]["log_loss"]["value"],
+        "last_stage": metrics["baselines"].get("last_stage"),
+        "candidates": metrics["candidates"],
+        "blocks": metrics["head"]["blocks"],
+        "image_size": metrics["backbone"]["image_size"],
+        "process_seconds": round(metrics["process_seconds"], 2),
+        "seconds": metrics["seconds"],
+        "extracted": metrics["features"]["extracted"],
+        "regraft": metrics["regraft"],
+        "compute": metrics["compute"],
+    }
+
+
+def raw_pixels(arguments: list[str], seed: int, folder: Path) -> dict:
+    """Fit the same head on pixels: at most 32 by 32 of them, as they come."""
+    began = time.perf_counter()
+    root = folder / arguments[2] if len(arguments) > 2 else None
+    data = folder / arguments[0] if "." in arguments[0] else arguments[0]
+    samples = scan(data, TrainConfig(data_root=root))
+    parts = split(samples, test_fraction=0.2, seed=seed)
+    pixels = []
+    for _, load in samples.stream(range(len(samples))):
+        image = Image.fromarray(decode(load(), 40_000_000))
+        if min(image.size) > 32 or image.size[0] != image.size[1]:
+            image = image.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=3)
+        pixels.append(np.asarray(image, np.float32).ravel() / 255)
+    x = np.stack(pixels)
+    y, train_part = samples.labels, parts.train
+    keys = [samples.hashes[i] for i in train_part]
+    folds = assign_folds(y[train_part], train_part, 5, seed, keys)
+    fitted = fit_head(x[train_part], y[train_part], folds=folds, n_classes=len(samples.classes))
+    logits = fitted.head(torch.from_numpy(x[parts.test])) / fitted.temperature
+    result = evaluate(logits.softmax(1).numpy(), y[parts.test], samples.classes)
+    seconds = time.perf_counter() - began
+    return {
+        "n": result["n"],
+        "accuracy": result["accuracy"],
+        "log_loss": result["log_loss"]["value"],
+        "process_seconds": round(seconds, 2),
+    }
+
+
+def table(lines: list[dict]) -> str:
+    """Return means over seeds, and the paired gain over the last stage, in Markdown."""
+    columns = (
+        *("data", "n", "every stage", "last stage", "gain (95 %)", "random weights", "raw pixels"),
+        "seconds, whole process",
+    )
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for name in DATA:
+        of = {
+            way: [line for line in lines if line["data"] == name and line["way"] == way]
+            for way in (*WAYS, "raw pixels")
+        }
+        probes = of["every stage"]
+        if not probes:
+            continue
+        mean = {
+            way: f"{statistics.mean(line['accuracy']['value'] for line in some):.4f}"
+            for way, some in of.items()
+            if some
+        }
+        beside = [line["last_stage"] for line in probes]
+        gains = [each["gain"] if each else {"value": 0, "low": 0, "high": 0} for each in beside]
+        gain = statistics.mean(g["value"] for g in gains)
+        # The halves of the intervals of independent test parts add up as squares.
+        half = sum(((g["high"] - g["low"]) / 2) ** 2 for g in gains) ** 0.5 / len(gains)
+        last = statistics.mean(
+            (each or line)["accuracy"]["value"] for each, line in zip(beside, probes, strict=True)
+        )
+        first = max(probes, key=lambda line: line["extracted"])
+        rows.append(
+            f"| {name} | {' '.join(str(line['n']) for line in probes)} | {mean['every stage']} | "
+            f"{last:.4f} | {gain:+.4f} ({gain - half:+.4f} to {gain + half:+.4f}) | "
+            f"{mean.get('random weights', '')} | {mean.get('raw pixels', '')} | {first['process_seconds']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    results, folder = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
+    names = sys.argv[3:] or list(DATA)
+    lines = [json.loads(line) for line in results.open()] if results.exists() else []
+    done = {(line["data"], line["way"], line["seed"]) for line in lines}
+    with tempfile.TemporaryDirectory() as place:
+        for name in names:
+            arguments, seeds = DATA[name]
+            for way in (*WAYS, "raw pixels"):
+                for seed in seeds:
+                    if (name, way, seed) in done:
+                        continue
+                    if way == "raw pixels":
+                        figures = raw_pixels(arguments, seed, folder)
+                    else:
+                        flags = [*arguments, *WAYS[way], "--seed", str(seed)]
+                        figures = kept(train(flags, folder, Path(place) / f"{name} {way}"))
+                    lines.append({"data": name, "way": way, "seed": seed, **figures})
+                    with results.open("a") as file:
+                        file.write(json.dumps(lines[-1]) + "\n")
+                    print(name, way, seed, figures["accuracy"], flush=True)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
