@@ -141,7 +141,8 @@ def table(lines: list[dict]) -> str:
         rows.append(
             f"| {name} | {' '.join(str(line['n']) for line in probes)} | {mean['every stage']} | "
             f"{last:.4f} | {gain:+.4f} ({gain - half:+.4f} to {gain + half:+.4f}) | "
-            f"{mean.get('random weights', '')} | {mean.get('raw pixels', '')} | {first['process_seconds']:.0f} |"
+            f"{mean.get('random weights', '')} | {mean.get('raw pixels', '')} | "
+            f"{first['process_seconds']:.0f} |"
         )
     return "\n".join(rows)
 
