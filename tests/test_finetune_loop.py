@@ -11,17 +11,20 @@ from torch.nn.functional import cross_entropy
 from finetune_trials import equal, make_trial, rows, tensors
 from regraft.backbones.preprocess import normalise
 from regraft.backbones.registry import load_backbone
-from regraft.errors import ConfigError, DataError, DivergedError, FrozenError
+from regraft.errors import ConfigError, DataError, DivergedError, FrozenError, RegraftError
 from regraft.features.compute import choose_compute
 from regraft.features.extract import extract
 from regraft.features.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.checkpoint import Checkpoints
+from regraft.finetune.memory import activation_bytes, available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.start import _fingerprint
+from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
 from regraft.heads.head import KnnHead, LinearHead
 from regraft.model import Model
+from regraft.report import Reporter
 
 
 class Notes:
@@ -308,6 +311,36 @@ def test_smaller_pieces_keep_batch_and_schedule(tmp_path):
     _, fitted = trial.at(tmp_path / "y").run(halved)
     assert fitted.record["images_in_one_pass"] == 2
     assert np.allclose(whole.losses, halved.losses, rtol=1e-4)
+
+
+def test_memory_is_estimated_before_the_start(tmp_path):
+    """More images need more; what does not fit is halved, and one image too many is an error."""
+    trial = make_trial(tmp_path / "x", bn="train", unfreeze="all")
+    network = TrainableNetwork(trial.probe, unfreeze="all", train_norms=True)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    one = activation_bytes(network, 32, trial.compute)
+    assert 3.5 < activation_bytes(network, 64, trial.compute) / one < 4.5
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+    frozen = TrainableNetwork(trial.probe, unfreeze="1", train_norms=True)
+    assert 0 < activation_bytes(frozen, 32, trial.compute) < one / 2
+    told = []
+
+    class Says(Reporter):
+        def say(self, line):
+            told.append(line)
+
+    fixed = 7 * sum(t.numel() * t.element_size() for t in network.state().values())
+    for available, micro in ((10**12, 8), (fixed + int(1.2 * one) * 4, 4), (fixed + 2 * one, 1)):
+        state = State.new(network, None, micro=8, average=False)
+        fit_memory(state, 32, trial.compute, Says(), available)
+        assert state.progress.micro == micro
+    assert len(told) == 2
+    assert "4 images in one forward pass instead of 8; a step keeps its images" in told[0]
+    with pytest.raises(
+        RegraftError, match=r"training needs about .* with one image at a time; 0\.00"
+    ):
+        fit_memory(State.new(network, None, micro=8, average=False), 32, trial.compute, Says(), 10)
+    assert available_bytes() > 10**6
 
 
 def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tmp_path):

@@ -19,6 +19,7 @@ from regraft.finetune.checkpoint import Checkpoints
 from regraft.finetune.folder import refuse_existing
 from regraft.finetune.images import TrainingImages, lost
 from regraft.finetune.loop import Loop, Schedule
+from regraft.finetune.memory import fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.schedule import make_optimizer, parameter_groups
 from regraft.finetune.state import State
@@ -200,6 +201,9 @@ def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
         checkpoints.remove()
     else:
         refuse_existing(checkpoints.folder)
+    if loop.state.progress.step == 0:  # later the micro-batch is part of what was saved
+        side = loop.validation.preprocess.image_size
+        fit_memory(loop.state, side, loop.compute, reporter)
     # Adam's two moments are what is not there yet before the first step.
     trained = sum(t.numel() * t.element_size() for t in loop.state.network.state().values())
     checkpoints.refuse_full_disk(trained * (4 + bool(config.ema)))
