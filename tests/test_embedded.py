@@ -8,7 +8,6 @@ import torch
 from regraft.backbones import embedded
 from regraft.backbones.registry import load_backbone
 from regraft.backbones.vision import load_timm
-from regraft.backbones.weights import read_file
 from regraft.errors import WeightsError
 
 
@@ -44,16 +43,22 @@ def test_record_of_the_weights():
     assert len(backbone.weights_sha256) == 64
 
 
-def test_a_damaged_file_is_refused_before_it_is_parsed(tmp_path):
-    damaged = tmp_path / "weights.pth"
-    shutil.copyfile(embedded.path(), damaged)
+def test_a_damaged_package_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    installed = embedded.path()
+    damaged = tmp_path / embedded._PACKAGE / embedded._FILE
+    damaged.parent.mkdir(parents=True)
+    shutil.copyfile(installed, damaged)
+    code = f"open({str(tmp_path / 'canary')!r}, 'w').close()"
+    (tmp_path / embedded._PACKAGE / "__init__.py").write_text(code, encoding="utf-8")
     with damaged.open("r+b") as file:
         file.seek(1_000_000)
         byte = file.read(1)
         file.seek(1_000_000)
         file.write(bytes([byte[0] ^ 1]))
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(WeightsError, match=f"expected {embedded.SHA256}"):
-        read_file(damaged, sha256=embedded.SHA256)
+        load_backbone("embedded")
+    assert not (tmp_path / "canary").exists()  # the package's own code did not run
 
 
 @pytest.mark.parametrize("name", ["_blocks.16._bn1.weight", "_blocks.0._expand_conv.weight", "bn1"])

@@ -1,13 +1,19 @@
 """Weights: no code is run, nothing is missing or left over without being named."""
 
+import hashlib
+import os
 import pickle
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
+from regraft.backbones.downloads import _download, fetch_hub, fetch_url
 from regraft.backbones.weights import load_into, read_file
 from regraft.errors import WeightsError
 
@@ -66,6 +72,98 @@ def test_the_hash_is_checked_first(tmp_path):
     file.write_bytes(b"not weights at all")
     with pytest.raises(WeightsError, match=r"has the sha256 .* expected 00"):
         read_file(file, sha256="00" * 32)
+
+
+def saved(file):
+    state = nn.Linear(3, 2).state_dict()
+    save_file(state, file) if file.suffix == ".safetensors" else torch.save(state, file)
+    return file.read_bytes()
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_any_flipped_byte_is_refused_where_the_hash_is_known(tmp_path, suffix):
+    file = tmp_path / f"w{suffix}"
+    data = saved(file)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert read_file(file, sha256=sha256).keys() == {"weight", "bias"}
+    for position in range(len(data)):
+        file.write_bytes(flipped(data, position))
+        with pytest.raises(WeightsError, match=f"expected {sha256}"):
+            read_file(file, sha256=sha256)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Folders of torch's and of Hugging Face's caches."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_flipped_byte_in_torchs_cache_is_refused_by_the_hash_in_its_name(hub):
+    folder = hub / "torch" / "hub" / "checkpoints"
+    data = saved(folder / "net.pth")
+    name = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(data)
+    assert fetch_url(f"https://nowhere.invalid/{name}").keys() == {"weight", "bias"}
+    (folder / name).write_bytes(flipped(data, 700))
+    with pytest.raises(WeightsError, match=r"has the sha256 .*, expected [0-9a-f]{8}\n"):
+        fetch_url(f"https://nowhere.invalid/{name}")
+
+
+def test_what_we_fetched_is_compared_with_its_whole_hash_ever_after(hub):
+    """Also where the name holds no hash at all."""
+    folder = hub / "torch" / "hub" / "checkpoints"
+    data = saved(hub / "net.pth")
+
+    class Once(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Once) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        _download(f"http://127.0.0.1:{server.server_port}/net.pth", folder / "net.pth", None)
+    assert fetch_url("https://nowhere.invalid/net.pth").keys() == {"weight", "bias"}
+    (folder / "net.pth").write_bytes(flipped(data, 700))
+    expected = hashlib.sha256(data).hexdigest()
+    with pytest.raises(WeightsError, match=f"expected {expected}"):
+        fetch_url("https://nowhere.invalid/net.pth")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the hub keeps no links")
+def test_a_flipped_byte_in_the_hubs_cache_is_refused(hub):
+    data = saved(hub / "model.safetensors")
+    sha256, revision = hashlib.sha256(data).hexdigest(), "1" * 40
+    repository = hub / "hub" / "models--someone--net"
+    for folder in ("blobs", "refs", f"snapshots/{revision}"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision, encoding="utf-8")
+    (repository / "blobs" / sha256).write_bytes(data)
+    link = repository / "snapshots" / revision / "model.safetensors"
+    link.symlink_to(f"../../blobs/{sha256}")
+    assert fetch_hub("someone/net", ["model.safetensors"]).keys() == {"weight", "bias"}
+    (repository / "blobs" / sha256).write_bytes(flipped(data, 100))
+    with pytest.raises(WeightsError, match=f"expected {sha256}"):
+        fetch_hub("someone/net", ["model.safetensors"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_a_pipe_is_no_file_of_weights_and_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="not a regular file"):
+        read_file(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="null byte"):
+        read_file(tmp_path / "w\0.pth")
 
 
 def test_missing_file(tmp_path):

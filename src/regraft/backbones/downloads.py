@@ -17,6 +17,7 @@ import torch
 
 from regraft.backbones.weights import read_file
 from regraft.errors import WeightsError
+from regraft.files import read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,11 +68,27 @@ def fetch_url(url: str) -> dict[str, torch.Tensor]:
             _download(url, file, prefix)
         except OSError as error:
             raise _unreachable(url, getattr(error, "reason", error)) from error
-    return read_file(file, sha256=prefix)
+    return read_file(file, sha256=_noted(file) or prefix)
+
+
+def _note(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _noted(file: Path) -> str | None:
+    """Return the whole hash that was noted when the file was fetched, where we fetched it."""
+    try:
+        text = read_regular(_note(file), 100).decode("ascii")
+    except (OSError, ValueError):
+        return None
+    return text if _SHA256.fullmatch(text) else None
 
 
 def _download(url: str, file: Path, prefix: str | None) -> None:
-    """Write beside, check, rename: a broken download leaves nothing under the final name."""
+    """Write beside, check, rename: a broken download leaves nothing under the final name.
+
+    The name holds eight digits of the hash at most, often none: all of them are noted beside it.
+    """
     digest = hashlib.sha256()
     handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
@@ -86,6 +103,7 @@ def _download(url: str, file: Path, prefix: str | None) -> None:
             raise WeightsError(
                 f"{url} has the sha256 {digest.hexdigest()}, expected it to begin with {prefix}"
             )
+        write_atomic(_note(file), digest.hexdigest().encode())
         Path(partial).replace(file)
     finally:
         Path(partial).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from regraft.errors import WeightsError
+from regraft.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -39,7 +40,8 @@ def read_file(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tenso
         restricted unpickler. Common wrappers ({"state_dict": ...}, "module." before each name) are
         taken off.
     sha256 : str, optional
-        Of the whole file in hexadecimal, or how it begins; checked before anything is parsed.
+        Of the whole file in hexadecimal, or how it begins where no more was ever published;
+        checked before anything is parsed. Without it there is nothing to compare with.
 
     Returns
     -------
@@ -52,12 +54,11 @@ def read_file(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tenso
         Where the file cannot be read, has another hash, or holds anything but tensors.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise WeightsError(f"{path} is larger than {_MAX_BYTES // 2**30} GB")
-        payload = path.read_bytes()
-    except OSError as error:
+        payload = read_regular(path, _MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise WeightsError(
-            f"cannot read the weights {path}: {error.strerror or error}",
+            f"cannot read the weights {path}: {reason}",
             hint="give --weights an existing .safetensors or .pth file, or use --model embedded",
         ) from error
     if sha256 is not None:
