@@ -330,3 +330,17 @@ def test_memory_does_not_grow_with_the_images(tmp_path, name):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 25_000_000
+
+
+@pytest.mark.parametrize("group_by", ["parent", "0"])
+def test_groups_that_are_the_classes_are_an_error_that_says_how(tmp_path, group_by):
+    tree = {
+        f"{label}/p{n}_1.png": encoded(n + 100 * ord(label)) for label in "ab" for n in range(20)
+    }
+    write_tree(tmp_path, tree)
+    with pytest.raises(DataError, match="every class has one image or group only") as caught:
+        split(scan(tmp_path, CONFIG.replace(group_by=group_by)), test_fraction=0.3, seed=0)
+    assert "such as '(p[0-9]+)_' does" in caught.value.hint
+    samples = scan(tmp_path, CONFIG.replace(group_by="(p[0-9]+)_"))
+    assert len(set(samples.groups)) == 20
+    split(samples, test_fraction=0.3, seed=0)

@@ -402,13 +402,13 @@ def wrong(_seed, number):
 
 
 def test_the_harness_finds_what_it_must(monkeypatch):
-    report = hunt(wrong, 200, seed=7)
+    report = hunt(wrong, 200, seed=7, patience=3)
     assert report.findings[40].startswith("ZeroDivisionError at test_image_attacks.py:")
-    assert report.findings[110] == "it took more than 5.0 s, or left the process"
-    assert report.findings[160] == "it took more than 5.0 s, or left the process"
+    assert report.findings[110] == "it took more than 3 s, or left the process"
+    assert report.findings[160] == "it took more than 3 s, or left the process"
     if os.name != "nt":
         assert report.findings[70] == "killed by SIGSEGV"
-        assert report.findings[150].startswith("memory grew by 3")
+        assert report.findings[150].startswith("memory grew by ")
     assert len(report.findings) == (5 if os.name != "nt" else 3)
     assert "FOUND seed 7 number 40: ZeroDivisionError" in str(report)
     alone = hunt(wrong, 1, seed=7, first=40)

@@ -240,7 +240,9 @@ def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
         reason = f"{what}: {str(error) or type(error).__name__}"
         kind = "truncated" if "truncated" in reason.lower() else "corrupt"
         raise ImageError(kind, reason) from None
-    return _upright(pixels, orientation if orientation in range(2, 9) else 1)
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        orientation = 1
+    return _upright(pixels, orientation)
 
 
 def hash_payload(payload: Payload) -> bytes:

@@ -387,7 +387,10 @@ def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None
     if not tested.any():
         raise DataError(
             "no image can be held out for testing: every class has one image or group only",
-            hint="add images, or a test part",
+            hint="add images, or a test part"
+            if all(group is None for group in samples.groups)
+            else "a class needs several groups: in CLASS/GROUP/FILE parent names them, in a file's "
+            "name a pattern such as '(p[0-9]+)_' does",
         )
     untested = [samples.classes[label] for label in np.flatnonzero(tested == 0)]
     if untested:
