@@ -245,6 +245,17 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("name", ["minivgg", "minivgg/gray", "timm/test_vit"])
+def test_a_network_of_any_family_can_be_read_again(tmp_path, name):
+    backbone = load_backbone(name, "none")
+    blocks = (Block("pooled"),)
+    width = backbone.n_features
+    head = LinearHead(torch.zeros(width), torch.ones(width), torch.zeros(3, width), torch.zeros(3))
+    model = Model(backbone, blocks, head, 1.0, CLASSES, 10**6)
+    again = Predictor.load(write(tmp_path / "bundle", model)).model.backbone
+    assert (again.name, again.stages) == (backbone.name, backbone.stages)
+
+
 def test_a_network_whose_constructor_calculates_can_be_read_again(tmp_path):
     """On the meta device torchvision's RegNet cannot be built."""
     backbone = at_image_size(load_backbone("torchvision/regnet_y_400mf", "none"), 64, crop=False)

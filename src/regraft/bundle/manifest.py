@@ -59,7 +59,8 @@ class StageRecord(_Strict, frozen=True):
 class BackboneRecord(_Strict, frozen=True):
     """How the network is built again: by its registry name, never by a place or a module."""
 
-    name: Annotated[str, Meta(pattern=r"^(embedded|(timm|torchvision)/[A-Za-z0-9_.\-]{1,200})\Z")]
+    # A key of ``registry.FAMILIES`` and a name in it; no colon, so no place to fetch from.
+    name: Annotated[str, Meta(pattern=r"^[a-z]{1,40}(/[A-Za-z0-9_.\-]{1,200})?\Z")]
     arguments: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
     weights: Name
     weights_sha256: Sha256

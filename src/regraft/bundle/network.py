@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: Buffers that are no part of the state, such as tables of relative positions, grow with the fourth
 #: power of the image size. At their own sizes none of 1,447 networks of timm and torchvision has
-#: more than two thirds of its state in them (tiny_vit_21m_512), or 192 MiB (beit_large_patch16_512).
+#: more than two thirds of its state in them (tiny_vit_21m_512), or more than 192 MiB.
 _SPARE_BYTES = 256 * 2**20
 
 
@@ -106,10 +106,10 @@ def _without_memory(name: str, arguments: dict[str, Scalar], size: int) -> nn.Mo
         # Some constructors calculate with tensors (torchvision's RegNet), so that only parameters
         # can be left away. Never where the image size makes the network: its buffers would be real.
         prefix, _, short = name.partition("/")
-        family = registry.FAMILIES[prefix]
-        if short not in family.names():
+        family = registry.FAMILIES.get(prefix)
+        if family is None or (short or prefix) not in family.names():
             raise
-        known = family.record(short, "none")
+        known = family.record(short or prefix, "none")
         if known.sizes.fixed:
             raise
         return skeleton(family, dataclasses.replace(known, arguments=arguments))
