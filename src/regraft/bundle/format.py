@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from regraft import __version__
-from regraft.bundle.golden import Golden, record_golden
+from regraft.bundle.golden import Golden, check_pixels, record_golden
 from regraft.bundle.manifest import (
     MAX_BYTES,
     SCHEMA_VERSION,
@@ -195,7 +195,8 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
     Returns
     -------
     tuple of Model, Manifest and Golden
-        The golden images are for ``check_golden``, once the caller has chosen how to compute.
+        The golden images' pixels are checked; the rest is for ``check_golden``, once the caller
+        has chosen how to compute.
 
     Raises
     ------
@@ -219,6 +220,7 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
     # The real network comes last: it costs most.
     head = _read_head(manifest, contents["head.safetensors"], n_features)
     golden = _read_golden(manifest, contents, n_features)
+    check_pixels(manifest, golden, plan.preprocess)
     _read_statistics(contents["statistics.safetensors"], plan.n_features)
     state = _tensors(contents.pop("backbone.safetensors"), "backbone.safetensors")
     model = Model(

@@ -25,6 +25,7 @@ from regraft.features.taps import TapReader, read_features
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regraft.backbones.backbone import Preprocess
     from regraft.bundle.manifest import Manifest
     from regraft.features.compute import Compute
     from regraft.model import Model
@@ -129,11 +130,42 @@ def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[st
     return record, images, golden
 
 
+def check_pixels(manifest: Manifest, golden: Golden, preprocess: Preprocess) -> None:
+    """Check that this machine decodes and renders the golden images as the writer's did.
+
+    Parameters
+    ----------
+    manifest, golden
+        Of the bundle.
+    preprocess : Preprocess
+        Of its backbone; no network is needed.
+
+    Raises
+    ------
+    BundleError
+        Names the golden image, and by how much it is off.
+    """
+    allowed = manifest.golden.pixel_tolerance
+    for name, data, expected in zip(
+        manifest.golden.images, golden.images, golden.pixels, strict=True
+    ):
+        try:
+            image = render(decode(data, _MOST_PIXELS), preprocess)
+        except ImageError as error:
+            raise BundleError(f"{name}: {error}") from error
+        off = int((image.short() - expected.short()).abs().max())
+        if off > allowed:
+            raise BundleError(
+                f"{name}: decoded here, a pixel is off by {off} of 255; {allowed} is allowed",
+                hint="the image libraries here read this file differently: regraft doctor",
+            )
+
+
 def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
     """Check that this machine answers on the golden images as the writer's did.
 
-    Pixels, features and logits are checked apart, each from what the writer recorded one step
-    before, so that the error names the step that is off.
+    Features and logits are checked apart, each from what the writer recorded one step before, so
+    that the error names the step that is off; the pixels were, by ``check_pixels``.
 
     Parameters
     ----------
@@ -148,18 +180,6 @@ def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapRe
         Names the golden image, the step, and by how much it is off.
     """
     names, record = manifest.golden.images, manifest.golden
-    for name, data, expected in zip(names, golden.images, golden.pixels, strict=True):
-        try:
-            image = render(decode(data, _MOST_PIXELS), model.backbone.preprocess)
-        except ImageError as error:
-            raise BundleError(f"{name}: {error}") from error
-        off = int((image.short() - expected.short()).abs().max())
-        if off > record.pixel_tolerance:
-            raise BundleError(
-                f"{name}: decoded here, a pixel is off by {off} of 255; "
-                f"{record.pixel_tolerance} is allowed",
-                hint="the image libraries here read this file differently: regraft doctor",
-            )
     features = read_features(reader, golden.pixels)
     distances = _distances(features, golden)
     precision: Literal["bfloat16", "float32"] = (
