@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TINY = {
     "model": "timm/test_efficientnet", "image_size": "32", "batch_size": 8, "epochs": 2,
     "strategy": "finetune", "val_fraction": 0.3, "precision": "float32", "unfreeze": "2",
-    "workers": 2,
+    "taps": "last", "workers": 2,
 }  # fmt: skip
 
 

@@ -56,6 +56,15 @@ def test_groups_hold_each_trained_parameter_once_with_its_stage(tmp_path):
     assert network.stage_of["backbone.conv_head.weight"] == network.n_stages - 1
 
 
+def test_a_head_of_many_features_learns_slower(tmp_path):
+    for taps, scale in (("last", 1.0), ("blocks.3@4,blocks.4@4,pooled", None)):
+        network = make_network(tmp_path, taps=taps)
+        groups = parameter_groups(network, weight_decay=0.1, layer_decay=0.5)
+        (head,) = [group for group in groups if "weight" in group["names"]]
+        d = network.weight.shape[1]
+        assert head["scale"] == (scale or 2048 / d) == min(1, 2048 / d)
+
+
 def test_weights_decay_and_biases_and_norms_do_not(tmp_path):
     """One step without any gradient: what moves has decayed."""
     network = make_network(tmp_path)

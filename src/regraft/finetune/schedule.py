@@ -19,6 +19,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _done: 1.0,
 }
 
+#: A step of Adam moves each of the head's weights by about the rate, and so a logit by that times
+#: the number of standardised features: with 26,000 of them and a rate of 1e-4 by two at once.
+_FEATURES = 2048
+
 
 def rate_factor(step: int, *, total: int, warmup: int, schedule: str) -> float:
     """Return what the learning rate is multiplied by at a step.
@@ -68,7 +72,8 @@ def parameter_groups(
     weight_decay : float
         Of weights; biases, norms and whatever has one axis get none.
     layer_decay : float
-        Each stage learns this many times as fast as the one behind it; the head at the full rate.
+        Each stage learns this many times as fast as the one behind it; the head at the full rate
+        with up to 2,048 features, and slower in proportion with more.
 
     Returns
     -------
@@ -80,18 +85,20 @@ def parameter_groups(
     Howard and Ruder, ULMFiT, ACL 2018 (rates by layer). He et al., Bag of Tricks, CVPR 2019 (no
     decay of biases and norms).
     """
+    wide = min(1.0, _FEATURES / network.weight.shape[1])
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         stage, decays = network.stage_of[name], parameter.ndim > 1
+        behind = network.n_stages - stage  # stages and the head that follow; 0: it is the head
         group = groups.setdefault(
             (stage, decays),
             {
                 "params": [],
                 "names": [],
                 "weight_decay": weight_decay if decays else 0.0,
-                "scale": layer_decay ** (network.n_stages - stage),
+                "scale": wide if behind == 0 else layer_decay**behind,
             },
         )
         group["params"].append(parameter)

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 #: (optimizer, strategy) to the learning rate where none is given.
 LEARNING_RATES = {
-    ("adamw", "finetune"): 5e-4,
+    # 214 flowers at 96 pixels, last two stages, four epochs, one seed: test accuracy 0.801 (probe:
+    # 0.784); with 5e-4 at 128 pixels the validation accuracy fell from 0.78 to 0.63 before it rose.
+    ("adamw", "finetune"): 1e-4,
     ("adamw", "scratch"): 2e-3,
     ("sgd", "finetune"): 5e-3,
     ("sgd", "scratch"): 5e-2,
