@@ -13,7 +13,7 @@ HEIGHTS = {
     name: height
     for height, names in enumerate(
         [
-            ("errors",),
+            ("errors", "glyphs"),
             ("config", "report", "files", "process", "background"),
             ("settings",),
             ("config_file",),
@@ -28,6 +28,7 @@ HEIGHTS = {
             ("bundle",),
             ("finetune",),
             ("probe", "runs", "summary", "predictions"),
+            ("crossing",),
             ("artefacts", "claims", "steps"),
             ("pipeline", "classifier"),
             ("demo",),
@@ -42,7 +43,7 @@ HEIGHTS = {
 #: Modules that may import only these rooms, and none of the libraries that are slow to import.
 SLOW = {"torch", "torchvision", "timm", "sklearn", "scipy"}
 NARROW = {
-    "plots": {"plots", "errors", "files"},
+    "plots": {"plots", "glyphs", "errors", "files"},
     "console": {"background", "errors"},
     "predictions": {"errors", "files"},
     "progress": {"errors", "report"},

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft import plots
-from regraft.plots import Item, confusion_matrix, curves, label, prediction_grid
+from regraft import glyphs, plots
+from regraft.glyphs import label
+from regraft.plots import Item, confusion_matrix, curves, prediction_grid
 
 
 def read(path):
@@ -203,9 +204,9 @@ def test_names_are_shortened_in_the_middle():
 
 
 def test_names_without_glyphs_stay_apart(monkeypatch):
-    plots._fonts_for.cache_clear()
-    monkeypatch.setattr(plots, "_families", lambda: ("DejaVu Sans",))
+    glyphs._fonts_for.cache_clear()
+    monkeypatch.setattr(glyphs, "families", lambda: ("DejaVu Sans",))
     assert label("猫", 16) == "<732b>"
     assert label("犬", 16) == "<72ac>"
     assert label("Größe ✓", 16) == "Größe ✓"
-    plots._fonts_for.cache_clear()
+    glyphs._fonts_for.cache_clear()

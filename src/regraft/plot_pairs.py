@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from regraft.files import write_atomic
-from regraft.plots import DPI, label
+from regraft.glyphs import families, label
+from regraft.plots import DPI
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ def pair_grid(path: Path, pairs: Sequence[Shown], title: str) -> None:
     FigureCanvasAgg(figure)
     figure.text(
         _GAP / width, 1 - 0.28 / height, label(title, 30 * columns), size=9, va="center",
-        parse_math=False,
+        parse_math=False, fontfamily=list(families()),
     )  # fmt: skip
     for place, pair in enumerate(pairs):
         row, column = divmod(place, columns)
@@ -72,7 +73,7 @@ def pair_grid(path: Path, pairs: Sequence[Shown], title: str) -> None:
             axes.set_axis_off()
             figure.text(
                 x / width, (y - 0.07) / height, label(words, 24), size=6, va="top",
-                parse_math=False,
+                parse_math=False, fontfamily=list(families()),
             )  # fmt: skip
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white", metadata={"Software": None})

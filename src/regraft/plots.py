@@ -8,19 +8,18 @@ is written as its code, ``<732b>``, so that names stay apart.
 from __future__ import annotations
 
 import io
-import unicodedata
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from regraft.files import write_atomic
+from regraft.glyphs import families, label, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,15 +33,6 @@ RIGHT, WRONG = "#0072B2", "#D55E00"  # told apart by all kinds of colour vision 
 MANY = 30  # classes from which on numbers in cells cannot be read
 LISTED = 20  # worst confusions beside a matrix of many classes
 SHOWN = 25  # images in a grid
-
-#: Asked in this order for characters that DejaVu Sans, which matplotlib brings, does not have.
-WIDE_FONTS = (
-    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
-    *("Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAGothic", "Unifont"),
-    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
-    *("Microsoft YaHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "SimHei", "Nirmala UI"),
-    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Arabic", "Noto Sans Hebrew"),
-)
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[st
     names = [label(name, 16 if many else 22) for name in classes]
 
     side = float(np.clip(0.62 * n_classes, 2.4, 7.5))  # inches of the matrix
-    left = 0.55 + 0.085 * max(_width(name) for name in names)
+    left = 0.55 + 0.085 * max(width_of(name) for name in names)
     bottom = left + 0.1
     right = 5.0 if many else 1.2
     width, height = left + side + right, bottom + side + 0.6
@@ -122,7 +112,7 @@ def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[st
     n, right_ones = int(counts.sum()), int(np.trace(counts))
     share = f" ({right_ones / n:.1%})" if n else ""
     axes.set_title(f"{right_ones:,} of {n:,} right{share}", fontsize=10, loc="left")
-    _write(figure, path)
+    _write(figure, path, tight=True)
 
 
 def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
@@ -139,28 +129,29 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     title : str
         Over the whole; nothing where it is empty.
     """
-    items = items[:SHOWN]
-    columns = max(2, min(5, len(items)))  # one column would be narrower than the title
+    items, title = items[:SHOWN], label(title, 90) if title else ""
+    columns = max(2, min(5, len(items)))
     rows = -(-len(items) // columns)  # none where there is no image: the title alone
     cell, above, gap = 1.9, 0.57, 0.22  # inches: image, its three lines, between cells
     top = 0.5 if title else 0.15
-    width = gap + columns * (cell + gap)
+    width = max(gap + columns * (cell + gap), 2 * gap + 0.085 * width_of(title))
     height = top + rows * (cell + above + gap)
     figure = _figure(width, height)
-    if title:
-        _text(figure, gap / width, 1 - 0.28 / height, label(title, 90), size=11, va="center")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # in inches
+    axes.set_autoscale_on(False)
+    axes.axis("off")
+    _text(figure, gap / width, 1 - 0.28 / height, title, size=11, va="center")
     for place, item in enumerate(items):
         row, column = divmod(place, columns)
         x = gap + column * (cell + gap)
-        y = height - top - row * (cell + above + gap) - above - cell
-        axes = figure.add_axes((x / width, y / height, cell / width, cell / height))
-        _draw_item(axes, item)
+        y = height - top - row * (cell + above + gap) - above
+        _draw_item(axes, item, x, y, cell)
         mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
         predicted, true = label(item.predicted, 15), label(item.true, 20)
         lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
-        _text(figure, x / width, (y + cell + 0.21) / height, lines, size=8, va="bottom")
+        _text(figure, x / width, (y + 0.21) / height, lines, size=8, va="bottom")
         name = label(item.name, 36) if item.name else ""
-        _text(figure, x / width, (y + cell + 0.07) / height, name, size=6, va="bottom", color="0.4")
+        _text(figure, x / width, (y + 0.07) / height, name, size=6, va="bottom", color="0.4")
     _write(figure, path)
 
 
@@ -190,7 +181,8 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     _draw_curve(panels[1], places, rows, "accuracy", most=1.0)
     if all(isinstance(row[tried], int) for row in rows):  # few whole numbers: each is named
         panels[1].set_xticks(places, [f"{place:g}" for place in places])
-        panels[1].minorticks_off()
+    for axes in panels:  # of a logarithm, they take longer to draw than all the rest
+        axes.minorticks_off()
     panels[0].set_title(
         f"{tried.capitalize()}, chosen on the training part alone", loc="left", size=10
     )
@@ -230,85 +222,17 @@ def _draw_curve(
     axes.tick_params(labelsize=8)
 
 
-def label(name: str, longest: int) -> str:
-    r"""Return a class name as it is drawn: short enough, and of characters that a font has.
-
-    Parameters
-    ----------
-    name : str
-        Any text.
-    longest : int
-        Columns; a wide character takes two. What is longer loses its middle.
-
-    Returns
-    -------
-    str
-        Characters without a glyph are written as their code.
-
-    Examples
-    --------
-    >>> label("American_Staffordshire_Terrier", 16)
-    'American…Terrier'
-    >>> label("a\tb", 16), label("\U0010ffff", 16)
-    ('a b', '<10ffff>')
-    """
-    name = " ".join(name.split()) or "(empty)"
-    units = [
-        c if c.isprintable() and (c.isascii() or _fonts_for(c)) else f"<{ord(c):x}>" for c in name
-    ]
-    widths = [_width(unit) for unit in units]
-    if sum(widths) <= longest:
-        return "".join(units)
-    head: list[str] = []
-    tail: list[str] = []
-    room = longest - 1
-    front, back = 0, len(units) - 1
-    while front <= back:
-        at_front = len("".join(head)) <= len("".join(tail))
-        unit, width = (units[front], widths[front]) if at_front else (units[back], widths[back])
-        if width > room:
-            break
-        room -= width
-        if at_front:
-            head.append(unit)
-            front += 1
-        else:
-            tail.append(unit)
-            back -= 1
-    return "".join(head) + "…" + "".join(reversed(tail))
-
-
-def _width(text: str) -> int:
-    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-@cache
-def _families() -> tuple[str, ...]:
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans", *(name for name in WIDE_FONTS if name in known))
-
-
-@cache
-def _fonts_for(character: str) -> bool:
-    """Whether one of the fonts that are drawn with has a glyph for it."""
-    return any(
-        font_manager.get_font(font_manager.findfont(family)).get_char_index(ord(character))
-        for family in _families()
-    )
-
-
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _write(figure: Figure, path: Path, *, tight: bool = False) -> None:
     buffer = io.BytesIO()
-    # Without the version of matplotlib the same figure gives the same bytes.
-    figure.savefig(
-        buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12
-    )
+    box = "tight" if tight else None  # draws all twice: for names of unknown length alone
+    named = {"Software": None}  # without matplotlib's version the same figure has the same bytes
+    figure.savefig(buffer, format="png", metadata=named, bbox_inches=box, pad_inches=0.12)
     write_atomic(path, buffer.getvalue())
 
 
@@ -317,7 +241,7 @@ def _text(
 ) -> None:
     figure.text(
         *(x, y, text), fontsize=size, va=va, color=color, linespacing=1.25, parse_math=False,
-        fontfamily=list(_families()),
+        fontfamily=list(families()),
     )  # fmt: skip
 
 
@@ -330,10 +254,10 @@ def _class_axes(axes: Axes, names: Sequence[str], side: float) -> None:
     style: dict[str, Any] = {
         "fontsize": size,
         "parse_math": False,
-        "fontfamily": list(_families()),
+        "fontfamily": list(families()),
     }
     axes.set_yticks(ticks, shown, **style)
-    if max(map(_width, shown)) * size * 0.62 > 72 * side / len(names) * every:
+    if max(map(width_of, shown)) * size * 0.62 > 72 * side / len(names) * every:
         few = len(names) <= 12
         style |= {"rotation": 45 if few else 90, "ha": "right" if few else "center"}
         style |= {"rotation_mode": "anchor"} if few else {}
@@ -395,23 +319,29 @@ def _list_worst(
         _text(figure, (x + 0.85) / width, y, text, size=8, va="center")
 
 
-def _draw_item(axes: Axes, item: Item) -> None:
-    """Draw one image in its own shape, pixels as squares where it is small."""
+def _draw_item(axes: Axes, item: Item, x: float, y: float, cell: float) -> None:
+    """Draw one image in its own shape below ``y``, pixels as squares where it is small."""
+    wide = high = cell
     if isinstance(item.image, str):
-        axes.set_facecolor("0.95")
         axes.text(
-            *(0.5, 0.5, label(item.image, 30)), transform=axes.transAxes, ha="center", va="center",
-            fontsize=8, color="0.3", parse_math=False, fontfamily=list(_families()),
+            *(x + cell / 2, y - cell / 2, label(item.image, 30)), ha="center", va="center",
+            fontsize=8, color="0.3", parse_math=False, fontfamily=list(families()),
         )  # fmt: skip
     else:
         image = np.asarray(item.image)
-        step = max(1, max(image.shape[:2]) // 768)  # a photograph has far more pixels than its cell
-        small = max(image.shape[:2]) <= 96
-        axes.imshow(image[::step, ::step], interpolation="nearest" if small else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    right = item.predicted == item.true
-    axes.spines[:].set_color(RIGHT if right else WRONG)
-    axes.spines[:].set_linewidth(1.2 if right else 3.5)
-    axes.spines[:].set_linestyle("solid" if right else (0, (2.2, 1.1)))
-    axes.spines[:].set_capstyle("butt")  # other ends fill the gaps between dashes
+        longest = max(image.shape[:2])
+        high, wide = (cell * side / longest for side in image.shape[:2])
+        x += (cell - wide) / 2
+        step = max(1, longest // 768)  # a photograph has far more pixels than its cell
+        axes.imshow(
+            image[::step, ::step], extent=(x, x + wide, y - high, y), aspect="auto",
+            interpolation="nearest" if longest <= 96 else "antialiased",
+        )  # fmt: skip
+    right, word = item.predicted == item.true, isinstance(item.image, str)
+    frame = Rectangle(
+        (x, y - high), wide, high, zorder=0 if word else 3, linewidth=1.2 if right else 3.5,
+        facecolor="0.95" if word else "none", edgecolor=RIGHT if right else WRONG,
+        linestyle="solid" if right else (0, (2.2, 1.1)),
+        capstyle="butt", joinstyle="miter",  # other ends fill the gaps between dashes
+    )  # fmt: skip
+    axes.add_patch(frame)
