@@ -32,12 +32,12 @@ def sound(tmp_path_factory):
 
 
 def test_each_ends_in_one_typed_error_or_in_a_working_model():
-    report = bundle.run(500, seed=20)
+    report = bundle.run(300, seed=20)
     assert not report.findings, str(report)
-    assert report.cases == 500
+    assert report.cases == 300
     # Both ends are reached, and each file is refused for its own sake.
-    assert min(report.outcomes[f"refused: {n}"] for n in ("manifest.json", ".safetensors")) > 50
-    assert min(report.outcomes["works"], report.outcomes["refused: golden"]) > 10
+    assert min(report.outcomes[f"refused: {n}"] for n in ("manifest.json", ".safetensors")) > 30
+    assert min(report.outcomes["works"], report.outcomes["refused: golden"]) > 5
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
@@ -67,7 +67,7 @@ def test_a_mutation_leaves_the_sound_bundle_alone(sound):
 
 def test_the_harness_notices_each_check_that_is_gone():
     with bundle.prepared() as folder:
-        report = hunt(partial(weakened.attack, folder), 100, seed=3)
+        report = hunt(partial(weakened.attack, folder), 64, seed=3)
     for place, (name, _, _, words) in enumerate(weakened.WEAKENED):
         found = [what for n, what in report.findings.items() if n % len(weakened.WEAKENED) == place]
         assert any(re.search(words, what) for what in found), (name, report)
