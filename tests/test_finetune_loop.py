@@ -313,6 +313,25 @@ def test_smaller_pieces_keep_batch_and_schedule(tmp_path):
     assert np.allclose(whole.losses, halved.losses, rtol=1e-4)
 
 
+def test_batch_norm_never_trains_on_one_image(tmp_path):
+    """Nine images in passes of at most four are three passes of three, not two and a single one."""
+    sizes = []
+
+    class Sizes:
+        def on_train_begin(self, loop):
+            network = loop.state.network
+            network.register_forward_pre_hook(lambda _network, x: sizes.append(len(x[0])))
+
+    trial = make_trial(tmp_path / "x", bn="train", batch_size=4, accumulate=3)
+    trial.run(Sizes())
+    assert min(sizes) >= 3
+    assert sum(sizes) == 2 * len(trial.parts.train)
+    with pytest.raises(
+        ConfigError, match="BatchNorm cannot train on one image at a time\nhint: -b 2"
+    ):
+        make_trial(tmp_path / "y", bn="train", batch_size=1).run()
+
+
 def test_memory_is_estimated_before_the_start(tmp_path):
     """More images need more; what does not fit is halved, and one image too many is an error."""
     trial = make_trial(tmp_path / "x", bn="train", unfreeze="all")
@@ -330,14 +349,18 @@ def test_memory_is_estimated_before_the_start(tmp_path):
             told.append(line)
 
     fixed = 7 * sum(t.numel() * t.element_size() for t in network.state().values())
-    for available, micro in ((10**12, 8), (fixed + int(1.2 * one) * 4, 4), (fixed + 2 * one, 1)):
+    for available, micro in (
+        (10**12, 8),
+        (fixed + int(1.2 * one) * 4, 4),
+        (fixed + int(2.5 * one), 2),
+    ):
         state = State.new(network, None, micro=8, average=False)
         fit_memory(state, 32, trial.compute, Says(), available)
         assert state.progress.micro == micro
     assert len(told) == 2
     assert "4 images in one forward pass instead of 8; a step keeps its images" in told[0]
     with pytest.raises(
-        RegraftError, match=r"training needs about .* with one image at a time; 0\.00"
+        RegraftError, match=r"training needs about .* with 2 images at a time; 0\.00"
     ):
         fit_memory(State.new(network, None, micro=8, average=False), 32, trial.compute, Says(), 10)
     assert available_bytes() > 10**6

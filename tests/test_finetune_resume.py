@@ -1,6 +1,7 @@
 """Killed anywhere, repeated to the bit: after each step, in each state of the folder, by -9."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -73,6 +74,43 @@ def test_stopped_after_any_step_ends_in_the_same_bits(tmp_path, name):
         assert told.temperature == fitted.temperature
 
 
+def test_stopped_while_an_epoch_is_measured_measures_it_again(tmp_path):
+    """Signals that come while validation images are read, in epoch 0 and in epoch 1."""
+    trial = make_trial(tmp_path / "whole", **COMBINATIONS["adamw"])
+    whole = Watch()
+    model, fitted = trial.run(whole)
+    for epoch in (0, 1):
+        reads = []
+
+        def stream(indices, epoch=epoch, reads=reads):
+            for index, load in trial.samples.source.stream(indices):
+
+                def noted(index=index, load=load):
+                    reads.append(index)
+                    if (
+                        reads.count(trial.parts.val[-1]) == epoch + 1
+                        and index == trial.parts.val[-1]
+                    ):
+                        signal.raise_signal(signal.SIGTERM)
+                    return load()
+
+                yield index, noted
+
+        source = dataclasses.replace(trial.samples.source, stream=stream)
+        samples = dataclasses.replace(trial.samples, source=source)
+        stopped = dataclasses.replace(trial, samples=samples, folder=tmp_path / f"stopped{epoch}")
+        before, after = Watch(), Watch()
+        with pytest.raises(SystemExit) as left:
+            stopped.run(before)
+        assert left.value.code == 143
+        assert len(before.losses) == epoch * len(whole.losses) // 2
+        resumed, told = trial.at(stopped.folder).run(after, resume=True)
+        assert before.losses | after.losses == whole.losses
+        assert not before.losses.keys() & after.losses.keys()
+        assert equal(resumed, model)
+        assert rows(told) == rows(fitted)
+
+
 def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
     """A kill leaves the folder as it is between two of its operations: copy it at each of them."""
     trial = make_trial(tmp_path / "whole", **COMBINATIONS["adamw"])
@@ -107,7 +145,7 @@ def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
     monkeypatch.undo()
     take()
     assert len(states) > 4 * len(whole.losses)
-    for state in states[:: max(1, len(states) // 6)]:
+    for state in [*states[:: len(states) // 5], states[-1]]:  # the last one is complete
         after = Watch()
         resumed, told = trial.at(state).run(after, resume=True)
         assert equal(resumed, model)

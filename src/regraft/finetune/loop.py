@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -170,14 +171,15 @@ class Loop:
         )
         total, right = 0.0, 0
         state.optimizer.zero_grad(set_to_none=True)
-        for start in range(0, n, progress.micro):
-            rows = slice(start, start + progress.micro)
+        # Pieces that differ by one image at most: BatchNorm cannot train on a single one.
+        for piece in np.array_split(np.arange(n), -(-n // progress.micro)):
+            rows = slice(int(piece[0]), int(piece[-1]) + 1)
             partners = torch.from_numpy(mixing.partners[rows])
             x = mixing.images(
                 self._on_device(batch.images[rows]), self._on_device(batch.images[partners])
             )  # (micro, 3, S, S) float32
             y = mixing.targets(targets[rows], targets[partners]).to(device)
-            with torch_seeded(device, config.seed, "dropout", progress.step, start), low:
+            with torch_seeded(device, config.seed, "dropout", progress.step, rows.start), low:
                 logits = state.network(x)  # (micro, K) float32
             loss = cross_entropy(
                 logits, y, self.schedule.class_weights,
@@ -211,12 +213,12 @@ class Loop:
     def _halve(self, n: int) -> None:
         progress = self.state.progress
         self.state.optimizer.zero_grad(set_to_none=True)
-        if progress.micro == 1:
+        if progress.micro <= self.state.network.least_images:
             raise RegraftError(
-                "one image does not fit into the GPU's memory",
+                f"a forward pass of {progress.micro} does not fit into the GPU's memory",
                 hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
             )
-        progress.micro = -(-min(progress.micro, n) // 2)
+        progress.micro = max(-(-min(progress.micro, n) // 2), self.state.network.least_images)
         torch.cuda.empty_cache()
         self.reporter.say(
             f"out of memory: {progress.micro} images in one forward pass from now on; a step still "

@@ -53,13 +53,13 @@ def fit_memory(
     # Gradients, at most two moments, the best epoch's tensors and a checkpoint as bytes.
     trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
     fixed = 7 * trained
-    asked, progress = state.progress.micro, state.progress
-    while progress.micro > 1 and fixed + progress.micro * one > free:
-        progress.micro = -(-progress.micro // 2)
+    asked, progress, least = state.progress.micro, state.progress, state.network.least_images
+    while progress.micro > least and fixed + progress.micro * one > free:
+        progress.micro = max(-(-progress.micro // 2), least)
     if fixed + progress.micro * one > free:
         raise RegraftError(
-            f"training needs about {_gib(fixed + one)} of memory with one image at a time; "
-            f"{_gib(free)} are free",
+            f"training needs about {_gib(fixed + progress.micro * one)} of memory, with "
+            f"{progress.micro} images at a time; {_gib(free)} are free",
             hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
         )
     if progress.micro < asked:

@@ -219,6 +219,11 @@ class TrainableNetwork(nn.Module):
         every = self.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in every.items() if name in names}
 
+    @property
+    def least_images(self) -> int:
+        """Images that a forward pass needs: 2 where BatchNorm trains, else its variance is 0."""
+        return 2 if any(True for _ in self._trained_statistics()) else 1
+
     def _trained_statistics(self) -> Iterator[str]:
         if not self._train_norms:
             return

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from regraft.backbones.freeze import frozen
-from regraft.errors import DataError
+from regraft.errors import ConfigError, DataError
 from regraft.finetune.augment import AUGMENTATIONS
 from regraft.finetune.checkpoint import Checkpoints
 from regraft.finetune.folder import refuse_existing
@@ -151,6 +151,10 @@ def finetune(
     stages = [stage.name for stage in probe.backbone.stages] or [probe.backbone.name]
     trained = [stages[number] for number in network.trained]
     reporter.say(f"training {', '.join(trained) or 'no stage'} and the head")
+    if config.batch_size < network.least_images:
+        raise ConfigError(
+            "BatchNorm cannot train on one image at a time", hint="-b 2 or more, or --bn frozen"
+        )
     device: Any = torch.device(compute.device)
     network.to(device)
     to_layout: Callable[..., Any] = network.to  # torch's stubs leave memory_format out
