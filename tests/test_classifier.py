@@ -20,7 +20,7 @@ from regraft import Classifier, Predictor, TrainConfig
 from regraft.errors import BundleError, EstimatorError, RunError
 
 SMALL = {
-    "model": "timm/test_resnet", "weights": "none", "image_size": 32, "taps": "last", "folds": 2,
+    "model": "timm/test_resnet", "weights": "none", "image_size": 32, "taps": "last",
     "precision": "float32", "workers": 1, "cache": False,
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def fitted(images):
-    return Classifier(image_size=64, taps="last", folds=2, cache=False).fit(*images)
+    return Classifier(image_size=64, taps="last", cache=False).fit(*images)
 
 
 def encoded(picture):
@@ -176,8 +176,8 @@ def test_what_is_saved_is_a_bundle_and_no_pickle(images, fitted, tmp_path):
         ('{"schema_version":2,"parameters":{},"classes":["a"]}', "Invalid enum value 2"),
         ('{"schema_version":1,"parameters":{"hed":1},"classes":["a"]}', "Invalid parameter 'hed'"),
         (
-            '{"schema_version":1,"parameters":{"folds":1},"classes":["a"]}',
-            "folds is 1; it must lie",
+            '{"schema_version":1,"parameters":{"batch_size":0},"classes":["a"]}',
+            "batch_size is 0; it must lie",
         ),
         ('{"schema_version":1,"parameters":{},"classes":["a","b"]}', "its classes are not those"),
     ],
@@ -201,7 +201,7 @@ def test_tools_of_scikit_learn_work(images):
     assert scores.shape == (2,)
     search = GridSearchCV(Classifier(**SMALL), {"head": ["mean", "knn"]}, cv=2).fit(*images)
     assert search.best_params_["head"] in {"mean", "knn"}
-    paths = GridSearchCV(Classifier(**SMALL), {"folds": [2]}, cv=2)
+    paths = GridSearchCV(Classifier(**SMALL), {"head": ["mean"]}, cv=2)
     paths.fit([encoded(picture) for picture in images[0]], images[1])
 
 

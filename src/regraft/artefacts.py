@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from regraft.bundle.format import Statistics
     from regraft.config import TrainConfig
+    from regraft.crossing import Scored
     from regraft.data.samples import Load, Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
@@ -40,7 +41,7 @@ _MISTAKES = 12  # on mistakes.png
 class Outcome:
     """Everything that a training has found out, ready to be written.
 
-    ``probabilities`` are of the test part, (n_test, K); ``results`` are the evaluated parts and
+    ``scored`` are the answers on what was tested; ``results`` are the evaluated parts and
     baselines as metrics.json has them.
     """
 
@@ -52,7 +53,7 @@ class Outcome:
     model: Model
     fitted: FittedHead
     statistics: Statistics
-    probabilities: NDArray[np.float32]
+    scored: Scored
     results: dict[str, Any]
 
 
@@ -94,7 +95,11 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "data": {
             "source": samples.source.location,
             "kind": samples.source.kind,
-            "n": {"train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
+            "n": {
+                "train": len(parts.train),
+                "val": len(parts.val),
+                "test": len(outcome.scored.tested),
+            },
             "classes": list(samples.classes),
             "refused": sum(entry.status == "refused" for entry in samples.ledger.entries),
             "left_out": len(parts.left_out),
@@ -129,7 +134,7 @@ def _write_predictions(path: Path, outcome: Outcome) -> None:
     shown = classes if len(classes) <= 100 else ()
 
     def rows() -> Iterator[list[object]]:
-        for index, p in zip(outcome.parts.test, outcome.probabilities, strict=True):
+        for index, p in zip(outcome.scored.tested, outcome.scored.probabilities, strict=True):
             best = int(p.argmax())
             yield [
                 samples.ids[index],
@@ -144,8 +149,9 @@ def _write_predictions(path: Path, outcome: Outcome) -> None:
 
 
 def _draw(folder: Path, outcome: Outcome) -> None:
-    samples, parts, p = outcome.samples, outcome.parts, outcome.probabilities
-    truth, predicted = samples.labels[parts.test], p.argmax(1)
+    samples, p = outcome.samples, outcome.scored.probabilities
+    tested = outcome.scored.tested
+    truth, predicted = samples.labels[tested], p.argmax(1)
     plots.confusion_matrix(
         folder / "confusion.png",
         np.asarray(outcome.results["test"]["confusion"]),
@@ -168,7 +174,7 @@ def _draw(folder: Path, outcome: Outcome) -> None:
                 predicted=samples.classes[predicted[k]],
                 true=samples.classes[truth[k]],
                 probability=float(p[k, predicted[k]]),
-                name=samples.ids[parts.test[k]],
+                name=samples.ids[tested[k]],
             )
             for k in chosen
         ]
@@ -181,7 +187,7 @@ def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArr
     The run is computed by now: that its data have been moved away meanwhile must not cost it.
     """
     samples = outcome.samples
-    positions = {int(outcome.parts.test[k]): int(k) for k in chosen}
+    positions = {int(outcome.scored.tested[k]): int(k) for k in chosen}
     found: dict[int, NDArray[np.uint8] | str] = {}
     try:
         for index, load in samples.stream(sorted(positions)):

@@ -62,7 +62,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    model, weights, image_size, taps, head, folds, seed
+    model, weights, image_size, taps, head, seed
         What is learnt; as in ``regraft.TrainConfig``.
     class_weight : {"balanced"} or None
         "balanced": rare classes count as much as common ones.
@@ -99,7 +99,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         taps: str = TrainConfig.taps,
         head: str = TrainConfig.head,
         class_weight: str | None = None,
-        folds: int = TrainConfig.folds,
         seed: int = TrainConfig.seed,
         device: str = TrainConfig.device,
         precision: str = TrainConfig.precision,
@@ -115,7 +114,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.taps = taps
         self.head = head
         self.class_weight = class_weight
-        self.folds = folds
         self.seed = seed
         self.device = device
         self.precision = precision

@@ -117,6 +117,11 @@ class TrainConfig:
     test_fraction: float = _setting(
         0.2, "Share of the images held out for testing, where the data bring no test part."
     )
+    folds: int = _setting(
+        0,  # for a few hundred images: a test part of sixty says little
+        "Test every image once, in this many rounds of training without it; 0 is one test part. "
+        "The bundle is then fitted on all images.",
+    )
     split: Path | None = _setting(None, "A split.csv of an earlier run: same parts again.")
     group_by: str | None = _setting(
         None,  # images of one patient or burst in two parts make results too good
@@ -134,10 +139,6 @@ class TrainConfig:
     class_weight: ClassWeight = _setting(
         "none",  # honest probabilities; "balanced" trades them for recall of rare classes
         "balanced: rare classes count as much as common ones in the fit.",
-    )
-    folds: int = _setting(
-        5,  # Kohavi 1995: 5 to 10 folds; 5 costs half
-        "Folds of the training part by which the penalty and the temperature are chosen.",
     )
     memory: str = _setting(
         "auto",  # half of what is free; beyond it the fit reads from a temporary file
@@ -229,7 +230,13 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must {rule}")
 
         must(0 < self.test_fraction < 1, "test_fraction", "lie between 0 and 1, both excluded")
-        must(2 <= self.folds <= 100, "folds", "lie between 2 and 100")
+        must(self.folds == 0 or 2 <= self.folds <= 100, "folds", "be 0 or lie between 2 and 100")
+        if self.folds and (self.strategy != "probe" or self.split is not None):
+            other = "split" if self.split is not None else f"strategy {self.strategy}"
+            raise ConfigError(
+                f"folds is {self.folds}, and {other} is given: one of the two",
+                hint="--folds tests every image by probes; splits and fine-tuning test one part",
+            )
         must(1 <= self.batch_size <= 65_536, "batch_size", "lie between 1 and 65536")
         must(0 <= self.workers <= 1024, "workers", "lie between 0 and 1024")
         must(0 <= self.seed < 2**32, "seed", "lie between 0 and 4294967295")

@@ -18,7 +18,7 @@ from regraft.data.split import assign_folds, split
 from regraft.evaluation.metrics import evaluate
 from regraft.features.compute import choose_compute
 from regraft.heads.select import fit_head
-from regraft.probe import fit_probe, score
+from regraft.probe import FOLDS, fit_probe, score
 from regraft.steps import extract_features
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _fit_pixels(
 ) -> NDArray[np.float32]:
     y = samples.labels[parts.train]
     keys = [samples.hashes[index] for index in parts.train]
-    folds = assign_folds(y, np.arange(len(y)), config.folds, config.seed, keys)
+    folds = assign_folds(y, np.arange(len(y)), FOLDS, config.seed, keys)
     fitted = fit_head(pixels[parts.train], y, folds=folds, n_classes=len(samples.classes))
     with torch.inference_mode():
         logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[parts.test]))

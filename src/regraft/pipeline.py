@@ -22,6 +22,7 @@ from regraft.background import in_background
 from regraft.config import TrainConfig
 from regraft.data.matching import choose_unseen, match_classes
 from regraft.data.refused import drop_refused, note_refused
+from regraft.data.rounds import whole
 from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.data.split import split
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Prediction
     from regraft.claims import Claim
+    from regraft.crossing import Scored
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
@@ -121,28 +124,19 @@ def train(
             _check_device(config)
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
-            parts = split(  # train, val, test: disjoint
-                samples,
-                test_fraction=config.test_fraction,
-                seed=config.seed,
-                val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
-                split_file=config.split,
-            )
+            parts = _parts(samples, config)  # train, val, test: disjoint
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         with seconds.of("load"):  # what scanning did not hide
             backbone = at_image_size(loading.result(), samples, config, reporter)
         from regraft.artefacts import Outcome, describe, write_artefacts
         from regraft.backbones.freeze import frozen
+        from regraft.crossing import cross_validate, score_test
         from regraft.features.compute import choose_compute
-        from regraft.features.taps import select_blocks
-        from regraft.finetune.network import trained_stages
         from regraft.finetune.start import discard, finetune, refuse_lost
-        from regraft.probe import fit_probe, score_baselines, statistics
+        from regraft.probe import fit_probe, statistics
 
-        # A wrong name is told before minutes of extraction.
-        select_blocks(backbone, config.taps, config.grids)
-        trained_stages(backbone, config.unfreeze)
+        _check_names(backbone, config)  # told before minutes of extraction
         compute = choose_compute(config.device, config.precision, config.batch_size)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
@@ -152,7 +146,7 @@ def train(
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             _tell_refused(samples.ledger, reporter, "in ledger.json")
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
-            probe = fit_probe(features, samples, parts, backbone, config, reporter)
+            probe = fit_probe(features, samples, parts, backbone, _probing(config), reporter)
             model, fitted = probe.model, probe.fitted
         if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
             with seconds.of("train"):
@@ -166,12 +160,16 @@ def train(
                     )
                     refuse_lost(samples, seen.refused)
         with seconds.of("evaluate"):  # the test part, once
-            baselines = score_baselines(probe, features, samples, parts, config)
-            results, probabilities = _evaluate_all(model, seen, baselines, samples, parts, config)
+            scored = (
+                cross_validate(features, samples, parts, backbone, config, reporter)
+                if config.folds  # or every image once, by probes of other images
+                else score_test(model, seen, probe, features, samples, parts, config)
+            )
+            results = _measure(scored, model, seen, samples, parts, config)
         with seconds.of("write"), place.new_run() as beside:
             outcome = Outcome(
                 config, samples, parts, seen, compute, model, fitted,
-                statistics(seen, samples, parts), probabilities, results,
+                statistics(seen, samples, parts), scored, results,
             )  # fmt: skip
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
@@ -331,38 +329,64 @@ def _checkpoints(run: Path, config: TrainConfig) -> Path:
     return folder
 
 
+def _probing(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the probe: of a random network, a quick one is enough to compare."""
+    return config.replace(head="mean") if config.strategy == "scratch" else config
+
+
 def _used(parts: Parts) -> NDArray[np.int64]:
     """Return the samples of all parts, ascending."""
     return np.sort(np.concatenate([parts.train, parts.val, parts.test]))
 
 
-def _evaluate_all(
+def _check_names(backbone: Backbone, config: TrainConfig) -> None:
+    from regraft.features.taps import select_blocks
+    from regraft.finetune.network import trained_stages
+
+    select_blocks(backbone, config.taps, config.grids)
+    trained_stages(backbone, config.unfreeze)
+
+
+def _parts(samples: Samples, config: TrainConfig) -> Parts:
+    if config.folds:
+        return whole(samples)
+    return split(
+        samples,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
+        split_file=config.split,
+    )
+
+
+def _measure(
+    scored: Scored,
     model: Model,
     features: Features,
-    baselines: dict[str, tuple[NDArray[np.float32], str]],
     samples: Samples,
     parts: Parts,
     config: TrainConfig,
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Score all models that are shown in one pass; the test labels are read here only."""
+) -> dict[str, Any]:
+    """Measure all models that are shown in one pass; the test labels are read here only."""
     from regraft.evaluation.metrics import accuracy_gain
     from regraft.evaluation.metrics import evaluate as measure
     from regraft.probe import score
 
-    truth = samples.labels[parts.test]
-    probabilities = score(model, features, parts.test)
-    test = measure(probabilities, truth, samples.classes, seed=config.seed)
+    truth = samples.labels[scored.tested]
+    test = measure(scored.probabilities, truth, samples.classes, seed=config.seed)
     for text in test["warnings"]:
         warnings.warn(text, SmallSampleWarning, stacklevel=2)
-    results: dict[str, Any] = {"test": test, "baselines": {}}
+    results: dict[str, Any] = {"protocol": scored.protocol, "test": test, "baselines": {}}
+    if scored.rounds:
+        results["rounds"] = scored.rounds
     if len(parts.val):
-        scored = score(model, features, parts.val)
+        validated = score(model, features, parts.val)
         results["val"] = measure(
-            scored, samples.labels[parts.val], samples.classes, seed=config.seed
+            validated, samples.labels[parts.val], samples.classes, seed=config.seed
         )
-    for name, (baseline, description) in baselines.items():
+    for name, (baseline, description) in scored.baselines.items():
         measured = measure(baseline, truth, samples.classes, seed=config.seed)
         kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
-        gain = accuracy_gain(probabilities, baseline, truth)
+        gain = accuracy_gain(scored.probabilities, baseline, truth)
         results["baselines"][name] = {"description": description, **kept, "gain": gain}
-    return results, probabilities
+    return results

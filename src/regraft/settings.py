@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 GROUPS = {
     "The network": ("model", "weights", "image_size", "taps", "grids"),
     "The data": (
-        *("test_fraction", "split", "group_by", "seed", "data_root", "strict", "max_pixels"),
+        *("test_fraction", "folds", "split", "group_by", "seed"),
+        *("data_root", "strict", "max_pixels"),
     ),
-    "The head": ("head", "class_weight", "folds", "memory"),
+    "The head": ("head", "class_weight", "memory"),
     "Fine-tuning": (
         *("strategy", "unfreeze", "start", "val_fraction", "epochs", "patience", "augment", "lr"),
         *("optimizer", "weight_decay", "layer_decay", "schedule", "warmup", "accumulate", "clip"),

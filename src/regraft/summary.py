@@ -38,7 +38,7 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
     phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     features = metrics["features"]
     lines += [
-        f"{n['train']:,} images to train, {n['test']:,} to test",
+        f"{n['train']:,} images to train, {n['test']:,} to test: {metrics['protocol']}",
         f"features: {features['extracted']:,} extracted, {features['reused']:,} from the store",
         f"{seconds['total']:.1f} s: {phases}",
         f"run folder: {folder}",
