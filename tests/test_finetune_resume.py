@@ -52,14 +52,14 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
-def test_stopped_after_any_step_ends_in_the_same_bits(tmp_path, name):
+def test_stopped_after_a_step_ends_in_the_same_bits(tmp_path, name):
     """On one machine, with one number of torch's threads, whatever the number of workers."""
     trial = make_trial(tmp_path / "whole", **COMBINATIONS[name])
     whole = Watch()
     model, fitted = trial.run(whole, workers=1)
     steps = len(whole.losses)
     assert steps == max(whole.losses) == fitted.record["steps"] >= 4
-    for step in range(1, steps + 1):
+    for step in range(1, steps + 1, 1 if name == "adamw" else 3):
         stopped = trial.at(tmp_path / f"stopped{step}")
         before, after = Watch(step), Watch()
         with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
     monkeypatch.undo()
     take()
     assert len(states) > 4 * len(whole.losses)
-    for state in [*states[:: len(states) // 5], states[-1]]:  # the last one is complete
+    for state in [*states[:: len(states) // 4], states[-1]]:  # the last one is complete
         after = Watch()
         resumed, told = trial.at(state).run(after, resume=True)
         assert equal(resumed, model)
