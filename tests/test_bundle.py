@@ -225,6 +225,17 @@ def test_a_file_that_is_larger_than_it_says_is_not_read(bundle):
     refused(bundle, r"head.safetensors is larger than [\d,]+ bytes")
 
 
+def test_an_image_size_that_the_network_cannot_be_built_for(bundle):
+    """torchvision's ViT asserts that patches fill the image."""
+
+    def change(manifest):
+        manifest["backbone"]["name"] = "torchvision/vit_b_16"
+        manifest["backbone"]["preprocess"] |= {"image_size": 225, "resize_size": 225}
+
+    edit_manifest(bundle, change)
+    refused(bundle, "torchvision/vit_b_16 at 225 pixels: Input shape indivisible by patch size")
+
+
 def test_a_network_with_huge_buffers_is_refused_before_it_is_built(bundle):
     """LeViT keeps tables of relative positions that are in no file: 79 GiB at this size."""
 

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from attacks.bundle_draft import (
     CANARY_MODULE,
@@ -340,7 +341,8 @@ def mutate(seed: int, number: int, sound: list[Draft], kinds: Kinds = MUTATIONS)
     for mutation in rng.choices([*kinds], [*kinds.values()], k=1 if rng.random() < 0.8 else 2):
         try:
             mutation(rng, draft)
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, struct.error,
+                SafetensorError):  # fmt: skip
             continue  # a second one may find nothing left that it could change
         draft.kinds.append(mutation.__name__)
     return draft

@@ -121,7 +121,7 @@ def _build(name: str, arguments: Mapping[str, Scalar], image_size: int | None) -
         options = {"input_size": (image_size, image_size)}
     try:
         module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         raise BackboneError(f"torchvision/{name} at {image_size} pixels: {error}") from error
     parent, _, last = CLASSIFIERS[type(module).__name__].rpartition(".")
     setattr(module.get_submodule(parent), last, nn.Identity())
