@@ -157,7 +157,10 @@ def test_a_full_disk_keeps_the_last_one_and_names_path_and_bytes(tmp_path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(DiskFullError, match=rf"no space left for .*00000002\.{suffix}: \d+ bytes"):
+    with pytest.raises(
+        DiskFullError,
+        match=rf"no space left for .*00000002\.{suffix}: \d+ bytes.*\nhint: free .*--resume",
+    ):
         checkpoints.save(TENSORS, {"step": 2})
     monkeypatch.undo()
     assert {path.name for path in checkpoints.folder.iterdir()} == {

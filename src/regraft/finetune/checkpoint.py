@@ -122,9 +122,10 @@ class Checkpoints:
             write_atomic(self._path(number, "safetensors"), data)
             # Last: without it the tensors are of no generation.
             write_atomic(self._path(number, "json"), _sealed(content))
-        except DiskFullError:
+        except DiskFullError as error:
             self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
-            raise
+            hint = "free some space there, and run the same command with --resume"
+            raise DiskFullError(error.message, hint=hint) from error
         except InputError as error:
             raise RunError(error.message) from error
         self._whole = [*self._whole, number][-_KEPT:]
