@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft import __version__, plots
+from regraft import __version__, near_duplicates, plots
 from regraft.bundle.format import write_bundle
 from regraft.config_file import to_yaml
 from regraft.data.decode import DECODER_VERSION, decode, hash_payload
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.heads.select import FittedHead
     from regraft.model import Model
+    from regraft.near_duplicates import Pair
 
 _PICTURES = 24  # on predictions.png
 _MISTAKES = 12  # on mistakes.png
@@ -41,8 +42,8 @@ _MISTAKES = 12  # on mistakes.png
 class Outcome:
     """Everything that a training has found out, ready to be written.
 
-    ``scored`` are the answers on what was tested; ``results`` are the evaluated parts and
-    baselines as metrics.json has them.
+    ``scored`` are the answers on what was tested, ``near`` its near duplicates in training;
+    ``results`` are the evaluated parts and baselines as metrics.json has them.
     """
 
     config: TrainConfig
@@ -55,6 +56,7 @@ class Outcome:
     statistics: Statistics
     scored: Scored
     results: dict[str, Any]
+    near: list[Pair]
 
 
 def write_artefacts(folder: Path, outcome: Outcome) -> None:
@@ -82,12 +84,15 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
     _write_predictions(folder / "predictions.csv", outcome)
     write_bundle(folder / "bundle", outcome.model, outcome.compute, outcome.statistics)
     _draw(folder, outcome)
+    if outcome.near:
+        near_duplicates.draw(folder / "duplicates.png", outcome.near, samples, len(parts.test))
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return what metrics.json says besides results and seconds, JSON-ready."""
     samples, parts, model = outcome.samples, outcome.parts, outcome.model
     backbone, record = model.backbone, dict(outcome.fitted.record)
+    near = near_duplicates.describe(outcome.near, samples, len(parts.test))
     candidates = record.pop("candidates", [])
     return {
         "regraft": __version__,
@@ -103,7 +108,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             "classes": list(samples.classes),
             "refused": sum(entry.status == "refused" for entry in samples.ledger.entries),
             "left_out": len(parts.left_out),
-            "notes": [*samples.source.notes, *samples.notes, *parts.notes],
+            "notes": [*samples.source.notes, *samples.notes, *parts.notes, *near],
         },
         "backbone": {
             "name": backbone.name,

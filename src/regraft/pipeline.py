@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
     from regraft.model import Model
+    from regraft.near_duplicates import Pair
 
 _TOLD = 5  # refused images on the console
 
@@ -145,6 +146,8 @@ def train(
             )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             _tell_refused(samples.ledger, reporter, "in ledger.json")
+        with seconds.of("compare"):  # the same scene twice, in training and in test
+            pairs = _near_duplicates(samples, parts, features, config, reporter)
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
             probe = fit_probe(features, samples, parts, backbone, _probing(config), reporter)
             model, fitted = probe.model, probe.fitted
@@ -169,7 +172,7 @@ def train(
         with seconds.of("write"), place.new_run() as beside:
             outcome = Outcome(
                 config, samples, parts, seen, compute, model, fitted,
-                statistics(seen, samples, parts), scored, results,
+                statistics(seen, samples, parts), scored, results, pairs,
             )  # fmt: skip
             write_artefacts(beside, outcome)
             figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
@@ -337,6 +340,19 @@ def _probing(config: TrainConfig) -> TrainConfig:
 def _used(parts: Parts) -> NDArray[np.int64]:
     """Return the samples of all parts, ascending."""
     return np.sort(np.concatenate([parts.train, parts.val, parts.test]))
+
+
+def _near_duplicates(
+    samples: Samples, parts: Parts, features: Features, config: TrainConfig, reporter: Reporter
+) -> list[Pair]:
+    from regraft.near_duplicates import describe, find_near_duplicates
+
+    pairs = find_near_duplicates(
+        samples, parts, features, max_pixels=config.max_pixels, workers=n_workers(config)
+    )
+    for note in describe(pairs, samples, len(parts.test)):
+        reporter.say(note)
+    return pairs
 
 
 def _check_names(backbone: Backbone, config: TrainConfig) -> None:
