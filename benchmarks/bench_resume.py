@@ -28,7 +28,8 @@ from PIL import Image
 WORDS = (
     *("--strategy", "finetune", "--unfreeze", "1", "--epochs", "3", "--taps", "last"),
     *("--image-size", "64", "-b", "8", "--augment", "strong", "--dropout", "0.2", "--mixup", "0.2"),
-    *("--ema", "0.9", "--bn", "train", "--save-every", "1"),
+    *("--ema", "0.9", "--bn", "train", "--save-every", "1", "--lr", "0.002"),
+    *("--start", "random-head"),  # from the probe, which is right everywhere, nothing is learnt
 )
 
 
@@ -121,6 +122,9 @@ def main() -> None:
                 {
                     "data": data if given and given[0] else "painted",
                     "seconds of a run": round(seconds, 1),
+                    "best epoch": json.loads((whole / "metrics.json").read_text())["head"][
+                        "best_epoch"
+                    ],
                     "kills": done,
                     "kills that left checkpoints": saves,
                     "runs that came through": completed,

@@ -64,6 +64,31 @@ def test_two_generations_are_kept_and_go_with_the_folder(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("after", range(5))
+def test_killed_while_removing_leaves_whole_generations_or_none(tmp_path, monkeypatch, after):
+    checkpoints = opened(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(TENSORS, {"step": step})
+    unlink, calls = type(tmp_path).unlink, []
+
+    def killed(path, **options):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", killed)
+    try:
+        checkpoints.remove()
+    except KeyboardInterrupt:
+        assert after < 4
+    monkeypatch.undo()
+    saved, notes = opened(tmp_path).load()
+    assert notes == []
+    assert (saved is None) == (after >= 2)
+    refuse_existing(checkpoints.folder) if saved is None else None
+
+
 def damage(path, how):
     data = bytearray(path.read_bytes())
     if how == "cut":

@@ -194,7 +194,8 @@ class Checkpoints:
         """Remove every generation but the whole ones, and what a kill left half-written."""
         if not self.folder.is_dir():
             return
-        for path in list(self.folder.iterdir()):
+        # JSON first: killed in between, what is left is no generation, and not a damaged one.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.suffix != ".json"):
             match = NAME.fullmatch(path.name)
             half = re.fullmatch(r"\.\d{8}\.(json|safetensors)\.[0-9a-f]+\.tmp", path.name)
             if half or (match and int(match[1]) not in self._whole):
