@@ -49,6 +49,8 @@ OTHER_VALUES = {
     "weights": "none",
     "image_size": "96",
     "taps": "all",
+    "grids": "1,2",
+    "memory": "4",
     "test_fraction": 0.1,
     "split": Path("split.csv"),
     "group_by": r"(\d+)_",
@@ -207,7 +209,7 @@ def test_version_and_module(capsys):
         (
             "train x --head foo",
             'invalid value "foo" for --head',
-            'choose from: "logistic", "knn", "mean"',
+            'choose from: "logistic", "ridge", "knn", "mean"',
         ),
         ("train a b", "regraft train does not take b", "regraft train --help"),
         (

@@ -72,7 +72,7 @@ def test_values_mean_what_they_look_like(text, name, value):
         ("seed:", "c.yaml, line 1: seed is empty; it must be int"),
         ("seed: 1.5", "c.yaml, line 1: seed is 1.5; it must be int"),
         ("cache: maybe", "c.yaml, line 1: cache is maybe; it must be bool"),
-        ("head: logstic", "c.yaml: head is logstic; it must be one of logistic, knn, mean"),
+        ("head: logstic", "c.yaml: head is logstic; it must be one of logistic, ridge, knn, mean"),
         ("folds: 1", "c.yaml: folds is 1; it must be 0 or lie between 2 and 100"),
         ("schema_version: 2", NEWER),
         (
@@ -151,7 +151,7 @@ def test_python_users_may_give_what_is_meant():
             {"test_fraction": float("nan")},
             "test_fraction is nan; it must lie between 0 and 1, both excluded",
         ),
-        ({"head": ["knn"]}, "head is ['knn']; it must be one of logistic, knn, mean"),
+        ({"head": ["knn"]}, "head is ['knn']; it must be one of logistic, ridge, knn, mean"),
         (
             {"image_size": 5},
             f"image_size is 5; it must be {PIXELS}",

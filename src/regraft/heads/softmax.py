@@ -49,7 +49,8 @@ class Softmax:
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (F, K, D) and biases (F, K), as views."""
         n_weights = self.n_classes * self.rows.shape[1]
-        weights = parameters[:, :n_weights].view(len(parameters), self.n_classes, -1)
+        shape = (len(parameters), self.n_classes, self.rows.shape[1])  # of no member, too
+        weights = parameters[:, :n_weights].view(shape)
         return weights, parameters[:, n_weights:]
 
     def start(self) -> Tensor:
