@@ -5,6 +5,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -405,3 +406,11 @@ def test_processes_may_write_the_same_rows_at_once(tmp_path):
     store = FeatureStore(tmp_path)
     assert all(same(found, row(n)) for n, found in enumerate(read(store, range(200))))
     store.close()
+
+
+def test_without_a_temporary_folder_there_is_a_hint_and_no_traceback(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    message = "no temporary folder for features can be made: .*\nhint: name a folder that you can"
+    with pytest.raises(StoreError, match=message), temporary_store():
+        pass

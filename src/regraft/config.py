@@ -131,7 +131,7 @@ class TrainConfig:
     data_root: Path | None = _setting(None, "Where named datasets lie or are downloaded to.")
     strict: bool = _setting(default=False, text="Stop at the first image that cannot be used.")
     max_pixels: int = _setting(
-        40_000_000,  # 120 MB decoded; larger than any phone's picture, smaller than a bomb
+        40_000_000,  # 120 MB decoded; most cameras' pictures, no bomb
         "Images of more pixels than this are refused before they are decoded.",
     )
     # --- the head ----------------------------------------------------------------------------

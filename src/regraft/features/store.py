@@ -311,9 +311,21 @@ def close_store(folder: Path | None = None) -> None:
 def temporary_store() -> Iterator[FeatureStore]:
     """Open a store that is gone afterwards: what a run uses when it keeps nothing.
 
-    The rows are on disk and not in memory: 300,000 images with all stages are 3 GB and more.
+    The rows are on disk and not in memory: 300,000 images with all stages are 10 GB.
+
+    Raises
+    ------
+    StoreError
+        Where no temporary folder can be made.
     """
-    with tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True) as folder:
+    try:
+        place = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StoreError(
+            f"no temporary folder for features can be made: {error}",
+            hint="name a folder that you can write to in TMPDIR",
+        ) from error
+    with place as folder:
         store = FeatureStore(Path(folder), limit=2**62)
         try:
             yield store
