@@ -162,7 +162,17 @@ def test_help_shows_defaults_and_groups(capsys):
 def test_without_a_command_there_is_help(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
-    commands = ["train", "evaluate", "predict", "backbones", "datasets", "cache", "demo", "doctor"]
+    commands = [
+        "train",
+        "evaluate",
+        "predict",
+        "show",
+        "backbones",
+        "datasets",
+        "cache",
+        "demo",
+        "doctor",
+    ]
     found = [
         line.split()[0] for line in out.split("Commands:\n")[1].splitlines() if line[2:3].strip()
     ]
@@ -186,7 +196,7 @@ def test_version_and_module(capsys):
         (
             "zzz",
             "unknown command zzz",
-            "commands are train, evaluate, predict, backbones, datasets, cache, demo, doctor",
+            "commands are train, evaluate, predict, show, backbones, datasets, cache, demo, doctor",
         ),
         ("train", "regraft train needs DATA", "regraft train --help"),
         *(

@@ -30,7 +30,7 @@ HEIGHTS = {
             ("probe", "runs", "summary", "predictions"),
             ("crossing",),
             ("artefacts", "claims", "steps"),
-            ("pipeline", "classifier"),
+            ("pipeline", "classifier", "show"),
             ("demo",),
             ("console", "progress", "cli_help", "cli_options", "doctor"),
             ("cli",),

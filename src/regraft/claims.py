@@ -145,6 +145,46 @@ def claim(
             return
 
 
+def picture_place(out: Path | None, name: str, *data: object) -> Path:
+    """Choose where a command that leaves nothing but a picture writes it.
+
+    Parameters
+    ----------
+    out : Path, optional
+        As the user gave it; else ``name`` under ``regraft-runs/``, which is replaced.
+    name : str
+        Of the file, ``show.png``.
+    *data : object
+        What is looked at: a picture in it would be taken for an image of it.
+
+    Returns
+    -------
+    Path
+        Its folder is there.
+
+    Raises
+    ------
+    RunError
+        Where there is something already that the user named, where the name is not a PNG file's, or
+        where the place lies in the data.
+    """
+    place = HOME / name if out is None else out
+    if place.suffix.lower() != ".png":
+        raise RunError(f"{place} is not the name of a PNG file", hint=f"--out {name}")
+    if out is not None and os.path.lexists(out):
+        raise RunError(f"{out} exists; it is left alone", hint="choose another name with --out")
+    for source in (Path(each) for each in data if isinstance(each, str | Path)):
+        if source.is_dir() and place.parent.resolve().is_relative_to(source.resolve()):
+            raise RunError(
+                f"{place} would be in the data, {source}: the next training would take it for an "
+                "image",
+                hint="choose a place elsewhere with --out",
+            )
+    with _told(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def _stem(data: object) -> str:
     """Return what a run is called after its data."""
     name = "arrays"

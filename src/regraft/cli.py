@@ -16,10 +16,20 @@ from cyclopts.validators import Number
 
 import regraft
 from regraft.cli_help import HelpFormatter, usage_error
-from regraft.cli_options import OPTIONS, EvaluateFlags, PredictFlags, TrainFlags, combine, given
+from regraft.cli_options import (
+    OPTIONS,
+    EvaluateFlags,
+    PredictFlags,
+    ShowFlags,
+    TrainFlags,
+    combine,
+    given,
+)
+from regraft.config import Augment
 from regraft.console import end, guarded
 from regraft.errors import InputError, visible
 from regraft.process import tune_process
+from regraft.settings import placeholder
 
 app = App(
     name="regraft",
@@ -48,6 +58,8 @@ CacheFolder = Annotated[
     Path | None,
     Parameter(help="The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."),
 ]
+
+Picture = Annotated[Path | None, Parameter(metavar="PATH")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,8 +193,38 @@ def predict(
     return deliver(results, csv=csv, json=json)
 
 
+@app.command(usage="Usage: regraft show DATA [OPTIONS]", sort_key=4)
+def show(
+    data: str,
+    /,
+    *,
+    out: Picture = None,
+    augment: Annotated[
+        Augment | None, Parameter(metavar=placeholder("augment"), show_choices=False)
+    ] = None,
+    flags: Annotated[ShowFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Look at labelled images: a picture of some, classes with their counts, sizes.
+
+    Parameters
+    ----------
+    data
+        As for `regraft train`.
+    out
+        PNG file to write, which must not exist. [default: regraft-runs/show.png, replaced]
+    augment
+        Draw a few images as they are measured, and as the first epochs of a training with this
+        augmentation would see them.
+    """
+    tune_process()
+    from regraft.progress import ConsoleReporter
+    from regraft.show import show as look
+
+    print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
+
+
 backbones_app = App(
-    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=4
+    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=7
 )
 app.command(backbones_app)
 
@@ -219,7 +261,7 @@ def show_backbone(name: str, /) -> None:
     print(describe(name))
 
 
-@app.command(usage="Usage: regraft datasets", sort_key=5)
+@app.command(usage="Usage: regraft datasets", sort_key=8)
 def datasets() -> None:
     """List the datasets that `train` and `evaluate` know by name."""
     from regraft.data.sources import list_datasets
@@ -229,7 +271,7 @@ def datasets() -> None:
 
 
 cache_app = App(
-    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=6
+    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=9
 )
 app.command(cache_app)
 
@@ -253,7 +295,7 @@ def clear_cache(*, cache_dir: CacheFolder = None) -> None:
     print(f"removed {info.rows:,} rows, {info.bytes / 2**20:,.0f} MiB, from {info.folder}")
 
 
-@app.command(usage="Usage: regraft demo [--out PATH]", sort_key=7)
+@app.command(usage="Usage: regraft demo [--out PATH]", sort_key=10)
 def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs/demo")) -> None:
     """Train on scikit-learn's digits, compare, predict: under a minute, offline.
 
@@ -270,7 +312,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
     print(run(ConsoleReporter(), out))
 
 
-@app.command(usage="Usage: regraft doctor", sort_key=8)
+@app.command(usage="Usage: regraft doctor", sort_key=11)
 def doctor() -> int:
     """Check this installation: what is there, what is missing, what to do about it."""
     from regraft.doctor import checks, report

@@ -17,6 +17,7 @@ from regraft.settings import (
     GROUPS,
     PREDICTING,
     READING,
+    SHOWING,
     default_text,
     placeholder,
     setting_types,
@@ -41,7 +42,7 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
     for setting in settings:
         metadata = fields[setting].metadata
         default = default_text(setting)
-        if setting == "max_pixels" and name != "TrainFlags":
+        if setting == "max_pixels" and name in {"EvaluateFlags", "PredictFlags"}:
             default = "as in training"
         flag = Parameter(
             name=[f"--{setting.replace('_', '-')}", *filter(None, [metadata.get("short")])],
@@ -67,10 +68,12 @@ if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
     PredictFlags: TypeAlias = Any
+    ShowFlags: TypeAlias = Any
 else:
     TrainFlags = _flags("TrainFlags", setting_types())
     EvaluateFlags = _flags("EvaluateFlags", READING)
     PredictFlags = _flags("PredictFlags", PREDICTING)
+    ShowFlags = _flags("ShowFlags", SHOWING)
 
 
 def given(flags: Any) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def given(flags: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    flags : TrainFlags, EvaluateFlags, PredictFlags or None
+    flags : TrainFlags, EvaluateFlags, PredictFlags, ShowFlags or None
         None where no flag was given at all.
 
     Returns

@@ -44,7 +44,7 @@ class Item:
     image : array of shape (H, W, 3), uint8, or str
         RGB, of any size and shape; or a word that says why there is none.
     predicted, true : str
-        Class names; equal where the prediction is right.
+        Class names; equal where the prediction is right. None was predicted of a mere example.
     probability : float
         Of the predicted class, 0 to 1.
     name : str
@@ -52,9 +52,9 @@ class Item:
     """
 
     image: NDArray[np.uint8] | str
-    predicted: str
+    predicted: str | None
     true: str
-    probability: float
+    probability: float | None
     name: str = ""
 
 
@@ -118,7 +118,8 @@ def confusion_matrix(path: Path, counts: NDArray[np.int64], classes: Sequence[st
 def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     """Draw images with the predicted and the true class and the file's name above each.
 
-    Right ones have a check mark and a thin frame, wrong ones a cross and a thick dashed frame.
+    Right ones have a check mark and a thin frame, wrong ones a cross and a thick dashed frame;
+    examples, of which nothing was predicted, have the true class alone.
 
     Parameters
     ----------
@@ -146,9 +147,11 @@ def prediction_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
         x = gap + column * (cell + gap)
         y = height - top - row * (cell + above + gap) - above
         _draw_item(axes, item, x, y, cell)
-        mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
-        predicted, true = label(item.predicted, 15), label(item.true, 20)
-        lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
+        lines = label(item.true, 26)
+        if item.predicted is not None:
+            mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
+            predicted, true = label(item.predicted, 15), label(item.true, 20)
+            lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
         _text(figure, x / width, (y + 0.21) / height, lines, size=8, va="bottom")
         name = label(item.name, 36) if item.name else ""
         _text(figure, x / width, (y + 0.07) / height, name, size=6, va="bottom", color="0.4")
@@ -337,7 +340,7 @@ def _draw_item(axes: Axes, item: Item, x: float, y: float, cell: float) -> None:
             image[::step, ::step], extent=(x, x + wide, y - high, y), aspect="auto",
             interpolation="nearest" if longest <= 96 else "antialiased",
         )  # fmt: skip
-    right, word = item.predicted == item.true, isinstance(item.image, str)
+    right, word = item.predicted in {None, item.true}, isinstance(item.image, str)
     frame = Rectangle(
         (x, y - high), wide, high, zorder=0 if word else 3, linewidth=1.2 if right else 3.5,
         facecolor="0.95" if word else "none", edgecolor=RIGHT if right else WRONG,

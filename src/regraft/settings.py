@@ -40,6 +40,12 @@ READING = (
 #: Settings of a prediction.
 PREDICTING = ("max_pixels", "device", "precision", "batch_size", "workers")
 
+#: Settings of a look at the images: how they are read, drawn and rendered.
+SHOWING = (
+    *("image_size", "group_by", "seed", "data_root", "strict", "max_pixels"),
+    "workers",
+)
+
 #: What stands for a value in the help where the type's name would say too little.
 PLACEHOLDERS = {
     "model": "NAME",
