@@ -16,6 +16,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _MARK = 0x52475246  # "RGRF", SQLite's application_id: what carries it is ours to remove
 _PAGE = 32 * 2**10  # bytes; a row of the default backbone takes a little more, most are less
 _PATIENCE = 60.0  # seconds to wait for another process's commit, which takes some milliseconds
+_TRIES = 3  # to begin a damaged file anew
+_BREATH = 0.005  # seconds
 _MOVED = sqlite3.SQLITE_READONLY_DBMOVED
 _READ_FAULTS = {  # extended codes of SQLITE_IOERR that say something about the file, not the place
     sqlite3.SQLITE_IOERR_READ,
@@ -105,16 +108,21 @@ class Database:
             Where there is no space left; the file is as it was before.
         """
         with self._lock:
-            for _ in range(3):
+            damaged, until = 0, time.monotonic() + _PATIENCE
+            while damaged < _TRIES and time.monotonic() < until:
                 try:
                     return action(self._connected())
                 except (sqlite3.Error, UnicodeDecodeError) as error:
                     # The latter: SQLite's message quotes a name in a damaged schema.
                     self.close()
-                    if getattr(error, "sqlite_errorcode", None) == _MOVED:
-                        continue  # removed by another process since we looked
+                    if self._moved(error):
+                        # Removed by another process in the middle of what we did: whatever SQLite
+                        # says of it then (an I/O error, a missing table) is no damage.
+                        time.sleep(_BREATH)
+                        continue
                     if not _is_damage(error):
                         raise self.failure(error, needed) from error
+                    damaged += 1
                     self._begin_anew(error)
                 except OSError as error:
                     raise self.failure(error, needed) from error
@@ -125,6 +133,12 @@ class Database:
             f"the feature store {self.file.parent} is damaged again and again",
             hint="is the disk failing? --cache-dir FOLDER or REGRAFT_CACHE takes another one",
         )
+
+    def _moved(self, error: Exception) -> bool:
+        """Tell whether the file is no longer the one that was opened."""
+        if getattr(error, "sqlite_errorcode", None) == _MOVED:
+            return True
+        return self._identity is not None and _identity(self.file) != self._identity
 
     def remove(self) -> None:
         """Remove the file and those of other versions beside it; what has it open goes on without.
@@ -163,6 +177,7 @@ class Database:
         self._identity = _identity(self.file)
         if state == "damaged":
             raise sqlite3.DatabaseError("its header is damaged")
+        before = self._identity
         connection = sqlite3.connect(
             self.file, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
@@ -172,6 +187,11 @@ class Database:
             connection.close()
             raise
         self._identity = _identity(self.file)
+        if before not in (None, self._identity):
+            connection.close()  # it may hold the file that another process has removed
+            error = sqlite3.OperationalError("the file was removed while it was opened")
+            error.sqlite_errorcode = _MOVED
+            raise error
         return connection
 
     def _rename_foreign(self) -> None:
