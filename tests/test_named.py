@@ -9,6 +9,7 @@ from image_trees import pixels, read_all, write_idx
 from regraft.data.idx import read_idx
 from regraft.data.named import IDX_SETS, NAMED, list_datasets, nearest_names, open_named
 from regraft.data.options import SourceOptions
+from regraft.data.sources import open_source
 from regraft.errors import DataError
 
 NAMES = [
@@ -292,3 +293,10 @@ def test_imagenette(tmp_path):
     assert [(e.label, e.part) for e in source.entries] == [
         ("tench", "train"), ("church", "train"), ("tench", "val"), ("church", "val"),
     ]  # fmt: skip
+
+
+def test_with_a_data_root_the_name_is_the_dataset_though_a_folder_has_it_too(tmp_path, monkeypatch):
+    write_set(tmp_path, "mnist")  # into a folder called mnist
+    (tmp_path / "mnist").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert open_source("mnist", SourceOptions(data_root=tmp_path)).kind == "named"

@@ -73,7 +73,9 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
             f"data of type {type(data).__name__} cannot be used",
             hint="pass a path, the name of a dataset, or (images, labels)",
         )
-    for opener in SOURCES.values():
+    # Whoever says where datasets lie means a dataset, though its folder has the same name.
+    by_name = isinstance(data, str) and data in NAMED and options.data_root is not None
+    for opener in [open_named] if by_name else SOURCES.values():
         try:
             source = None if data == "" else opener(data, options)
         except (OSError, ValueError) as error:  # too long, a NUL byte, a folder that is locked
