@@ -18,7 +18,7 @@ from regraft.heads.rows import Standard
 from regraft.heads.select import class_weights, fit_head
 from regraft.model import Model
 from regraft.report import Reporter
-from regraft.scout import Sight, coordinates, memory_limit, n_landmarks, send_scout
+from regraft.scout import N_LANDMARKS, Sight, coordinates, memory_limit, send_scout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -207,7 +207,7 @@ def _look(
     sets: Mapping[str, tuple[Block, ...]],
 ) -> dict[str, Sight]:
     """Weigh and project every set of blocks by the same few thousand images."""
-    landmarks = _subset(train, samples, n_landmarks(len(train)), in_order=False)
+    landmarks = _subset(train, samples, N_LANDMARKS, in_order=False)
     union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
     y, n_classes = samples.labels[landmarks], len(samples.classes)
     scout = send_scout(features, landmarks, y, n_classes, union)
@@ -266,10 +266,10 @@ def _folds(
 ) -> NDArray[np.int64]:
     """Return the fold of each sample: one a group or image, or as many as the setting says."""
     clusters = units(samples)[indices]
-    if leave_one_out:
-        return np.unique(clusters, return_inverse=True)[1].astype(np.int64)
+    # As many folds as clusters hold out one each, and never the only one of a class.
+    n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS
     keys = [samples.hashes[index] for index in indices]
-    return assign_folds(samples.labels[indices], clusters, FOLDS, config.seed, keys)
+    return assign_folds(samples.labels[indices], clusters, n_folds, config.seed, keys)
 
 
 def score(model: Model, features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
