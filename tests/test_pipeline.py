@@ -23,6 +23,7 @@ from regraft.errors import (
     ConfigError,
     DataError,
     DiskFullError,
+    InputError,
     RunError,
     SmallSampleWarning,
     StoreWarning,
@@ -366,6 +367,24 @@ def test_every_head_goes_through_the_bundle(photographs, tmp_path, head):
     answer = predictor.predict(photographs / row["id"])
     assert answer.label == row["predicted"]
     assert abs(answer.probability - float(row["probability"])) < 1e-4
+
+
+def test_leave_one_out_scores_no_class_that_the_fit_would_lack(tmp_path):
+    """Else a few rare classes decide the penalty by answers that no fit can give."""
+    data = make_photographs(tmp_path / "data", a_class=6)
+    for number, name in enumerate(CLASSES):
+        (data / f"rare {name}").mkdir()
+        picture = Image.fromarray(texture(name, 100 + number))
+        picture.save(data / f"rare {name}" / "only.png")
+    run = pipeline.train(data, TrainConfig(head="ridge", out=tmp_path / "run", **QUICK))
+    assert run.metrics["head"]["out_of_fold"]["n"] == run.metrics["data"]["n"]["train"] - 3
+
+
+def test_memory_is_checked_before_anything_is_extracted(photographs, tmp_path):
+    told = Told()
+    with pytest.raises(InputError, match="memory is '-1'; it must be auto or a number of GiB"):
+        pipeline.train(photographs, TrainConfig(memory="-1", out=tmp_path / "run", **QUICK), told)
+    assert "extract" not in told.tasks
 
 
 @pytest.mark.parametrize("taps", ["all", "all@2"])

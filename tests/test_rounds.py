@@ -77,3 +77,10 @@ def test_a_run_in_rounds_says_so_and_its_bundle_has_seen_all(photographs, tmp_pa
         pipeline.evaluate(run.folder, photographs)
     again = pipeline.train(photographs, TrainConfig(folds=3, out=tmp_path / "again", **SMALL))
     assert again.metrics["test"] == metrics["test"]
+
+
+@pytest.mark.parametrize("settings", [{"head": "mean", "taps": "all"}, {"taps": "last"}])
+def test_no_round_calls_another_model_the_last_stage(photographs, tmp_path, settings):
+    """Where none was fitted beside, the model of all stages stood there under that name."""
+    config = TrainConfig(folds=2, out=tmp_path / "run", **settings, **SMALL)
+    assert set(pipeline.train(photographs, config).metrics["baselines"]) == {"majority", "knn"}

@@ -112,6 +112,20 @@ def test_landmarks_that_are_copies_of_each_other_span_what_one_spans():
     assert torch.allclose(z[:20], z[20:], atol=1e-3)
 
 
+def test_features_that_are_not_finite_are_an_error_and_no_endless_search():
+    x = torch.randn(20, 58, generator=torch.Generator().manual_seed(0))
+    x[3, 5] = torch.inf
+    with pytest.raises(InputError, match="features, or products of them, are not finite"):
+        represent(x, Standard.none(58), [58], [1.0])
+
+
+@pytest.mark.parametrize("name", ["logistic", "ridge", "knn", "mean"])
+def test_one_fold_of_all_leaves_nothing_to_fit(name):
+    parts, y = blocks_of(30)
+    with pytest.raises(InputError, match="all samples are in fold 2; a fit without it has none"):
+        fit_head(parts[0], y, folds=np.full(30, 2), n_classes=3, name=name)
+
+
 class _Rows:
     """Rows by index, as Features gives them."""
 
@@ -156,7 +170,7 @@ def test_blocks_that_say_nothing_leave_and_the_best_one_never_does():
     assert alone.blocks == rows.blocks[1:2]
 
 
-@pytest.mark.parametrize("given", ["much", "1e999"])
+@pytest.mark.parametrize("given", ["much", "1e999", "nan", "-1"])
 def test_memory_is_a_number_or_auto(given):
     message = f"memory is '{given}'; it must be auto or a number of GiB"
     with pytest.raises(InputError) as caught:

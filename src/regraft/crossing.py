@@ -116,7 +116,7 @@ def cross_validate(
     """
     answers: dict[str, list[NDArray[np.float32]]] = {}
     descriptions: dict[str, str] = {}
-    told = []
+    told, compared = [], False
     rounds = outer_rounds(samples, parts.train, config.folds, config.seed)
     for note in rounds[0].notes:
         (reporter or Reporter()).say(note)
@@ -126,6 +126,7 @@ def cross_validate(
             scored = score(probe.model, features, each.test)
             answers.setdefault("", []).append(scored)
             baselines = score_baselines(probe, features, samples, each, config)
+            compared |= probe.last_stage is not None
             # A round that chose the last stage is its own baseline.
             baselines.setdefault("last_stage", (scored, "the same head on the last stage alone"))
             for name, (probabilities, description) in baselines.items():
@@ -144,5 +145,7 @@ def cross_validate(
     order = np.argsort(tested)
     joined = {name: np.concatenate(parts)[order] for name, parts in answers.items()}
     probabilities = joined.pop("")
+    if not compared:  # all rounds read the last stage alone, or none was fitted on it
+        del joined["last_stage"]
     baselines = {name: (joined[name], descriptions[name]) for name in joined}
     return Scored(tested[order], probabilities, baselines, told)

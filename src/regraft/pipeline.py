@@ -358,7 +358,9 @@ def _near_duplicates(
 def _check_names(backbone: Backbone, config: TrainConfig) -> None:
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
+    from regraft.scout import memory_limit
 
+    memory_limit(config.memory)
     select_blocks(backbone, config.taps, config.grids)
     trained_stages(backbone, config.unfreeze)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from regraft.errors import InputError
 from regraft.heads.head import LinearHead
 from regraft.heads.rows import Standard
 
@@ -93,6 +94,11 @@ def represent(
     Representation
         Rows have a mean squared length of 1, so that penalties of several sets compare.
 
+    Raises
+    ------
+    InputError
+        Where features, or products of them, are not finite.
+
     Examples
     --------
     >>> x = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
@@ -115,6 +121,8 @@ def represent(
     # of the price of its eigenvectors. Copies among the landmarks, and what float32 has rounded,
     # need a small shift.
     kernel = (z @ z.T).double()
+    if not bool(kernel.isfinite().all()):  # no shift would ever be enough
+        raise InputError("features, or products of them, are not finite")
     shift = 1e-5 * float(kernel.diagonal().mean()) + 1e-30
     failed = torch.tensor(1)
     while int(failed):

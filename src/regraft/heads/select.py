@@ -135,6 +135,8 @@ def _check(
             f"{len(x)} rows of features, labels of shape {y.shape} and folds of shape "
             f"{folds.shape} do not belong together"
         )
+    if len(folds) and folds.min() == folds.max() >= 0:
+        raise InputError(f"all samples are in fold {folds[0]}; a fit without it has none")
     if n_classes < 2:
         raise InputError(
             f"there is {n_classes} class; a classifier needs two",
