@@ -67,6 +67,14 @@ def test_one_block_needs_no_weighing():
     assert weigh_blocks(kernels_of(parts[:1]), y, n_classes=3, prior=[7.0]).tolist() == [1.0]
 
 
+def test_images_of_one_class_alone_leave_the_prior():
+    """Of 2,000 images with two of another class, the first 800 are of one class in 36 %."""
+    parts, y = blocks_of()
+    kernels = kernels_of(parts)
+    shares = weigh_blocks(kernels, np.zeros_like(y), n_classes=3, prior=[5, 3, 2])
+    assert shares == pytest.approx([0.5, 0.3, 0.2])
+
+
 def standard_of(x, widths):
     return Standard.measure(torch.from_numpy(x), widths)
 
