@@ -22,6 +22,10 @@ from regraft.progress import ConsoleReporter
 from regraft.settings import GROUPS, setting_types
 
 REGRAFT = [sys.executable, "-m", "regraft"]
+COMMANDS = [
+    *("train", "evaluate", "predict", "show", "recipes", "backbones", "datasets", "cache"),
+    *("demo", "doctor"),
+]
 
 
 def run(*words, **options):
@@ -162,21 +166,10 @@ def test_help_shows_defaults_and_groups(capsys):
 def test_without_a_command_there_is_help(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
-    commands = [
-        "train",
-        "evaluate",
-        "predict",
-        "show",
-        "backbones",
-        "datasets",
-        "cache",
-        "demo",
-        "doctor",
-    ]
     found = [
         line.split()[0] for line in out.split("Commands:\n")[1].splitlines() if line[2:3].strip()
     ]
-    assert found == [*commands, "--help,", "--version"]
+    assert found == [*COMMANDS, "--help,", "--version"]
 
 
 def test_version_and_module(capsys):
@@ -196,7 +189,7 @@ def test_version_and_module(capsys):
         (
             "zzz",
             "unknown command zzz",
-            "commands are train, evaluate, predict, show, backbones, datasets, cache, demo, doctor",
+            f"commands are {', '.join(COMMANDS)}",
         ),
         ("train", "regraft train needs DATA", "regraft train --help"),
         *(

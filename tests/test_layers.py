@@ -17,6 +17,7 @@ HEIGHTS = {
             ("config", "report", "files", "process", "background"),
             ("settings",),
             ("config_file",),
+            ("recipe",),
             ("data",),
             ("backbones",),
             ("features",),
@@ -48,6 +49,7 @@ NARROW = {
     "predictions": {"errors", "files"},
     "progress": {"errors", "report"},
     "cli_help": {"errors"},
+    "recipe": {"config", "config_file", "errors"},
     "config_file": {"config", "errors", "files", "settings"},
 }
 

@@ -83,11 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     if words[:1] == ["predict"]:  # to cyclopts a lone - is an unknown flag
         words = ["--stdin" if word == "-" else word for word in words]
-    if words[:1] == ["train"] and _without_data(words[1:]):
-        raise InputError(
-            "regraft train needs DATA: a configuration says how to train and not on what",
-            hint="regraft train DATA --config config.yaml",
-        )
     try:
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -95,16 +90,11 @@ def _run(words: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _without_data(words: Sequence[str]) -> bool:
-    """Tell whether all that was given is a configuration file."""
-    return len(words) <= 2 and any(word.split("=")[0] in {"-c", "--config"} for word in words[:1])
-
-
 @app.command(usage="Usage: regraft train DATA [OPTIONS]", sort_key=1)
 def train(
-    data: str,
-    /,
+    data: Annotated[str | None, Parameter(group="Arguments")] = None,
     *,
+    recipe: Annotated[str | None, Parameter(metavar="NAME|FILE")] = None,
     config: ConfigFile = None,
     flags: Annotated[TrainFlags | None, Parameter(name="*")] = None,
 ) -> None:
@@ -114,15 +104,35 @@ def train(
     ----------
     data
         Folder with one folder per class, zip or tar of it, CSV or Parquet table, or the name of a
-        dataset (`regraft datasets` lists them).
+        dataset (`regraft datasets` lists them); else the recipe's own.
+    recipe
+        Start from a recipe's settings (`regraft recipes` lists them); --config and flags go before
+        what it says.
     """
-    settings = combine(config, flags)
+    base = None
+    if recipe is not None:
+        from regraft.recipe import read_recipe
+
+        chosen = read_recipe(recipe)
+        base, data = chosen.config, data or chosen.needed_data()
+    if data is None:
+        raise _no_data(config)
+    settings = combine(config, flags, base)
     tune_process()
     from regraft import pipeline
     from regraft.progress import ConsoleReporter
 
     run = pipeline.train(data, settings, ConsoleReporter())
     print(visible(run.summary()))
+
+
+def _no_data(config: Path | None) -> InputError:
+    if config is None:
+        return InputError("regraft train needs DATA", hint="regraft train --help")
+    return InputError(
+        "regraft train needs DATA: a configuration says how to train and not on what",
+        hint="regraft train DATA --config config.yaml",
+    )
 
 
 @app.command(usage="Usage: regraft evaluate RUN DATA [OPTIONS]", sort_key=2)
@@ -221,6 +231,33 @@ def show(
     from regraft.show import show as look
 
     print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
+
+
+recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)
+app.command(recipes_app)
+
+
+@recipes_app.default
+def recipes() -> None:
+    """List the tutorials' jobs, corrected, that `train --recipe` runs."""
+    from regraft.predictions import as_table
+    from regraft.recipe import list_recipes
+
+    print(as_table(list_recipes()))
+
+
+@recipes_app.command(name="show", usage="Usage: regraft recipes show NAME")
+def show_recipe(name: str, /) -> None:
+    """Show a recipe: what it does, what its original got wrong, its settings and result.
+
+    Parameters
+    ----------
+    name
+        As in the list, or a YAML file of your own.
+    """
+    from regraft.recipe import explain, read_recipe
+
+    print(visible(explain(read_recipe(name))))
 
 
 backbones_app = App(

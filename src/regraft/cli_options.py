@@ -95,8 +95,17 @@ def given(flags: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def combine(file: Path | None, flags: Any) -> TrainConfig:
+def combine(file: Path | None, flags: Any, base: TrainConfig | None = None) -> TrainConfig:
     """Return the defaults, replaced by the configuration file, replaced by the flags.
+
+    Parameters
+    ----------
+    file : Path or None
+        A configuration file.
+    flags : TrainFlags or None
+        As parsed.
+    base : TrainConfig, optional
+        A recipe's, in place of the defaults.
 
     Raises
     ------
@@ -104,7 +113,7 @@ def combine(file: Path | None, flags: Any) -> TrainConfig:
         The file or a value cannot be used.
     """
     if file is None:
-        return TrainConfig(**given(flags))
+        return (base or TrainConfig()).replace(**given(flags))
     from regraft.config_file import read_config  # noqa: PLC0415 - YAML costs 0.02 s
 
-    return read_config(file).replace(**given(flags))
+    return read_config(file, base).replace(**given(flags))

@@ -8,7 +8,7 @@ taken as they are written, so that YAML's ``no`` is the word and not the boolean
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 import msgspec
 import yaml
@@ -17,6 +17,9 @@ from regraft.config import SCHEMA_VERSION, TrainConfig, unknown_setting
 from regraft.errors import ConfigError, InputError
 from regraft.files import read_bounded
 from regraft.settings import setting_types
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_BYTES = 65_536  # a full config.yaml has 700
 
@@ -50,7 +53,9 @@ def to_yaml(config: TrainConfig) -> str:
     )
 
 
-def from_yaml(text: str, place: str = "config.yaml") -> TrainConfig:
+def from_yaml(
+    text: str, place: str = "config.yaml", base: TrainConfig | None = None
+) -> TrainConfig:
     """Read a configuration from YAML.
 
     Parameters
@@ -59,11 +64,12 @@ def from_yaml(text: str, place: str = "config.yaml") -> TrainConfig:
         A flat mapping of settings; an empty text is the default configuration.
     place : str
         File name for messages.
+    base : TrainConfig, optional
+        What holds where the text says nothing; else the defaults.
 
     Returns
     -------
     TrainConfig
-        Defaults where the text says nothing.
 
     Raises
     ------
@@ -81,49 +87,90 @@ def from_yaml(text: str, place: str = "config.yaml") -> TrainConfig:
     regraft.errors.ConfigError: config.yaml, line 1: unknown setting sed
     hint: did you mean seed?
     """
+    return parse(text, place, base or TrainConfig())[0]
+
+
+def parse(
+    text: str, place: str, base: TrainConfig, words: Collection[str] = ()
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Read settings, and beside them entries that are plain text.
+
+    Parameters
+    ----------
+    text, place, base
+        As for ``from_yaml``.
+    words : collection of str
+        Names of entries that are no settings.
+
+    Returns
+    -------
+    TrainConfig
+        ``base``, replaced by what the text says.
+    dict of str to str
+        Those of the words that the text has; empty where an entry has no value.
+
+    Raises
+    ------
+    ConfigError
+        As ``from_yaml``.
+    """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{place} is longer than {MAX_BYTES} characters: not a configuration")
     types = setting_types()
     values: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for key, node in _entries(text, place).items():
         line = f"{place}, line {node.start_mark.line + 1}"
         if key == "schema_version":
             _check_version(node.value, line)
+        elif key in words:
+            found[key] = "" if node.tag.endswith(":null") else node.value.strip()
         elif key not in types:
-            raise unknown_setting(key, types, f"{line}: ")
+            raise unknown_setting(key, (*types, *words), f"{line}: ")
         else:
             values[key] = _value(node, types[key], f"{line}: {key}")
     try:
-        return TrainConfig(**values)
+        return base.replace(**values), found
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from None
 
 
-def read_config(path: Path) -> TrainConfig:
+def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:
     """Read a configuration file.
 
     Parameters
     ----------
     path : Path
         A YAML file, at most 64 KiB.
+    base : TrainConfig, optional
+        What holds where the file says nothing; else the defaults.
 
     Returns
     -------
     TrainConfig
-        Defaults where the file says nothing.
 
     Raises
     ------
     ConfigError
         The file cannot be read, or its contents cannot be used.
     """
+    return from_yaml(read_text(path), str(path), base)
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, is longer than 64 KiB or is not UTF-8.
+    """
     try:
-        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
+        return read_bounded(path, MAX_BYTES).decode("utf-8-sig")
     except InputError as error:
         raise ConfigError(error.message, hint=error.hint) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
-    return from_yaml(text, str(path))
 
 
 def _entries(text: str, place: str) -> dict[str, yaml.ScalarNode]:
