@@ -79,7 +79,7 @@ def weigh_blocks(
     n_blocks, n = len(stacked), len(y)
     shares = np.asarray(prior, dtype=np.float64)
     if n_blocks == 1 or (y == y[0]).all():  # rare classes may be missing in some hundred images
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum())
     targets = torch.zeros(n, n_classes, dtype=torch.float64)
     targets[torch.arange(n), torch.from_numpy(y)] = 1
     targets -= targets.mean(0)
