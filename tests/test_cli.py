@@ -23,8 +23,8 @@ from regraft.settings import GROUPS, setting_types
 
 REGRAFT = [sys.executable, "-m", "regraft"]
 COMMANDS = [
-    *("train", "evaluate", "predict", "show", "recipes", "backbones", "datasets", "cache"),
-    *("demo", "doctor"),
+    *("train", "evaluate", "predict", "show", "lr-find", "recipes", "backbones"),
+    *("datasets", "cache", "demo", "doctor"),
 ]
 
 
@@ -436,6 +436,19 @@ def test_on_a_terminal_there_are_bars_and_results_stay_on_stdout(monkeypatch, ca
     assert "note" in text
     assert "result" not in text
     assert capsys.readouterr().out == "result\n" * 4
+
+
+def test_a_bar_shows_notes_beside_its_task(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "90")
+    with ConsoleReporter().track("finetune", total=16) as advance:
+        advance(8, "loss 0.512, accuracy 0.750")
+        advance(8, "loss 0.407, accuracy 0.813")
+    text = terminal.getvalue()
+    assert "finetune loss 0.407, accuracy 0.813" in text
+    assert "16/16" in text
 
 
 def test_no_colour_is_honoured(monkeypatch):

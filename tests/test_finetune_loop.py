@@ -214,13 +214,13 @@ def test_test_images_are_never_read_and_validation_images_never_learnt_from(tmp_
 
     class Spy(Notes):
         def on_train_begin(self, loop):
-            inner = loop._learn
+            inner = loop.learn
 
             def noted(batch):
                 learnt.extend(batch.indices.tolist())
                 return inner(batch)
 
-            loop._learn = noted
+            loop.learn = noted
 
     reading(trial, read).run(Spy())
     assert TrainableNetwork.forward is original

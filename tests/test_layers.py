@@ -31,7 +31,7 @@ HEIGHTS = {
             ("probe", "runs", "summary", "predictions"),
             ("crossing",),
             ("artefacts", "claims", "steps"),
-            ("pipeline", "classifier", "show"),
+            ("pipeline", "classifier", "show", "rate_finder"),
             ("demo",),
             ("console", "progress", "cli_help", "cli_options", "doctor"),
             ("cli",),

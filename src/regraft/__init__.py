@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from regraft.config import TrainConfig
     from regraft.errors import RegraftError, RegraftWarning
     from regraft.pipeline import Run, evaluate, predict, train
+    from regraft.rate_finder import find_rate
     from regraft.report import Reporter
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "evaluate",
+    "find_rate",
     "predict",
     "train",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "Run": "regraft.pipeline",
     "TrainConfig": "regraft.config",
     "evaluate": "regraft.pipeline",
+    "find_rate": "regraft.rate_finder",
     "predict": "regraft.pipeline",
     "train": "regraft.pipeline",
 }

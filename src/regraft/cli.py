@@ -19,6 +19,7 @@ from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import (
     OPTIONS,
     EvaluateFlags,
+    FindFlags,
     PredictFlags,
     ShowFlags,
     TrainFlags,
@@ -231,6 +232,32 @@ def show(
     from regraft.show import show as look
 
     print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
+
+
+@app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)
+def find_rate(
+    data: str,
+    /,
+    *,
+    out: Picture = None,
+    config: ConfigFile = None,
+    flags: Annotated[FindFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Suggest a learning rate: steps on the training part with a rising rate; trains nothing.
+
+    Parameters
+    ----------
+    data
+        As for `regraft train`.
+    out
+        PNG file to write, which must not exist. [default: regraft-runs/lr-find.png, replaced]
+    """
+    settings = combine(config, flags)
+    tune_process()
+    from regraft.progress import ConsoleReporter
+    from regraft.rate_finder import find_rate
+
+    print(find_rate(data, settings, ConsoleReporter(), out=out).told())
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)

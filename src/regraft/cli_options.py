@@ -18,6 +18,7 @@ from regraft.settings import (
     PREDICTING,
     READING,
     SHOWING,
+    STEPPING,
     default_text,
     placeholder,
     setting_types,
@@ -44,6 +45,8 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
         default = default_text(setting)
         if setting == "max_pixels" and name in {"EvaluateFlags", "PredictFlags"}:
             default = "as in training"
+        if setting == "strategy" and name == "FindFlags":  # the probe takes no steps
+            default = "finetune"
         flag = Parameter(
             name=[f"--{setting.replace('_', '-')}", *filter(None, [metadata.get("short")])],
             help=metadata["help"] + (f" [default: {default}]" if default else ""),
@@ -66,11 +69,13 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
 
 if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any
+    FindFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
     PredictFlags: TypeAlias = Any
     ShowFlags: TypeAlias = Any
 else:
     TrainFlags = _flags("TrainFlags", setting_types())
+    FindFlags = _flags("FindFlags", STEPPING)
     EvaluateFlags = _flags("EvaluateFlags", READING)
     PredictFlags = _flags("PredictFlags", PREDICTING)
     ShowFlags = _flags("ShowFlags", SHOWING)
@@ -81,7 +86,7 @@ def given(flags: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    flags : TrainFlags, EvaluateFlags, PredictFlags, ShowFlags or None
+    flags : TrainFlags, FindFlags, EvaluateFlags, PredictFlags, ShowFlags or None
         None where no flag was given at all.
 
     Returns

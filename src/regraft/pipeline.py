@@ -19,21 +19,25 @@ import numpy as np
 
 from regraft import runs
 from regraft.background import in_background
-from regraft.config import TrainConfig
 from regraft.data.matching import choose_unseen, match_classes
 from regraft.data.refused import drop_refused, note_refused
-from regraft.data.rounds import whole
 from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
-from regraft.data.split import split
-from regraft.errors import (
-    ConfigError,
-    SmallSampleWarning,
-)
+from regraft.errors import SmallSampleWarning
+from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.folder import checkpoints_folder, refuse_existing
 from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
-from regraft.steps import at_image_size, extract_features, load_backbone, n_workers
+from regraft.steps import (
+    at_image_size,
+    check_names,
+    configured,
+    divide,
+    extract_features,
+    load_backbone,
+    n_workers,
+    probing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,9 +45,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Prediction
     from regraft.claims import Claim
+    from regraft.config import TrainConfig
     from regraft.crossing import Scored
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Parts, Samples
@@ -83,6 +87,7 @@ def train(
     data: Any,
     config: TrainConfig | None = None,
     reporter: Reporter | None = None,
+    callbacks: Sequence[object] = (),
     **settings: Any,
 ) -> Run:
     """Train a classifier on labelled images and write a run folder.
@@ -96,6 +101,8 @@ def train(
         Every setting; the defaults are good.
     reporter : Reporter, optional
         Silent where not given.
+    callbacks : sequence of object, optional
+        Called while a network is trained; methods as in ``regraft.finetune.callbacks.MOMENTS``.
     **settings
         Fields of TrainConfig, in place of those of ``config``.
 
@@ -116,7 +123,8 @@ def train(
         run = regraft.train("photos", taps="all", seed=1)
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
-    config, reporter = _configured(config, settings), reporter or Reporter()
+    config, reporter = configured(config, settings), reporter or Reporter()
+    check_callbacks(callbacks, config.strategy)
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
@@ -125,7 +133,7 @@ def train(
             _check_device(config)
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
-            parts = _parts(samples, config)  # train, val, test: disjoint
+            parts = divide(samples, config)  # train, val, test: disjoint
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         with seconds.of("load"):  # what scanning did not hide
@@ -137,7 +145,7 @@ def train(
         from regraft.finetune.start import discard, finetune, refuse_lost
         from regraft.probe import fit_probe, statistics
 
-        _check_names(backbone, config)  # told before minutes of extraction
+        check_names(backbone, config)  # told before minutes of extraction
         compute = choose_compute(config.device, config.precision, config.batch_size)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
@@ -149,12 +157,12 @@ def train(
         with seconds.of("compare"):  # the same scene twice, in training and in test
             pairs = _near_duplicates(samples, parts, features, config, reporter)
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
-            probe = fit_probe(features, samples, parts, backbone, _probing(config), reporter)
+            probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
             model, fitted = probe.model, probe.fitted
         if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
             with seconds.of("train"):
                 model, fitted = finetune(
-                    probe.model, samples, parts, compute, config, checkpoints, reporter
+                    probe.model, samples, parts, compute, config, checkpoints, reporter, callbacks
                 )
             if model.backbone is not backbone:
                 with seconds.of("extract again"):
@@ -283,15 +291,6 @@ def predict(
     yield from predictor.stream(source, workers=n_workers(config), top_k=topk)
 
 
-def _configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
-    if config is not None and not isinstance(config, TrainConfig):
-        raise ConfigError(
-            f"the configuration is of type {type(config).__name__}; it must be a TrainConfig",
-            hint="settings can be given by name: regraft.train(data, seed=1)",
-        )
-    return (config or TrainConfig()).replace(**settings)
-
-
 def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
     from regraft.claims import claim
     from regraft.features.store import default_folder
@@ -332,11 +331,6 @@ def _checkpoints(run: Path, config: TrainConfig) -> Path:
     return folder
 
 
-def _probing(config: TrainConfig) -> TrainConfig:
-    """Return the settings of the probe: of a random network, a quick one is enough to compare."""
-    return config.replace(head="mean") if config.strategy == "scratch" else config
-
-
 def _used(parts: Parts) -> NDArray[np.int64]:
     """Return the samples of all parts, ascending."""
     return np.sort(np.concatenate([parts.train, parts.val, parts.test]))
@@ -353,28 +347,6 @@ def _near_duplicates(
     for note in describe(pairs, samples, len(parts.test)):
         reporter.say(note)
     return pairs
-
-
-def _check_names(backbone: Backbone, config: TrainConfig) -> None:
-    from regraft.features.taps import select_blocks
-    from regraft.finetune.network import trained_stages
-    from regraft.scout import memory_limit
-
-    memory_limit(config.memory)
-    select_blocks(backbone, config.taps, config.grids)
-    trained_stages(backbone, config.unfreeze)
-
-
-def _parts(samples: Samples, config: TrainConfig) -> Parts:
-    if config.folds:
-        return whole(samples)
-    return split(
-        samples,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-        val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
-        split_file=config.split,
-    )
 
 
 def _measure(

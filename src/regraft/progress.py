@@ -26,7 +26,9 @@ from regraft.errors import visible
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from regraft.report import Advance
 
 
 class _Rate(ProgressColumn):
@@ -52,14 +54,14 @@ class ConsoleReporter(Reporter):
         print(visible(line), file=sys.stderr, flush=True)
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def track(self, label: str, total: int) -> Iterator[Advance]:
         """Follow ``total`` steps; the yielded function advances by a number of steps."""
         drawn = self._bar(label, total) if self._bars else self._lines(label, total)
         with drawn as advance:
             yield advance
 
     @contextmanager
-    def _bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _bar(self, label: str, total: int) -> Iterator[Advance]:
         outer = self._progress
         progress = outer or Progress(
             TextColumn("{task.description:<10}", markup=False),
@@ -75,18 +77,22 @@ class ConsoleReporter(Reporter):
         if outer is None:
             progress.start()
         task = progress.add_task(label, total=total)
+
+        def advance(steps: int, note: str = "", /) -> None:
+            progress.update(task, advance=steps, description=f"{label} {note}" if note else label)
+
         try:
-            yield lambda steps: progress.advance(task, steps)
+            yield advance
         finally:
             if outer is None:
                 progress.stop()
                 self._progress = None
 
     @contextmanager
-    def _lines(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _lines(self, label: str, total: int) -> Iterator[Advance]:
         done = 0
 
-        def advance(steps: int) -> None:
+        def advance(steps: int, note: str = "", /) -> None:  # noqa: ARG001 - for bars
             nonlocal done
             done += steps
 

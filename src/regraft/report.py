@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+
+class Advance(Protocol):
+    """Moves a task on by a number of steps; a bar shows the note beside it."""
+
+    def __call__(self, steps: int, note: str = "", /) -> None:
+        """Tell that so many more steps are done."""
 
 
 class Reporter:
@@ -23,10 +30,10 @@ class Reporter:
         """Tell one line: a choice with its reason, a note about the data."""
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+    def track(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
         """Follow ``total`` steps; the yielded function advances by a number of steps."""
 
-        def advance(steps: int) -> None:
+        def advance(steps: int, note: str = "", /) -> None:
             pass
 
         yield advance

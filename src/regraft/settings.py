@@ -46,6 +46,18 @@ SHOWING = (
     "workers",
 )
 
+#: Settings of ``lr-find``: those of a training that say what one step does.
+STEPPING = tuple(
+    name
+    for names in GROUPS.values()
+    for name in names
+    if name
+    not in {
+        *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
+        *("save_every", "out", "overwrite"),
+    }
+)
+
 #: What stands for a value in the help where the type's name would say too little.
 PLACEHOLDERS = {
     "model": "NAME",

@@ -8,7 +8,10 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import DiskFullError, StoreError, StoreWarning
+from regraft.config import TrainConfig
+from regraft.data.rounds import whole
+from regraft.data.split import split
+from regraft.errors import ConfigError, DiskFullError, StoreError, StoreWarning
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -17,11 +20,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
-    from regraft.config import TrainConfig
-    from regraft.data.samples import Samples
+    from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.report import Reporter
+
+
+def configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
+    """Return a configuration with settings by name in place of its own."""
+    if config is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"the configuration is of type {type(config).__name__}; it must be a TrainConfig",
+            hint="settings can be given by name: regraft.train(data, seed=1)",
+        )
+    return (config or TrainConfig()).replace(**settings)
+
+
+def divide(samples: Samples, config: TrainConfig) -> Parts:
+    """Return which samples are for training, validation and testing."""
+    if config.folds:
+        return whole(samples)
+    return split(
+        samples,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
+        split_file=config.split,
+    )
 
 
 def load_backbone(config: TrainConfig) -> Backbone:
@@ -54,6 +79,22 @@ def at_image_size(
     )
     reporter.say(reason)
     return backbone
+
+
+def check_names(backbone: Backbone, config: TrainConfig) -> None:
+    """Refuse taps and stages that the network does not have, and memory that is no number."""
+    from regraft.features.taps import select_blocks
+    from regraft.finetune.network import trained_stages
+    from regraft.scout import memory_limit
+
+    memory_limit(config.memory)
+    select_blocks(backbone, config.taps, config.grids)
+    trained_stages(backbone, config.unfreeze)
+
+
+def probing(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the probe: of a random network, a quick one is enough to compare."""
+    return config.replace(head="mean") if config.strategy == "scratch" else config
 
 
 def extract_features(

@@ -18,9 +18,10 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from regraft.backbones.preprocess import normalise
 from regraft.errors import DivergedError, RegraftError
+from regraft.finetune.callbacks import call
 from regraft.finetune.keyed import torch_seeded
 from regraft.finetune.mixing import draw_mixing
-from regraft.finetune.schedule import rate_factor, set_rates
+from regraft.finetune.schedule import set_rates
 from regraft.finetune.state import State, copied
 from regraft.finetune.stopping import Stop, stoppable
 
@@ -47,15 +48,14 @@ class Schedule:
         Before any factor.
     batch : int
         Most images in a step.
-    total, warmup : int
-        Steps.
+    rate : callable
+        Maps a step, from 0, to its learning rate.
     class_weights : tensor of shape (K,), float32, or None
     """
 
     learning_rate: float
     batch: int
-    total: int
-    warmup: int
+    rate: Callable[[int], float]
     class_weights: torch.Tensor | None
 
 
@@ -82,8 +82,7 @@ class Loop:
     reporter : Reporter
         Told of every epoch.
     callbacks : sequence of object
-        With any of ``on_train_begin``, ``on_batch_end``, ``on_epoch_end``, ``on_train_end``; each
-        is called with the loop.
+        With methods named as in ``callbacks.MOMENTS``; each is called with the loop.
     batch_loss : float
         Of the last step.
     """
@@ -114,7 +113,7 @@ class Loop:
         """
         images, batch_size = self.images, self.schedule.batch
         progress = self.state.progress
-        self._call("on_train_begin")
+        call(self.callbacks, "on_train_begin", self)
         left = (self.config.epochs - max(progress.epoch, 1) + 1) * len(images) - progress.seen
         with stoppable() as stop, self.reporter.track(self.config.strategy, left) as advance:
             while not self._is_over():
@@ -122,14 +121,18 @@ class Loop:
                 if progress.epoch > 0:
                     with images.epoch(progress.epoch, batch_size, progress.batch) as batches:
                         for batch in batches:
-                            self._learn(batch)
+                            self.learn(batch)
                             now = time.perf_counter()
                             progress.seconds, started = progress.seconds + now - started, now
-                            advance(len(batch.indices))
-                            self._call("on_batch_end")
+                            loss, share = (
+                                progress.loss / progress.seen,
+                                progress.right / progress.seen,
+                            )
+                            advance(len(batch.indices), f"loss {loss:.3f}, accuracy {share:.3f}")
+                            call(self.callbacks, "on_batch_end", self)
                             self._save_if_due(stop)
                 self._close_epoch(stop, started)
-        self._call("on_train_end")
+        call(self.callbacks, "on_train_end", self)
 
     def _is_over(self) -> bool:
         """Whether all epochs are done, or patience with the last ones is."""
@@ -139,7 +142,7 @@ class Loop:
 
     # --- one step -----------------------------------------------------------------------------
 
-    def _learn(self, batch: Batch) -> None:
+    def learn(self, batch: Batch) -> None:
         """Make one step; on a GPU that is too small, in smaller pieces."""
         network, progress, n = self.state.network, self.state.progress, len(batch.indices)
         on_gpu = self.compute.device.startswith("cuda")
@@ -160,7 +163,11 @@ class Loop:
     def _step(self, batch: Batch) -> tuple[float, int]:
         """Forward and backward in micro-batches, one update; return mean loss and images right."""
         state, config, device = self.state, self.config, torch.device(self.compute.device)
-        progress, n, rate = state.progress, len(batch.indices), self.rate(state.progress.step)
+        progress, n, rate = (
+            state.progress,
+            len(batch.indices),
+            self.schedule.rate(state.progress.step),
+        )
         mixing = draw_mixing(
             n, batch.images.shape[-1],
             mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=progress.step,
@@ -198,13 +205,6 @@ class Loop:
         state.optimizer.step()
         state.update_average(config.ema)
         return total, right
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, from 0."""
-        schedule, shape = self.schedule, self.config.schedule
-        return schedule.learning_rate * rate_factor(
-            step, total=schedule.total, warmup=schedule.warmup, schedule=shape
-        )
 
     def _on_device(self, images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -257,7 +257,7 @@ class Loop:
             {
                 "epoch": progress.epoch,
                 "step": progress.step,
-                "learning_rate": self.rate(progress.step - 1) if learnt else None,
+                "learning_rate": self.schedule.rate(progress.step - 1) if learnt else None,
                 "train_loss": progress.loss / progress.seen if learnt else None,
                 "train_accuracy": progress.right / progress.seen if learnt else None,
                 "val_loss": scores.log_loss,
@@ -271,7 +271,7 @@ class Loop:
             progress.best_epoch = progress.epoch
             state.best = copied(candidate)
         self.reporter.say(_told(progress.history[-1], self.config.epochs))
-        self._call("on_epoch_end")
+        call(self.callbacks, "on_epoch_end", self)
         progress.next_epoch()
         self._save()
         if stop.asked:
@@ -308,12 +308,6 @@ class Loop:
         machine = self.compute.fingerprint()
         self.checkpoints.save(tensors, {"progress": progress, "machine": machine})
         self._saved_at = time.monotonic()
-
-    def _call(self, moment: str) -> None:
-        for callback in self.callbacks:
-            method: Callable[[Loop], None] | None = getattr(callback, moment, None)
-            if method is not None:
-                method(self)
 
 
 def _told(row: dict[str, Any], epochs: int) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from regraft.finetune.images import TrainingImages, lost
 from regraft.finetune.loop import Loop, Schedule
 from regraft.finetune.memory import fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
-from regraft.finetune.schedule import make_optimizer, parameter_groups
+from regraft.finetune.rates import try_rates
+from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
 from regraft.heads.fitted import FittedHead
@@ -30,7 +32,6 @@ from regraft.report import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples
     from regraft.errors import ImageError
     from regraft.features.compute import Compute
+    from regraft.finetune.rates import Rates
     from regraft.model import Model
 
 #: (optimizer, strategy) to the learning rate where none is given.
@@ -131,6 +133,43 @@ def finetune(
         Where a frozen tensor has changed.
     """
     reporter = reporter or Reporter()
+    start, loop, trained = prepare(
+        probe, samples, parts, compute, config, folder, reporter, callbacks
+    )
+    network = loop.state.network
+    _resume(loop, config, reporter)
+    with frozen(network.backbone, set(network.frozen_names())), repeatable(compute.device):
+        loop.run()
+    return _finish(start, loop, trained, config, reporter)
+
+
+def prepare(
+    probe: Model,
+    samples: Samples,
+    parts: Parts,
+    compute: Compute,
+    config: TrainConfig,
+    folder: Path,
+    reporter: Reporter,
+    callbacks: Sequence[object] = (),
+) -> tuple[Model, Loop, list[str]]:
+    """Put a loop together that has not begun.
+
+    Parameters
+    ----------
+    probe, samples, parts, compute, config, folder, reporter, callbacks
+        As for ``finetune``.
+
+    Returns
+    -------
+    tuple of Model, Loop and list of str
+        What it starts from, the loop, and the names of the stages that it trains.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As ``finetune``.
+    """
     if not len(parts.val):
         raise DataError(
             "no image can be held out for validation: every class has one image or group only",
@@ -180,10 +219,33 @@ def finetune(
     loop = Loop(
         state, images, validation, checkpoints, schedule, config, compute, reporter, callbacks
     )
-    _resume(loop, config, reporter)
-    with frozen(network.backbone, set(network.frozen_names())), _repeatable(device):
-        loop.run()
-    return _finish(start, loop, trained, config, reporter)
+    return start, loop, trained
+
+
+def find(
+    probe: Model,
+    samples: Samples,
+    parts: Parts,
+    compute: Compute,
+    config: TrainConfig,
+    reporter: Reporter,
+) -> Rates:
+    """Try learning rates from where ``finetune`` would begin; see ``rates.try_rates``.
+
+    Parameters
+    ----------
+    probe, samples, parts, compute, config, reporter
+        As for ``finetune``; only ``parts.train`` is read.
+
+    Returns
+    -------
+    Rates
+    """
+    nowhere = Path(os.devnull)  # of checkpoints: none is written
+    _, loop, _ = prepare(probe, samples, parts, compute, config, nowhere, reporter)
+    fit_memory(loop.state, loop.validation.preprocess.image_size, compute, reporter)
+    with repeatable(compute.device):
+        return try_rates(loop)
 
 
 def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
@@ -224,16 +286,20 @@ def _schedule(
 ) -> Schedule:
     batch = config.batch_size * config.accumulate
     steps = images.n_batches(batch)
+    rate = config.lr or LEARNING_RATES[config.optimizer, config.strategy]
+    total = steps * config.epochs
+    warmup = min(round(config.warmup * steps), total)
     weights = None
     if config.class_weight == "balanced":
         counts = np.bincount(samples.labels[parts.train], minlength=len(samples.classes))
         balanced = counts.sum() / (len(counts) * counts)
         weights = torch.from_numpy(balanced.astype(np.float32)).to(device)
     return Schedule(
-        learning_rate=config.lr or LEARNING_RATES[config.optimizer, config.strategy],
+        learning_rate=rate,
         batch=batch,
-        total=steps * config.epochs,
-        warmup=min(round(config.warmup * steps), steps * config.epochs),
+        rate=lambda step: (
+            rate * rate_factor(step, total=total, warmup=warmup, schedule=config.schedule)
+        ),
         class_weights=weights,
     )
 
@@ -267,9 +333,9 @@ def _hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: str) -> Iterator[None]:
     """Ask for kernels that repeat to the bit; on the processor they do anyway."""
-    if device.type != "cuda":
+    if not device.startswith("cuda"):
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
