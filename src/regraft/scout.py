@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.features.taps import Block
 
-#: Images whose kernels weigh the blocks: twenty shares need no more (docs/probe.md).
+#: Images whose kernels weigh the blocks: for some twenty shares; the cost grows with their cube.
 _ROWS_FOR_EVIDENCE = 800
 #: A block with a smaller share leaves: it would cost time, and hardly be heard.
 _LEAST_SHARE = 0.01
