@@ -23,8 +23,8 @@ from regraft.settings import GROUPS, setting_types
 
 REGRAFT = [sys.executable, "-m", "regraft"]
 COMMANDS = [
-    *("train", "evaluate", "predict", "show", "lr-find", "recipes", "backbones"),
-    *("datasets", "cache", "demo", "doctor"),
+    *("train", "evaluate", "predict", "show", "compare", "lr-find", "recipes"),
+    *("backbones", "datasets", "cache", "demo", "doctor"),
 ]
 
 

@@ -234,6 +234,23 @@ def show(
     print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
 
 
+@app.command(usage="Usage: regraft compare RUN RUN... [OPTIONS]", sort_key=5)
+def compare(*runs: Path, out: Picture = None) -> None:
+    """Compare runs on the same test images: a table, paired tests, and a picture.
+
+    Parameters
+    ----------
+    runs
+        Two folders or more that `regraft train` wrote; the images are matched by their content.
+    out
+        PNG file to write, which must not exist. [default: regraft-runs/compare.png, replaced]
+    """
+    tune_process()
+    from regraft.comparison import compare_runs
+
+    print(visible(compare_runs(runs, out)))
+
+
 @app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)
 def find_rate(
     data: str,
