@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -196,6 +197,17 @@ def test_the_command_line_lists_and_explains_them(capsys):
     out = capsys.readouterr().out
     assert "The original's figure: test accuracy 0.9933" in out
     assert out.endswith("Run it: regraft train --recipe mnist-resnet50\n")
+
+
+def test_the_page_names_real_tests_and_every_recipe_it_runs():
+    page = Path(__file__).parent.parent / "docs" / "tutorials.md"
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"\[test\]\(([^)]+)\), `(test_\w+)`", text)
+    assert len(named) >= 8
+    for place, name in named:
+        assert f"def {name}(" in (page.parent / place).read_text(encoding="utf-8"), name
+    run = set(re.findall(r"^regraft train --recipe (\S+)", text, re.MULTILINE))
+    assert run == {"mnist-resnet50", "mnist-vgg16"} < {*NAMES}
 
 
 def test_words_are_no_settings():
