@@ -33,7 +33,7 @@ _LARGEST = 1 << 30  # bytes of a table
 
 
 @dataclass(frozen=True)
-class Tested:
+class Compared:
     """A run as it is compared.
 
     Attributes
@@ -118,7 +118,7 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> str:
     )
 
 
-def _read(folder: Path) -> Tested:
+def _read(folder: Path) -> Compared:
     """Read what a run has written."""
     metrics = read_metrics(folder)
     hashes = {row.id: row.sha256 for row in read_split(folder / "split.csv")}
@@ -147,7 +147,7 @@ def _read(folder: Path) -> Tested:
         raise RunError(
             f"{folder} is a run of another version of regraft", hint="train it again"
         ) from None
-    return Tested(
+    return Compared(
         folder,
         *figures,
         tuple(image for image, _, _ in found),
@@ -180,7 +180,7 @@ def _history(path: Path) -> list[dict[str, float | None]]:
     return [{name: float(row[name]) if row[name] else None for name in names} for row in rows]
 
 
-def _check_same(first: Tested, other: Tested) -> None:
+def _check_same(first: Compared, other: Compared) -> None:
     """Refuse runs whose test images or labels differ."""
     one, two = (Counter(digest for digest, _ in run.images) for run in (first, other))
     if one != two:
@@ -199,7 +199,7 @@ def _check_same(first: Tested, other: Tested) -> None:
         )
 
 
-def _table(runs: Sequence[Tested]) -> str:
+def _table(runs: Sequence[Compared]) -> str:
     rows = [
         [
             str(run.folder),
@@ -217,7 +217,7 @@ def _table(runs: Sequence[Tested]) -> str:
     return f"{count}\n{columns(header, rows, right={4, 5, 6})}"
 
 
-def _line(runs: Sequence[Tested], found: Difference) -> str:
+def _line(runs: Sequence[Compared], found: Difference) -> str:
     """Say in one line what is between two runs, and what to do about it."""
     first, second = runs[found.first], runs[found.second]
     verdict = f"{(first if found.value > 0 else second).folder} is better"
@@ -237,7 +237,7 @@ def _line(runs: Sequence[Tested], found: Difference) -> str:
     )
 
 
-def _drawn(run: Tested) -> Drawn:
+def _drawn(run: Compared) -> Drawn:
     accuracy = run.accuracy
     return Drawn(
         str(run.folder), accuracy["value"], accuracy["low"], accuracy["high"],
