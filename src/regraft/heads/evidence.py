@@ -7,8 +7,8 @@ closed form: labels are jointly Gaussian with covariance ``sum_b share_b K_b + n
 the block's kernel. One Cholesky factor gives the value and the gradient for all blocks. This is
 automatic relevance determination (MacKay 1994; Neal 1996) by block instead of by feature.
 
-Measured against the last stage and against blocks side by side in docs/design/heads.md: never clearly
-worse, and far better on digits.
+Measured against the last stage and against blocks side by side (docs/design/heads.md): never
+clearly worse, and far better on digits.
 
 References
 ----------

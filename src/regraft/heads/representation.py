@@ -5,7 +5,7 @@ theorem), so fewer images than features need only N coordinates. With more image
 thousand of them span nearly all that the penalty leaves alive: CIFAR-10's 20,000 images and 14,832
 features, log-loss 0.457 with 1,000 coordinates, 0.447 with 2,000, 0.439 with 4,000
 (docs/design/heads.md). So every fit is one of at most two thousand coordinates, whatever the
-network and however many stages are read, and what is held in memory does not grow with the features.
+network and however many stages are read; what is held in memory does not grow with the features.
 
 The head that comes out reads the blocks themselves: weights are carried back, exactly.
 """
