@@ -149,8 +149,11 @@ def test_wrong_input_is_two_lines_and_exit_code_2(words, error, hint, photograph
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_ends_cleanly(sent, code, photographs, tmp_path):
+    # Tests that a shell runs in the background ignore Ctrl-C, and so would their children.
+    heed = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start = heed + "runpy.run_module('regraft', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
-        [sys.executable, "-m", "regraft", "train", str(photographs), "--out", "run"],
+        [sys.executable, "-c", start, "train", str(photographs), "--out", "run"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

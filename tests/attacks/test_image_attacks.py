@@ -370,7 +370,7 @@ def test_headers_without_end_cost_neither_time_nor_memory():
     outcomes, grown = in_a_child([corpus()[0][1], *files.values()])
     for name, (outcome, seconds) in zip(files, outcomes[1:], strict=True):
         assert outcome in {"truncated", "corrupt", "empty"}, name
-        assert seconds < 1, name
+        assert seconds < 5, name
     assert grown < MOST_MEMORY
 
 
