@@ -53,7 +53,7 @@ def sklearn_fit(z, y, penalty, weights):
     [
         (300, 20, 4, 1.0, "none"),
         (300, 20, 4, 1.0, "balanced"),
-        (60, 200, 3, 0.3, "none"),  # fewer rows than features: the rotated fit
+        (60, 200, 3, 0.3, "none"),  # fewer rows than features
         (200, 10, 2, 0.5, "none"),
         (120, 90, 3, 3.0, "none"),  # separable
     ],

@@ -64,23 +64,3 @@ def test_chunks_are_the_standardised_rows_in_order():
     assert torch.equal(all_rows(rows, width=10_000), expected)
     assert torch.equal(all_rows(rows, step=7), expected[::7])
     assert torch.equal(torch.cat([x[where] for where, _ in rows.chunks(step=7)]), x[::7])
-
-
-def test_fewer_coordinates_keep_every_product_and_give_weights_back():
-    x = features(12, 100)
-    x[5] = x[3]  # a duplicate: one direction less
-    rows = Rows(x, Standard.measure(x))
-    small, back = rows.reduced()
-    assert small.shape == (12, 10)  # 12 rows less the duplicate less the mean
-    z, r = all_rows(rows).double(), all_rows(small).double()
-    torch.testing.assert_close(r @ r.T, z @ z.T, rtol=1e-4, atol=1e-4)
-    weights = torch.randn(3, 10, dtype=torch.float64)
-    torch.testing.assert_close(z @ (weights @ back).T, r @ weights.T, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close((weights @ back).norm(), weights.norm(), rtol=1e-5, atol=0)
-
-
-def test_fewer_coordinates_of_constants_are_one_that_says_nothing():
-    x = torch.ones(3, 50)
-    small, back = Rows(x, Standard.measure(x)).reduced()
-    assert small.shape == (3, 1)
-    assert not bool(small.x.any() or back.any())

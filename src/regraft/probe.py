@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from regraft.heads.head import LinearHead
     from regraft.heads.select import FittedHead
 
-_ROWS_AT_ONCE = 4096  # 100 MB of all blocks of the default backbone
+_ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
 _ROWS_FOR_STATISTICS = 20_000  # a covariance of 1,280 features is settled by then
 _ROWS_FOR_NEIGHBOURS = 5_000  # the k-NN baseline would else take longer than the probe
 #: Images by which the blocks are chosen where there are more: their paired standard error is 0.002
@@ -264,7 +264,7 @@ def _model(
 def _folds(
     samples: Samples, indices: NDArray[np.int64], config: TrainConfig, *, leave_one_out: bool
 ) -> NDArray[np.int64]:
-    """Return the fold of each sample: one a group or image, or as many as the setting says."""
+    """Return the fold of each sample: one a group or image, or five."""
     clusters = units(samples)[indices]
     # As many folds as clusters hold out one each, and never the only one of a class.
     n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS

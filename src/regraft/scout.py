@@ -35,10 +35,10 @@ _ROWS_FOR_EVIDENCE = 800
 _LEAST_SHARE = 0.01
 #: What finer grids are worth until the images have spoken, feature by feature.
 _PRIOR_OF_GRID = {1: 1.0, 2: 0.3, 4: 0.1}
-#: Images whose rows span the coordinates of every fit. Twice as many gave CIFAR-10 0.4 points more
-#: (docs/design/heads.md) for four times the seconds.
+#: Images whose rows span the coordinates of every fit. Twice as many gave CIFAR-10 0.2 and 0.4
+#: points more (docs/probe.md, docs/design/heads.md); products with them grow fourfold.
 N_LANDMARKS = 2000
-_ROWS_AT_ONCE = 2048  # 50 MB of all blocks of the default backbone
+_ROWS_AT_ONCE = 2048  # 145 MB of all blocks of the default backbone
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def send_scout(
     features : Features
         Has their rows.
     indices : array of shape (M,), int64
-        Images; the first thousand weigh the blocks.
+        Images; the first 800 weigh the blocks.
     y : array of shape (M,), int64
         Their classes.
     n_classes : int

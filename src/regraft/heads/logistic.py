@@ -9,8 +9,7 @@ with biases free. In scikit-learn's words: ``penalty = 1 / (C * N)``.
 The folds are fitted together, in one pass over the rows for all of them, and warm along the path.
 Features are read where they lie and standardised a thousand rows at a time: nothing of size (N, D)
 is copied. What is held besides is four matrices (D, D) and some tens of parameter vectors
-(F, K * D). Where there are at most half as many rows as features, rows are rotated once into the
-eigenbasis of their kernel, in which the same fit has N coordinates.
+(F, K * D). The probe hands over at most 2,000 coordinates (``representation.py``).
 
 Statistics for standardisation are of all rows, held-out folds included; labels of a held-out
 sample influence no score of it.
@@ -65,7 +64,6 @@ _TOLERANCE_FINAL = 1e-7
 #: Further folds are not fitted once the scored ones have this many samples: the standard error on
 #: MNIST is then 0.004 nats, where neighbouring penalties differ by 0.01, and a pass costs half.
 _ENOUGH_SCORED = 20_000
-_LARGEST_KERNEL = 4096
 
 
 def fit_logistic(
@@ -111,9 +109,7 @@ def fit_logistic(
         Once, where a fit stopped before its gradient was small.
     """
     features = torch.from_numpy(x)
-    rows, back = Rows(features, standard), None
-    if len(x) <= min(x.shape[1] // 2, _LARGEST_KERNEL):
-        rows, back = rows.reduced()
+    rows = Rows(features, standard)
     labels = torch.from_numpy(y)
     sample_weights = torch.from_numpy(weights)[:, None].float()
     whole = Softmax(rows, labels, sample_weights, n_classes)
@@ -123,8 +119,7 @@ def fit_logistic(
     final = path.refit()
     path.warn(final)
     w, b = whole.split(final.parameters)
-    weight = w[0] if back is None else (w[0].double() @ back).float()
-    head = LinearHead(standard.mean, standard.scale, weight.contiguous(), b[0].clone())
+    head = LinearHead(standard.mean, standard.scale, w[0].contiguous(), b[0].clone())
     record = {
         "head": "logistic",
         "penalty": path.chosen,

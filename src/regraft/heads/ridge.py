@@ -68,29 +68,11 @@ def fit_ridge(
     FittedHead
     """
     began = time.perf_counter()
-    rows = Rows(torch.from_numpy(x), standard)
-    total = float(weights.sum())
-    share = torch.from_numpy(weights / total)  # (N,)
-    mean = torch.zeros(x.shape[1], dtype=torch.float64)
-    for where, z in rows.chunks():
-        mean += share[where] @ z.double()
-    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    for where, z in rows.chunks():
-        centred = z.double() - mean
-        gram.addmm_(centred.T * share[where], centred)
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
-    targets = torch.zeros(len(y), n_classes, dtype=torch.float64)
-    targets[torch.arange(len(y)), torch.from_numpy(y)] = 1
-    middle = share @ targets
-    targets -= middle
-    rotated = torch.empty(len(y), len(values), dtype=torch.float64)  # (N, D), decorrelated
-    for where, z in rows.chunks():
-        rotated[where] = (z.double() - mean) @ vectors
-    problem = _Problem(rotated, values, targets, share, _groups(folds))
+    problem, mean, vectors, middle = _decompose(x, y, folds, n_classes, weights, standard)
+    values = problem.values
     scored = folds >= 0
     history: list[dict[str, Any]] = []
-    least, penalty, oof = np.inf, float(values[-1]) / len(y) or 1.0, np.zeros(targets.shape)
+    least, penalty, oof = np.inf, float(values[-1]) / len(y) or 1.0, np.zeros((len(y), n_classes))
     for tried in (_PATH * float(values[-1])).tolist() if scored.any() and values[-1] > 0 else []:
         held_out = problem.held_out(tried).numpy()
         temperature = fit_temperature(
@@ -121,6 +103,37 @@ def fit_ridge(
     record = {"head": "ridge", "penalty": penalty, "scale": scale}
     oof = ((oof + middle.numpy()) / scale).astype(np.float32)
     return finish(head, oof, scored, y, weights, history, record)
+
+
+def _decompose(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    n_classes: int,
+    weights: NDArray[np.float64],
+    standard: Standard,
+) -> tuple[_Problem, Tensor, Tensor, Tensor]:
+    """Return the problem, the mean of its rows, its eigenvectors and the classes' shares."""
+    rows = Rows(torch.from_numpy(x), standard)
+    total = float(weights.sum())
+    share = torch.from_numpy(weights / total)  # (N,)
+    mean = torch.zeros(x.shape[1], dtype=torch.float64)
+    for where, z in rows.chunks():
+        mean += share[where] @ z.double()
+    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for where, z in rows.chunks():
+        centred = z.double() - mean
+        gram.addmm_(centred.T * share[where], centred)
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(0)
+    targets = torch.zeros(len(y), n_classes, dtype=torch.float64)
+    targets[torch.arange(len(y)), torch.from_numpy(y)] = 1
+    middle = share @ targets
+    targets -= middle
+    rotated = torch.empty(len(y), len(values), dtype=torch.float64)  # (N, D), decorrelated
+    for where, z in rows.chunks():
+        rotated[where] = (z.double() - mean) @ vectors
+    return _Problem(rotated, values, targets, share, _groups(folds)), mean, vectors, middle
 
 
 @dataclass(frozen=True)

@@ -131,28 +131,6 @@ class Rows:
             torch.sub(part, self.standard.mean, out=chunk)
             yield where, chunk.mul_(self.standard.scale)
 
-    def reduced(self) -> tuple[Rows, Tensor]:
-        """Return the same geometry in at most N coordinates, for fewer rows than features.
-
-        The L2 penalty does not change under rotation, and weights outside the span of the rows
-        are zero at the optimum: so a fit in the eigenbasis of the kernel is the same fit.
-
-        Returns
-        -------
-        tuple of Rows and tensor of shape (r, D), float64
-            Rows (N, r); weights there times the tensor are weights here.
-        """
-        z = torch.cat([chunk.clone() for _, chunk in self.chunks()]).double()
-        values, vectors = torch.linalg.eigh(z @ z.T)
-        keep = values > 1e-9 * values[-1].clamp_min(1e-300)
-        if not bool(keep.any()):  # all features are constant: one coordinate that says nothing
-            keep[-1], values = True, values.clamp_min(1.0)
-            vectors = torch.zeros_like(vectors)
-        roots, vectors = values[keep].sqrt(), vectors[:, keep]
-        x = (vectors * roots).float()
-        r = x.shape[1]
-        return Rows(x, Standard(torch.zeros(r), torch.ones(r))), (vectors / roots).T @ z
-
 
 def _chunk(width: int) -> int:
     return min(1024, max(32, _NUMBERS_AT_ONCE // width))
