@@ -10,9 +10,9 @@ from regraft.backbones.preprocess import render
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import DataError
-from regraft.finetune.augment import AUGMENTATIONS, Recipe, _operations, augment
+from regraft.features.augment import AUGMENTATIONS, Recipe, _operations, augment
+from regraft.features.keyed import generator, key_of, torch_seeded
 from regraft.finetune.images import TrainingImages
-from regraft.finetune.keyed import generator, key_of, torch_seeded
 from regraft.finetune.mixing import draw_mixing
 
 PREPROCESS = Preprocess(48, 54, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bicubic")

@@ -16,7 +16,7 @@ from regraft.config import TrainConfig
 from regraft.config_file import read_config, to_yaml
 from regraft.data.named import NAMED
 from regraft.errors import ConfigError, InputError
-from regraft.finetune.augment import AUGMENTATIONS
+from regraft.features.augment import AUGMENTATIONS
 from regraft.recipe import WORDS, explain, list_recipes, read_recipe, recipe_names
 from regraft.runs import read_metrics
 

@@ -11,7 +11,7 @@ from regraft.cli import main
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
-from regraft.finetune.augment import AUGMENTATIONS
+from regraft.features.augment import AUGMENTATIONS
 from regraft.finetune.images import TrainingImages
 from regraft.show import VIEWS, _views, choose_examples, show
 

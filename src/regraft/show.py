@@ -48,7 +48,7 @@ def show(
     out : Path, optional
         PNG file that is not there yet; else ``regraft-runs/show.png``, which is replaced.
     augmentation : str, optional
-        A name in ``regraft.finetune.augment.AUGMENTATIONS``: draw fewer images, each in the
+        A name in ``regraft.features.augment.AUGMENTATIONS``: draw fewer images, each in the
         rendering that is measured and in those of the first four epochs.
     reporter : Reporter, optional
         Silent where not given.
@@ -129,7 +129,7 @@ def choose_examples(samples: Samples, n_images: int, seed: int) -> list[int]:
 
 
 def _check_augmentation(name: str) -> None:
-    from regraft.finetune.augment import AUGMENTATIONS  # noqa: PLC0415 - imports torch
+    from regraft.features.augment import AUGMENTATIONS  # noqa: PLC0415 - imports torch
 
     if name not in AUGMENTATIONS:
         raise ConfigError(f"augment is {name}; it must be one of {', '.join(AUGMENTATIONS)}")
@@ -175,8 +175,8 @@ def _views(
 ) -> list[plots.Item]:
     """Return an image as it is measured, and as a training would see it in its first epochs."""
     from regraft.backbones.preprocess import render  # noqa: PLC0415 - imports torch
-    from regraft.finetune.augment import AUGMENTATIONS, augment  # noqa: PLC0415
-    from regraft.finetune.keyed import generator  # noqa: PLC0415
+    from regraft.features.augment import AUGMENTATIONS, augment  # noqa: PLC0415
+    from regraft.features.keyed import generator  # noqa: PLC0415
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
     if isinstance(image, str):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST = 5.0  # seconds of the processor that one case may take
 _PATIENCE = 60.0  # seconds on the clock, which others' work makes longer
-MOST_MEMORY = 200 << 20  # bytes by which the process may grow
+MOST_MEMORY = 200 << 20  # bytes by which the process may grow, and never to twice of what it was
 _MOST_FINDINGS = 20
 
 
@@ -34,7 +34,8 @@ _MOST_FINDINGS = 20
 class Report:
     """What became of ``cases``: ``outcomes`` counted by their names, ``findings`` by number.
 
-    Where a process was lost, up to 31 outcomes before it are lost with it.
+    Where a process was lost, up to 31 outcomes before it are lost with it. ``memory``: bytes before
+    the first case, and the most of all cases.
     """
 
     seed: int
@@ -42,10 +43,12 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
+    memory: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         lines = [f"{self.cases:,} cases of seed {self.seed} in {self.seconds:.0f} s: "]
         lines[0] += ", ".join(f"{name} {n:,}" for name, n in self.outcomes.most_common())
+        lines[0] += f"; memory {self.memory[0] >> 20} to {self.memory[1] >> 20} MB"
         lines += [f"FOUND seed {self.seed} number {n}: {what}" for n, what in self.findings.items()]
         return "\n".join(lines)
 
@@ -78,9 +81,10 @@ def hunt(case: Case, count: int, seed: int, first: int = 0, patience: float = _P
         send.close()
         try:
             while True:
-                outcomes, findings = receive.recv()
+                outcomes, findings, grown = receive.recv()
                 report.outcomes.update(outcomes)
                 report.findings.update(findings)
+                report.memory = max(report.memory, grown, key=lambda each: each[1])
         except EOFError:
             child.join()
         if child.exitcode:
@@ -106,7 +110,8 @@ def _child(
     findings: dict[int, str] = {}
     with suppress(Exception):
         case(seed, -1)  # what is imported and kept once counts for no case
-    ceiling = memory() + MOST_MEMORY
+    before = memory()
+    ceiling = before + min(MOST_MEMORY, before)
     for number in range(first, end):
         at.value = number
         faulthandler.dump_traceback_later(patience, exit=True)
@@ -122,14 +127,14 @@ def _child(
         if time.process_time() - start > LONGEST:
             findings[number] = f"it took {time.process_time() - start:.0f} s of the processor"
         if memory() > ceiling:
-            findings[number] = f"memory grew by {(memory() - ceiling + MOST_MEMORY) >> 20} MB"
-            ceiling = memory() + MOST_MEMORY
+            findings[number] = f"memory grew from {before >> 20} to {memory() >> 20} MB"
+            ceiling = memory() + min(MOST_MEMORY, before)
         if number % 32 == 31 or len(findings) >= _MOST_FINDINGS:
-            send.send((outcomes, findings))
+            send.send((outcomes, findings, (before, memory())))
             if len(findings) >= _MOST_FINDINGS:
                 return
             outcomes, findings = Counter(), {}
-    send.send((outcomes, findings))
+    send.send((outcomes, findings, (before, memory())))
 
 
 def memory() -> int:

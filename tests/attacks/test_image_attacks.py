@@ -408,7 +408,7 @@ def test_the_harness_finds_what_it_must(monkeypatch):
     assert report.findings[160] == "it took more than 3 s, or left the process"
     if os.name != "nt":
         assert report.findings[70] == "killed by SIGSEGV"
-        assert report.findings[150].startswith("memory grew by ")
+        assert report.findings[150].startswith("memory grew from ")
     assert len(report.findings) == (5 if os.name != "nt" else 3)
     assert "FOUND seed 7 number 40: ZeroDivisionError" in str(report)
     alone = hunt(wrong, 1, seed=7, first=40)

@@ -13,8 +13,8 @@ import torch
 
 from regraft.data.decode import decode, hash_payload
 from regraft.errors import DataError, ImageError
-from regraft.finetune.augment import Recipe, augment
-from regraft.finetune.keyed import generator, key_of
+from regraft.features.augment import Recipe, augment
+from regraft.features.keyed import generator, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from regraft.backbones.preprocess import normalise
 from regraft.errors import DivergedError, RegraftError
+from regraft.features.keyed import torch_seeded
 from regraft.finetune.callbacks import call
-from regraft.finetune.keyed import torch_seeded
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.schedule import set_rates
 from regraft.finetune.state import State, copied

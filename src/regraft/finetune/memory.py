@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from regraft.errors import RegraftError
-from regraft.finetune.keyed import torch_seeded
+from regraft.features.keyed import torch_seeded
 from regraft.finetune.state import State, copied
 
 if TYPE_CHECKING:

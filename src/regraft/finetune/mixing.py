@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from regraft.finetune.keyed import generator
+from regraft.features.keyed import generator
 
 
 @dataclass(frozen=True)

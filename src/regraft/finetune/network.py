@@ -17,8 +17,8 @@ from torch import nn
 
 from regraft.backbones.freeze import state_hash
 from regraft.errors import ConfigError
+from regraft.features.keyed import torch_seeded
 from regraft.features.taps import POOLED, Block, as_map, pool
-from regraft.finetune.keyed import torch_seeded
 from regraft.heads.head import LinearHead
 
 if TYPE_CHECKING:

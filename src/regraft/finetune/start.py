@@ -15,7 +15,7 @@ import torch
 
 from regraft.backbones.freeze import frozen
 from regraft.errors import ConfigError, DataError
-from regraft.finetune.augment import AUGMENTATIONS
+from regraft.features.augment import AUGMENTATIONS
 from regraft.finetune.checkpoint import Checkpoints
 from regraft.finetune.folder import refuse_existing
 from regraft.finetune.images import TrainingImages, lost

@@ -97,7 +97,7 @@ def augment(
     Examples
     --------
     >>> from regraft.backbones.backbone import Preprocess
-    >>> from regraft.finetune.keyed import generator
+    >>> from regraft.features.keyed import generator
     >>> preprocess = Preprocess(64, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     >>> image = np.zeros((80, 120, 3), dtype=np.uint8)
     >>> augment(image, preprocess, AUGMENTATIONS["strong"], generator(0, "a")).shape
