@@ -27,7 +27,7 @@ from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_fac
 from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
 from regraft.heads.fitted import FittedHead
-from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
+from regraft.heads.temperature import fit_temperature, log_losses
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
@@ -361,11 +361,8 @@ def _finish(
         model = state.network.to_model(state.best, label)
     logits = validation.score(model).logits
     if progress.best_epoch > 0 or config.start == "random-head" or config.strategy == "scratch":
-        # Where all are right, the lower the better: that says nothing about unseen images.
-        lowest = 1.0 if (logits.argmax(1) == validation.labels).all() else LOWEST
-        temperature = fit_temperature(
-            logits, validation.labels, _weights(validation.labels, loop), bounds=(lowest, HIGHEST)
-        )
+        counted = _weights(validation.labels, loop)
+        temperature = fit_temperature(logits, validation.labels, counted)
         model = dataclasses.replace(model, temperature=temperature)
     calibrated = log_losses(logits / np.float32(model.temperature), validation.labels)
     best = progress.history[progress.best_epoch]

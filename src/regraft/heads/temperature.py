@@ -23,7 +23,10 @@ def fit_temperature(
     *,
     bounds: tuple[float, float] = (LOWEST, HIGHEST),
 ) -> float:
-    """Find the temperature of least log-loss.
+    """Find the temperature of least log-loss, as if one answer more had been wrong.
+
+    Each target gives 1 / (N + 2) away to the other classes, as Platt's do: where all N answers are
+    right, the lower the temperature the better, which says nothing of unseen images.
 
     Parameters
     ----------
@@ -44,19 +47,25 @@ def fit_temperature(
     References
     ----------
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    Platt, Probabilistic Outputs for Support Vector Machines, 1999, for the targets.
 
     Examples
     --------
-    >>> logits = np.array([[4, 0], [4, 0], [4, 0], [0, 4]], dtype=np.float32)
-    >>> fit_temperature(logits, np.array([0, 0, 1, 1]))  # sure of itself, right 3 times in 4
-    3.64...
+    >>> logits = np.tile(np.array([[4, 0], [4, 0], [4, 0], [0, 4]], dtype=np.float32), (25, 1))
+    >>> fit_temperature(logits, np.tile([0, 0, 1, 1], 25))  # sure of itself, right 3 times in 4
+    3.72...
     """
-    if not len(labels):
+    n, n_classes = logits.shape
+    if not n:
         return 1.0
     logits64 = logits.astype(np.float64)
+    right = logits64[np.arange(n), labels]
+    others = (logits64.sum(1) - right) / (n_classes - 1)
+    expected = right + (others - right) / (n + 2)  # logit of the smoothed target
 
     def loss(log_temperature: float) -> float:
-        each = log_losses(logits64 / math.exp(log_temperature), labels)
+        cooled = math.exp(-log_temperature)
+        each = logsumexp(logits64 * cooled, axis=1) - expected * cooled
         return float(np.average(each, weights=weights))
 
     found = minimize_scalar(
