@@ -13,6 +13,7 @@ from regraft.cli import main
 from regraft.comparison import compare_runs
 from regraft.errors import InputError, RunError
 from regraft.evaluation.compare import compare, holm
+from regraft.runs import read_metrics, write_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 
@@ -145,6 +146,16 @@ def test_a_run_that_says_the_same_is_no_better_and_the_smaller_is_taken(runs, tm
     assert "+0.000 (95 %: +0.000 to +0.000); alone right 0 and 0, McNemar p 1" in line
     assert f"no significant difference: take the cheaper, {runs / 'probe'} (" in line
     assert "Holm" not in line  # of one comparison there is nothing to correct
+
+
+def test_a_probe_is_cheaper_than_what_was_trained_from_it_on(runs, tmp_path):
+    """Its features came from the probe's run: fewer seconds are not its merit."""
+    tuned = shutil.copytree(runs / "tuned", tmp_path / "tuned")
+    metrics = read_metrics(tuned)
+    metrics.pop("schema_version")
+    write_metrics(tuned, {**metrics, "seconds": {"total": 0.0}})
+    text = compare_runs([tuned, runs / "probe"], tmp_path / "a.png")
+    assert f"no significant difference: take the cheaper, {runs / 'probe'} (" in text
 
 
 def test_images_are_matched_by_content_and_not_by_name(images, runs, tmp_path):

@@ -32,8 +32,9 @@ HEIGHTS = {
             ("crossing",),
             ("artefacts", "claims", "steps"),
             ("pipeline", "classifier", "show", "comparison", "rate_finder"),
-            ("demo",),
+            ("demo", "side_by_side"),
             ("console", "progress", "cli_help", "cli_options", "doctor"),
+            ("cli_compare",),
             ("cli",),
             ("__main__",),
         ]

@@ -117,7 +117,7 @@ def claim(
     DiskFullError
         Where there is no space left.
     """
-    folders = iter([out]) if out is not None else _candidates(_stem(data))
+    folders = iter([out]) if out is not None else _candidates(name_after(data))
     for folder in folders:
         if out is None and (folder.exists() or folder.is_symlink()):
             continue
@@ -185,8 +185,14 @@ def picture_place(out: Path | None, name: str, *data: object) -> Path:
     return place
 
 
-def _stem(data: object) -> str:
-    """Return what a run is called after its data."""
+def name_after(data: object) -> str:
+    """Return what a run is called after its data.
+
+    Examples
+    --------
+    >>> name_after("photos/flowers.zip"), name_after("kaggle:owner/flowers")
+    ('flowers', 'flowers')
+    """
     name = "arrays"
     if isinstance(data, str | Path):
         name = Path(data).name or Path(data).absolute().name

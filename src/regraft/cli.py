@@ -15,11 +15,15 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import regraft
+from regraft.cli_compare import compare
 from regraft.cli_help import HelpFormatter, usage_error
 from regraft.cli_options import (
     OPTIONS,
+    CacheFolder,
+    ConfigFile,
     EvaluateFlags,
     FindFlags,
+    Picture,
     PredictFlags,
     ShowFlags,
     TrainFlags,
@@ -46,21 +50,6 @@ app = App(
     Start with `regraft demo`, or with `regraft train FOLDER`: one folder of images per class.
     """,
 )
-
-ConfigFile = Annotated[
-    Path | None,
-    Parameter(
-        name=["--config", "-c"],
-        help="A config.yaml, such as a run's own; flags go before what it says.",
-        metavar="PATH",
-    ),
-]
-CacheFolder = Annotated[
-    Path | None,
-    Parameter(help="The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."),
-]
-
-Picture = Annotated[Path | None, Parameter(metavar="PATH")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,21 +223,11 @@ def show(
     print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
 
 
-@app.command(usage="Usage: regraft compare RUN RUN... [OPTIONS]", sort_key=5)
-def compare(*runs: Path, out: Picture = None) -> None:
-    """Compare runs on the same test images: a table, paired tests, and a picture.
-
-    Parameters
-    ----------
-    runs
-        Two folders or more that `regraft train` wrote; the images are matched by their content.
-    out
-        PNG file to write, which must not exist. [default: regraft-runs/compare.png, replaced]
-    """
-    tune_process()
-    from regraft.comparison import compare_runs
-
-    print(visible(compare_runs(runs, out)))
+app.command(
+    compare,
+    usage="Usage: regraft compare RUN RUN... | DATA --models NAMES [OPTIONS]",
+    sort_key=5,
+)
 
 
 @app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)

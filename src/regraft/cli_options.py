@@ -8,12 +8,14 @@ TrainConfig would lose that instance's values as soon as any flag is given.)
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from cyclopts import Group, Parameter
 
 from regraft.config import TrainConfig
 from regraft.settings import (
+    COMPARING,
     GROUPS,
     PREDICTING,
     READING,
@@ -26,11 +28,25 @@ from regraft.settings import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
     from typing import TypeAlias
 
 #: First in the help, behind the arguments: groups keep the order in which they were made.
 OPTIONS = Group.create_ordered("Options")
+
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(
+        name=["--config", "-c"],
+        help="A config.yaml, such as a run's own; flags go before what it says.",
+        metavar="PATH",
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    Parameter(help="The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."),
+]
+Picture = Annotated[Path | None, Parameter(metavar="PATH")]
+Names = Annotated[str | None, Parameter(metavar="NAMES")]
 
 
 def _flags(name: str, settings: Iterable[str]) -> Any:
@@ -70,12 +86,14 @@ def _flags(name: str, settings: Iterable[str]) -> Any:
 if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any
     FindFlags: TypeAlias = Any
+    CompareFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
     PredictFlags: TypeAlias = Any
     ShowFlags: TypeAlias = Any
 else:
     TrainFlags = _flags("TrainFlags", setting_types())
     FindFlags = _flags("FindFlags", STEPPING)
+    CompareFlags = _flags("CompareFlags", COMPARING)
     EvaluateFlags = _flags("EvaluateFlags", READING)
     PredictFlags = _flags("PredictFlags", PREDICTING)
     ShowFlags = _flags("ShowFlags", SHOWING)
@@ -86,7 +104,7 @@ def given(flags: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    flags : TrainFlags, FindFlags, EvaluateFlags, PredictFlags, ShowFlags or None
+    flags : TrainFlags, FindFlags, CompareFlags, EvaluateFlags, PredictFlags, ShowFlags or None
         None where no flag was given at all.
 
     Returns

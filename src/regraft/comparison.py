@@ -22,7 +22,7 @@ from regraft.runs import read_metrics
 from regraft.summary import interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Compared:
     ----------
     folder : Path
         Its folder.
+    name : str
+        How it is called here: the folder as the user wrote it, or its last part.
     network, method : str
         What was trained, and how: a head's name, "finetune" or "scratch".
     accuracy : dict of str to float
@@ -59,6 +61,7 @@ class Compared:
     """
 
     folder: Path
+    name: str
     network: str
     method: str
     accuracy: dict[str, Any]
@@ -100,25 +103,41 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> str:
     if twice:
         raise InputError(f"{twice[0]} is given twice")
     place = picture_place(out, "compare.png")
-    runs = [_read(folder) for folder in folders]
+    return tell_runs({str(folder): folder for folder in folders}, place)
+
+
+def tell_runs(folders: Mapping[str, Path], picture: Path) -> str:
+    """Compare runs under names; see ``compare_runs``.
+
+    Parameters
+    ----------
+    folders : mapping of str to Path
+        Run folders by the names that table and picture have; a single one is only told.
+    picture : Path
+        PNG file to write; replaced.
+
+    Returns
+    -------
+    str
+        As ``compare_runs``.
+
+    Raises
+    ------
+    RunError
+        As ``compare_runs``.
+    """
+    runs = [_read(folder, name) for name, folder in folders.items()]
     for other in runs[1:]:
         _check_same(runs[0], other)
     differences = compare(np.stack([run.right for run in runs]))
-    draw_runs(place, [_drawn(run) for run in runs])
-    reused = [str(run.folder) for run in runs if run.reused]
+    draw_runs(picture, [_drawn(run) for run in runs])
+    reused = [run.name for run in runs if run.reused]
     notes = [f"fewer seconds, by the store of features: {', '.join(reused)}"] if reused else []
-    return "\n".join(
-        [
-            _table(runs),
-            "",
-            *(_line(runs, each) for each in differences),
-            *notes,
-            f"picture: {place}",
-        ]
-    )
+    lines = [_line(runs, each) for each in differences]
+    return "\n".join([_table(runs), "", *lines, *notes, f"picture: {picture}"])
 
 
-def _read(folder: Path) -> Compared:
+def _read(folder: Path, name: str) -> Compared:
     """Read what a run has written."""
     metrics = read_metrics(folder)
     hashes = {row.id: row.sha256 for row in read_split(folder / "split.csv")}
@@ -149,6 +168,7 @@ def _read(folder: Path) -> Compared:
         ) from None
     return Compared(
         folder,
+        name,
         *figures,
         tuple(image for image, _, _ in found),
         np.array([right for _, _, right in found]),
@@ -202,7 +222,7 @@ def _check_same(first: Compared, other: Compared) -> None:
 def _table(runs: Sequence[Compared]) -> str:
     rows = [
         [
-            str(run.folder),
+            run.name,
             run.network,
             run.method,
             interval(run.accuracy),
@@ -220,26 +240,34 @@ def _table(runs: Sequence[Compared]) -> str:
 def _line(runs: Sequence[Compared], found: Difference) -> str:
     """Say in one line what is between two runs, and what to do about it."""
     first, second = runs[found.first], runs[found.second]
-    verdict = f"{(first if found.value > 0 else second).folder} is better"
+    verdict = f"{(first if found.value > 0 else second).name} is better"
     if not found.significant:
-        # A few bytes are no difference: then the seconds decide.
-        cheap, dear = sorted((first, second), key=lambda run: (round(run.megabytes), run.seconds))
+        cheap, dear = sorted((first, second), key=_price)
         verdict = (
-            f"no significant difference: take the cheaper, {cheap.folder} "
+            f"no significant difference: take the cheaper, {cheap.name} "
             f"({cheap.megabytes:,.1f} MB and {cheap.seconds:,.0f} s against "
             f"{dear.megabytes:,.1f} and {dear.seconds:,.0f})"
         )
     corrected = f", Holm {found.p_holm:.2g}" if len(runs) > 2 else ""
     return (
-        f"{first.folder} - {second.folder}: {found.value:+.3f} "
+        f"{first.name} - {second.name}: {found.value:+.3f} "
         f"(95 %: {found.low:+.3f} to {found.high:+.3f}); alone right {found.only_first:,} and "
         f"{found.only_second:,}, McNemar p {found.p:.2g}{corrected}: {verdict}"
     )
 
 
+def _price(run: Compared) -> tuple[int, bool, float]:
+    """Order runs by what they cost.
+
+    A few bytes are no difference. A training by epochs begins with a probe, whose features it may
+    have found in the store: then its fewer seconds say nothing.
+    """
+    return round(run.megabytes), bool(run.history), run.seconds
+
+
 def _drawn(run: Compared) -> Drawn:
     accuracy = run.accuracy
     return Drawn(
-        str(run.folder), accuracy["value"], accuracy["low"], accuracy["high"],
+        run.name, accuracy["value"], accuracy["low"], accuracy["high"],
         run.seconds, run.megabytes, run.history,
     )  # fmt: skip

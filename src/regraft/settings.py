@@ -58,6 +58,20 @@ STEPPING = tuple(
     }
 )
 
+#: Settings of a comparison of trainings: all but those that it chooses for each of them.
+COMPARING = tuple(
+    name
+    for names in GROUPS.values()
+    for name in names
+    if name not in {"model", "strategy", "resume", "out", "overwrite"}
+)
+
+#: Settings that change nothing of what is learnt from images that are the same.
+HARMLESS = (
+    *("out", "overwrite", "resume", "save_every", "workers", "cache", "cache_dir"),
+    "data_root",
+)
+
 #: What stands for a value in the help where the type's name would say too little.
 PLACEHOLDERS = {
     "model": "NAME",

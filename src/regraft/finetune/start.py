@@ -29,6 +29,7 @@ from regraft.finetune.validation import Validation
 from regraft.heads.fitted import FittedHead
 from regraft.heads.temperature import fit_temperature, log_losses
 from regraft.report import Reporter
+from regraft.settings import HARMLESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,11 +53,9 @@ LEARNING_RATES = {
     ("sgd", "scratch"): 5e-2,
 }
 
-#: Settings that change nothing of what is learnt, and may differ when a run is resumed.
-_FREE = {
-    *("out", "overwrite", "resume", "save_every", "workers", "cache", "cache_dir", "data_root"),
-    *("split", "strict"),  # which images are in which part is in the fingerprint itself
-}
+#: Settings that may differ when a run is resumed; which image is in which part is in the
+#: fingerprint itself.
+_FREE = {*HARMLESS, "split", "strict"}
 
 
 def discard(folder: Path) -> None:

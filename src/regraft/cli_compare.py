@@ -1,0 +1,73 @@
+"""`regraft compare`: of runs that are there, or of trainings on data."""
+
+# ruff: noqa: PLC0415, T201 - as in cli.py
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from regraft.cli_options import CompareFlags, ConfigFile, Names, Picture, combine, given
+from regraft.errors import InputError, visible
+from regraft.process import tune_process
+
+
+def compare(
+    *runs: str,
+    models: Names = None,
+    strategies: Names = None,
+    out: Picture = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    config: ConfigFile = None,
+    flags: Annotated[CompareFlags | None, Parameter(name="*")] = None,
+) -> int:
+    """Compare runs on the same test images, or train networks on DATA and compare these.
+
+    Prints a table and paired tests, and draws a picture. Trainings that are finished in --out
+    already are not repeated; one that fails costs the others nothing, and the exit code is then 1.
+
+    Parameters
+    ----------
+    runs
+        Two folders or more that `regraft train` wrote, whose test images are matched by their
+        content; or, with --models or --strategies, DATA as for `regraft train`.
+    models
+        Train each of these networks, as in resnet50,vgg16, on the same parts of DATA.
+    strategies
+        Train each network in each of these ways, as in probe,finetune.
+    out
+        Of runs: PNG file to write, which must not exist. [default: regraft-runs/compare.png,
+        replaced] Of DATA: folder of the runs and of compare.png. [default: one under
+        regraft-runs/, named after the data]
+    overwrite
+        Replace runs in --out that differ in settings or images.
+    """
+    tune_process()
+    if models is None and strategies is None:
+        if config is not None or given(flags) or overwrite:
+            raise InputError(
+                "settings change nothing of runs that are trained already",
+                hint="regraft compare DATA --models NAMES trains",
+            )
+        from regraft.comparison import compare_runs
+
+        print(visible(compare_runs([Path(run) for run in runs], out)))
+        return 0
+    if len(runs) != 1:
+        raise InputError(
+            f"--models and --strategies train on one DATA, and {len(runs)} are given",
+            hint="regraft compare --help",
+        )
+    settings = combine(config, flags).replace(out=out, overwrite=overwrite)
+    from regraft.progress import ConsoleReporter
+    from regraft.side_by_side import compare_trainings
+
+    found = compare_trainings(
+        runs[0], _words(models), _words(strategies), settings, ConsoleReporter()
+    )
+    print(visible(found.text))
+    return 1 if found.failed else 0
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text is not None else []
