@@ -86,6 +86,7 @@ OTHER_VALUES = {
     "ema": 0.99,
     "bn": "train",
     "resume": True,
+    "log": "tensorboard,mlflow",
     "save_every": 10.0,
     "seed": 7,
     "device": "cpu",

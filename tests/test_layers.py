@@ -30,7 +30,7 @@ HEIGHTS = {
             ("finetune",),
             ("probe", "runs", "summary", "predictions"),
             ("crossing",),
-            ("artefacts", "claims", "steps"),
+            ("artefacts", "claims", "logs", "steps"),
             ("pipeline", "classifier", "show", "comparison", "rate_finder"),
             ("demo", "side_by_side"),
             ("console", "progress", "cli_help", "cli_options", "doctor"),

@@ -76,7 +76,7 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
     """
     samples, parts = outcome.samples, outcome.parts
     # What repeats the run and not where it went: given to -c it must not replace this folder.
-    repeatable = outcome.config.replace(out=None, overwrite=False, resume=False)
+    repeatable = outcome.config.replace(out=None, overwrite=False, resume=False, log="none")
     write_atomic(folder / "config.yaml", to_yaml(repeatable).encode())
     samples.ledger.write(folder / "ledger.json")
     write_split(folder / "split.csv", samples, parts)

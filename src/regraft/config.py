@@ -30,6 +30,8 @@ ScheduleName = Literal["cosine", "step", "constant"]
 Augment = Literal["none", "light", "standard", "strong", "digits"]
 Norms = Literal["auto", "frozen", "train"]
 
+LOGS = ("tensorboard", "mlflow")
+
 SCHEMA_VERSION = 1
 
 
@@ -219,6 +221,9 @@ class TrainConfig:
         None, "Run folder; else a new one under regraft-runs/, named after the data."
     )
     overwrite: bool = _setting(default=False, text="Replace the run that --out already holds.")
+    log: str = _setting(
+        "none", "Records beside the run folder's own: tensorboard, mlflow, or both with a comma."
+    )
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -262,6 +267,11 @@ class TrainConfig:
             "head",
             "be one that weighs features where strategy is finetune",
         )
+        must(
+            self.log == "none" or set(self.logs) <= set(LOGS),
+            "log",
+            f"be none, or some of {', '.join(LOGS)} with commas",
+        )
         must(1 <= self.save_every < float("inf"), "save_every", "be 1 second or more")
         must(
             self.image_size == "auto"
@@ -286,6 +296,12 @@ class TrainConfig:
         ):
             allowed = get_args(kind)
             must(getattr(self, name) in allowed, name, f"be one of {', '.join(allowed)}")
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Names in ``log``, each once."""
+        words = [] if self.log == "none" else self.log.split(",")
+        return tuple(dict.fromkeys(word.strip() for word in words))
 
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a copy with some fields changed, checked like a new one."""

@@ -23,7 +23,8 @@
     RegraftWarning               shown as one line, never stops anything
     ├── ConvergenceWarning       a fit stopped before its gradient was small
     ├── SmallSampleWarning       too few images for the claim
-    └── StoreWarning             the run goes on without the store
+    ├── StoreWarning             the run goes on without the store
+    └── LogWarning               the run goes on, and a log of it is behind
 
 A message says what, which value or file; the hint says what to do. This module imports nothing.
 """
@@ -184,3 +185,7 @@ class SmallSampleWarning(RegraftWarning):
 
 class StoreWarning(RegraftWarning):
     """The run goes on without the store, or with a new one."""
+
+
+class LogWarning(RegraftWarning):
+    """The run goes on, and a log of it is behind."""

@@ -26,6 +26,7 @@ from regraft.data.sources import open_unlabelled
 from regraft.errors import SmallSampleWarning
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.folder import checkpoints_folder, refuse_existing
+from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
 from regraft.steps import (
@@ -129,8 +130,8 @@ def train(
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
         checkpoints = _checkpoints(place.folder, config)
-        if config.device not in {"auto", "cpu"}:  # the import of torch hides behind no scan then
-            _check_device(config)
+        logs = stack.enter_context(open_logs(config, place.folder, checkpoints, reporter))
+        _check_device(config)
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
             parts = divide(samples, config)  # train, val, test: disjoint
@@ -162,8 +163,9 @@ def train(
         if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
             with seconds.of("train"):
                 model, fitted = finetune(
-                    probe.model, samples, parts, compute, config, checkpoints, reporter, callbacks
-                )
+                    probe.model, samples, parts, compute, config, checkpoints, reporter,
+                    (logs, *callbacks),
+                )  # fmt: skip
             if model.backbone is not backbone:
                 with seconds.of("extract again"):
                     seen = extract_features(
@@ -183,8 +185,10 @@ def train(
                 statistics(seen, samples, parts), scored, results, pairs,
             )  # fmt: skip
             write_artefacts(beside, outcome)
-            figures = {**describe(outcome), **results, "seconds": seconds.so_far()}
-            metrics = runs.write_metrics(beside, figures)
+            metrics = runs.write_metrics(
+                beside, {**describe(outcome), **results, "seconds": seconds.so_far()}
+            )
+            logs.finish(beside, metrics)
         if config.strategy != "probe":
             discard(checkpoints)
     return Run(place.folder, metrics, model)
@@ -300,6 +304,8 @@ def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
 
 
 def _check_device(config: TrainConfig) -> None:
+    if config.device in {"auto", "cpu"}:
+        return  # always there; and the import of torch hides behind the scan then
     from regraft.features.compute import choose_compute
 
     choose_compute(config.device, config.precision, config.batch_size)

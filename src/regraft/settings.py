@@ -28,7 +28,7 @@ GROUPS = {
         *("label_smoothing", "mixup", "cutmix", "dropout", "ema", "bn", "resume", "save_every"),
     ),
     "The machine": ("device", "precision", "batch_size", "workers", "cache", "cache_dir"),
-    "The result": ("out", "overwrite"),
+    "The result": ("out", "overwrite", "log"),
 }
 
 #: Settings of an evaluation: how images are read and computed, and not what is learnt.
@@ -54,7 +54,7 @@ STEPPING = tuple(
     if name
     not in {
         *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
-        *("save_every", "out", "overwrite"),
+        *("save_every", "out", "overwrite", "log"),
     }
 )
 
@@ -68,7 +68,7 @@ COMPARING = tuple(
 
 #: Settings that change nothing of what is learnt from images that are the same.
 HARMLESS = (
-    *("out", "overwrite", "resume", "save_every", "workers", "cache", "cache_dir"),
+    *("out", "overwrite", "log", "resume", "save_every", "workers", "cache", "cache_dir"),
     "data_root",
 )
 
@@ -95,6 +95,7 @@ PLACEHOLDERS = {
     "mixup": "ALPHA",
     "cutmix": "ALPHA",
     "save_every": "SECONDS",
+    "log": "NAMES",
     "device": "NAME",
 }
 

@@ -48,7 +48,7 @@ class Checkpoints:
     Parameters
     ----------
     folder : Path
-        Made when the first checkpoint is saved; nothing else is put there.
+        Made when the first checkpoint is saved; of other files in it nothing is touched.
     fingerprint : mapping of str to JSON value
         What the run is: settings, data, weights. A checkpoint of another run is refused.
     """
