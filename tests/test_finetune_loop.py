@@ -2,15 +2,19 @@
 
 import dataclasses
 import math
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from conftest import make_photographs
 from finetune_trials import equal, make_trial, rows, tensors
 from regraft.backbones.preprocess import normalise
 from regraft.backbones.registry import load_backbone
+from regraft.data.scan import scan
+from regraft.data.split import split
 from regraft.errors import ConfigError, DataError, DivergedError, FrozenError, RegraftError
 from regraft.features.compute import choose_compute
 from regraft.features.extract import extract
@@ -19,7 +23,7 @@ from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.checkpoint import Checkpoints
 from regraft.finetune.memory import activation_bytes, available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
-from regraft.finetune.start import _fingerprint
+from regraft.finetune.start import _fingerprint, discard
 from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
 from regraft.heads.head import KnnHead, LinearHead
@@ -78,6 +82,34 @@ def test_validation_has_the_bits_of_extraction_and_store(tmp_path, taps, precisi
     _, fitted = trial.run()
     assert fitted.history[0]["val_loss"] == scores.log_loss
     assert fitted.history[0]["val_accuracy"] == scores.accuracy
+
+
+def test_labels_follow_the_order_in_which_a_compressed_tar_is_read(tmp_path):
+    """Its images come in the order of its members, which is not that of their names."""
+    folder = make_photographs(tmp_path / "photographs", a_class=8)
+    with tarfile.open(tmp_path / "photographs.tar.gz", "w:gz") as archive:
+        for path in sorted(folder.glob("*/*.png"), key=lambda path: path.name, reverse=True):
+            archive.add(path, path.relative_to(tmp_path).as_posix())
+    trial = make_trial(tmp_path / "x")
+    scores, fits = [], []
+    for data in (folder, tmp_path / "photographs.tar.gz"):
+        samples = scan(data, trial.config)
+        parts = split(samples, test_fraction=0.2, seed=0, val_fraction=0.3)
+        validation = Validation(
+            samples, parts.val, trial.probe.backbone.preprocess, trial.compute,
+            max_pixels=10**6, workers=1,
+        )  # fmt: skip
+        scores.append(validation.score(trial.probe))
+        fits.append(
+            dataclasses.replace(trial.at(tmp_path / "y"), samples=samples, parts=parts).run()
+        )
+        discard(tmp_path / "y")
+    of_folder, of_tar = scores
+    assert len(of_tar.logits) > 3
+    assert np.array_equal(of_tar.logits, of_folder.logits)
+    assert (of_tar.log_loss, of_tar.accuracy) == (of_folder.log_loss, of_folder.accuracy)
+    assert equal(fits[0][0], fits[1][0])
+    assert fits[0][1].temperature == fits[1][1].temperature
 
 
 def test_where_no_epoch_is_better_the_probe_itself_comes_back(tmp_path):

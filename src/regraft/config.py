@@ -172,6 +172,12 @@ class TrainConfig:
         "Random changes of training images: none, light (crop, mirror), standard and strong "
         "(TrivialAugment, erasing), or digits (small turns and moves, no mirror).",
     )
+    cached_views: str = _setting(
+        "auto",  # what changes no result: without augmentation every epoch sees the same images
+        "Epochs that draw their own views, for later ones to use again: the frozen stages then run "
+        "once a view, and the rest trains on what they gave. auto: 1 without augmentation, else 0: "
+        "every epoch draws its own.",
+    )
     lr: float | None = _setting(
         None, "Learning rate; where not given, it follows optimizer and strategy."
     )
@@ -273,6 +279,18 @@ class TrainConfig:
             f"be none, or some of {', '.join(LOGS)} with commas",
         )
         must(1 <= self.save_every < float("inf"), "save_every", "be 1 second or more")
+        views = self.cached_views
+        must(
+            views == "auto"
+            or (views.isascii() and views.isdecimal() and int(views[:9]) <= 100_000),
+            "cached_views",
+            "be auto or a number from 0 to 100000",
+        )
+        if (self.mixup or self.cutmix) and views not in {"auto", "0"}:
+            raise ConfigError(
+                f"cached_views is {views}, and images are blended: one of the two",
+                hint="mixup and CutMix blend pixels before the frozen stages see them",
+            )
         must(
             self.image_size == "auto"
             or (

@@ -23,9 +23,10 @@ GROUPS = {
     ),
     "The head": ("head", "class_weight", "memory"),
     "Fine-tuning": (
-        *("strategy", "unfreeze", "start", "val_fraction", "epochs", "patience", "augment", "lr"),
-        *("optimizer", "weight_decay", "layer_decay", "schedule", "warmup", "accumulate", "clip"),
-        *("label_smoothing", "mixup", "cutmix", "dropout", "ema", "bn", "resume", "save_every"),
+        *("strategy", "unfreeze", "start", "val_fraction", "epochs", "patience", "augment"),
+        *("cached_views", "lr", "optimizer", "weight_decay", "layer_decay", "schedule"),
+        *("warmup", "accumulate", "clip", "label_smoothing", "mixup", "cutmix", "dropout", "ema"),
+        *("bn", "resume", "save_every"),
     ),
     "The machine": ("device", "precision", "batch_size", "workers", "cache", "cache_dir"),
     "The result": ("out", "overwrite", "log"),
@@ -54,7 +55,7 @@ STEPPING = tuple(
     if name
     not in {
         *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
-        *("save_every", "out", "overwrite", "log"),
+        *("save_every", "out", "overwrite", "log", "cached_views"),
     }
 )
 
@@ -84,6 +85,7 @@ PLACEHOLDERS = {
     "group_by": "RULE",
     "unfreeze": "N|all|NAMES",
     "val_fraction": "SHARE",
+    "cached_views": "K|auto",
     "lr": "RATE",
     "label_smoothing": "SHARE",
     "dropout": "SHARE",

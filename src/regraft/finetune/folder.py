@@ -10,6 +10,8 @@ from regraft.errors import RunError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_ROWS = "frozen-*.rows"
+
 #: A generation's two files.
 NAME = re.compile(r"(\d{8})\.(json|safetensors)")
 
@@ -55,3 +57,23 @@ def refuse_existing(folder: Path) -> None:
             f"{folder} holds the checkpoints of a run that was stopped",
             hint="--resume continues it; --overwrite starts anew",
         )
+
+
+def rows_file(folder: Path, name: str) -> Path:
+    """Return where a run keeps what its frozen stages gave.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints.
+    name : str
+        Of all that the rows depend on.
+    """
+    return folder / _ROWS.replace("*", name)
+
+
+def remove_rows(folder: Path, but: Path | None = None) -> None:
+    """Remove what frozen stages gave, all of it or all but one file."""
+    for path in folder.glob(_ROWS):
+        if path != but:
+            path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Preprocess
     from regraft.data.samples import Load, Samples
+    from regraft.finetune.cut import AtCut
+    from regraft.finetune.prefix import FrozenPrefix
 
 _AHEAD = 2  # batches that are rendered while one is learnt
 
@@ -55,13 +57,13 @@ class Batch:
     ----------
     indices : array of shape (n,), int64
         Into the samples.
-    images : tensor of shape (n, 3, S, S), uint8
-        Augmented.
+    images : tensor of shape (n, 3, S, S), uint8, or AtCut
+        Augmented; or what the frozen stages have made of them.
     labels : tensor of shape (n,), int64
     """
 
     indices: NDArray[np.int64]
-    images: torch.Tensor
+    images: torch.Tensor | AtCut
     labels: torch.Tensor
 
 
@@ -85,6 +87,13 @@ class TrainingImages:
         Larger images are refused.
     workers : int
         Threads that read, decode and augment; they change no bit.
+    views : int
+        So many epochs draw their own views, and those behind use them again in turn; 0: all do.
+
+    Attributes
+    ----------
+    prefix : FrozenPrefix or None
+        Where there is one, batches hold what the frozen stages make of the images.
     """
 
     def __init__(
@@ -97,9 +106,12 @@ class TrainingImages:
         seed: int,
         max_pixels: int,
         workers: int,
+        views: int = 0,
     ) -> None:
         self.samples = samples
         self.indices = indices
+        self.prefix: FrozenPrefix | None = None
+        self._views = views
         self._preprocess = preprocess
         self._recipe = recipe
         self._seed = seed
@@ -148,39 +160,45 @@ class TrainingImages:
         pool = ThreadPoolExecutor(
             self._workers, "regraft-augment", initializer=torch.set_num_threads, initargs=(1,)
         )
+        view = (epoch - 1) % self._views + 1 if self._views else epoch
         try:
-            yield self._batches(pool, pieces, epoch)
+            with self.prefix.opened() if self.prefix else nullcontext():
+                yield self._batches(pool, pieces, view)
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(n_threads)
 
     def _batches(
-        self, pool: ThreadPoolExecutor, pieces: list[NDArray[np.int64]], epoch: int
+        self, pool: ThreadPoolExecutor, pieces: list[NDArray[np.int64]], view: int
     ) -> Iterator[Batch]:
         waiting: collections.deque[tuple[NDArray[np.int64], list[Future[torch.Tensor]]]]
         waiting = collections.deque()
         for piece in pieces:
-            futures = [pool.submit(self.render, int(index), epoch) for index in piece]
+            futures = [pool.submit(self._row_or_image, int(index), view) for index in piece]
             waiting.append((piece, futures))
             if len(waiting) > _AHEAD:
-                yield self._collect(*waiting.popleft())
+                yield self._collect(*waiting.popleft(), view)
         while waiting:
-            yield self._collect(*waiting.popleft())
+            yield self._collect(*waiting.popleft(), view)
 
-    def render(self, index: int, epoch: int) -> torch.Tensor:
-        """Render one image of the training part as it is in an epoch.
+    def _row_or_image(self, index: int, view: int) -> torch.Tensor:
+        row = self.prefix.find(index, view) if self.prefix else None
+        return self.render(index, view) if row is None else row
+
+    def render(self, index: int, view: int) -> torch.Tensor:
+        """Render one image of the training part as it is in a view.
 
         Parameters
         ----------
         index : int
             Sample.
-        epoch : int
-            From 1.
+        view : int
+            From 1: the epoch, unless views are used again.
 
         Returns
         -------
         tensor of shape (3, S, S), uint8
-            A function of seed, epoch and content alone.
+            A function of seed, view and content alone.
 
         Raises
         ------
@@ -195,13 +213,16 @@ class TrainingImages:
             raise lost(self.samples.ids[index], str(error)) from error
         if hash_payload(payload) != expected:
             raise lost(self.samples.ids[index], "its bytes have changed")
-        random = generator(self._seed, "augment", epoch, expected)
+        random = generator(self._seed, "augment", view, expected)
         return augment(pixels, self._preprocess, self._recipe, random)
 
-    def _collect(self, indices: NDArray[np.int64], futures: list[Future[torch.Tensor]]) -> Batch:
-        images = torch.stack([future.result() for future in futures])
-        return Batch(
-            indices,
-            images.contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(self.samples.labels[indices]),
-        )
+    def _collect(
+        self, indices: NDArray[np.int64], futures: list[Future[torch.Tensor]], view: int
+    ) -> Batch:
+        found = [future.result() for future in futures]
+        images: torch.Tensor | AtCut
+        if self.prefix:
+            images = self.prefix.complete(indices, view, found)
+        else:
+            images = torch.stack(found).contiguous(memory_format=torch.channels_last)
+        return Batch(indices, images, torch.from_numpy(self.samples.labels[indices]))

@@ -20,6 +20,7 @@ from regraft.backbones.preprocess import normalise
 from regraft.errors import DivergedError, RegraftError
 from regraft.features.keyed import torch_seeded
 from regraft.finetune.callbacks import call
+from regraft.finetune.cut import AtCut
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.schedule import set_rates
 from regraft.finetune.state import State, copied
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from regraft.features.compute import Compute
     from regraft.finetune.checkpoint import Checkpoints
     from regraft.finetune.images import Batch, TrainingImages
+    from regraft.finetune.mixing import Mixing
     from regraft.finetune.validation import Validation
     from regraft.report import Reporter
 
@@ -169,7 +171,7 @@ class Loop:
             self.schedule.rate(state.progress.step),
         )
         mixing = draw_mixing(
-            n, batch.images.shape[-1],
+            n, self.validation.preprocess.image_size,
             mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=progress.step,
         )  # fmt: skip
         targets = one_hot(batch.labels, len(state.network.bias)).float()  # (n, K)
@@ -182,9 +184,7 @@ class Loop:
         for piece in np.array_split(np.arange(n), -(-n // progress.micro)):
             rows = slice(int(piece[0]), int(piece[-1]) + 1)
             partners = torch.from_numpy(mixing.partners[rows])
-            x = mixing.images(
-                self._on_device(batch.images[rows]), self._on_device(batch.images[partners])
-            )  # (micro, 3, S, S) float32
+            x = self._inputs(batch.images, rows, mixing)
             y = mixing.targets(targets[rows], targets[partners]).to(device)
             with torch_seeded(device, config.seed, "dropout", progress.step, rows.start), low:
                 logits = state.network(x)  # (micro, K) float32
@@ -205,6 +205,18 @@ class Loop:
         state.optimizer.step()
         state.update_average(config.ema)
         return total, right
+
+    def _inputs(
+        self, images: torch.Tensor | AtCut, rows: slice, mixing: Mixing
+    ) -> torch.Tensor | AtCut:
+        """Return images (micro, 3, S, S) float32, or what the frozen stages made of them."""
+        if isinstance(images, AtCut):
+            return images[rows].to(self.compute.device)
+        x = self._on_device(images[rows])
+        if mixing.share == 1:
+            return x
+        partners = torch.from_numpy(mixing.partners[rows])
+        return mixing.images(x, self._on_device(images[partners]))
 
     def _on_device(self, images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous(memory_format=torch.channels_last)

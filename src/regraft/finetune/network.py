@@ -19,6 +19,7 @@ from regraft.backbones.freeze import state_hash
 from regraft.errors import ConfigError
 from regraft.features.keyed import torch_seeded
 from regraft.features.taps import POOLED, Block, as_map, pool
+from regraft.finetune.cut import AtCut, Cut
 from regraft.heads.head import LinearHead
 
 if TYPE_CHECKING:
@@ -183,7 +184,47 @@ class TrainableNetwork(nn.Module):
             if stage_record.name in grids:
                 tapped = self.backbone.get_submodule(stage_record.path)
                 tapped.register_forward_hook(_reader(self._read, stage_record, grids))
+        self._early: list[Block] = []
+        self._cut: Cut | None = None
         self.train()
+
+    @property
+    def n_frozen(self) -> int:
+        """Stages in front of the first one that is trained."""
+        return min(self.trained, default=self.n_stages)
+
+    def cut(self) -> str:
+        """Cut the network in front of the first stage that is trained.
+
+        To be called where the network is on its device; it must have a stage in front.
+
+        Returns
+        -------
+        str
+            Name of the last frozen stage; "pooled" where the head alone is trained.
+        """
+        backbone = self._model.backbone
+        before = backbone.stages[: self.n_frozen]
+        path = before[-1].path if self.trained else ""
+        names = {stage.name for stage in before}
+        self._early = [block for block in self._model.blocks if block.tap in names]
+        self._cut = Cut(
+            self.backbone, self._stage_of_module, self.n_frozen, path,
+            backbone.preprocess.image_size,
+        )  # fmt: skip
+        return before[-1].name if self.trained else POOLED
+
+    @torch.no_grad()
+    def front(self, images: torch.Tensor) -> AtCut:
+        """Run normalised images (N, 3, S, S) as far as the cut."""
+        self._read.clear()
+        kept = self._halves().front(images)
+        return AtCut((kept, *(self._read[block] for block in self._early)))
+
+    def _halves(self) -> Cut:
+        if self._cut is None:
+            raise RuntimeError("the network is not cut")
+        return self._cut
 
     def train(self, mode: bool = True) -> TrainableNetwork:  # noqa: FBT001, FBT002 - torch's signature
         """Set each module's mode: frozen stages always evaluate, BatchNorm as it was asked for."""
@@ -195,12 +236,16 @@ class TrainableNetwork(nn.Module):
             module.training = trains
         return self
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, 3, S, S) to logits (N, K), float32."""
+    def forward(self, images: torch.Tensor | AtCut) -> torch.Tensor:
+        """Map normalised images (N, 3, S, S), or what ``front`` made of them, to logits (N, K)."""
         self._read.clear()
-        pooled = self.backbone(images)
-        device = images.device.type
-        with torch.autocast(device, enabled=False):
+        if isinstance(images, AtCut):
+            kept, *early = images.tensors
+            pooled = self._halves().back(kept)
+            self._read.update(zip(self._early, early, strict=True))
+        else:
+            pooled = self.backbone(images)
+        with torch.autocast(self.weight.device.type, enabled=False):
             self._read[Block(POOLED)] = pooled.float()
             x = torch.cat([self._read[block] for block in self._model.blocks], dim=1)  # (N, D)
             x = (x - self.mean) * self.scale

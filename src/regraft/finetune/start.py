@@ -17,11 +17,12 @@ from regraft.backbones.freeze import frozen
 from regraft.errors import ConfigError, DataError
 from regraft.features.augment import AUGMENTATIONS
 from regraft.finetune.checkpoint import Checkpoints
-from regraft.finetune.folder import refuse_existing
+from regraft.finetune.folder import refuse_existing, remove_rows
 from regraft.finetune.images import TrainingImages, lost
 from regraft.finetune.loop import Loop, Schedule
 from regraft.finetune.memory import fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
+from regraft.finetune.prefix import choose_prefix, n_views
 from regraft.finetune.rates import try_rates
 from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
@@ -59,7 +60,8 @@ _FREE = {*HARMLESS, "split", "strict"}
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoints of a run that is complete."""
+    """Remove the checkpoints of a run that is complete, and what its frozen stages gave."""
+    remove_rows(folder)
     Checkpoints(folder, {}).remove()
 
 
@@ -132,14 +134,13 @@ def finetune(
         Where a frozen tensor has changed.
     """
     reporter = reporter or Reporter()
-    start, loop, trained = prepare(
-        probe, samples, parts, compute, config, folder, reporter, callbacks
-    )
-    network = loop.state.network
+    start, loop, told = prepare(probe, samples, parts, compute, config, folder, reporter, callbacks)
+    network, prefix = loop.state.network, loop.images.prefix
     _resume(loop, config, reporter)
+    remove_rows(folder, but=prefix.path if prefix else None)
     with frozen(network.backbone, set(network.frozen_names())), repeatable(compute.device):
         loop.run()
-    return _finish(start, loop, trained, config, reporter)
+    return _finish(start, loop, told, config, reporter)
 
 
 def prepare(
@@ -151,7 +152,7 @@ def prepare(
     folder: Path,
     reporter: Reporter,
     callbacks: Sequence[object] = (),
-) -> tuple[Model, Loop, list[str]]:
+) -> tuple[Model, Loop, dict[str, Any]]:
     """Put a loop together that has not begun.
 
     Parameters
@@ -161,8 +162,8 @@ def prepare(
 
     Returns
     -------
-    tuple of Model, Loop and list of str
-        What it starts from, the loop, and the names of the stages that it trains.
+    tuple of Model, Loop and dict
+        What it starts from, the loop, and what metrics.json says of trained and frozen stages.
 
     Raises
     ------
@@ -201,8 +202,9 @@ def prepare(
     preprocess = probe.backbone.preprocess
     read = {"max_pixels": config.max_pixels, "workers": config.workers or os.cpu_count() or 1}
     images = TrainingImages(
-        samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed, **read
-    )
+        samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed,
+        views=n_views(config), **read,
+    )  # fmt: skip
     validation = Validation(samples, parts.val, preprocess, compute, **read)
     schedule = _schedule(images, samples, parts, config, device)
     groups = parameter_groups(
@@ -214,11 +216,19 @@ def prepare(
         micro=config.batch_size,
         average=config.ema > 0,
     )
-    checkpoints = Checkpoints(folder, _fingerprint(probe, samples, parts, config, trained))
+    images.prefix, chosen = choose_prefix(
+        network, start, samples, parts.train, compute, config, folder, reporter
+    )
+    told = {
+        "trained_stages": trained,
+        "frozen_tensors": len(network.frozen_names()),  # hashed before and after
+        "frozen_stages": chosen,
+    }
+    checkpoints = Checkpoints(folder, _fingerprint(probe, samples, parts, config, told))
     loop = Loop(
         state, images, validation, checkpoints, schedule, config, compute, reporter, callbacks
     )
-    return start, loop, trained
+    return start, loop, told
 
 
 def find(
@@ -241,6 +251,7 @@ def find(
     Rates
     """
     nowhere = Path(os.devnull)  # of checkpoints: none is written
+    config = config.replace(cached_views="0")
     _, loop, _ = prepare(probe, samples, parts, compute, config, nowhere, reporter)
     fit_memory(loop.state, loop.validation.preprocess.image_size, compute, reporter)
     with repeatable(compute.device):
@@ -304,7 +315,7 @@ def _schedule(
 
 
 def _fingerprint(
-    probe: Model, samples: Samples, parts: Parts, config: TrainConfig, trained: Sequence[str]
+    probe: Model, samples: Samples, parts: Parts, config: TrainConfig, told: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Say what a run is: whoever resumes must agree in all of it."""
     settings = {
@@ -318,7 +329,8 @@ def _fingerprint(
         "blocks": [str(block) for block in probe.blocks],
         "image size": probe.backbone.preprocess.image_size,
         "classes": list(samples.classes),
-        "trained stages": list(trained),
+        "trained stages": told["trained_stages"],
+        "frozen stages once": told["frozen_stages"]["once"],
         "training images": _hash_of(samples, parts.train),
         "validation images": _hash_of(samples, parts.val),
     }
@@ -348,7 +360,7 @@ def repeatable(device: str) -> Iterator[None]:
 
 
 def _finish(
-    start: Model, loop: Loop, trained: Sequence[str], config: TrainConfig, reporter: Reporter
+    start: Model, loop: Loop, told: Mapping[str, Any], config: TrainConfig, reporter: Reporter
 ) -> tuple[Model, FittedHead]:
     """Make the model of the best epoch, and fit its temperature on the validation part."""
     state, validation = loop.state, loop.validation
@@ -369,8 +381,7 @@ def _finish(
     record = {
         "name": config.strategy,
         "start": "random-head" if config.strategy == "scratch" else config.start,
-        "trained_stages": list(trained),
-        "frozen_tensors": len(state.network.frozen_names()),  # hashed before and after
+        **told,
         "epochs": len(progress.history) - 1,
         "steps": progress.step,
         "best_epoch": progress.best_epoch,

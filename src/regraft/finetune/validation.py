@@ -96,6 +96,7 @@ class Validation:
         reader = TapReader(model.backbone, model.blocks, self._compute)
         logits: list[NDArray[np.float32]] = []
         rows: list[NDArray[np.float32]] = []
+        order: list[int] = []  # a compressed tar's images come in the order of its members
         rendered = render_ahead(
             self._samples.stream(self.indices), self.preprocess, self._workers, self._max_pixels,
             self._samples.hashes,
@@ -103,6 +104,7 @@ class Validation:
         size = self._compute.batch_size
         with closing(rendered):
             while batch := list(itertools.islice(rendered, size)):
+                order.extend(index for index, _ in batch)
                 images = [self._image(index, image) for index, image in batch]
                 rows.extend(read_features(reader, padded(images, size))[: len(images)])
                 if len(rows) >= _ROWS_AT_ONCE:
@@ -112,7 +114,7 @@ class Validation:
                     ask()
         if rows:
             logits.append(model.logits(np.stack(rows)))
-        found = np.concatenate(logits)
+        found = np.concatenate(logits)[np.argsort(order)]
         right = found.argmax(1) == self.labels
         return Scores(found, float(log_losses(found, self.labels).mean()), float(right.mean()))
 
