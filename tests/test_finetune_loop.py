@@ -20,10 +20,9 @@ from regraft.features.compute import choose_compute
 from regraft.features.extract import extract
 from regraft.features.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
-from regraft.finetune.checkpoint import Checkpoints
 from regraft.finetune.memory import activation_bytes, available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
-from regraft.finetune.start import _fingerprint, discard
+from regraft.finetune.start import discard, prepare
 from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
 from regraft.heads.head import KnnHead, LinearHead
@@ -405,9 +404,11 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tm
                              r"learning rate \d+.*; images: \d+\nhint: try a smaller --lr"
     ):  # fmt: skip
         trial.run()
-    stages = [stage.name for stage in trial.probe.backbone.stages][-2:]
-    fingerprint = _fingerprint(trial.probe, trial.samples, trial.parts, trial.config, stages)
-    saved, _ = Checkpoints(trial.folder, fingerprint).load()
+    _, loop, _ = prepare(
+        trial.probe, trial.samples, trial.parts, trial.compute, trial.config, trial.folder,
+        Reporter(),
+    )  # fmt: skip
+    saved, _ = loop.checkpoints.load()
     for name, tensor in saved.tensors.items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
     assert all(math.isfinite(row["val_loss"]) for row in saved.state["progress"]["history"])

@@ -16,11 +16,11 @@ from regraft.backbones.backbone import Stage
 from regraft.backbones.registry import load_backbone
 from regraft.config import TrainConfig
 from regraft.errors import ConfigError, DiskFullError, RunError
+from regraft.features.keyed import torch_seeded
 from regraft.features.taps import select_blocks
 from regraft.finetune import prefix, start
 from regraft.finetune import rows as rows_module
 from regraft.finetune.cut import AtCut
-from regraft.finetune.keyed import torch_seeded
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.rows import Layout, RowFile
 from regraft.finetune.state import copied
