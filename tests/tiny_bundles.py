@@ -1,5 +1,6 @@
 """Bundles of a tiny network, and how to change one and make its hashes right again."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -19,9 +20,12 @@ from regraft.model import Model
 CLASSES = ("cat", "dog", "fish")
 
 
-def tiny_model(head: str = "linear", taps: str = "all") -> Model:
+def tiny_model(head: str = "linear", taps: str = "all", views: int = 0) -> Model:
     """Make a model of 0.4 million parameters; its network is loaded in a hundredth of a second."""
     backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
+    if views:
+        preprocess = dataclasses.replace(backbone.preprocess, views=views, augment="light")
+        backbone = dataclasses.replace(backbone, preprocess=preprocess)
     blocks = select_blocks(backbone, taps)
     width = sum(block_widths(backbone, blocks).values())
     generator = torch.Generator().manual_seed(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +116,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             # Hashed again after extraction: a difference would have been an error.
             "frozen": outcome.fitted.record.get("best_epoch", 0) == 0,
             "licence": backbone.licence,
-            **dataclasses.asdict(backbone.preprocess),
+            **backbone.preprocess.recorded(),
         },
         "head": {"blocks": [str(block) for block in model.blocks], **record},
         "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones

@@ -34,7 +34,7 @@ from regraft.features.taps import TapReader
 from regraft.files import read_bounded, write_atomic
 from regraft.probe import fit_probe, statistics
 from regraft.report import Reporter
-from regraft.steps import at_image_size, extract_features, load_backbone
+from regraft.steps import extract_features, load_backbone, suited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    model, weights, image_size, taps, head, seed
+    model, weights, image_size, taps, views, tta, head, seed
         What is learnt; as in ``regraft.TrainConfig``.
     class_weight : {"balanced"} or None
         "balanced": rare classes count as much as common ones.
@@ -97,6 +97,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: str = TrainConfig.weights,
         image_size: str | int = TrainConfig.image_size,
         taps: str = TrainConfig.taps,
+        views: int = TrainConfig.views,
+        tta: bool = TrainConfig.tta,
         head: str = TrainConfig.head,
         class_weight: str | None = None,
         seed: int = TrainConfig.seed,
@@ -112,6 +114,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.image_size = image_size
         self.taps = taps
+        self.views = views
+        self.tta = tta
         self.head = head
         self.class_weight = class_weight
         self.seed = seed
@@ -150,9 +154,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             samples = scan(_labelled(X, names, config.max_pixels), config, reporter)
             every, none = np.arange(len(samples)), np.empty(0, np.int64)
             parts = Parts(train=every, val=none, test=none, left_out={})
-            backbone = at_image_size(load_backbone(config), samples, config, reporter)
+            backbone, config = suited(load_backbone(config), samples, config, reporter)
             compute = choose_compute(config.device, config.precision, config.batch_size)
-            features = extract_features(samples, every, backbone, compute, config, stack, reporter)
+            features = extract_features(
+                samples, every, backbone, compute, config, stack, reporter, every
+            )
             for index, error in features.refused.items():
                 raise EstimatorError(f"image {index}: {error}")
             found = fit_probe(features, samples, parts, backbone, config)

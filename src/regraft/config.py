@@ -27,12 +27,13 @@ Strategy = Literal["probe", "finetune", "scratch"]
 Start = Literal["probe", "random-head"]
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["cosine", "step", "constant"]
-Augment = Literal["none", "light", "standard", "strong", "digits"]
+Augment = Literal["auto", "none", "light", "standard", "strong", "digits"]
 Norms = Literal["auto", "frozen", "train"]
 
 LOGS = ("tensorboard", "mlflow")
 
 SCHEMA_VERSION = 1
+MAX_VIEWS = 16  # all becomes so many times slower
 
 
 def _setting(default: Any, text: str, **metadata: Any) -> Any:
@@ -115,6 +116,16 @@ class TrainConfig:
         "auto",  # 1,2,4 for --taps auto, else 1
         "Cells a side in which stages are read that name none: some of 1,2,4 with commas.",
     )
+    views: int = _setting(
+        0,  # docs/probe.md: what they bring, and that extraction takes so many times longer
+        "Augmented views of each training image that a probe learns from besides the image itself; "
+        "--augment says which kind.",
+    )
+    tta: bool = _setting(
+        default=False,  # predictions take so many times longer, wherever the bundle goes
+        text="Test-time augmentation: average the features of every image over its views, in "
+        "training and in the bundle.",
+    )
     # --- the data ----------------------------------------------------------------------------
     test_fraction: float = _setting(
         0.2, "Share of the images held out for testing, where the data bring no test part."
@@ -168,9 +179,10 @@ class TrainConfig:
         0, "Stop after so many epochs without a better one; 0: never."
     )  # a cosine schedule is at its best at its end
     augment: Augment = _setting(
-        "light",
+        "auto",  # a mirrored character is another one, or none
         "Random changes of training images: none, light (crop, mirror), standard and strong "
-        "(TrivialAugment, erasing), or digits (small turns and moves, no mirror).",
+        "(TrivialAugment, erasing), or digits (small turns and moves, no mirror); auto: digits "
+        "where every class is called by one character, else light.",
     )
     cached_views: str = _setting(
         "auto",  # what changes no result: without augmentation every epoch sees the same images
@@ -248,6 +260,8 @@ class TrainConfig:
                 f"folds is {self.folds}, and {other} is given: one of the two",
                 hint="--folds tests every image by probes; splits and fine-tuning test one part",
             )
+        must(0 <= self.views <= MAX_VIEWS, "views", f"lie between 0 and {MAX_VIEWS}")
+        _check_views(self)
         must(1 <= self.batch_size <= 65_536, "batch_size", "lie between 1 and 65536")
         must(0 <= self.workers <= 1024, "workers", "lie between 0 and 1024")
         must(0 <= self.seed < 2**32, "seed", "lie between 0 and 4294967295")
@@ -324,6 +338,24 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
+
+
+def _check_views(config: TrainConfig) -> None:
+    """Refuse views that nothing would be made of."""
+    if config.tta and not config.views:
+        raise ConfigError("tta is given, and views is 0", hint="--views 4 --tta")
+    others = {
+        f"strategy {config.strategy}": config.strategy != "probe",
+        "augment none": config.augment == "none",
+        f"head {config.head}": config.head in ("knn", "mean") and not config.tta,
+    }
+    for other, given in others.items():
+        if config.views and given:
+            raise ConfigError(
+                f"views is {config.views}, and {other} is given: one of the two",
+                hint="views are for a probe whose head weighs features; fine-tuning augments every "
+                "epoch by itself",
+            )
 
 
 #: By the text of an annotation: what may be given, what it becomes, how it is called.

@@ -30,7 +30,6 @@ from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
 from regraft.steps import (
-    at_image_size,
     check_names,
     configured,
     divide,
@@ -38,6 +37,7 @@ from regraft.steps import (
     load_backbone,
     n_workers,
     probing,
+    suited,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def train(
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         with seconds.of("load"):  # what scanning did not hide
-            backbone = at_image_size(loading.result(), samples, config, reporter)
+            backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.artefacts import Outcome, describe, write_artefacts
         from regraft.backbones.freeze import frozen
         from regraft.crossing import cross_validate, score_test
@@ -151,7 +151,7 @@ def train(
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
             seen = features = extract_features(
-                samples, _used(parts), backbone, compute, config, stack, reporter
+                samples, _used(parts), backbone, compute, config, stack, reporter, parts.train
             )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             _tell_refused(samples.ledger, reporter, "in ledger.json")

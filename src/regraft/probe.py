@@ -125,17 +125,18 @@ def fit_probe(
 
     sets = candidate_sets(backbone, config)
     sights = _look(features, samples, train, sets)
-    few = _subset(train, samples, _ROWS_FOR_CHOICE)
+    few = _subset(train, samples, _ROWS_FOR_CHOICE // (1 + len(features.views)))
     fits = _fit_sights(features, samples, few, sights, config)
     wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
-    y = samples.labels[few]
+    rows = _with_views(few, features)
+    y = samples.labels[rows]
     chosen, table = choose(
         [
             Candidate(name, fit.fitted.record["d"], fit.fitted, fit.seconds)
             for name, fit in wanted.items()
         ],
         y,
-        units(samples)[few],
+        units(samples)[rows],
         class_weights(y, len(samples.classes), config.class_weight),
     )
     tell_candidates(table, reporter or Reporter())
@@ -224,7 +225,8 @@ def _fit_sights(
 ) -> dict[str, SightFit]:
     """Fit a head on what each sight shows of the images."""
     seen = coordinates(features, indices, list(sights.values()), memory_limit(config.memory))
-    folds = _folds(samples, indices, config, leave_one_out=config.head == "ridge")
+    rows = _with_views(indices, features)
+    folds = _folds(samples, rows, config, leave_one_out=config.head == "ridge")
     fits: dict[str, SightFit] = {}
     for (name, sight), x in zip(sights.items(), seen, strict=True):
         began = time.perf_counter()
@@ -233,7 +235,7 @@ def _fit_sights(
             options["near"] = before[name].on_coordinates
         fitted = fit_head(
             x,
-            samples.labels[indices],
+            samples.labels[rows],
             folds=folds,
             n_classes=len(samples.classes),
             name=config.head,
@@ -247,6 +249,14 @@ def _fit_sights(
         carried = dataclasses.replace(fitted, head=head, record=record)
         fits[name] = SightFit(sight, carried, fitted, time.perf_counter() - began)
     return fits
+
+
+def _with_views(indices: NDArray[np.int64], features: Features) -> NDArray[np.int64]:
+    """Return the sample of each row that is learnt from: the images, then each of their views.
+
+    Views of an image are of its cluster, like copies of it: one fold holds out all of them.
+    """
+    return np.tile(indices, 1 + len(features.views))
 
 
 def _model(

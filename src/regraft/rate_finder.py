@@ -14,13 +14,13 @@ from regraft.data.refused import drop_refused
 from regraft.data.scan import scan
 from regraft.report import Reporter
 from regraft.steps import (
-    at_image_size,
     check_names,
     configured,
     divide,
     extract_features,
     load_backbone,
     probing,
+    suited,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def find_rate(
             parts = divide(samples, config)
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
-        backbone = at_image_size(loading.result(), samples, config, reporter)
+        backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.features.compute import choose_compute
         from regraft.finetune.rates import draw_rates
         from regraft.finetune.start import find

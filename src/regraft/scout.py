@@ -188,23 +188,24 @@ def coordinates(
 
     Returns
     -------
-    list of array of shape (n, r), float32
-        One a sight.
+    list of array of shape (n * (1 + views), r), float32
+        One a sight: the images, then their first view, then the next.
     """
     union = tuple(dict.fromkeys(block for sight in sights for block in sight.blocks))
     ends = np.cumsum([features.widths[block] for block in union])
     spans = {b: slice(end - features.widths[b], end) for b, end in zip(union, ends, strict=True)}
-    needed = 4 * len(indices) * sum(sight.representation.width for sight in sights)
-    made = [
-        _room((len(indices), sight.representation.width), in_memory=needed <= memory)
-        for sight in sights
-    ]
-    for start in range(0, len(indices), _ROWS_AT_ONCE):
-        where = slice(start, start + _ROWS_AT_ONCE)
-        rows = torch.from_numpy(features.matrix(indices[where], union))
-        for sight, into in zip(sights, made, strict=True):
-            x = torch.cat([rows[:, spans[block]] for block in sight.blocks], dim=1)
-            into[where] = sight.representation.apply(x).numpy()
+    n = (1 + len(features.views)) * len(indices)
+    needed = 4 * n * sum(sight.representation.width for sight in sights)
+    made = [_room((n, sight.representation.width), in_memory=needed <= memory) for sight in sights]
+    for view, source in enumerate((features, *features.views)):
+        for start in range(0, len(indices), _ROWS_AT_ONCE):
+            chosen = indices[start : start + _ROWS_AT_ONCE]
+            first = view * len(indices) + start
+            where = slice(first, first + len(chosen))
+            rows = torch.from_numpy(source.matrix(chosen, union))
+            for sight, into in zip(sights, made, strict=True):
+                x = torch.cat([rows[:, spans[block]] for block in sight.blocks], dim=1)
+                into[where] = sight.representation.apply(x).numpy()
     return made
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Headings of the help, each with its settings.
 GROUPS = {
-    "The network": ("model", "weights", "image_size", "taps", "grids"),
+    "The network": ("model", "weights", "image_size", "taps", "grids", "views", "tta"),
     "The data": (
         *("test_fraction", "folds", "split", "group_by", "seed"),
         *("data_root", "strict", "max_pixels"),
@@ -55,7 +55,7 @@ STEPPING = tuple(
     if name
     not in {
         *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
-        *("save_every", "out", "overwrite", "log", "cached_views"),
+        *("save_every", "out", "overwrite", "log", "cached_views", "views", "tta"),
     }
 )
 

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from regraft.config import TrainConfig
 from regraft.data.rounds import whole
@@ -16,7 +19,6 @@ from regraft.errors import ConfigError, DiskFullError, StoreError, StoreWarning
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
@@ -58,10 +60,10 @@ def load_backbone(config: TrainConfig) -> Backbone:
     return registry.load_backbone(config.model, weights, image_size=size, seed=config.seed)
 
 
-def at_image_size(
+def suited(
     backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
-) -> Backbone:
-    """Choose the image size where it is automatic; tell it, and the network, with their reasons."""
+) -> tuple[Backbone, TrainConfig]:
+    """Choose image size, augmentation and views for the images; tell them with their reasons."""
     from regraft.backbones import registry
 
     note = registry.name_note(config.model)
@@ -78,7 +80,17 @@ def at_image_size(
         f"mean {preprocess.mean}, std {preprocess.std}"
     )
     reporter.say(reason)
-    return backbone
+    if config.augment == "auto":  # a mirrored character is another one, or none
+        characters = all(len(name) == 1 for name in samples.classes)
+        config = config.replace(augment="digits" if characters else "light")
+    if config.tta:
+        reporter.say(
+            f"features are the mean over each image and {config.views} views of it (augment "
+            f"{config.augment}): so many times slower, here and in predictions"
+        )
+        preprocess = dataclasses.replace(preprocess, views=config.views, augment=config.augment)
+        backbone = dataclasses.replace(backbone, preprocess=preprocess)
+    return backbone, config
 
 
 def check_names(backbone: Backbone, config: TrainConfig) -> None:
@@ -105,21 +117,44 @@ def extract_features(
     config: TrainConfig,
     stack: ExitStack,
     reporter: Reporter,
+    viewed: NDArray[np.int64] | None = None,
 ) -> Features:
-    """Extract into the user's store, or into one that is gone afterwards where that cannot be."""
+    """Extract into the user's store, or into one that is gone afterwards where that cannot be.
+
+    Of the samples ``viewed`` (those that are learnt from) augmented views as well, where wanted.
+    """
     from regraft.features.extract import extract
     from regraft.features.store import open_store, temporary_store
 
     def into(store: Any) -> Features:
-        return extract(
-            samples,
-            indices,
-            backbone,
-            compute,
-            store=store,
-            workers=n_workers(config),
-            max_pixels=config.max_pixels,
-            reporter=reporter,
+        def some(chosen: NDArray[np.int64], view: int = 0) -> Features:
+            preprocess = backbone.preprocess
+            if view:
+                preprocess = dataclasses.replace(preprocess, view=view, augment=config.augment)
+            return extract(
+                samples,
+                chosen,
+                dataclasses.replace(backbone, preprocess=preprocess),
+                compute,
+                store=store,
+                workers=n_workers(config),
+                max_pixels=config.max_pixels,
+                reporter=reporter,
+            )
+
+        features = some(indices)
+        if viewed is None or config.tta:  # the latter are part of the backbone's preprocessing
+            return features
+        kept = np.setdiff1d(viewed, list(features.refused))
+        views = [some(kept, view) for view in range(1, config.views + 1)]
+        every = (features, *views)
+        refused = {index: error for each in every for index, error in each.refused.items()}
+        return dataclasses.replace(
+            features,
+            refused=refused,  # a sample whose view was refused is refused
+            n_extracted=sum(each.n_extracted for each in every),
+            n_reused=sum(each.n_reused for each in every),
+            views=tuple(views),
         )
 
     if config.cache:

@@ -29,6 +29,7 @@ from tiny_bundles import tiny_model, write_tiny
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SOUND = ("linear", "knn", "views")
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
@@ -50,7 +51,7 @@ def run(count: int, seed: int, first: int = 0) -> Report:
 
 @contextmanager
 def prepared() -> Iterator[Path]:
-    """Make a folder with two sound bundles, and one beside them that nothing must touch."""
+    """Make a folder with sound bundles, and one beside them that nothing must touch."""
     with tempfile.TemporaryDirectory(prefix="regraft-attack-") as name:
         folder = Path(name)
         outside = folder / "outside"
@@ -60,6 +61,7 @@ def prepared() -> Iterator[Path]:
         (outside / f"{CANARY_MODULE}.py").write_text(marks, encoding="utf-8")
         write_tiny(folder / "linear", tiny_model())
         write_tiny(folder / "knn", tiny_model("knn", taps="last"))
+        write_tiny(folder / "views", tiny_model(views=2))
         yield folder
 
 
@@ -68,7 +70,7 @@ class _Place:
 
     def __init__(self, folder: Path) -> None:
         self.outside = folder / "outside"
-        self.sound = [read_sound(folder / name, self.outside) for name in ("linear", "knn")]
+        self.sound = [read_sound(folder / name, self.outside) for name in SOUND]
         self.guard = Guard()
         self.bundle = Path(tempfile.mkdtemp(dir=folder), "bundle")
         self.canaries = {path.name for path in self.outside.iterdir()}

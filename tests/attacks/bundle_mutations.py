@@ -203,6 +203,21 @@ def other_size(rng: random.Random, draft: Draft) -> None:
         )
 
 
+def other_views(rng: random.Random, draft: Draft) -> None:
+    """Another number of views, with golden pixels of as many or not."""
+    views = rng.choice([0, 1, 2, 16, 17, -1, 2**40])
+    augment = rng.choice(["none", "light", "standard", "strong", "digits", "auto", CANARY_MODULE])
+    draft.manifest["backbone"]["preprocess"].update(views=views, augment=augment)
+    golden = draft.tensors("golden.safetensors")
+    if 0 < views < 100 and rng.random() < 0.8:
+        golden["pixels"] = golden["pixels"][:, None].repeat(1, 1 + views, 1, 1, 1)
+        draft.put_tensors("golden.safetensors", golden)
+    if rng.random() < 0.5:
+        draft.manifest["golden"].update(
+            pixel_tolerance=64, feature_tolerance={"float32": 1, "bfloat16": 1}, logit_tolerance=1
+        )
+
+
 def harmless(rng: random.Random, draft: Draft) -> None:
     """Changes after which the bundle still is one."""
     manifest = draft.manifest
@@ -326,6 +341,7 @@ MUTATIONS: Kinds = {
     not_safetensors: 20,
     other_head: 12,
     other_size: 12,
+    other_views: 12,
     harmless: 10,
     picture: 20,
     flipped_byte: 20,

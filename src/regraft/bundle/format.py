@@ -161,7 +161,7 @@ def _describe(
             weights=backbone.weights,
             weights_sha256=backbone.weights_sha256,
             licence=backbone.licence,
-            preprocess=PreprocessRecord(**dataclasses.asdict(backbone.preprocess)),
+            preprocess=PreprocessRecord(**backbone.preprocess.recorded()),
             stages=[StageRecord(**dataclasses.asdict(stage)) for stage in backbone.stages],
             n_features=backbone.n_features,
         ),
@@ -258,7 +258,9 @@ def _most_bytes(manifest: Manifest, backbone: Backbone, n_features: int) -> dict
         # A k-NN head holds the training images' rows, however many those were.
         "head.safetensors": (head if manifest.head.kind == "linear" else LARGEST_HEAD) + _HEADER,
         "statistics.safetensors": 4 * backbone.n_features * (backbone.n_features + 1) + _HEADER,
-        "golden.safetensors": images * (3 * side**2 + 4 * (n_features + n_classes)) + _HEADER,
+        "golden.safetensors": images
+        * (3 * side**2 * (1 + backbone.preprocess.views) + 4 * (n_features + n_classes))
+        + _HEADER,
     }
 
 
@@ -280,9 +282,11 @@ def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Mod
 
 def _read_golden(manifest: Manifest, contents: dict[str, bytes], n_features: int) -> Golden:
     tensors = _tensors(contents["golden.safetensors"], "golden.safetensors")
-    count, side = len(manifest.golden.images), manifest.backbone.preprocess.image_size
+    count, preprocess = len(manifest.golden.images), manifest.backbone.preprocess
+    views = (1 + preprocess.views,) if preprocess.views else ()
+    side = preprocess.image_size
     shapes = {
-        "pixels": ((count, 3, side, side), torch.uint8),
+        "pixels": ((count, *views, 3, side, side), torch.uint8),
         "features": ((count, n_features), torch.float32),
         "logits": ((count, len(manifest.classes)), torch.float32),
     }

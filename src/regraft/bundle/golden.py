@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from regraft.backbones.preprocess import render
 from regraft.bundle.manifest import GoldenRecord
 from regraft.data.decode import decode
 from regraft.errors import BundleError, ImageError
+from regraft.features.augment import render_views
 from regraft.features.taps import TapReader, read_features
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Golden:
     """The golden images with what the writer saw and answered."""
 
     images: list[bytes]
-    pixels: torch.Tensor  # (G, 3, S, S) uint8
+    pixels: torch.Tensor  # (G, 3, S, S) uint8; with views (G, 1 + views, 3, S, S)
     features: NDArray[np.float32]  # (G, D), rounded as the store keeps them
     logits: NDArray[np.float32]  # (G, K)
 
@@ -112,7 +112,7 @@ def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[st
     images = golden_images()
     encoded = list(images.values())
     preprocess = model.backbone.preprocess
-    pixels = torch.stack([render(decode(data, _MOST_PIXELS), preprocess) for data in encoded])
+    pixels = torch.stack([render_views(decode(data, _MOST_PIXELS), preprocess) for data in encoded])
     reference = dataclasses.replace(compute, precision="float32")
     features = read_features(TapReader(model.backbone, model.blocks, reference), pixels)
     golden = Golden(encoded, pixels.contiguous(), features, model.logits(features))
@@ -150,7 +150,7 @@ def check_pixels(manifest: Manifest, golden: Golden, preprocess: Preprocess) -> 
         manifest.golden.images, golden.images, golden.pixels, strict=True
     ):
         try:
-            image = render(decode(data, _MOST_PIXELS), preprocess)
+            image = render_views(decode(data, _MOST_PIXELS), preprocess)
         except ImageError as error:
             raise BundleError(f"{name}: {error}") from error
         off = int((image.short() - expected.short()).abs().max())

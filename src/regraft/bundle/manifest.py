@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from regraft.config import MAX_VIEWS
 from regraft.errors import BundleError
 
 SCHEMA_VERSION = 1
@@ -44,6 +45,13 @@ class PreprocessRecord(_Strict, frozen=True):
     mean: Three
     std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bilinear", "bicubic"]
+    views: Annotated[int, Meta(ge=0, le=MAX_VIEWS)] = 0
+    augment: Literal["none", "light", "standard", "strong", "digits"] = "none"
+
+    def __post_init__(self) -> None:
+        """Check one against the other; msgspec makes an error of its own of it, with the field."""
+        if (self.views > 0) == (self.augment == "none"):
+            raise ValueError("views are augmented, and nothing else is")
 
 
 class StageRecord(_Strict, frozen=True):

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from regraft.backbones.preprocess import render
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
 from regraft.data.decode import decode, decode_opened
 from regraft.data.folder import read_file
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
+from regraft.features.augment import render_views
 from regraft.features.compute import choose_compute
 from regraft.features.extract import NOT_FINITE, render_ahead
 from regraft.features.taps import TapReader, read_features
@@ -222,7 +222,7 @@ class Predictor:
     def _render(self, image: ImageLike) -> torch.Tensor | ImageError:
         try:
             pixels = pixels_of(image, self.model.max_pixels)
-            return render(pixels, self.model.backbone.preprocess)
+            return render_views(pixels, self.model.backbone.preprocess)
         except ImageError as error:
             return error
 

@@ -17,6 +17,7 @@ import torch
 
 from regraft.backbones.preprocess import render
 from regraft.backbones.vision import load_functional
+from regraft.features.keyed import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,37 @@ AUGMENTATIONS: dict[str, Recipe] = {
     # The tutorials' RandomRotation(10), with small moves: a mirrored digit is another sign.
     "digits": Recipe(turn=10.0, shift=0.08, zoom=0.1),
 }
+
+
+def render_views(
+    image: NDArray[np.uint8], preprocess: Preprocess, content: bytes = b""
+) -> torch.Tensor:
+    """Render an image as the probe and the predictor see it.
+
+    Parameters
+    ----------
+    image : array of shape (H, W, 3), uint8
+        Decoded pixels.
+    preprocess : Preprocess
+        With its views.
+    content : bytes
+        Hash of the image's bytes: decides what a training image's ``view`` shows.
+
+    Returns
+    -------
+    tensor of shape (3, image_size, image_size), uint8
+        With ``views`` (1 + views, 3, image_size, image_size), the plain one first; these are
+        functions of their number alone: the same in training, in a bundle, and of any encoding.
+    """
+    recipe = AUGMENTATIONS[preprocess.augment]
+    if preprocess.view:
+        return augment(image, preprocess, recipe, generator("view", preprocess.view, content))
+    plain = render(image, preprocess)
+    if not preprocess.views:
+        return plain
+    numbers = range(1, preprocess.views + 1)
+    views = [augment(image, preprocess, recipe, generator("view", number)) for number in numbers]
+    return torch.stack([plain, *views])
 
 
 def augment(

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from regraft.backbones.preprocess import render
 from regraft.data.decode import DECODER_VERSION, decode, hash_payload
 from regraft.errors import ImageError, StoreError
+from regraft.features.augment import render_views
 from regraft.features.rows import encode_row, fingerprint_of, row_key
-from regraft.features.taps import Block, TapReader, round_block, row_blocks
+from regraft.features.taps import Block, TapReader, padded, round_block, row_blocks
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from regraft.features.store import FeatureStore
 
 _ROWS_A_COMMIT = 256  # one fsync each; what a kill can cost
-PLAIN_VIEW = 0
 #: Of an image on which the network fails; prediction refuses it in the same words.
 NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
 
@@ -57,6 +56,8 @@ class Features:
         Samples whose row was made in this run, or was there already.
     maker : RowMaker
         Makes a row again that has left the store since.
+    views : tuple of Features
+        Of augmented views of some of the samples, in the same store.
     """
 
     store: FeatureStore
@@ -66,6 +67,7 @@ class Features:
     n_extracted: int
     n_reused: int
     maker: RowMaker
+    views: tuple[Features, ...] = ()
 
     def matrix(self, indices: NDArray[np.int64], blocks: Sequence[Block]) -> NDArray[np.float32]:
         """Return the blocks of some samples side by side.
@@ -168,9 +170,8 @@ def extract(
     """
     maker = RowMaker(samples, backbone, compute, workers, max_pixels)
     fingerprint = feature_fingerprint(backbone, maker.blocks, compute)
-    keys = {
-        int(index): row_key(samples.hashes[index], PLAIN_VIEW, fingerprint) for index in indices
-    }
+    view = backbone.preprocess.view
+    keys = {int(index): row_key(samples.hashes[index], view, fingerprint) for index in indices}
     generation = None
     while generation != store.generation:  # a damaged file takes what was found in it along
         generation = store.generation
@@ -180,8 +181,9 @@ def extract(
     failed: dict[bytes, ImageError] = {}
     if missing:
         todo = {index: key for key, index in missing.items()}
+        label = f"extract view {view}" if view else "extract"
         with (
-            (reporter or Reporter()).track("extract", len(todo)) as advance,
+            (reporter or Reporter()).track(label, len(todo)) as advance,
             closing(maker.rows(todo, advance)) as made,
             _Writer(store) as writer,
         ):
@@ -278,12 +280,15 @@ class RowMaker:
 
 def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> bytes:
     """Return the hash of all that a feature's bits depend on besides the image."""
+    preprocess = dataclasses.asdict(backbone.preprocess)
+    if not backbone.preprocess.views and not backbone.preprocess.view:
+        del preprocess["views"], preprocess["view"], preprocess["augment"]  # keys stay as they were
     return fingerprint_of(
         {
             "backbone": backbone.name,
             "arguments": dict(backbone.arguments),
             "weights": backbone.weights_sha256,
-            "preprocess": dataclasses.asdict(backbone.preprocess),
+            "preprocess": preprocess,
             "blocks": [str(block) for block in blocks],
             "stages": [dataclasses.asdict(stage) for stage in backbone.stages],
             "decoder": DECODER_VERSION,
@@ -317,16 +322,17 @@ def render_ahead(
 
     Yields
     ------
-    tuple of int and (tensor of shape (3, S, S), uint8, or ImageError)
+    tuple of int and (tensor as from ``render_views``, or ImageError)
         In the order of the stream.
     """
 
     def render_one(index: int, load: Load) -> torch.Tensor | ImageError:
         try:
             payload = load()
-            if hashes is not None and hash_payload(payload) != hashes[index]:
+            content = b"" if hashes is None else hash_payload(payload)
+            if hashes is not None and content != hashes[index]:
                 return ImageError("changed", "its bytes have changed since they were first read")
-            return render(decode(payload, max_pixels), preprocess)
+            return render_views(decode(payload, max_pixels), preprocess, content)
         except ImageError as error:
             return error
         except OSError as error:
@@ -356,28 +362,6 @@ def _use_one_thread() -> None:
     """
     torch.get_num_threads()
     threadpool_limits(1, user_api="openmp")
-
-
-def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
-    """Stack to a batch of fixed size; the kernels chosen, and so the bits, depend on the size.
-
-    Parameters
-    ----------
-    images : sequence of tensor of shape (3, S, S), uint8
-        At least one, at most ``size``.
-    size : int
-        Images in every batch.
-
-    Returns
-    -------
-    tensor of shape (size, 3, S, S), uint8
-        channels_last; zeros behind the images.
-    """
-    batch = torch.zeros((size, *images[0].shape), dtype=torch.uint8)
-    batch = batch.contiguous(memory_format=torch.channels_last)
-    for target, image in zip(batch, images, strict=False):
-        target.copy_(image)
-    return batch
 
 
 class _Writer:

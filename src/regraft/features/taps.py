@@ -180,14 +180,20 @@ class TapReader:
 
         Parameters
         ----------
-        images : tensor of shape (N, 3, S, S), uint8
-            As ``render`` gives them, on the processor.
+        images : tensor of shape (N, 3, S, S) or (N, V, 3, S, S), uint8
+            As ``render_views`` gives them, on the processor.
 
         Returns
         -------
         dict of Block to array of shape (N, C * grid * grid), float32
-            In the order of ``blocks``.
+            In the order of ``blocks``; the mean over V views.
         """
+        if images.ndim == 4:
+            return self._read_one(images)
+        views = [self._read_one(view) for view in images.unbind(1)]  # as many images at once
+        return {block: np.mean([view[block] for view in views], axis=0) for block in self.blocks}
+
+    def _read_one(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
         device = torch.device(self.compute.device)
         if device.type == "cuda":
             images = images.pin_memory().to(device, non_blocking=True)
@@ -198,6 +204,29 @@ class TapReader:
             pooled = self._module(x.contiguous(memory_format=torch.channels_last))
             self._read[Block(POOLED)] = pooled.float()
             return {block: self._read[block].cpu().numpy() for block in self.blocks}
+
+
+def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    """Stack to a batch of fixed size; the kernels chosen, and so the bits, depend on the size.
+
+    Parameters
+    ----------
+    images : sequence of tensor of shape (3, S, S) or (V, 3, S, S), uint8
+        At least one, at most ``size``.
+    size : int
+        Images in every batch.
+
+    Returns
+    -------
+    tensor of shape (size, 3, S, S) or (size, V, 3, S, S), uint8
+        channels_last; zeros behind the images.
+    """
+    # Channels lie innermost, as in what the network reads.
+    *views, channels, height, width = images[0].shape
+    batch = torch.zeros((size, *views, height, width, channels), dtype=torch.uint8).movedim(-1, -3)
+    for target, image in zip(batch, images, strict=False):
+        target.copy_(image)
+    return batch
 
 
 def as_map(output: torch.Tensor, stage: Stage) -> torch.Tensor:
@@ -302,7 +331,7 @@ def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32
     ----------
     reader : TapReader
         Reads the model's blocks.
-    images : tensor of shape (N, 3, S, S), uint8
+    images : tensor of shape (N, 3, S, S) or (N, V, 3, S, S), uint8
         Rendered.
 
     Returns

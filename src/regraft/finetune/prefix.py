@@ -9,9 +9,10 @@ import torch
 
 from regraft.backbones.preprocess import normalise
 from regraft.errors import DiskFullError
-from regraft.features.extract import feature_fingerprint, padded
+from regraft.features.extract import feature_fingerprint
 from regraft.features.keyed import torch_seeded
 from regraft.features.rows import fingerprint_of, row_key
+from regraft.features.taps import padded
 from regraft.finetune.folder import rows_file
 from regraft.finetune.rows import Layout, RowFile
 from regraft.finetune.state import copied

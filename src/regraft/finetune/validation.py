@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regraft.errors import ImageError
-from regraft.features.extract import padded, render_ahead
-from regraft.features.taps import TapReader, read_features
+from regraft.features.extract import render_ahead
+from regraft.features.taps import TapReader, padded, read_features
 from regraft.finetune.images import lost
 from regraft.heads.temperature import log_losses
 
