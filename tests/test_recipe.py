@@ -75,7 +75,7 @@ def test_a_recipe_says_what_it_does_and_no_setting_that_is_the_default(name):
     recipe = read_recipe(name)
     assert recipe.title
     assert recipe.about
-    assert recipe.data in {"", *NAMED}
+    assert recipe.data in {"", "kaggle:alxmamaev/flowers-recognition", *NAMED}
     assert resolve(recipe.config.model) == recipe.config.model
     text = "".join(explain(recipe).partition("Settings that differ")[1:])
     shown = re.findall(r"^  (\w+):", text, re.MULTILINE)
@@ -176,10 +176,10 @@ hint: regraft recipes lists all; the name of a file of your own ends in .yaml
 """,
         ),
         (
-            ["train", "--recipe", "flowers-resnet18", "--epochs", "1"],
+            ["train", "--recipe", "resnet18-last-stages", "--epochs", "1"],
             """\
-error: the recipe flowers-resnet18 needs DATA: it names none
-hint: regraft train DATA --recipe flowers-resnet18
+error: the recipe resnet18-last-stages needs DATA: it names none
+hint: regraft train DATA --recipe resnet18-last-stages
 """,
         ),
     ],

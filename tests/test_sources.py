@@ -2,6 +2,7 @@
 
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.data.sources import SOURCES, SourceOptions, open_source
 from regraft.errors import DataError
+from stand_ins import Repository, serve_hub, serve_kaggle, table, use_hub, use_kaggle
 
 
 def make_table(root):
@@ -26,6 +28,8 @@ MAKERS = {
     "tar": lambda root: write_tar(root / "flowers.tgz", FLOWERS, "w:gz"),
     "table": make_table,
     "named": lambda _: "digits",
+    "kaggle": lambda _: "kaggle:owner/flowers",
+    "hf": lambda _: "hf:owner/flowers",
     "arrays": lambda _: ([pixels(n, height=4 + n) for n in range(4)], ["a", "b", "a", "b"]),
 }
 
@@ -40,8 +44,19 @@ def kind(request):
 
 
 @pytest.fixture
-def data(kind, tmp_path):
-    return MAKERS[kind](tmp_path)
+def data(kind, tmp_path, monkeypatch):
+    """Data of this kind; where they come from a server, there is one."""
+    with ExitStack() as stack:
+        if kind == "kaggle":
+            address, _ = stack.enter_context(serve_kaggle(tmp_path))
+            use_kaggle(monkeypatch, address, tmp_path)
+        if kind == "hf":
+            images = table(list(FLOWERS.values()), ["rose", "rose", "tulip", "tulip"], rows=3)
+            repository = Repository({"main": {"train.parquet": images}})
+            address = stack.enter_context(serve_hub({"owner/flowers": repository}))
+            use_hub(monkeypatch, address, tmp_path)
+            monkeypatch.setattr("regraft.data.hub.default_data_root", lambda: tmp_path)
+        yield MAKERS[kind](tmp_path)
 
 
 def test_it_is_known_by_its_kind(data, kind):
@@ -122,8 +137,8 @@ def test_an_unknown_name_lists_its_nearest_matches():
     )
     assert caught.value.hint == (
         "give a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or "
-        ".parquet table with the columns path and label, or the name of a dataset (regraft "
-        "datasets lists them)"
+        ".parquet table with the columns path and label, the name of a dataset (regraft "
+        "datasets lists them), kaggle:OWNER/NAME or hf:OWNER/NAME"
     )
     assert caught.value.exit_code == 2
 

@@ -99,6 +99,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "data": {
             "source": samples.source.location,
             "kind": samples.source.kind,
+            "revision": samples.source.revision,
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),

@@ -93,8 +93,9 @@ def train(
     Parameters
     ----------
     data
-        Folder with one folder per class, zip or tar of it, CSV or Parquet table, or the name of a
-        dataset (`regraft datasets` lists them); else the recipe's own.
+        Folder with one folder per class, zip or tar of it, CSV or Parquet table, the name of a
+        dataset (`regraft datasets` lists them), kaggle:OWNER/NAME or hf:OWNER/NAME; else the
+        recipe's own.
     recipe
         Start from a recipe's settings (`regraft recipes` lists them); --config and flags go before
         what it says.

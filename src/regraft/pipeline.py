@@ -96,8 +96,8 @@ def train(
     Parameters
     ----------
     data : str, Path or tuple of arrays
-        Folder with one folder per class, zip or tar of it, table, name of a dataset, or
-        ``(images, labels)``.
+        Folder with one folder per class, zip or tar of it, table, name of a dataset,
+        ``kaggle:OWNER/NAME``, ``hf:OWNER/NAME``, or ``(images, labels)``.
     config : TrainConfig, optional
         Every setting; the defaults are good.
     reporter : Reporter, optional

@@ -57,6 +57,8 @@ class Source:
         What the listing met and could not list: links out of the tree, not an image, ...
     notes : tuple of str
         One line each, shown to the user: "val is used as the test part: there is no test folder".
+    revision : str or None
+        Of data that come from a server: which version of them this is.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Source:
     stream: Callable[[Sequence[int]], Iterator[tuple[int, Load]]]
     refused: Sequence[LedgerEntry] = ()
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

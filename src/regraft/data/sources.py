@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from regraft.data.arrays import open_arrays
 from regraft.data.folder import open_folder
+from regraft.data.hub import open_hub
+from regraft.data.kaggle import open_kaggle
 from regraft.data.layout import LONGEST_LABEL, printable
 from regraft.data.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
 from regraft.data.options import Data, SourceOptions, with_groups
@@ -29,7 +31,8 @@ __all__ = [
 
 _ACCEPTED = (
     "a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or .parquet table "
-    "with the columns path and label, or the name of a dataset (regraft datasets lists them)"
+    "with the columns path and label, the name of a dataset (regraft datasets lists them), "
+    "kaggle:OWNER/NAME or hf:OWNER/NAME"
 )
 
 
@@ -39,8 +42,9 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     Parameters
     ----------
     data : path, str, tuple or Source
-        A folder, an archive, a table, the name of a dataset, ``(images, labels)``, or what is open
-        already. A path that exists wins over a dataset of the same name.
+        A folder, an archive, a table, the name of a dataset, one of Kaggle or of the Hugging Face
+        hub, ``(images, labels)``, or what is open already. A path that exists wins over a dataset
+        of the same name.
     options : SourceOptions, optional
         Where datasets lie, and what groups images.
 
@@ -141,5 +145,7 @@ SOURCES: dict[str, Callable[[Data, SourceOptions], Source | None]] = {
     "tar": open_tar,
     "table": open_table,
     "named": open_named,
+    "kaggle": open_kaggle,
+    "hf": open_hub,
     "arrays": open_arrays,
 }

@@ -1,0 +1,248 @@
+"""Parquet files of images as the Hugging Face hub keeps them: one column of images, one of classes.
+
+The images' bytes are handed out as they were stored: hashed and decoded like anybody else's. Types
+and names of classes are read from the files' own metadata. A row group is read at a time; so a
+training by epochs, which reads in another order each time, holds the bytes of all its images, as of
+a compressed tar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from functools import partial
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from regraft.data.folder import LARGEST_FILE
+from regraft.data.layout import PART_NAMES, normalise
+from regraft.data.ledger import LedgerEntry
+from regraft.data.samples import Entry, Load, Part, Source
+from regraft.errors import DataError, ImageError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_LARGEST_GROUP = 1 << 33  # bytes that a row group declares, decompressed
+_SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+(-[0-9a-f]+)?|[-_.]?\d+)?\.parquet")
+_LABELS = ("label", "labels")
+
+
+class _Columns(NamedTuple):
+    """Columns of images and classes by name; ``classes`` where classes are numbers with names."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...] | None
+
+
+class _Place(NamedTuple):
+    """Where an image lies: file, row group, row in it."""
+
+    path: Path
+    group: int
+    row: int
+
+
+def open_tables(
+    name: str, folder: Path, files: Sequence[str], subset: str | None, label: str | None
+) -> Source:
+    """Open the Parquet files of a dataset.
+
+    Parameters
+    ----------
+    name : str
+        As the user wrote it, for messages.
+    folder : Path
+        Where the files lie.
+    files : sequence of str
+        Their paths below it, as in the repository: they say split and subset.
+    subset, label : str, optional
+        Which of several subsets, and which column.
+
+    Returns
+    -------
+    Source
+        Ids are the split and a number; splits named like parts are these.
+
+    Raises
+    ------
+    MissingExtraError
+        Where pyarrow is not installed.
+    DataError
+        Where a file is damaged, there are several subsets or columns to choose from, or none that
+        can be used.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "hf", f"reading {name}") from error
+    splits = _splits(name, files, subset)
+    parts, notes = _parts(name, splits)
+    entries: list[Entry] = []
+    places: list[_Place] = []
+    refused: list[LedgerEntry] = []
+    image = ""
+    for split, paths in splits.items():
+        if split not in parts:
+            continue
+        number = 0
+        for path in paths:
+            try:
+                columns, labels = _read_labels(name, folder / path, label)
+            except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+                raise DataError(f"{name}: {folder / path} cannot be read: {error}") from error
+            image = columns.image
+            for place, value in labels:
+                identifier, number = f"{split}/{number}", number + 1
+                known = _class_name(value, columns)
+                if known is None:
+                    why = "its class is not told"
+                    refused.append(LedgerEntry(identifier, "refused", "no label", why))
+                else:
+                    entries.append(Entry(identifier, known, parts[split]))
+                    places.append(place)
+    if not entries:
+        raise DataError(f"{name} holds no labelled image")
+    return Source("hf", name, entries, partial(_stream, image, places), tuple(refused), notes)
+
+
+def _splits(name: str, files: Sequence[str], subset: str | None) -> dict[str, list[str]]:
+    """Sort one subset's files by split: `SUBSET/train-00000-of-00002.parquet` and the like."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        path = PurePosixPath(file)
+        match = _SHARD.fullmatch(path.name)
+        split = path.stem if match is None else match["split"]
+        folders = [part for part in path.parts[:-1] if part != "data"]
+        if split.isdecimal() and folders:  # default/train/0000.parquet, as the hub converts
+            split = folders.pop()
+        found["/".join(folders) or "default"][split].append(file)
+    if subset is None and len(found) == 1:
+        return dict(next(iter(found.values())))
+    if subset not in found:
+        names = ", ".join(sorted(found))
+        what = "has several subsets" if subset is None else f"has no subset {subset}"
+        raise DataError(f"{name} {what}: {names}", hint="hf:OWNER/NAME/SUBSET chooses one")
+    return dict(found[subset])
+
+
+def _parts(
+    name: str, splits: dict[str, list[str]]
+) -> tuple[dict[str, Part | None], tuple[str, ...]]:
+    """Return which split is which part; those that are none are left out, and told."""
+    known: dict[str, Part | None] = {
+        split: PART_NAMES[split.lower()] for split in splits if split.lower() in PART_NAMES
+    }
+    if not known and len(splits) > 1:
+        raise DataError(
+            f"{name} has the splits {', '.join(sorted(splits))}, none of them called like a part",
+            hint="download it from its page, and give a folder with train and test folders",
+        )
+    others = sorted(set(splits) - set(known)) if known else []
+    notes = [f"{', '.join(others)}: left out, since not called like a part"] if others else []
+    if len(set(known.values())) < 2:
+        only = next(iter(known or splits))
+        notes.append(f"{only} is the only split, so it is split like any other data")
+        known = dict.fromkeys(known or splits)
+    return known, tuple(notes)
+
+
+def _read_labels(
+    name: str, path: Path, label: str | None
+) -> tuple[_Columns, list[tuple[_Place, Any]]]:
+    """Return the columns of a file, and where each row lies with its label."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with pq.ParquetFile(path) as file:
+        columns = _columns(name, file.schema_arrow, label)
+        found: list[tuple[_Place, Any]] = []
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).total_byte_size
+            if size > _LARGEST_GROUP:
+                raise DataError(f"{name}: a row group of {path} has {size:,} bytes")
+            values = file.read_row_group(group, columns=[columns.label])[columns.label].to_pylist()
+            found += [(_Place(path, group, row), value) for row, value in enumerate(values)]
+    return columns, found
+
+
+def _columns(name: str, schema: Any, wanted: str | None) -> _Columns:
+    """Choose the columns of images and classes by type, and by name where there are several."""
+    features = _features(schema)
+    images = [
+        each for each in schema.names
+        if features.get(each, {}).get("_type") == "Image" or _is_image(schema.field(each).type)
+    ]  # fmt: skip
+    if len(images) != 1:
+        listed = ", ".join(images or schema.names)
+        raise DataError(f"{name} has {len(images)} columns of images, and one is needed: {listed}")
+    classes = [each for each in schema.names if features.get(each, {}).get("_type") == "ClassLabel"]
+    named = [each for each in _LABELS if each in schema.names]
+    candidates = [wanted] if wanted is not None else named or classes
+    if len(candidates) != 1 or candidates[0] not in schema.names:
+        others = [each for each in schema.names if each not in images]
+        what = f"no column {wanted}" if wanted is not None else (
+            f"{len(candidates)} columns that may be the label")  # fmt: skip
+        raise DataError(
+            f"{name} has {what}: {', '.join(candidates if len(candidates) > 1 else others)}",
+            hint="hf:OWNER/NAME#COLUMN chooses one",
+        )
+    names = features.get(candidates[0], {}).get("names")
+    return _Columns(images[0], candidates[0], tuple(map(str, names)) if names else None)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """Return what the hub says of the columns, in the files' own metadata."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = msgspec.json.decode(text, type=dict[str, Any])["info"]["features"]
+        return {key: value for key, value in features.items() if isinstance(value, dict)}
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def _is_image(kind: Any) -> bool:
+    """Whether a column is made of bytes and a path."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return bool(pa.types.is_struct(kind)) and {each.name for each in kind} == {"bytes", "path"}
+
+
+def _class_name(value: Any, columns: _Columns) -> str | None:
+    """Return a row's class; None where it has none: -1 stands for that on the hub."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if columns.classes is None:
+            return str(value)
+        return normalise(columns.classes[value]) if 0 <= value < len(columns.classes) else None
+    return normalise(value.strip()) or None if isinstance(value, str) else None
+
+
+def _stream(
+    column: str, places: Sequence[_Place], indices: Sequence[int]
+) -> Iterator[tuple[int, Load]]:
+    """Yield the wanted images, reading each row group once."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    for path, in_file in groupby(indices, key=lambda index: places[index].path):
+        try:
+            with pq.ParquetFile(path) as file:
+                for group, in_group in groupby(in_file, key=lambda index: places[index].group):
+                    images = file.read_row_group(group, columns=[column])[column]
+                    for index in in_group:
+                        yield index, partial(_payload, images[places[index].row].as_py())
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _payload(value: Any) -> bytes:
+    """Return the bytes of an image; a path instead of them is not followed."""
+    payload = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(payload, bytes):
+        raise ImageError("missing", "its row holds no bytes")
+    if len(payload) > LARGEST_FILE:
+        raise ImageError("too large", f"it has {len(payload):,} bytes")
+    return payload

@@ -1,0 +1,190 @@
+"""Servers that speak as much of Kaggle's and of the hub's interface as a download needs."""
+
+import base64
+import hashlib
+import io
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+
+from image_trees import FLOWERS, write_zip
+
+TOKEN = "secret-token-5d1"  # noqa: S105 - the only one that the stand-ins know
+KEY = base64.b64encode(f"someone:{TOKEN}".encode()).decode()
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+class _Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *words):
+        pass
+
+    def answer(self, status, body=b"", kind="application/json", **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@contextmanager
+def _serve(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def serve_kaggle(folder, files=FLOWERS, *, damaged=False):
+    """Serve owner/flowers, version 3, and owner/private to those who have the token."""
+    archive = write_zip(folder / "served.zip", files).read_bytes()
+    archive = archive[: len(archive) // 2] if damaged else archive
+    asked = []
+
+    class Handler(_Quiet):
+        def do_POST(self):
+            wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(self.path.rpartition("/")[2])
+            name = f"{wanted['ownerSlug']}/{wanted['datasetSlug']}"
+            allowed = self.headers.get("Authorization") in {f"Bearer {TOKEN}", f"Basic {KEY}"}
+            if name == "owner/private" and not allowed:
+                self.answer(403, json.dumps({"code": 403, "message": "denied"}).encode())
+            elif name not in {"owner/private", "owner/flowers"}:
+                self.answer(404, json.dumps({"code": 404, "message": "not found"}).encode())
+            elif asked[-1] == "GetDataset":
+                self.answer(200, json.dumps({"currentVersionNumber": 3}).encode())
+            else:
+                self.answer(200, archive, "application/zip")
+
+    with _serve(Handler) as address:
+        yield address, asked
+
+
+def use_kaggle(monkeypatch, address, folder):
+    """Let Kaggle's client ask this server, and find no credentials but those of a test."""
+    environment = pytest.importorskip("kagglesdk.kaggle_env")
+    place = environment.KaggleEnv.LOCAL
+    monkeypatch.setitem(environment._env_to_endpoint, place, address)
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "USERPROFILE", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(folder / "home"))
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "kagglehub"))
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+def use_hub(monkeypatch, address, folder):
+    """Let the hub's client ask this server, and find no token but that of a test."""
+    url = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(folder / "no-tokens"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+class Repository:
+    """Files by revision: ``{"main": {"data/train.parquet": b"..."}}``; a commit is a hash."""
+
+    def __init__(self, revisions, refusal=None):
+        self.revisions = {
+            hashlib.sha256(repr((name, *files)).encode()).hexdigest()[:40]: (name, files)
+            for name, files in revisions.items()
+        }
+        self.refusal = refusal  # an X-Error-Code for those without the token
+
+    def find(self, revision):
+        for commit, (name, files) in self.revisions.items():
+            if revision in {commit, name}:
+                return commit, files
+        return None, None
+
+    def commit(self, name="main"):
+        return self.find(name)[0]
+
+
+@contextmanager
+def serve_hub(repositories):
+    """Serve repositories of datasets by name."""
+
+    class Handler(_Quiet):
+        def do_GET(self):
+            path = self.path.partition("?")[0].replace("%2F", "/")
+            if path == "/":
+                return self.answer(200)
+            words = path.removeprefix("/api").strip("/").split("/")
+            name = "/".join(words[1:3])
+            repository = repositories.get(name)
+            allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            if repository is None or (repository.refusal and not allowed):
+                code = "RepoNotFound" if repository is None else repository.refusal
+                return self.answer(401, X_Error_Code=code)
+            return self.of(repository, name, words[3:], path.startswith("/api"))
+
+        def of(self, repository, name, words, is_api):
+            kind, rest = (words or ["revision"])[0], "/".join(words[1:]) or "main"
+            revision = rest if is_api else rest.partition("/")[0]
+            commit, files = repository.find(revision)
+            if files is None:
+                return self.answer(404, X_Error_Code="RevisionNotFound")
+            if kind == "tree":
+                listed = [{"type": "file", "path": p, "size": len(f or b""), "oid": "0" * 40}
+                          for p, f in files.items()]  # fmt: skip
+                return self.answer(200, json.dumps(listed).encode())
+            if is_api:
+                siblings = [{"rfilename": path} for path in files]
+                told = {"id": name, "sha": commit, "siblings": siblings}
+                return self.answer(200, json.dumps(told).encode())
+            content = files[rest.partition("/")[2]]
+            if content is None:
+                return self.answer(403)
+            tag = hashlib.sha256(content).hexdigest()
+            return self.answer(200, content, "application/octet-stream", ETag=f'"{tag}"',
+                               X_Repo_Commit=commit)  # fmt: skip
+
+        do_HEAD = do_GET  # noqa: N815 - as the library calls it
+
+    with _serve(Handler) as address:
+        yield address
+
+
+def table(images, labels, classes=None, rows=2):
+    """Return a Parquet file as the hub keeps images, with few rows a group."""
+    features = {"image": {"_type": "Image"}}
+    if classes is not None:
+        features["label"] = {"_type": "ClassLabel", "names": classes}
+    return parquet({"image": structs(images), "label": labels}, features, rows)
+
+
+def structs(images):
+    """Return a column of images."""
+    return pa.array([{"bytes": each, "path": f"{n}.png"} for n, each in enumerate(images)], STRUCT)
+
+
+def parquet(columns, features, rows=2):
+    """Return a Parquet file with the metadata that the hub's own library writes."""
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    target = io.BytesIO()
+    made = pa.table(columns).replace_schema_metadata(told)
+    pq.write_table(made, target, row_group_size=rows)
+    return target.getvalue()
