@@ -157,7 +157,7 @@ def test_evaluate_matches_classes_by_name(run, tmp_path):
     (other / "checks").rename(other / "chequers")
     with pytest.raises(
         DataError,
-        match="1 classes of the data are unknown to the run: chequers\nhint: the run knows blobs,",
+        match="1 of the data's 2 classes are unknown to the run: chequers\nhint: classes are",
     ):
         pipeline.evaluate(run.folder, other)
 

@@ -10,11 +10,14 @@ from regraft.data.split import fitted_hashes
 from regraft.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from regraft.data.samples import Samples
+
+_LISTED = 100
 
 
 def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
@@ -40,10 +43,17 @@ def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int6
     unknown = [name for name in samples.classes if name not in known]
     if unknown:
         raise DataError(
-            f"{len(unknown)} classes of the data are unknown to the run: {', '.join(unknown[:10])}",
-            hint=f"the run knows {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
+            f"{len(unknown)} of the data's {len(samples.classes)} classes are unknown to the run: "
+            f"{_listed(unknown)}",
+            hint=f"classes are matched by name; the run knows {_listed(classes)}",
         )
     return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name all, or of very many the first and how many there are."""
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def choose_unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
