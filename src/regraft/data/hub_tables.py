@@ -226,21 +226,23 @@ def _stream(
     """Yield the wanted images, reading each row group once."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
+    from pyarrow.compute import struct_field  # noqa: PLC0415
 
     for path, in_file in groupby(indices, key=lambda index: places[index].path):
         try:
             with pq.ParquetFile(path) as file:
                 for group, in_group in groupby(in_file, key=lambda index: places[index].group):
                     images = file.read_row_group(group, columns=[column])[column]
+                    if pa.types.is_struct(images.type):
+                        images = struct_field(images, "bytes")  # never the path beside them
                     for index in in_group:
                         yield index, partial(_payload, images[places[index].row].as_py())
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _payload(value: Any) -> bytes:
+def _payload(payload: Any) -> bytes:
     """Return the bytes of an image; a path instead of them is not followed."""
-    payload = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(payload, bytes):
         raise ImageError("missing", "its row holds no bytes")
     if len(payload) > LARGEST_FILE:
