@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attacks import archives, bundle, images, store, tables
+from attacks import archives, bundle, hub, images, store, tables
 from attacks.hunting import hunt
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOMS: dict[str, Callable[[int, int, int], Report]] = {
     "archives": partial(hunt, archives.attack),
     "bundle": bundle.run,
+    "hub": partial(hunt, hub.attack),
     "images": partial(hunt, images.attack),
     "tables": partial(hunt, tables.attack),
     "store": store.run,
