@@ -22,7 +22,7 @@ from regraft.pipeline import train
 from regraft.report import Reporter
 from regraft.runs import is_run, read_metrics
 from regraft.settings import GROUPS, HARMLESS, setting_types
-from regraft.steps import divide
+from regraft.steps import divide, with_augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,10 +179,11 @@ def _difference(planned: _Planned, samples: Samples) -> str | None:
     """Say in what a run differs from what is planned; None where it need not be trained again."""
     if read_metrics(planned.folder)["regraft"] != __version__:
         return "versions of regraft"
-    config, then = planned.config, read_config(planned.folder / "config.yaml")
+    config = with_augmentation(planned.config, samples)
+    then = read_config(planned.folder / "config.yaml")
     free = {*HARMLESS, "split"}  # of the split, the parts themselves are compared
     if config.strategy == "probe":
-        free |= _NOT_OF_A_PROBE
+        free |= _NOT_OF_A_PROBE - ({"augment"} if config.views else set())
     changed = [
         f"{name} ({getattr(then, name)}, now {getattr(config, name)})"
         for name in setting_types()

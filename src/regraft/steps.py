@@ -80,9 +80,7 @@ def suited(
         f"mean {preprocess.mean}, std {preprocess.std}"
     )
     reporter.say(reason)
-    if config.augment == "auto":  # a mirrored character is another one, or none
-        characters = all(len(name) == 1 for name in samples.classes)
-        config = config.replace(augment="digits" if characters else "light")
+    config = with_augmentation(config, samples)
     if config.tta:
         reporter.say(
             f"features are the mean over each image and {config.views} views of it (augment "
@@ -91,6 +89,15 @@ def suited(
         preprocess = dataclasses.replace(preprocess, views=config.views, augment=config.augment)
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
     return backbone, config
+
+
+def with_augmentation(config: TrainConfig, samples: Samples) -> TrainConfig:
+    """Choose the augmentation where it is automatic."""
+    if config.augment != "auto":
+        return config
+    # A mirrored character is another one, or none.
+    characters = all(len(name) == 1 for name in samples.classes)
+    return config.replace(augment="digits" if characters else "light")
 
 
 def check_names(backbone: Backbone, config: TrainConfig) -> None:
