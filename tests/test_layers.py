@@ -31,6 +31,7 @@ HEIGHTS = {
             ("probe", "runs", "summary", "predictions"),
             ("crossing",),
             ("artefacts", "claims", "logs", "steps"),
+            ("following",),
             ("pipeline", "classifier", "show", "comparison", "rate_finder"),
             ("demo", "side_by_side"),
             ("console", "progress", "cli_help", "cli_options", "doctor"),

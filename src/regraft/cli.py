@@ -111,10 +111,12 @@ def train(
     settings = combine(config, flags, base)
     tune_process()
     from regraft import pipeline
+    from regraft.finetune.ranks import is_first
     from regraft.progress import ConsoleReporter
 
     run = pipeline.train(data, settings, ConsoleReporter())
-    print(visible(run.summary()))
+    if is_first():  # of the processes that torchrun has started
+        print(visible(run.summary()))
 
 
 def _no_data(config: Path | None) -> InputError:

@@ -1,4 +1,4 @@
-"""The main path: labelled images in, an honest classifier and a bundle out. Read ``train`` first.
+"""The main path: labelled images in, an honest classifier and a bundle out. Read ``_train`` first.
 
 Scan, split, extract, fit, evaluate, write: data flow one way, and the labels of the test part
 influence no choice.
@@ -9,6 +9,7 @@ influence no choice.
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from regraft.data.sources import open_unlabelled
 from regraft.errors import SmallSampleWarning
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.folder import checkpoints_folder, refuse_existing
+from regraft.finetune.ranks import joined
 from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
+    from regraft.finetune.ranks import Ranks
     from regraft.model import Model
     from regraft.near_duplicates import Pair
 
@@ -126,6 +129,21 @@ def train(
     """
     config, reporter = configured(config, settings), reporter or Reporter()
     check_callbacks(callbacks, config.strategy)
+    with joined(config.strategy) as ranks:  # several processes where torchrun has started them
+        if not ranks.first:
+            from regraft.following import follow
+
+            return Run(*follow(data, config, ranks))
+        run = _train(data, config, reporter, callbacks, ranks)
+        told = {"folder": str(run.folder), "metrics": run.metrics}
+        ranks.tell("written", json.dumps(told).encode())
+    return run
+
+
+def _train(
+    data: Any, config: TrainConfig, reporter: Reporter, callbacks: Sequence[object], ranks: Ranks
+) -> Run:
+    """Scan, split, extract, fit, evaluate, write."""
     seconds = Stopwatch()
     with ExitStack() as stack:
         place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
@@ -143,6 +161,7 @@ def train(
         from regraft.backbones.freeze import frozen
         from regraft.crossing import cross_validate, score_test
         from regraft.features.compute import choose_compute
+        from regraft.finetune.handover import hand_over
         from regraft.finetune.start import discard, finetune, refuse_lost
         from regraft.probe import fit_probe, statistics
 
@@ -162,9 +181,10 @@ def train(
             model, fitted = probe.model, probe.fitted
         if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
             with seconds.of("train"):
+                hand_over(ranks, probe.model, samples, parts)
                 model, fitted = finetune(
                     probe.model, samples, parts, compute, config, checkpoints, reporter,
-                    (logs, *callbacks),
+                    (logs, *callbacks), ranks=ranks,
                 )  # fmt: skip
             if model.backbone is not backbone:
                 with seconds.of("extract again"):

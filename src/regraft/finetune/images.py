@@ -15,6 +15,7 @@ from regraft.data.decode import decode, hash_payload
 from regraft.errors import DataError, ImageError
 from regraft.features.augment import Recipe, augment
 from regraft.features.keyed import generator, key_of
+from regraft.finetune.ranks import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Load, Samples
     from regraft.finetune.cut import AtCut
     from regraft.finetune.prefix import FrozenPrefix
+    from regraft.finetune.ranks import Ranks
 
 _AHEAD = 2  # batches that are rendered while one is learnt
 
@@ -56,13 +58,16 @@ class Batch:
     Attributes
     ----------
     indices : array of shape (n,), int64
-        Into the samples.
-    images : tensor of shape (n, 3, S, S), uint8, or AtCut
+        Into the samples; of all processes.
+    own : slice
+        Which of them are this process's: m images.
+    images : tensor of shape (m, 3, S, S), uint8, or AtCut
         Augmented; or what the frozen stages have made of them.
-    labels : tensor of shape (n,), int64
+    labels : tensor of shape (m,), int64
     """
 
     indices: NDArray[np.int64]
+    own: slice
     images: torch.Tensor | AtCut
     labels: torch.Tensor
 
@@ -89,6 +94,8 @@ class TrainingImages:
         Threads that read, decode and augment; they change no bit.
     views : int
         So many epochs draw their own views, and those behind use them again in turn; 0: all do.
+    ranks : Ranks
+        Of each batch, only this process's share is rendered.
 
     Attributes
     ----------
@@ -107,6 +114,7 @@ class TrainingImages:
         max_pixels: int,
         workers: int,
         views: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.samples = samples
         self.indices = indices
@@ -117,6 +125,7 @@ class TrainingImages:
         self._seed = seed
         self._max_pixels = max_pixels
         self._workers = workers
+        self._ranks = ranks
         self._loads: dict[int, Load] = dict(samples.stream(indices))
 
     def __len__(self) -> int:
@@ -174,7 +183,8 @@ class TrainingImages:
         waiting: collections.deque[tuple[NDArray[np.int64], list[Future[torch.Tensor]]]]
         waiting = collections.deque()
         for piece in pieces:
-            futures = [pool.submit(self._row_or_image, int(index), view) for index in piece]
+            own = piece[self._ranks.share(len(piece))]
+            futures = [pool.submit(self._row_or_image, int(index), view) for index in own]
             waiting.append((piece, futures))
             if len(waiting) > _AHEAD:
                 yield self._collect(*waiting.popleft(), view)
@@ -219,10 +229,11 @@ class TrainingImages:
     def _collect(
         self, indices: NDArray[np.int64], futures: list[Future[torch.Tensor]], view: int
     ) -> Batch:
+        own = self._ranks.share(len(indices))
         found = [future.result() for future in futures]
         images: torch.Tensor | AtCut
         if self.prefix:
-            images = self.prefix.complete(indices, view, found)
+            images = self.prefix.complete(indices[own], view, found)
         else:
             images = torch.stack(found).contiguous(memory_format=torch.channels_last)
-        return Batch(indices, images, torch.from_numpy(self.samples.labels[indices]))
+        return Batch(indices, own, images, torch.from_numpy(self.samples.labels[indices[own]]))

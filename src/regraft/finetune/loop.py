@@ -22,6 +22,7 @@ from regraft.features.keyed import torch_seeded
 from regraft.finetune.callbacks import call
 from regraft.finetune.cut import AtCut
 from regraft.finetune.mixing import draw_mixing
+from regraft.finetune.ranks import ALONE
 from regraft.finetune.schedule import set_rates
 from regraft.finetune.state import State, copied
 from regraft.finetune.stopping import Stop, stoppable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from regraft.finetune.checkpoint import Checkpoints
     from regraft.finetune.images import Batch, TrainingImages
     from regraft.finetune.mixing import Mixing
+    from regraft.finetune.ranks import Ranks
     from regraft.finetune.validation import Validation
     from regraft.report import Reporter
 
@@ -85,6 +87,8 @@ class Loop:
         Told of every epoch.
     callbacks : sequence of object
         With methods named as in ``callbacks.MOMENTS``; each is called with the loop.
+    ranks : Ranks
+        The processes that share each step.
     batch_loss : float
         Of the last step.
     """
@@ -98,6 +102,7 @@ class Loop:
     compute: Compute
     reporter: Reporter
     callbacks: Sequence[object] = ()
+    ranks: Ranks = ALONE
     batch_loss: float = math.nan
     _saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -147,29 +152,31 @@ class Loop:
     def learn(self, batch: Batch) -> None:
         """Make one step; on a GPU that is too small, in smaller pieces."""
         network, progress, n = self.state.network, self.state.progress, len(batch.indices)
+        rate = self.schedule.rate(progress.step)
         on_gpu = self.compute.device.startswith("cuda")
         buffers = copied(dict(network.named_buffers())) if on_gpu else {}
         while True:
             try:
-                loss, right = self._step(batch)
+                figures = torch.tensor(self._gradients(batch), dtype=torch.float64)
                 break
             except torch.cuda.OutOfMemoryError:
-                self._halve(n)
+                self._halve(len(batch.labels))
                 for name, buffer in network.named_buffers():
                     buffer.copy_(buffers[name])
+        self.ranks.add([figures])
+        loss, right = figures.tolist()
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", batch, rate)
+        self._update(batch, rate)
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
-        progress.loss, progress.right = progress.loss + loss * n, progress.right + right
+        progress.loss, progress.right = progress.loss + loss * n, progress.right + int(right)
         progress.seen += n
         self.batch_loss = loss
 
-    def _step(self, batch: Batch) -> tuple[float, int]:
-        """Forward and backward in micro-batches, one update; return mean loss and images right."""
+    def _gradients(self, batch: Batch) -> tuple[float, int]:
+        """Forward and backward in micro-batches; return this process's part of loss and hits."""
         state, config, device = self.state, self.config, torch.device(self.compute.device)
-        progress, n, rate = (
-            state.progress,
-            len(batch.indices),
-            self.schedule.rate(state.progress.step),
-        )
+        progress, n = state.progress, len(batch.labels)
         mixing = draw_mixing(
             n, self.validation.preprocess.image_size,
             mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=progress.step,
@@ -186,25 +193,32 @@ class Loop:
             partners = torch.from_numpy(mixing.partners[rows])
             x = self._inputs(batch.images, rows, mixing)
             y = mixing.targets(targets[rows], targets[partners]).to(device)
-            with torch_seeded(device, config.seed, "dropout", progress.step, rows.start), low:
+            place = batch.own.start + rows.start
+            with torch_seeded(device, config.seed, "dropout", progress.step, place), low:
                 logits = state.network(x)  # (micro, K) float32
             loss = cross_entropy(
                 logits, y, self.schedule.class_weights,
                 label_smoothing=config.label_smoothing, reduction="sum",
-            ) / n  # fmt: skip
-            if not math.isfinite(value := float(loss.detach())):
-                raise self._diverged(f"the loss is {value}", batch, rate)
+            ) / len(batch.indices)  # fmt: skip
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                break  # told once all processes know
             torch.autograd.backward(loss)
-            total += value
             right += int((logits.detach().argmax(1).cpu() == batch.labels[rows]).sum())
+        return total, right
+
+    def _update(self, batch: Batch, rate: float) -> None:
+        """Take one step along the gradients of all processes."""
+        state, config = self.state, self.config
         trained = [parameter for _, parameter in state.trained()]
+        self.ranks.add([parameter.grad for parameter in trained if parameter.grad is not None])
+        self.ranks.average(state.network.statistics())
         norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip or math.inf))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm}", batch, rate)
         set_rates(state.optimizer, rate)
         state.optimizer.step()
         state.update_average(config.ema)
-        return total, right
 
     def _inputs(
         self, images: torch.Tensor | AtCut, rows: slice, mixing: Mixing
@@ -236,6 +250,10 @@ class Loop:
             f"out of memory: {progress.micro} images in one forward pass from now on; a step still "
             f"has {self.schedule.batch}"
         )
+
+    def machine(self) -> dict[str, Any]:
+        """Return what the last digits may depend on besides settings and images."""
+        return {**self.compute.fingerprint(), "processes": self.ranks.size}
 
     def _diverged(self, what: str, batch: Batch, rate: float) -> DivergedError:
         progress = self.state.progress
@@ -286,12 +304,14 @@ class Loop:
         call(self.callbacks, "on_epoch_end", self)
         progress.next_epoch()
         self._save()
+        stop.number = self.ranks.largest(stop.number)
         if stop.asked:
             self._leave(stop)
 
     # --- checkpoints --------------------------------------------------------------------------
 
     def _save_if_due(self, stop: Stop) -> None:
+        stop.number = self.ranks.largest(stop.number)
         if stop.asked:
             self._save_and_leave(stop)
         if time.monotonic() - self._saved_at >= self.config.save_every:
@@ -306,6 +326,7 @@ class Loop:
             f"saved after step {self.state.progress.step} in {self.checkpoints.folder}; "
             "the same command with --resume continues"
         )
+        self.ranks.saved()
         stop.leave()
 
     def _save(self) -> None:
@@ -317,8 +338,7 @@ class Loop:
                     hint="try a smaller --lr or --clip 1",
                 )
         progress = dataclasses.asdict(self.state.progress)
-        machine = self.compute.fingerprint()
-        self.checkpoints.save(tensors, {"progress": progress, "machine": machine})
+        self.checkpoints.save(tensors, {"progress": progress, "machine": self.machine()})
         self._saved_at = time.monotonic()
 
 

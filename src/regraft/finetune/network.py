@@ -264,6 +264,12 @@ class TrainableNetwork(nn.Module):
         every = self.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in every.items() if name in names}
 
+    def statistics(self) -> list[torch.Tensor]:
+        """Return the running means and variances that training changes: the tensors themselves."""
+        names = set(self._trained_statistics())
+        buffers = self.backbone.named_buffers()
+        return [b for name, b in buffers if name in names and b.is_floating_point()]
+
     @property
     def least_images(self) -> int:
         """Images that a forward pass needs: 2 where BatchNorm trains, else its variance is 0."""

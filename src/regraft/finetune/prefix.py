@@ -173,7 +173,7 @@ def choose_prefix(
     if not reason:
         example, reason = _proved(network, model, compute)
     if example is None:
-        return None, _whole(reason, network, reporter)
+        return None, without_prefix(reason, network, reporter)
     layout = Layout(example)
     description = {
         "rules": _RULES,
@@ -191,7 +191,7 @@ def choose_prefix(
     except DiskFullError as error:
         if config.cached_views != "auto" or path.exists():
             raise
-        return None, _whole(error.message, network, reporter)
+        return None, without_prefix(error.message, network, reporter)
     prefix = FrozenPrefix(network, model, compute, samples, indices, layout, file, key)
     often = "once an image" if views == 1 else f"once for each of {views} views of an image"
     reporter.say(
@@ -233,7 +233,10 @@ def _why_not(network: TrainableNetwork, config: TrainConfig, views: int) -> str:
     return "no view is used twice" if views >= config.epochs else ""
 
 
-def _whole(reason: str, network: TrainableNetwork, reporter: Reporter) -> dict[str, Any]:
+def without_prefix(
+    reason: str, network: TrainableNetwork, reporter: Reporter
+) -> dict[str, Any]:
+    """Tell why the frozen stages run in every epoch; return what metrics.json says of it."""
     if network.n_frozen:
         reporter.say(f"the frozen stages run in every epoch: {reason}")
     return {"once": False, "n": network.n_frozen, "reason": reason}

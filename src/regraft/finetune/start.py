@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from contextlib import contextmanager
@@ -16,13 +15,15 @@ import torch
 from regraft.backbones.freeze import frozen
 from regraft.errors import ConfigError, DataError
 from regraft.features.augment import AUGMENTATIONS
-from regraft.finetune.checkpoint import Checkpoints
+from regraft.finetune.checkpoint import Checkpoints, NoCheckpoints
 from regraft.finetune.folder import refuse_existing, remove_rows
+from regraft.finetune.handover import hash_of, share_state
 from regraft.finetune.images import TrainingImages, lost
 from regraft.finetune.loop import Loop, Schedule
-from regraft.finetune.memory import fit_memory
+from regraft.finetune.memory import available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
-from regraft.finetune.prefix import choose_prefix, n_views
+from regraft.finetune.prefix import choose_prefix, n_views, without_prefix
+from regraft.finetune.ranks import ALONE
 from regraft.finetune.rates import try_rates
 from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples
     from regraft.errors import ImageError
     from regraft.features.compute import Compute
+    from regraft.finetune.ranks import Ranks
     from regraft.finetune.rates import Rates
     from regraft.model import Model
 
@@ -84,7 +86,7 @@ def refuse_lost(samples: Samples, refused: Mapping[int, ImageError]) -> None:
         raise lost(samples.ids[index], str(error))
 
 
-def finetune(
+def finetune(  # noqa: PLR0913 - what a training is made of
     probe: Model,
     samples: Samples,
     parts: Parts,
@@ -93,6 +95,8 @@ def finetune(
     folder: Path,
     reporter: Reporter | None = None,
     callbacks: Sequence[object] = (),
+    *,
+    ranks: Ranks = ALONE,
 ) -> tuple[Model, FittedHead]:
     """Train stages and head by gradient, starting from a probe or from a random head.
 
@@ -115,6 +119,8 @@ def finetune(
         Told of every epoch.
     callbacks : sequence of object, optional
         As ``Loop`` takes them.
+    ranks : Ranks
+        The processes that share each step, all of which call this; the first one saves.
 
     Returns
     -------
@@ -134,7 +140,8 @@ def finetune(
         Where a frozen tensor has changed.
     """
     reporter = reporter or Reporter()
-    start, loop, told = prepare(probe, samples, parts, compute, config, folder, reporter, callbacks)
+    start, loop, told = prepare(probe, samples, parts, compute, config, folder, reporter, ranks)
+    loop.callbacks = callbacks
     network, prefix = loop.state.network, loop.images.prefix
     _resume(loop, config, reporter)
     remove_rows(folder, but=prefix.path if prefix else None)
@@ -151,13 +158,13 @@ def prepare(
     config: TrainConfig,
     folder: Path,
     reporter: Reporter,
-    callbacks: Sequence[object] = (),
+    ranks: Ranks = ALONE,
 ) -> tuple[Model, Loop, dict[str, Any]]:
     """Put a loop together that has not begun.
 
     Parameters
     ----------
-    probe, samples, parts, compute, config, folder, reporter, callbacks
+    probe, samples, parts, compute, config, folder, reporter, ranks
         As for ``finetune``.
 
     Returns
@@ -200,13 +207,20 @@ def prepare(
     to_layout(memory_format=torch.channels_last)
 
     preprocess = probe.backbone.preprocess
-    read = {"max_pixels": config.max_pixels, "workers": config.workers or os.cpu_count() or 1}
+    workers = config.workers or max((os.cpu_count() or 1) // ranks.local_size, 1)
+    read: dict[str, Any] = {"max_pixels": config.max_pixels, "workers": workers, "ranks": ranks}
     images = TrainingImages(
         samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed,
         views=n_views(config), **read,
     )  # fmt: skip
     validation = Validation(samples, parts.val, preprocess, compute, **read)
     schedule = _schedule(images, samples, parts, config, device)
+    smallest = len(images) // images.n_batches(schedule.batch)
+    if ranks.size > 1 and smallest // ranks.size < network.least_images:
+        raise ConfigError(
+            f"{ranks.size} processes cannot share a step of {smallest} images",
+            hint="fewer processes, or a larger --batch-size",
+        )
     groups = parameter_groups(
         network, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
@@ -216,17 +230,21 @@ def prepare(
         micro=config.batch_size,
         average=config.ema > 0,
     )
-    images.prefix, chosen = choose_prefix(
-        network, start, samples, parts.train, compute, config, folder, reporter
-    )
+    if ranks.size == 1:
+        images.prefix, chosen = choose_prefix(
+            network, start, samples, parts.train, compute, config, folder, reporter
+        )
+    else:
+        chosen = without_prefix("several processes share each step", network, reporter)
     told = {
         "trained_stages": trained,
         "frozen_tensors": len(network.frozen_names()),  # hashed before and after
         "frozen_stages": chosen,
     }
-    checkpoints = Checkpoints(folder, _fingerprint(probe, samples, parts, config, told))
+    kept = Checkpoints if ranks.first else NoCheckpoints
+    checkpoints = kept(folder, _fingerprint(probe, samples, parts, config, told))
     loop = Loop(
-        state, images, validation, checkpoints, schedule, config, compute, reporter, callbacks
+        state, images, validation, checkpoints, schedule, config, compute, reporter, ranks=ranks
     )
     return start, loop, told
 
@@ -260,6 +278,19 @@ def find(
 
 def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
     """Continue from the newest whole checkpoint, or make sure that a new start harms nothing."""
+    state, checkpoints, ranks = loop.state, loop.checkpoints, loop.ranks
+    if ranks.first:
+        _load(loop, config, reporter)
+    share_state(state, ranks)
+    if state.progress.step == 0:  # later the micro-batch is part of what was saved
+        side, free = loop.validation.preprocess.image_size, available_bytes() // ranks.local_size
+        fit_memory(state, side, loop.compute, reporter, free)
+    # Adam's two moments are what is not there yet before the first step.
+    trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
+    checkpoints.refuse_full_disk(trained * (4 + bool(config.ema)))
+
+
+def _load(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
     checkpoints = loop.checkpoints
     if config.resume:
         saved, notes = checkpoints.load()
@@ -271,7 +302,7 @@ def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
             loop.state.restore(saved)
             progress = loop.state.progress
             reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
-            machine = json.loads(json.dumps(loop.compute.fingerprint()))
+            machine = json.loads(json.dumps(loop.machine()))
             changed = sorted(k for k in machine if saved.state["machine"].get(k) != machine[k])
             if changed:
                 reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
@@ -279,12 +310,6 @@ def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
         checkpoints.remove()
     else:
         refuse_existing(checkpoints.folder)
-    if loop.state.progress.step == 0:  # later the micro-batch is part of what was saved
-        side = loop.validation.preprocess.image_size
-        fit_memory(loop.state, side, loop.compute, reporter)
-    # Adam's two moments are what is not there yet before the first step.
-    trained = sum(t.numel() * t.element_size() for t in loop.state.network.state().values())
-    checkpoints.refuse_full_disk(trained * (4 + bool(config.ema)))
 
 
 def _schedule(
@@ -331,16 +356,9 @@ def _fingerprint(
         "classes": list(samples.classes),
         "trained stages": told["trained_stages"],
         "frozen stages once": told["frozen_stages"]["once"],
-        "training images": _hash_of(samples, parts.train),
-        "validation images": _hash_of(samples, parts.val),
+        "training images": hash_of(samples, parts.train),
+        "validation images": hash_of(samples, parts.val),
     }
-
-
-def _hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
-    digest = hashlib.sha256()
-    for index in indices:
-        digest.update(samples.hashes[index] + int(samples.labels[index]).to_bytes(4, "little"))
-    return digest.hexdigest()[:16]
 
 
 @contextmanager
@@ -387,6 +405,7 @@ def _finish(
         "best_epoch": progress.best_epoch,
         "learning_rate": loop.schedule.learning_rate,
         "images_in_one_pass": progress.micro,
+        "processes": loop.ranks.size,
         "n": len(loop.images),
         "d": model.head.n_features,
         "temperature": model.temperature,

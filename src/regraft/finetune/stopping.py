@@ -19,17 +19,17 @@ class Stop:
 
     Attributes
     ----------
-    number : int or None
-        Of the signal.
+    number : int
+        Of the signal; 0 before one came.
     """
 
     def __init__(self) -> None:
-        self.number: int | None = None
+        self.number = 0
 
     @property
     def asked(self) -> bool:
         """True from the first signal on."""
-        return self.number is not None
+        return self.number != 0
 
     def leave(self) -> NoReturn:
         """Leave as the signal would have done without us: 130 or 143 on the command line."""

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from regraft.errors import ImageError
 from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, padded, read_features
 from regraft.finetune.images import lost
+from regraft.finetune.ranks import ALONE
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Preprocess
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
+    from regraft.finetune.ranks import Ranks
     from regraft.model import Model
 
 _ROWS_AT_ONCE = 8192  # as ``probe.score``: the same products of matrices, so the same bits
@@ -53,6 +55,8 @@ class Validation:
         As for extraction: with the same one, epoch 0 has the probe's own bits.
     max_pixels, workers : int
         As for extraction.
+    ranks : Ranks
+        Each process scores its share of the images, and no image is scored twice.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Validation:
         *,
         max_pixels: int,
         workers: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.indices = indices
         self.labels = samples.labels[indices]
@@ -72,6 +77,7 @@ class Validation:
         self._compute = compute
         self._max_pixels = max_pixels
         self._workers = workers
+        self._ranks = ranks
 
     def score(self, model: Model, ask: Callable[[], None] | None = None) -> Scores:
         """Score a model: folded norms, padded batches, features rounded as the store rounds them.
@@ -97,9 +103,10 @@ class Validation:
         logits: list[NDArray[np.float32]] = []
         rows: list[NDArray[np.float32]] = []
         order: list[int] = []  # a compressed tar's images come in the order of its members
+        own = self._ranks.share(len(self.indices))
         rendered = render_ahead(
-            self._samples.stream(self.indices), self.preprocess, self._workers, self._max_pixels,
-            self._samples.hashes,
+            self._samples.stream(self.indices[own]), self.preprocess, self._workers,
+            self._max_pixels, self._samples.hashes,
         )  # fmt: skip
         size = self._compute.batch_size
         with closing(rendered):
@@ -114,7 +121,9 @@ class Validation:
                     ask()
         if rows:
             logits.append(model.logits(np.stack(rows)))
-        found = np.concatenate(logits)[np.argsort(order)]
+        found = np.zeros((len(self.indices), len(model.classes)), np.float32)
+        found[own] = np.concatenate([found[:0], *logits])[np.argsort(order)]
+        self._ranks.add([torch.from_numpy(found)])  # the others' rows are 0 here
         right = found.argmax(1) == self.labels
         return Scores(found, float(log_losses(found, self.labels).mean()), float(right.mean()))
 
