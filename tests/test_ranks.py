@@ -112,6 +112,9 @@ try:
             total = [torch.ones(1000)]
             ranks.add(total)
             assert total[0].eq(2).all()
+            mean = [torch.tensor([1.0, ranks.rank]), torch.tensor(3.0 * ranks.rank)]
+            ranks.average(mean)
+            assert mean[0].tolist() == [1, 0.5] and mean[1].tolist() == 1.5
             print("adds", ranks.largest(ranks.rank), flush=True)
 except RegraftError as error:
     print(error.message)

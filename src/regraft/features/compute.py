@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,7 +23,7 @@ from regraft.config import Precision
 from regraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -133,6 +134,22 @@ def has_bfloat16(device: str) -> bool:
         mkldnn: Callable[[], bool] = torch.backends.mkldnn.is_available
         return mkldnn() and any(check() for check in checks)
     return False
+
+
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """Ask for kernels that repeat to the bit; on the processor they do anyway."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def prepare(backbone: Backbone, compute: Compute) -> nn.Module:

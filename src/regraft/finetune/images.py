@@ -103,7 +103,7 @@ class TrainingImages:
         Where there is one, batches hold what the frozen stages make of the images.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         samples: Samples,
         indices: NDArray[np.int64],

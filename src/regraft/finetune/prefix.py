@@ -233,9 +233,7 @@ def _why_not(network: TrainableNetwork, config: TrainConfig, views: int) -> str:
     return "no view is used twice" if views >= config.epochs else ""
 
 
-def without_prefix(
-    reason: str, network: TrainableNetwork, reporter: Reporter
-) -> dict[str, Any]:
+def without_prefix(reason: str, network: TrainableNetwork, reporter: Reporter) -> dict[str, Any]:
     """Tell why the frozen stages run in every epoch; return what metrics.json says of it."""
     if network.n_frozen:
         reporter.say(f"the frozen stages run in every epoch: {reason}")

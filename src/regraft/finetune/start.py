@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from regraft.backbones.freeze import frozen
 from regraft.errors import ConfigError, DataError
 from regraft.features.augment import AUGMENTATIONS
+from regraft.features.compute import repeatable
 from regraft.finetune.checkpoint import Checkpoints, NoCheckpoints
 from regraft.finetune.folder import refuse_existing, remove_rows
 from regraft.finetune.handover import hash_of, share_state
@@ -34,7 +34,7 @@ from regraft.report import Reporter
 from regraft.settings import HARMLESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -359,22 +359,6 @@ def _fingerprint(
         "training images": hash_of(samples, parts.train),
         "validation images": hash_of(samples, parts.val),
     }
-
-
-@contextmanager
-def repeatable(device: str) -> Iterator[None]:
-    """Ask for kernels that repeat to the bit; on the processor they do anyway."""
-    if not device.startswith("cuda"):
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(mode=before[0])
-        torch.backends.cudnn.benchmark = before[1]
 
 
 def _finish(
