@@ -101,6 +101,12 @@ import sys, time, torch
 from regraft.errors import RegraftError
 from regraft.finetune.ranks import joined
 try:
+    for text in (b"one", b""):  # trainings one after the other
+        with joined("finetune") as ranks:
+            if ranks.first:
+                ranks.tell("probe", text)
+            else:
+                assert ranks.hear("probe") == text
     with joined("finetune") as ranks:
         if sys.argv[1] == "alone" and ranks.first:  # as in an extraction
             print("waits", flush=True)

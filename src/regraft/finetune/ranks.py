@@ -10,6 +10,7 @@ safetensors and JSON: no pickle.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST = timedelta(minutes=30)  # a process waits for another one in a step; one that died is told
 _PAUSE = 0.2  # seconds between two looks while the first process works alone
+_TRAININGS = itertools.count()  # of this process
 _SAVING = 25.0  # seconds; torchrun kills 30 seconds after its signal
 
 
@@ -85,6 +87,7 @@ class Ranks:
 
         # One vector: what is added to what does not depend on how a library cuts it into buckets.
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        flat = flat if flat.is_cuda else flat.cpu()  # gloo knows no other devices
         with _told():
             distributed.all_reduce(flat)
         pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
@@ -197,8 +200,9 @@ def joined(strategy: str) -> Iterator[Ranks]:
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    # torchrun's store outlives its restarts, and what was told before one is over.
-    attempt = f"regraft/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+    # torchrun's store outlives its restarts, and this process may train twice: what was told in
+    # another training is over.
+    attempt = f"regraft/{_number('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_TRAININGS)}"
     with _told():
         found, _, _ = next(rendezvous("env://", timeout=_LONGEST))
         store = distributed.PrefixStore(attempt, found)  # type: ignore[attr-defined]
@@ -214,8 +218,7 @@ def joined(strategy: str) -> Iterator[Ranks]:
                 _backend(), store=store, rank=rank, world_size=size, timeout=_LONGEST
             )
         yield ranks
-        with _told():
-            distributed.barrier()  # the store may live in the first process
+        ranks.largest(0)  # all have heard all: the store may live in the first process
     except BaseException as error:
         if ranks.first:
             with suppress(Exception):  # whoever waits need not learn it from a launcher
