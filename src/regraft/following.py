@@ -14,7 +14,7 @@ from regraft.features.compute import choose_compute
 from regraft.finetune.handover import take_over
 from regraft.finetune.start import finetune
 from regraft.report import Reporter
-from regraft.steps import at_image_size, load_backbone
+from regraft.steps import load_backbone, suited
 
 if TYPE_CHECKING:
     from regraft.config import TrainConfig
@@ -48,7 +48,7 @@ def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegraftWarning)  # the first process tells them
         samples = scan(data, config, silent)
-        backbone = at_image_size(load_backbone(config), samples, config, silent)
+        backbone, config = suited(load_backbone(config), samples, config, silent)
         probe, parts = take_over(ranks, samples, backbone, config)
         device = ranks.device(config.device)
         compute = choose_compute(device, config.precision, config.batch_size)
