@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples
 
 TINY = {
+    "augment": "light",  # as the main path would settle it
     "model": "timm/test_efficientnet", "image_size": "32", "batch_size": 8, "epochs": 2,
     "strategy": "finetune", "val_fraction": 0.3, "precision": "float32", "unfreeze": "2",
     "taps": "last", "workers": 2,
