@@ -19,6 +19,7 @@ with --table alone: the table of docs/tutorials.md, and a line for `measured:` o
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -141,6 +142,9 @@ def run_one(job: dict, store: Path) -> dict:
         row = {key: run.metrics[key] for key in ("features", "seconds", "compute", "regraft")}
         row |= {"n": run.metrics["data"]["n"], "image_size": run.metrics["backbone"]["image_size"]}
         row |= {key: run.metrics["test"][key] for key in ("accuracy", "log_loss")}
+        with (run.folder / "history.csv").open(encoding="utf-8", newline="") as file:
+            rates = [row.get("images_per_second") for row in csv.DictReader(file)]
+        row["rate"] = next((float(rate) for rate in reversed(rates) if rate), None)
         for other in ("qmnist", "digits") if job["deploy"] and not job["small"] else ():
             try:
                 found = pipeline.evaluate(run.folder, other, data_root=root, cache=False)
@@ -222,9 +226,11 @@ def estimate(waiting: list[dict], options: argparse.Namespace) -> None:
 
 
 def whole(row: dict, n_learnt: int, n_all: int, config: TrainConfig) -> float:
-    """Scale the phases of a small job."""
+    """Scale the phases of a small job; of epochs by their images a second."""
     learnt = row["n"]["train"] + row["n"]["val"]
-    factors = {"train": n_learnt / learnt * config.epochs, "fit": n_learnt / learnt}
+    factors = {"fit": n_learnt / learnt}
+    if row["rate"]:
+        factors["train"] = n_learnt * config.epochs / row["rate"] / row["seconds"]["train"]
     factors |= dict.fromkeys(("total", "load", "write"), 0.0)
     rest = n_all / (learnt + row["n"]["test"])
     fixed = row["seconds"].get("load", 0.0) + row["seconds"].get("write", 0.0)
