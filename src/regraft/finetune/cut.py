@@ -78,6 +78,7 @@ class Cut:
         self._stage_of_module = stage_of_module
         self._first = first
         self._path = path
+        self._image: dict[str, Any] = {"dtype": next(module.parameters()).dtype, "device": "meta"}
         self._side = side
         self._given: list[torch.Tensor] = []
         self._back = self._behind(module, "")
@@ -113,7 +114,7 @@ class Cut:
         self._given = [kept]
         try:
             pooled: torch.Tensor = self._back(
-                torch.empty(len(kept), 3, self._side, self._side, device="meta")
+                torch.empty(len(kept), 3, self._side, self._side, **self._image)
             )
         finally:
             self._given = []

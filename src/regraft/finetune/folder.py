@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from regraft.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _ROWS = "frozen-*.rows"
@@ -72,8 +73,8 @@ def rows_file(folder: Path, name: str) -> Path:
     return folder / _ROWS.replace("*", name)
 
 
-def remove_rows(folder: Path, but: Path | None = None) -> None:
-    """Remove what frozen stages gave, all of it or all but one file."""
+def remove_rows(folder: Path, but: Collection[Path] = ()) -> None:
+    """Remove what frozen stages gave, all of it or all but some files."""
     for path in folder.glob(_ROWS):
-        if path != but:
+        if path not in but:
             path.unlink(missing_ok=True)

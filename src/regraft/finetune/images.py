@@ -192,7 +192,7 @@ class TrainingImages:
             yield self._collect(*waiting.popleft(), view)
 
     def _row_or_image(self, index: int, view: int) -> torch.Tensor:
-        row = self.prefix.find(index, view) if self.prefix else None
+        row = self.prefix.find(index, view - 1) if self.prefix else None
         return self.render(index, view) if row is None else row
 
     def render(self, index: int, view: int) -> torch.Tensor:
@@ -233,7 +233,7 @@ class TrainingImages:
         found = [future.result() for future in futures]
         images: torch.Tensor | AtCut
         if self.prefix:
-            images = self.prefix.complete(indices[own], view, found)
+            images = self.prefix.complete(indices[own], view - 1, found)
         else:
             images = torch.stack(found).contiguous(memory_format=torch.channels_last)
         return Batch(indices, own, images, torch.from_numpy(self.samples.labels[indices[own]]))

@@ -184,7 +184,6 @@ class TrainableNetwork(nn.Module):
             if stage_record.name in grids:
                 tapped = self.backbone.get_submodule(stage_record.path)
                 tapped.register_forward_hook(_reader(self._read, stage_record, grids))
-        self._early: list[Block] = []
         self._cut: Cut | None = None
         self.train()
 
@@ -193,33 +192,32 @@ class TrainableNetwork(nn.Module):
         """Stages in front of the first one that is trained."""
         return min(self.trained, default=self.n_stages)
 
-    def cut(self) -> str:
-        """Cut the network in front of the first stage that is trained.
+    @property
+    def early(self) -> tuple[Block, ...]:
+        """Blocks of the head that are pooled in frozen stages."""
+        names = {stage.name for stage in self._model.backbone.stages[: self.n_frozen]}
+        return tuple(block for block in self._model.blocks if block.tap in names)
 
-        To be called where the network is on its device; it must have a stage in front.
+    def cut(self) -> None:
+        """Cut the network in front of the first stage that is trained, so that ``front`` can run.
 
-        Returns
-        -------
-        str
-            Name of the last frozen stage; "pooled" where the head alone is trained.
+        To be called where the network is on its device; it must have a frozen stage in front.
         """
+        self._cut = self.cut_of(self.backbone)
+
+    def cut_of(self, module: nn.Module) -> Cut:
+        """Cut a copy of the backbone at the same place; behind all of it if no stage is trained."""
         backbone = self._model.backbone
-        before = backbone.stages[: self.n_frozen]
-        path = before[-1].path if self.trained else ""
-        names = {stage.name for stage in before}
-        self._early = [block for block in self._model.blocks if block.tap in names]
-        self._cut = Cut(
-            self.backbone, self._stage_of_module, self.n_frozen, path,
-            backbone.preprocess.image_size,
-        )  # fmt: skip
-        return before[-1].name if self.trained else POOLED
+        path = backbone.stages[self.n_frozen - 1].path if self.trained else ""
+        side = backbone.preprocess.image_size
+        return Cut(module, self._stage_of_module, self.n_frozen, path, side)
 
     @torch.no_grad()
     def front(self, images: torch.Tensor) -> AtCut:
         """Run normalised images (N, 3, S, S) as far as the cut."""
         self._read.clear()
         kept = self._halves().front(images)
-        return AtCut((kept, *(self._read[block] for block in self._early)))
+        return AtCut((kept, *(self._read[block] for block in self.early)))
 
     def _halves(self) -> Cut:
         if self._cut is None:
@@ -242,7 +240,7 @@ class TrainableNetwork(nn.Module):
         if isinstance(images, AtCut):
             kept, *early = images.tensors
             pooled = self._halves().back(kept)
-            self._read.update(zip(self._early, early, strict=True))
+            self._read.update(zip(self.early, early, strict=True))
         else:
             pooled = self.backbone(images)
         with torch.autocast(self.weight.device.type, enabled=False):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 
 from regraft.backbones.preprocess import normalise
-from regraft.errors import DiskFullError
+from regraft.errors import DiskFullError, RunError
 from regraft.features.extract import feature_fingerprint
 from regraft.features.keyed import torch_seeded
 from regraft.features.rows import fingerprint_of, row_key
-from regraft.features.taps import padded
+from regraft.features.taps import padded, read_features
+from regraft.finetune.cut import AtCut
 from regraft.finetune.folder import rows_file
-from regraft.finetune.rows import Layout, RowFile
+from regraft.finetune.halves import CutReader
+from regraft.finetune.rows import Layout, RowFile, refuse_full_disk
 from regraft.finetune.state import copied
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -26,77 +30,87 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Preprocess
     from regraft.config import TrainConfig
-    from regraft.data.samples import Samples
+    from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
-    from regraft.finetune.cut import AtCut
     from regraft.finetune.network import TrainableNetwork
     from regraft.model import Model
     from regraft.report import Reporter
+
+Front: TypeAlias = Callable[[torch.Tensor], AtCut]
 
 _RULES = 1  # raised when a row's bits would be others
 
 
 class FrozenPrefix:
-    """What the frozen stages make of the training part's views, each made once and then read.
+    """What the frozen stages make of some images' views, each made once and then read.
 
     Parameters
     ----------
     network : TrainableNetwork
         Cut, on its device.
-    model : Model
-        What it was made of.
+    front : callable
+        Maps a batch of images (n, 3, S, S), uint8, to what it is at the cut.
+    example : AtCut
+        What it gives.
     compute : Compute
         A row is made in a batch of its size, padded: so its bits depend on no other image.
-    samples : Samples
-        Names the images' contents.
-    indices : array of shape (n,), int64
-        The training part, ascending.
-    layout : Layout
-        Of a row.
+    hashes : mapping of int to bytes
+        Samples and their contents.
+    views : int
+        Of each image.
+    folder : Path
+        Of the file.
+    description : mapping of str to JSON value
+        What all rows depend on besides the image and its view.
+
+    Attributes
+    ----------
+    front : callable
+        May be replaced by one that gives the same.
     file : RowFile
         Where rows lie.
-    key : bytes
-        What all rows depend on besides the image and its view.
     """
 
     def __init__(
         self,
         network: TrainableNetwork,
-        model: Model,
+        front: Front,
+        example: AtCut,
         compute: Compute,
-        samples: Samples,
-        indices: NDArray[Any],
-        layout: Layout,
-        file: RowFile,
-        key: bytes,
+        hashes: Mapping[int, bytes],
+        views: int,
+        folder: Path,
+        description: Mapping[str, Any],
     ) -> None:
-        self._network = network
-        self._preprocess = model.backbone.preprocess
-        self._compute = compute
-        self._hashes = samples.hashes
-        self._place = {int(index): place for place, index in enumerate(indices)}
-        self._layout = layout
-        self._file = file
-        self._key = key
-        self.path = file.path
+        self.network = network
+        self.front = front
+        self._size = compute.batch_size
+        self._hashes = dict(hashes)
+        self._place = {index: place for place, index in enumerate(hashes)}
+        self._layout = Layout(example)
+        self._key = fingerprint_of(description)
+        name = hashlib.sha256(self._key + b"".join(hashes.values())).hexdigest()[:16]
+        self.file = RowFile(rows_file(folder, name), self._layout.width, views * len(hashes))
 
     def opened(self) -> AbstractContextManager[None]:
         """Keep the file open for a block of code."""
-        return self._file.opened()
+        return self.file.opened()
 
     def find(self, index: int, view: int) -> torch.Tensor | None:
-        """Return the row of one view, from 1, of one sample; None where it must be made."""
-        return self._file.read(*self._where(index, view))
+        """Return the row of one view, from 0, of one sample; None where it must be made."""
+        return self.file.read(*self._where(index, view))
 
-    def complete(self, indices: NDArray[Any], view: int, found: Sequence[torch.Tensor]) -> AtCut:
+    def complete(
+        self, indices: Sequence[int] | NDArray[np.int64], view: int, found: Sequence[torch.Tensor]
+    ) -> AtCut:
         """Make and keep the rows that are missing.
 
         Parameters
         ----------
-        indices : array of shape (n,), int64
+        indices : sequence of n int
             Samples.
         view : int
-            From 1.
+            From 0.
         found : sequence of n tensors, uint8
             Rows (width,), or rendered images (3, S, S) where there are none.
 
@@ -107,35 +121,47 @@ class FrozenPrefix:
         """
         rows = list(found)
         missing = [position for position, each in enumerate(rows) if each.dim() == 3]
-        size = self._compute.batch_size
-        for start in range(0, len(missing), size):
-            some = missing[start : start + size]
-            made = self._run([rows[position] for position in some])
+        for start in range(0, len(missing), self._size):
+            some = missing[start : start + self._size]
+            batch = padded([rows[position] for position in some], self._size)
+            made = self._layout.encode(self.front(batch)[: len(some)])
             for position, row in zip(some, made, strict=True):
-                self._file.write(*self._where(int(indices[position]), view), row)
+                self.file.write(*self._where(int(indices[position]), view), row)
                 rows[position] = row
         return self._layout.decode(torch.stack(rows))
 
-    def _run(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        batch = padded(images, self._compute.batch_size)
-        kept = _front(self._network, batch, self._preprocess, self._compute)
-        return self._layout.encode(kept[: len(images)])
+    def padded(self, indices: Sequence[int], view: int, size: int) -> AtCut:
+        """Return ``size`` rows: those of some samples, which have been made, and zeros.
+
+        Raises
+        ------
+        RunError
+            Where one cannot be read any more.
+        """
+        rows = torch.zeros(size, self._layout.width, dtype=torch.uint8)
+        for target, index in zip(rows, indices, strict=False):
+            row = self.find(index, view)
+            if row is None:
+                raise RunError(f"{self.file.path} does not keep what is written to it")
+            target.copy_(row)
+        return self._layout.decode(rows)
 
     def _where(self, index: int, view: int) -> tuple[int, bytes]:
-        place = (view - 1) * len(self._place) + self._place[index]
-        return place, row_key(self._hashes[index], view, self._key)
+        return view * len(self._place) + self._place[index], row_key(
+            self._hashes[index], view, self._key
+        )
 
 
 def choose_prefix(
     network: TrainableNetwork,
     model: Model,
     samples: Samples,
-    indices: NDArray[Any],
+    parts: Parts,
     compute: Compute,
     config: TrainConfig,
     folder: Path,
     reporter: Reporter,
-) -> tuple[FrozenPrefix | None, dict[str, Any]]:
+) -> tuple[tuple[FrozenPrefix, FrozenPrefix] | tuple[None, None], dict[str, Any]]:
     """Decide whether the frozen stages run once for each view, and prepare it.
 
     Parameters
@@ -146,8 +172,8 @@ def choose_prefix(
         What it was made of.
     samples : Samples
         Images.
-    indices : array of shape (n,), int64
-        The training part, ascending.
+    parts : Parts
+        ``train`` and ``val``.
     compute : Compute
         Device, precision, batch size.
     config : TrainConfig
@@ -159,8 +185,9 @@ def choose_prefix(
 
     Returns
     -------
-    tuple of FrozenPrefix or None, and dict
-        None where the whole network runs in every epoch; and what metrics.json says of it.
+    tuple of two FrozenPrefix or two None, and dict
+        For training and validation; None where the whole network runs in every epoch. And what
+        metrics.json says of it.
 
     Raises
     ------
@@ -169,36 +196,39 @@ def choose_prefix(
     """
     views = n_views(config) or config.epochs
     reason = _why_not(network, config, views)
-    example = None
+    examples = None
     if not reason:
-        example, reason = _proved(network, model, compute)
-    if example is None:
-        return None, without_prefix(reason, network, reporter)
-    layout = Layout(example)
+        examples, reason = _proved(network, model, compute)
+    if examples is None:
+        return (None, None), without_prefix(reason, network, reporter)
     description = {
         "rules": _RULES,
         "features": feature_fingerprint(model.backbone, model.blocks, compute).hex(),
         "frozen": network.n_frozen,
-        "augment": config.augment,
-        "seed": config.seed,
     }
-    key = fingerprint_of(description)
-    name = hashlib.sha256(key + b"".join(samples.hashes[index] for index in indices))
-    path = rows_file(folder, name.hexdigest()[:16])
-    file = RowFile(path, layout.width, views * len(indices))
+    drawn = {**description, "augment": config.augment, "seed": config.seed}
+    train, val = (
+        {index: samples.hashes[index] for index in part.tolist()}
+        for part in (parts.train, parts.val)
+    )
+    front = _front_of(network, model, compute)
+    training = FrozenPrefix(network, front, examples[0], compute, train, views, folder, drawn)
+    folded = {**description, "folded": True}
+    validation = FrozenPrefix(network, front, examples[1], compute, val, 1, folder, folded)
+    size = training.file.size + validation.file.size
     try:
-        file.refuse_full_disk()
+        refuse_full_disk(training.file, validation.file)
     except DiskFullError as error:
-        if config.cached_views != "auto" or path.exists():
+        if config.cached_views != "auto" or training.file.path.exists():
             raise
-        return None, without_prefix(error.message, network, reporter)
-    prefix = FrozenPrefix(network, model, compute, samples, indices, layout, file, key)
+        return (None, None), without_prefix(error.message, network, reporter)
     often = "once an image" if views == 1 else f"once for each of {views} views of an image"
     reporter.say(
         f"the first {network.n_frozen} of {network.n_stages} stages are frozen and run {often}, "
-        f"not in each of {config.epochs} epochs; what they give takes {file.size:,} bytes in {path}"
+        f"not in each of {config.epochs} epochs; what they give takes {size:,} bytes in {folder}"
     )
-    return prefix, {"once": True, "n": network.n_frozen, "views": views, "bytes": file.size}
+    record = {"once": True, "n": network.n_frozen, "views": views, "bytes": size}
+    return (training, validation), record
 
 
 def n_views(config: TrainConfig) -> int:
@@ -240,34 +270,40 @@ def without_prefix(reason: str, network: TrainableNetwork, reporter: Reporter) -
     return {"once": False, "n": network.n_frozen, "reason": reason}
 
 
-def _proved(network: TrainableNetwork, model: Model, compute: Compute) -> tuple[AtCut | None, str]:
+def _proved(
+    network: TrainableNetwork, model: Model, compute: Compute
+) -> tuple[tuple[AtCut, AtCut] | None, str]:
     """Cut the network and compare both halves with the whole, to the bit, on two images of noise.
 
-    Returns what was found at the cut, or None and why it cannot be used.
+    Returns what is at the cut in training and in validation, or None and why it cannot be used.
     """
-    preprocess = model.backbone.preprocess
-    side = preprocess.image_size
+    side, name = model.backbone.preprocess.image_size, model.backbone.name
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=noise)
     buffers = copied(dict(network.named_buffers()))
     try:
-        stage = network.cut()
-        kept = _front(network, images, preprocess, compute)
-        layout = Layout(kept)
-        again = layout.decode(layout.encode(kept)).to(compute.device)
-        whole, halves = (
-            _logits(network, inputs, compute)
-            for inputs in (_on_device(images, preprocess, compute), again)
-        )
+        network.cut()
+        kept = _front_of(network, model, compute)(images)
+        whole = _logits(network, on_device(images, model.backbone.preprocess, compute), compute)
+        halves = _logits(network, _restored(kept).to(compute.device), compute)
         same = halves.device == whole.device and torch.equal(whole, halves)
+        reader = CutReader(model, compute, network)
+        folded = reader.front(images)
+        read, again = read_features(reader, images), reader.features(_restored(folded))
+        same = same and np.array_equal(read, again)
     except Exception as error:  # noqa: BLE001 - foreign code: whatever fails, it is not cut
-        return None, f"{model.backbone.name} cannot be cut at one place ({type(error).__name__})"
+        return None, f"{name} cannot be cut at one place ({type(error).__name__})"
     finally:
-        for name, buffer in network.named_buffers():
-            buffer.copy_(buffers[name])
+        for buffer, tensor in network.named_buffers():
+            tensor.copy_(buffers[buffer])
     if not same:
-        return None, f"{model.backbone.name} gives something else when it is cut behind {stage}"
-    return kept, ""
+        return None, f"{name} gives something else when it is cut"
+    return (kept, folded), ""
+
+
+def _restored(kept: AtCut) -> AtCut:
+    layout = Layout(kept)
+    return layout.decode(layout.encode(kept))
 
 
 @torch.no_grad()
@@ -280,12 +316,14 @@ def _logits(
     return logits
 
 
-def _front(
-    network: TrainableNetwork, images: torch.Tensor, preprocess: Preprocess, compute: Compute
-) -> AtCut:
-    """Run images (n, 3, S, S), uint8, as far as the cut, as a training step would."""
-    with autocast(compute):
-        return network.front(_on_device(images, preprocess, compute))
+def _front_of(network: TrainableNetwork, model: Model, compute: Compute) -> Front:
+    """Return how a training step runs images (n, 3, S, S), uint8, as far as the cut."""
+
+    def front(images: torch.Tensor) -> AtCut:
+        with autocast(compute):
+            return network.front(on_device(images, model.backbone.preprocess, compute))
+
+    return front
 
 
 def autocast(compute: Compute) -> torch.autocast:
@@ -294,6 +332,7 @@ def autocast(compute: Compute) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=compute.precision == "bfloat16")
 
 
-def _on_device(images: torch.Tensor, preprocess: Preprocess, compute: Compute) -> torch.Tensor:
+def on_device(images: torch.Tensor, preprocess: Preprocess, compute: Compute) -> torch.Tensor:
+    """Return images (n, 3, S, S), uint8, as a training's forward pass takes them."""
     images = images.contiguous(memory_format=torch.channels_last)
     return normalise(images.to(compute.device), preprocess)

@@ -119,26 +119,12 @@ class RowFile:
         """Bytes of the whole file."""
         return self._width * len(self._written)
 
-    def refuse_full_disk(self) -> None:
-        """Refuse to begin a file that does not fit, or that would leave no room beside it.
-
-        Raises
-        ------
-        DiskFullError
-            Names path and bytes.
-        """
-        place = next(place for place in self.path.parents if place.exists())
-        free, there = shutil.disk_usage(place).free, 0
-        if self.path.exists():
-            status = self.path.stat()  # holes take no space where the system tells
-            there = min(getattr(status, "st_blocks", status.st_size // 512) * 512, self.size)
-        needed = self.size - there
-        if needed > free - free // 10:
-            raise DiskFullError(
-                f"what the frozen stages give needs {needed:,} bytes in {self.path}; {free:,} are "
-                "free, of which a tenth stays so",
-                hint="free some space there, or --cached-views 0",
-            )
+    def taken(self) -> int:
+        """Return how many bytes of it lie on the disk; holes take none where the system tells."""
+        if not self.path.exists():
+            return 0
+        status = self.path.stat()
+        return min(getattr(status, "st_blocks", status.st_size // 512) * 512, self.size)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -211,3 +197,28 @@ class RowFile:
 
 def _checksum(row: NDArray[np.uint8], key: bytes) -> bytes:
     return zlib.crc32(row[:-_CHECK].data, zlib.crc32(key)).to_bytes(_CHECK, "little")
+
+
+def refuse_full_disk(*files: RowFile) -> None:
+    """Refuse to begin files of one folder that do not fit, or that would leave no room beside them.
+
+    Parameters
+    ----------
+    *files : RowFile
+        Those that are there already need what they lack.
+
+    Raises
+    ------
+    DiskFullError
+        Names path and bytes.
+    """
+    folder = files[0].path.parent
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    needed = sum(file.size - file.taken() for file in files)
+    if needed > free - free // 10:
+        raise DiskFullError(
+            f"what the frozen stages give needs {needed:,} bytes in {folder}; {free:,} are free, "
+            "of which a tenth stays so",
+            hint="free some space there, or --cached-views 0",
+        )

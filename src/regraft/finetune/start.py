@@ -142,9 +142,9 @@ def finetune(  # noqa: PLR0913 - what a training is made of
     reporter = reporter or Reporter()
     start, loop, told = prepare(probe, samples, parts, compute, config, folder, reporter, ranks)
     loop.callbacks = callbacks
-    network, prefix = loop.state.network, loop.images.prefix
+    network, prefixes = loop.state.network, (loop.images.prefix, loop.validation.prefix)
     _resume(loop, config, reporter)
-    remove_rows(folder, but=prefix.path if prefix else None)
+    remove_rows(folder, but=[prefix.file.path for prefix in prefixes if prefix])
     with frozen(network.backbone, set(network.frozen_names())), repeatable(compute.device):
         loop.run()
     return _finish(start, loop, told, config, reporter)
@@ -231,9 +231,10 @@ def prepare(
         average=config.ema > 0,
     )
     if ranks.size == 1:
-        images.prefix, chosen = choose_prefix(
-            network, start, samples, parts.train, compute, config, folder, reporter
+        prefixes, chosen = choose_prefix(
+            network, start, samples, parts, compute, config, folder, reporter
         )
+        images.prefix, validation.prefix = prefixes
     else:
         chosen = without_prefix("several processes share each step", network, reporter)
     told = {

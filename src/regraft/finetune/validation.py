@@ -13,18 +13,20 @@ import torch
 from regraft.errors import ImageError
 from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, padded, read_features
+from regraft.finetune.halves import CutReader
 from regraft.finetune.images import lost
 from regraft.finetune.ranks import ALONE
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Preprocess
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
+    from regraft.finetune.prefix import FrozenPrefix
     from regraft.finetune.ranks import Ranks
     from regraft.model import Model
 
@@ -57,6 +59,11 @@ class Validation:
         As for extraction.
     ranks : Ranks
         Each process scores its share of the images, and no image is scored twice.
+
+    Attributes
+    ----------
+    prefix : FrozenPrefix or None
+        Where there is one, frozen stages run once an image; the scores are the same.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Validation:
         ranks: Ranks = ALONE,
     ) -> None:
         self.indices = indices
+        self.prefix: FrozenPrefix | None = None
         self.labels = samples.labels[indices]
         self.preprocess = preprocess
         self._samples = samples
@@ -99,21 +107,14 @@ class Validation:
         DataError
             Where an image can no longer be read.
         """
-        reader = TapReader(model.backbone, model.blocks, self._compute)
         logits: list[NDArray[np.float32]] = []
         rows: list[NDArray[np.float32]] = []
         order: list[int] = []  # a compressed tar's images come in the order of its members
         own = self._ranks.share(len(self.indices))
-        rendered = render_ahead(
-            self._samples.stream(self.indices[own]), self.preprocess, self._workers,
-            self._max_pixels, self._samples.hashes,
-        )  # fmt: skip
-        size = self._compute.batch_size
-        with closing(rendered):
-            while batch := list(itertools.islice(rendered, size)):
-                order.extend(index for index, _ in batch)
-                images = [self._image(index, image) for index, image in batch]
-                rows.extend(read_features(reader, padded(images, size))[: len(images)])
+        with closing(self._features(model, self.indices[own])) as pieces:
+            for indices, features in pieces:
+                order.extend(indices)
+                rows.extend(features)
                 if len(rows) >= _ROWS_AT_ONCE:
                     logits.append(model.logits(np.stack(rows[:_ROWS_AT_ONCE])))
                     rows = rows[_ROWS_AT_ONCE:]
@@ -126,6 +127,41 @@ class Validation:
         self._ranks.add([torch.from_numpy(found)])  # the others' rows are 0 here
         right = found.argmax(1) == self.labels
         return Scores(found, float(log_losses(found, self.labels).mean()), float(right.mean()))
+
+    def _features(
+        self, model: Model, wanted: NDArray[np.int64]
+    ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
+        """Yield samples and their features (n, D), a batch at a time; none where rows are made."""
+        size, prefix = self._compute.batch_size, self.prefix
+        if prefix is None:
+            reader = TapReader(model.backbone, model.blocks, self._compute)
+            for indices, images in self._images(wanted):
+                yield indices, read_features(reader, padded(images, size))[: len(indices)]
+            return
+        halves = CutReader(model, self._compute, prefix.network)
+        prefix.front = halves.front
+        with prefix.opened():
+            missing = [index for index in wanted.tolist() if prefix.find(index, 0) is None]
+            for indices, images in self._images(missing):
+                prefix.complete(indices, 0, images)
+                yield [], np.empty((0, 0), np.float32)
+            for start in range(0, len(wanted), size):
+                indices = wanted[start : start + size].tolist()
+                kept = prefix.padded(indices, 0, size)
+                yield indices, halves.features(kept)[: len(indices)]
+
+    def _images(
+        self, wanted: Sequence[int] | NDArray[np.int64]
+    ) -> Generator[tuple[list[int], list[torch.Tensor]]]:
+        """Yield samples and their renderings, as many as one forward pass takes."""
+        rendered = render_ahead(
+            self._samples.stream(wanted), self.preprocess, self._workers, self._max_pixels,
+            self._samples.hashes,
+        )  # fmt: skip
+        with closing(rendered):
+            while batch := list(itertools.islice(rendered, self._compute.batch_size)):
+                images = [self._image(index, image) for index, image in batch]
+                yield [index for index, _ in batch], images
 
     def _image(self, index: int, image: torch.Tensor | ImageError) -> torch.Tensor:
         if isinstance(image, ImageError):
