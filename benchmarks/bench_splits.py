@@ -2,11 +2,13 @@
 
     python benchmarks/bench_splits.py DATA [--taps auto] [--model embedded] [--weights default]
                                       [--a-class N] [--shrinkage X] [--first 100] [--count 10]
+                                      [--image-size auto] [--images N] [--views K [--tta]]
 
 Features are extracted once (into the usual store); each split is drawn, fitted and scored anew,
 and the last stage alone beside it on the same images. Prints one JSON line: mean test accuracy and
 log-loss of both, the paired difference over splits with its standard error, how often each set of
-blocks was chosen, and the mean seconds of a fit. Seeds begin at 100: 0, 1 and 2 are for published
+blocks was chosen, and the mean seconds of a fit. With ``--images``, so many images of the data
+(by content hash) stand for all. Seeds begin at 100: 0, 1 and 2 are for published
 figures.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -25,20 +28,15 @@ tune_process()
 
 import numpy as np  # noqa: E402 - after the process was tuned
 
-from regraft.backbones.registry import (  # noqa: E402
-    at_image_size,
-    automatic_image_size,
-    load_backbone,
-)
 from regraft.config import TrainConfig  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.data.split import split  # noqa: E402
 from regraft.evaluation.metrics import evaluate  # noqa: E402
 from regraft.features.compute import choose_compute  # noqa: E402
-from regraft.features.extract import extract  # noqa: E402
-from regraft.features.store import open_store  # noqa: E402
 from regraft.heads import rows  # noqa: E402
 from regraft.probe import fit_probe, score  # noqa: E402
+from regraft.report import Reporter  # noqa: E402
+from regraft.steps import extract_features, load_backbone, suited  # noqa: E402
 
 
 def few(samples, train, a_class, seed):
@@ -59,26 +57,32 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--image-size", default="auto")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--views", type=int, default=0)
+    parser.add_argument("--tta", action="store_true")
+    parser.add_argument("--data-root")
     given = parser.parse_args()
     rows.SHRINKAGE = given.shrinkage
-    config = TrainConfig(taps=given.taps, precision=given.precision)
+    names = ("taps", "precision", "model", "weights", "image_size", "views", "tta", "data_root")
+    config = TrainConfig(**{name: getattr(given, name) for name in names})
     samples = scan(given.data, config)
-    backbone = load_backbone(given.model, given.weights)
-    size, _ = automatic_image_size(backbone, samples.sizes)
-    if size != backbone.preprocess.image_size:
-        backbone = at_image_size(backbone, size, crop=False)
-    features = extract(
-        samples,
-        np.arange(len(samples)),
-        backbone,
-        choose_compute("auto", config.precision, config.batch_size),
-        store=open_store(),
-        workers=2,
-        max_pixels=config.max_pixels,
-    )
+    backbone, config = suited(load_backbone(config), samples, config, Reporter())
+    every = np.arange(len(samples))
+    if given.images:
+        every = np.sort(sorted(every, key=lambda i: samples.hashes[i])[: given.images])
+    compute = choose_compute("auto", config.precision, config.batch_size)
+    stack, begin = contextlib.ExitStack(), time.perf_counter()
+    features = extract_features(samples, every, backbone, compute, config, stack, Reporter(), every)
+    extraction = time.perf_counter() - begin
     results, seconds, chosen = {"probe": [], "last_stage": []}, [], collections.Counter()
     for seed in range(given.first, given.first + given.count):
         parts = split(samples, test_fraction=config.test_fraction, seed=seed)
+        parts = dataclasses.replace(
+            parts,
+            train=np.intersect1d(parts.train, every),
+            test=np.intersect1d(parts.test, every),
+        )
         if given.a_class:
             train = few(samples, parts.train, given.a_class, seed)
             parts = dataclasses.replace(parts, train=train)
@@ -105,6 +109,10 @@ def main() -> None:
                 "gain": {"accuracy": gain[:, 0].mean(), "se": error[0]},
                 "gain_log_loss": {"value": gain[:, 1].mean(), "se": error[1]},
                 "chosen": chosen,
+                "pixels": backbone.preprocess.image_size,
+                "n": {"train": len(parts.train), "test": len(parts.test)},
+                "extracted": features.n_extracted,
+                "extract_seconds": extraction,
                 "fit_seconds": statistics.mean(seconds),
             }
         )

@@ -16,6 +16,7 @@ from regraft.backbones.registry import (
     automatic_image_size,
     build,
     describe,
+    fitted_to,
     list_backbones,
     load_backbone,
     name_note,
@@ -259,6 +260,19 @@ def test_automatic_size_keeps_to_what_the_network_takes():
     inception = load_backbone("torchvision/inception_v3", "none")
     assert automatic_image_size(inception, tiny)[0] == 96
     assert automatic_image_size(inception, np.empty((0, 2)))[0] == 299
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_images_that_are_enlarged_twofold_are_shown_whole(small, automatic):
+    """At a size that was given, at a network's only one, and at the automatic one."""
+    for backbone in (small, load_backbone("timm/test_vit", "none")):
+        size = backbone.preprocess.image_size
+        for side in (size // 2, size // 3, 20):
+            fitted, _ = fitted_to(backbone, np.array([[side, 300]]), automatic=automatic)
+            assert fitted.preprocess.resize_size == fitted.preprocess.image_size
+        for sizes in ([[size // 2 + 1, 300]], [[1000, 800]], np.empty((0, 2))):
+            fitted, _ = fitted_to(backbone, np.asarray(sizes), automatic=automatic)
+            assert fitted.preprocess == backbone.preprocess
 
 
 def test_explicit_sizes_keep_the_crop_ratio_or_are_refused(small):

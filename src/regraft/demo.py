@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from regraft import pipeline
-from regraft.backbones.registry import at_image_size, automatic_image_size, load_backbone
+from regraft.backbones.registry import fitted_to, load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
 from regraft.data.scan import scan
@@ -99,8 +99,7 @@ def _contenders(
     with ExitStack() as stack:
         for weights, parts_of in (("none", settings), ("default", settings[:1])):
             backbone = load_backbone(config.model, weights, seed=config.seed)
-            size, _ = automatic_image_size(backbone, samples.sizes)
-            backbone = at_image_size(backbone, size, crop=False)
+            backbone, _ = fitted_to(backbone, samples.sizes, automatic=True)
             compute = choose_compute(config.device, config.precision, config.batch_size)
             everything = np.arange(len(samples))
             features = extract_features(

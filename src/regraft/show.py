@@ -141,10 +141,7 @@ def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:
 
     size = None if config.image_size == "auto" else int(config.image_size)
     backbone = registry.load_backbone(config.model, "none", image_size=size)  # no weight is used
-    if size is None:
-        size, _ = registry.automatic_image_size(backbone, samples.sizes)
-        if size != backbone.preprocess.image_size:
-            backbone = registry.at_image_size(backbone, size, crop=False)
+    backbone, _ = registry.fitted_to(backbone, samples.sizes, automatic=size is None)
     return backbone.preprocess
 
 

@@ -69,11 +69,8 @@ def suited(
     note = registry.name_note(config.model)
     if note is not None:
         reporter.say(note)
-    reason = f"image size {backbone.preprocess.image_size}: as given"
-    if config.image_size == "auto":
-        size, reason = registry.automatic_image_size(backbone, samples.sizes)
-        if size != backbone.preprocess.image_size:
-            backbone = registry.at_image_size(backbone, size, crop=False)
+    automatic = config.image_size == "auto"
+    backbone, reason = registry.fitted_to(backbone, samples.sizes, automatic=automatic)
     preprocess = backbone.preprocess
     reporter.say(
         f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "

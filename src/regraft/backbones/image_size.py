@@ -106,6 +106,54 @@ def _try_out(backbone: Backbone, size: int) -> None:
         raise BackboneError(f"{backbone.name} gives other features for images of {size} pixels")
 
 
+def fitted_to(
+    backbone: Backbone, sizes: NDArray[np.int32], *, automatic: bool
+) -> tuple[Backbone, str]:
+    """Let a network see images as suits their size.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        At its own image size, or at one that was asked for.
+    sizes : array of shape (N, 2), int
+        Height and width of the images, in pixels.
+    automatic : bool
+        Choose the image size as well.
+
+    Returns
+    -------
+    Backbone
+        Images that are enlarged twofold or more are shown whole: they have no margin to lose.
+    str
+        The image size with its reason, one sentence.
+
+    Examples
+    --------
+    >>> from regraft.backbones.registry import load_backbone
+    >>> backbone, reason = fitted_to(
+    ...     load_backbone("embedded", "none"), np.array([[28, 28]]), automatic=True
+    ... )
+    >>> backbone.preprocess.image_size, backbone.preprocess.resize_size
+    (128, 128)
+    """
+    size = backbone.preprocess.image_size
+    reason = f"image size {size}: as given"
+    if automatic:
+        size, reason = automatic_image_size(backbone, sizes)
+    if _are_small(sizes, size):
+        backbone = at_image_size(backbone, size, crop=False)
+    return backbone, reason
+
+
+def _are_small(sizes: NDArray[np.int32], size: int) -> bool:
+    return len(sizes) > 0 and 2 * _median_side(sizes) <= size
+
+
+def _median_side(sizes: NDArray[np.int32]) -> float:
+    """Return the median short side, in pixels."""
+    return float(np.median(np.min(np.asarray(sizes), axis=1)))
+
+
 def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[int, str]:
     """Choose an image size that fits the images, with its reason in words.
 
@@ -122,8 +170,7 @@ def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[
     Returns
     -------
     int
-        Pixels. Where it differs from the backbone's own, call ``at_image_size`` with
-        ``crop=False``: small images have no margin to lose.
+        Pixels, for ``at_image_size``; see ``fitted_to``.
     str
         One sentence.
 
@@ -137,9 +184,9 @@ def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[
     own, accepted = backbone.preprocess.image_size, backbone.sizes
     if len(sizes) == 0:
         return own, f"image size {own}: the network's own"
-    median = float(np.median(np.min(np.asarray(sizes), axis=1)))
+    median = _median_side(sizes)
     found = f"the images have a median short side of {median:g} pixels"
-    if median >= own / 2:
+    if not _are_small(sizes, own):
         return own, f"image size {own}: the network's own ({found})"
     if accepted.fixed:
         return own, f"image size {own}: the only one that this network takes ({found})"

@@ -21,6 +21,7 @@ from regraft.backbones.image_size import (
     MAX_IMAGE_SIZE,
     at_image_size,
     automatic_image_size,
+    fitted_to,
     scaled,
 )
 from regraft.backbones.stages import find_stages
@@ -40,6 +41,7 @@ __all__ = [
     "automatic_image_size",
     "build",
     "describe",
+    "fitted_to",
     "list_backbones",
     "load_backbone",
     "name_note",
