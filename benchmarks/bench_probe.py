@@ -3,11 +3,11 @@
     python benchmarks/bench_probe.py RESULTS.jsonl FOLDER [NAME...]
 
 FOLDER holds flowers.zip, cifar10.zip and mnist/. For each data set: the probe as it comes, the same
-network with random weights, and logistic regression on raw pixels; the last stage alone is fitted
-beside every probe by the command itself. Seeds 0, 1 and 2, or 0 alone where a test part is given.
-Every run is a process of its own; the first of a data set begins with an empty store. A line that
-RESULTS.jsonl already has is not run again, so that the script can be stopped and started. Prints
-the table of means at the end, in Markdown.
+network with random weights, and logistic regression on raw pixels; of the smaller ones another
+network, and views. The last stage alone is fitted beside every probe by the command itself. Seeds
+0, 1 and 2, or 0 alone where a test part is given. Every run is a process of its own; the first of
+a way begins with an empty store. A line that RESULTS.jsonl already has is not run again, so that
+the script can be stopped and started. Prints the table of means at the end, in Markdown.
 """
 
 from __future__ import annotations
@@ -33,14 +33,24 @@ from regraft.evaluation.metrics import evaluate
 from regraft.heads.select import fit_head
 
 SEEDS = (0, 1, 2)
-#: Name: what `regraft train` is given, and its seeds.
-DATA = {
-    "digits": (["digits"], SEEDS),
-    "flowers": (["flowers.zip"], SEEDS),
-    "cifar10": (["cifar10.zip"], (0,)),
-    "mnist": (["mnist", "--data-root", "mnist"], (0,)),
+#: What `regraft train` is given more.
+WAYS = {
+    "as it comes": [],
+    "random weights": ["--weights", "none"],
+    "ResNet-18, random weights": ["--model", "timm/resnet18", "--weights", "none"],
+    "4 views": ["--views", "4"],
+    "2 views, averaged": ["--views", "2", "--tta"],
 }
-WAYS = {"every stage": [], "random weights": ["--weights", "none"]}
+PIXELS = "raw pixels"
+ALL = (*WAYS, PIXELS)
+SOME = ("as it comes", "random weights", PIXELS)  # the others take an hour where images are many
+#: Name: what `regraft train` is given, its seeds, and ways.
+DATA = {
+    "digits": (["digits"], SEEDS, ALL),
+    "flowers": (["flowers.zip"], SEEDS, ALL),
+    "cifar10": (["cifar10.zip"], (0,), SOME),
+    "mnist": (["mnist", "--data-root", "mnist"], (0,), SOME),
+}
 
 
 def train(arguments: list[str], folder: Path, store: Path) -> dict:
@@ -111,40 +121,38 @@ def raw_pixels(arguments: list[str], seed: int, folder: Path) -> dict:
 
 def table(lines: list[dict]) -> str:
     """Return means over seeds, and the paired gain over the last stage, in Markdown."""
-    columns = (
-        *("data", "n", "every stage", "last stage", "gain (95 %)", "random weights", "raw pixels"),
-        "seconds, whole process",
-    )
+    columns = ("data", "way", "n", "accuracy", "last stage", "gain (95 %)", "log-loss", "seconds")
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    for name in DATA:
-        of = {
-            way: [line for line in lines if line["data"] == name and line["way"] == way]
-            for way in (*WAYS, "raw pixels")
-        }
-        probes = of["every stage"]
-        if not probes:
-            continue
-        mean = {
-            way: f"{statistics.mean(line['accuracy']['value'] for line in some):.4f}"
-            for way, some in of.items()
-            if some
-        }
-        beside = [line["last_stage"] for line in probes]
-        gains = [each["gain"] if each else {"value": 0, "low": 0, "high": 0} for each in beside]
-        gain = statistics.mean(g["value"] for g in gains)
+    for name, (_, _, ways) in DATA.items():
+        for way in ways:
+            some = [line for line in lines if line["data"] == name and line["way"] == way]
+            if some:
+                rows.append(f"| {name} | {way} | {' | '.join(row(some))} |")
+    return "\n".join(rows)
+
+
+def row(lines: list[dict]) -> list[str]:
+    """Return the cells of one way on one data set."""
+    mean = statistics.mean
+    beside, gained = "", ""
+    if compared := [line for line in lines if "last_stage" in line]:
+        pairs = [(line, line["last_stage"]) for line in compared]
+        beside = f"{mean((last or line)['accuracy']['value'] for line, last in pairs):.4f}"
+        nothing = {"value": 0.0, "low": 0.0, "high": 0.0}  # the last stage was chosen
+        gains = [last["gain"] if last else nothing for _, last in pairs]
+        gain = mean(each["value"] for each in gains)
         # The halves of the intervals of independent test parts add up as squares.
         half = sum(((g["high"] - g["low"]) / 2) ** 2 for g in gains) ** 0.5 / len(gains)
-        last = statistics.mean(
-            (each or line)["accuracy"]["value"] for each, line in zip(beside, probes, strict=True)
-        )
-        first = max(probes, key=lambda line: line["extracted"])
-        rows.append(
-            f"| {name} | {' '.join(str(line['n']) for line in probes)} | {mean['every stage']} | "
-            f"{last:.4f} | {gain:+.4f} ({gain - half:+.4f} to {gain + half:+.4f}) | "
-            f"{mean.get('random weights', '')} | {mean.get('raw pixels', '')} | "
-            f"{first['process_seconds']:.0f} |"
-        )
-    return "\n".join(rows)
+        gained = f"{gain:+.4f} ({gain - half:+.4f} to {gain + half:+.4f})"
+    first = max(lines, key=lambda line: line.get("extracted", 0))
+    return [
+        ", ".join(str(line["n"]) for line in lines),
+        f"{mean(line['accuracy']['value'] for line in lines):.4f}",
+        beside,
+        gained,
+        f"{mean(line['log_loss'] for line in lines):.4f}",
+        f"{first['process_seconds']:.0f}",
+    ]
 
 
 def main() -> None:
@@ -154,12 +162,12 @@ def main() -> None:
     done = {(line["data"], line["way"], line["seed"]) for line in lines}
     with tempfile.TemporaryDirectory() as place:
         for name in names:
-            arguments, seeds = DATA[name]
-            for way in (*WAYS, "raw pixels"):
+            arguments, seeds, ways = DATA[name]
+            for way in ways:
                 for seed in seeds:
                     if (name, way, seed) in done:
                         continue
-                    if way == "raw pixels":
+                    if way == PIXELS:
                         figures = raw_pixels(arguments, seed, folder)
                     else:
                         flags = [*arguments, *WAYS[way], "--seed", str(seed)]
