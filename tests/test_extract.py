@@ -139,11 +139,11 @@ def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, 
     run(photographs, backbone, store)
     store.close()
     rows = expected[17].astype(np.float16).tobytes()[-400:]
-    data = bytearray((tmp_path / "features-v2.sqlite").read_bytes())
+    data = bytearray((tmp_path / "features-v3.sqlite").read_bytes())
     position = data.find(rows)
     assert position > 0
     data[position + 33] ^= 4
-    (tmp_path / "features-v2.sqlite").write_bytes(data)
+    (tmp_path / "features-v3.sqlite").write_bytes(data)
     store = FeatureStore(tmp_path)
     features = run(photographs, backbone, store)
     assert (features.n_extracted, features.n_reused) == (1, 59)

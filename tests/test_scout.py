@@ -137,7 +137,8 @@ def test_one_fold_of_all_leaves_nothing_to_fit(name):
 class _Rows:
     """Rows by index, as Features gives them."""
 
-    def __init__(self, parts):
+    def __init__(self, parts, views=()):
+        self.views = tuple(views)
         names = ("early", "late", "pooled")
         self.blocks = tuple(Block(name) for name in names)
         self.parts = dict(zip(self.blocks, parts, strict=True))
@@ -150,7 +151,8 @@ class _Rows:
 def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     """Scope: bits, on one machine, whatever --memory says; the fits then are the same too."""
     parts, y = blocks_of(5000)
-    rows = _Rows(parts)
+    rows = _Rows(parts, views=[_Rows([2 * part for part in parts])])
+    y = np.tile(y, 2)
     some = np.arange(0, 5000, 10)
     x = torch.from_numpy(rows.matrix(some, rows.blocks))
     sight = Scout(x, y[some], 3, rows.blocks, tuple(rows.widths.values())).look(rows.blocks)
@@ -159,8 +161,17 @@ def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     assert isinstance(mapped, np.memmap)
     assert not isinstance(held, np.memmap)
     assert np.array_equal(held, mapped)
+    for first, source in ((0, rows), (5000, rows.views[0])):  # the images, then their view
+        x = torch.from_numpy(source.matrix(np.arange(2048), sight.blocks))
+        assert np.array_equal(held[first : first + 2048], sight.representation.apply(x).numpy())
     weights = [
-        fit_head(z, y, folds=np.arange(5000) % 5, n_classes=3, standard=Standard.none(z.shape[1]))
+        fit_head(
+            z,
+            y,
+            folds=np.tile(np.arange(5000) % 5, 2),
+            n_classes=3,
+            standard=Standard.none(z.shape[1]),
+        )
         for z in (held, mapped)
     ]
     assert weights[0].head.weight.equal(weights[1].head.weight)

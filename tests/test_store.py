@@ -25,7 +25,7 @@ from regraft.features.store import (
     temporary_store,
 )
 
-NAME = "features-v2.sqlite"
+NAME = "features-v3.sqlite"
 
 
 def key(number: int) -> bytes:

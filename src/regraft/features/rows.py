@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2  # raised when a row's bytes mean something else: part of the store's file name
+SCHEMA_VERSION = 3  # raised when a row's bytes mean something else: part of the store's file name
 _START = struct.Struct("<HHI")  # schema, blocks, bytes of the header that follows
 
 #: One image's blocks by name, each float16 or float32 of shape (D,).
