@@ -32,11 +32,10 @@ from regraft.config import TrainConfig  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.data.split import split  # noqa: E402
 from regraft.evaluation.metrics import evaluate  # noqa: E402
-from regraft.features.compute import choose_compute  # noqa: E402
 from regraft.heads import rows  # noqa: E402
 from regraft.probe import fit_probe, score  # noqa: E402
 from regraft.report import Reporter  # noqa: E402
-from regraft.steps import extract_features, load_backbone, suited  # noqa: E402
+from regraft.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
 
 
 def few(samples, train, a_class, seed):
@@ -71,7 +70,7 @@ def main() -> None:
     every = np.arange(len(samples))
     if given.images:
         every = np.sort(sorted(every, key=lambda i: samples.hashes[i])[: given.images])
-    compute = choose_compute("auto", config.precision, config.batch_size)
+    compute = compute_of(backbone, config)
     stack, begin = contextlib.ExitStack(), time.perf_counter()
     features = extract_features(samples, every, backbone, compute, config, stack, Reporter(), every)
     extraction = time.perf_counter() - begin

@@ -29,12 +29,11 @@ from regraft.data.folder import read_file
 from regraft.data.samples import Entry, Load, Parts, Payload, Source
 from regraft.data.scan import scan
 from regraft.errors import BundleError, EstimatorError, InputError
-from regraft.features.compute import choose_compute
 from regraft.features.taps import TapReader
 from regraft.files import read_bounded, write_atomic
 from regraft.probe import fit_probe, statistics
 from regraft.report import Reporter
-from regraft.steps import extract_features, load_backbone, suited
+from regraft.steps import compute_of, extract_features, load_backbone, suited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,7 +154,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             every, none = np.arange(len(samples)), np.empty(0, np.int64)
             parts = Parts(train=every, val=none, test=none, left_out={})
             backbone, config = suited(load_backbone(config), samples, config, reporter)
-            compute = choose_compute(config.device, config.precision, config.batch_size)
+            compute = compute_of(backbone, config)
             features = extract_features(
                 samples, every, backbone, compute, config, stack, reporter, every
             )

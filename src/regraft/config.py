@@ -224,7 +224,7 @@ class TrainConfig:
     )
     batch_size: int = _setting(
         16,  # fastest on two cores (8 to 32 are within 5 %); fixed, so stored rows repeat
-        "Images in one forward pass.",
+        "Images in one forward pass; through a frozen network more of them where they are small.",
         short="-b",
     )
     workers: int = _setting(

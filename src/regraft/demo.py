@@ -16,10 +16,9 @@ from regraft.config import TrainConfig
 from regraft.data.scan import scan
 from regraft.data.split import assign_folds, split
 from regraft.evaluation.metrics import evaluate
-from regraft.features.compute import choose_compute
 from regraft.heads.select import fit_head
 from regraft.probe import FOLDS, fit_probe, score
-from regraft.steps import extract_features
+from regraft.steps import compute_of, extract_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +99,7 @@ def _contenders(
         for weights, parts_of in (("none", settings), ("default", settings[:1])):
             backbone = load_backbone(config.model, weights, seed=config.seed)
             backbone, _ = fitted_to(backbone, samples.sizes, automatic=True)
-            compute = choose_compute(config.device, config.precision, config.batch_size)
+            compute = compute_of(backbone, config)
             everything = np.arange(len(samples))
             features = extract_features(
                 samples, everything, backbone, compute, config, stack, reporter

@@ -33,6 +33,7 @@ from regraft.report import Reporter, Stopwatch
 from regraft.settings import PREDICTING, READING, some_settings
 from regraft.steps import (
     check_names,
+    compute_of,
     configured,
     divide,
     extract_features,
@@ -160,13 +161,12 @@ def _train(
         from regraft.artefacts import Outcome, describe, write_artefacts
         from regraft.backbones.freeze import frozen
         from regraft.crossing import cross_validate, score_test
-        from regraft.features.compute import choose_compute
         from regraft.finetune.handover import hand_over
         from regraft.finetune.start import discard, finetune, refuse_lost
         from regraft.probe import fit_probe, statistics
 
         check_names(backbone, config)  # told before minutes of extraction
-        compute = choose_compute(config.device, config.precision, config.batch_size)
+        compute = compute_of(backbone, config)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
         with seconds.of("extract"), frozen(backbone.module):
             seen = features = extract_features(

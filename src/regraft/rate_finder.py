@@ -15,6 +15,7 @@ from regraft.data.scan import scan
 from regraft.report import Reporter
 from regraft.steps import (
     check_names,
+    compute_of,
     configured,
     divide,
     extract_features,
@@ -82,13 +83,12 @@ def find_rate(
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         backbone, config = suited(loading.result(), samples, config, reporter)
-        from regraft.features.compute import choose_compute
         from regraft.finetune.rates import draw_rates
         from regraft.finetune.start import find
         from regraft.probe import fit_probe
 
         check_names(backbone, config)
-        compute = choose_compute(config.device, config.precision, config.batch_size)
+        compute = compute_of(backbone, config)
         features = extract_features(
             samples, parts.train, backbone, compute, config, stack, reporter
         )

@@ -97,6 +97,16 @@ def with_augmentation(config: TrainConfig, samples: Samples) -> TrainConfig:
     return config.replace(augment="digits" if characters else "light")
 
 
+def compute_of(backbone: Backbone, config: TrainConfig) -> Compute:
+    """Choose device, precision and how many images go through a network at once."""
+    from regraft.features.compute import choose_compute, images_at_once
+
+    batch_size = config.batch_size
+    if config.strategy == "probe":  # of a training by gradient it is what a step learns from
+        batch_size = images_at_once(batch_size, backbone.preprocess.image_size)
+    return choose_compute(config.device, config.precision, batch_size)
+
+
 def check_names(backbone: Backbone, config: TrainConfig) -> None:
     """Refuse taps and stages that the network does not have, and memory that is no number."""
     from regraft.features.taps import select_blocks

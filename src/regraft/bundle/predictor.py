@@ -20,7 +20,7 @@ from regraft.data.decode import decode, decode_opened
 from regraft.data.folder import read_file
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.augment import render_views
-from regraft.features.compute import choose_compute
+from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE, render_ahead
 from regraft.features.taps import TapReader, read_features
 
@@ -132,7 +132,8 @@ class Predictor:
         model, manifest, golden = read_bundle(Path(path))
         if precision == "auto" and manifest.compute.get("precision") == "float32":
             precision = "float32"  # as it was trained, not as fast as this machine could
-        compute = choose_compute(device, precision, batch_size)
+        at_once = images_at_once(batch_size, model.backbone.preprocess.image_size)
+        compute = choose_compute(device, precision, at_once)
         reader = TapReader(model.backbone, model.blocks, compute)
         try:
             check_golden(model, manifest, golden, reader)
