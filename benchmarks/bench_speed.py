@@ -117,7 +117,8 @@ def timm(root: Path, *, tuned: bool) -> dict:
         ),
     )  # fmt: skip
     head.fit(x[train], y[train])
-    return {"n": len(y), "accuracy": float(head.score(x[test], y[test])), "n_test": int(test.sum())}
+    right = head.predict(x[test]) == y[test]
+    return {"n": len(y), "accuracy": float(right.mean()), "n_test": len(right)}
 
 
 def tutorial(root: Path, count: int) -> dict:
