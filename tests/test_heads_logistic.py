@@ -120,7 +120,7 @@ def test_labels_of_a_fold_change_no_score_of_it():
                 torch.from_numpy(weights)[:, None].float(), 4)
         for labels in (y, swapped)
     ]  # fmt: skip
-    paths = [logistic._Path(problem, folds, 1.0, 500) for problem in whole]
+    paths = [logistic._Path(problem, folds, folds >= 0, 1.0, 500) for problem in whole]
     for path in paths:
         path._try(0.1, path.members.start())
     assert np.array_equal(paths[0].oof_logits, paths[1].oof_logits)

@@ -118,7 +118,7 @@ def test_unknown_names_are_told(flowers):
     with pytest.raises(ConfigError) as told:
         show(flowers, augmentation="storng")
     assert str(told.value) == (
-        "augment is storng; it must be one of none, light, standard, strong, digits"
+        "augment is storng; it must be one of auto, none, light, standard, strong, digits"
     )
     with pytest.raises(ConfigError, match="head belongs to training and changes nothing here"):
         show(flowers, head="knn")

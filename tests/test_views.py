@@ -23,6 +23,8 @@ from regraft.features.compute import Compute
 from regraft.features.extract import extract, feature_fingerprint
 from regraft.features.store import FeatureStore
 from regraft.features.taps import TapReader, padded, row_blocks
+from regraft.heads.select import fit_head
+from regraft.heads.temperature import log_losses
 from regraft.probe import fit_probe, score
 from regraft.report import Reporter
 from regraft.steps import extract_features, suited
@@ -138,8 +140,8 @@ def test_a_bundle_answers_alike_for_a_file_and_its_pixels(tmp_path, augment):
         np.testing.assert_allclose(answer.probabilities, pixels.probabilities, atol=1e-4)
 
 
-def test_keys_of_plain_rows_are_those_from_before_there_were_views():
-    """sha256 of a JSON text without any word of views: stores that users have stay of use."""
+def test_keys_of_plain_rows_do_not_speak_of_views():
+    """Of settings that change no plain row, none is part of its key."""
     backbone = tiny_model().backbone
     compute, blocks = Compute("cpu", "float32", 8), row_blocks(backbone)
     plain = feature_fingerprint(backbone, blocks, compute)
@@ -149,20 +151,29 @@ def test_keys_of_plain_rows_are_those_from_before_there_were_views():
     assert feature_fingerprint(viewed, blocks, compute) != plain
 
 
-def test_characters_are_never_mirrored(tmp_path):
-    characters = make_photographs(tmp_path / "data", a_class=2)
-    for number, folder in enumerate(sorted(characters.iterdir())):
-        folder.rename(characters / str(number))
-    _, config = seen(characters, views=1)
-    assert config.augment == "digits"
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("0", "1", "2"), "digits"),
+        (("10", "11", "25"), "digits"),
+        (("a", "B", "7"), "digits"),
+        (("cat", "dog", "fish"), "light"),
+    ],
+)
+def test_characters_are_never_mirrored(tmp_path, names, expected):
+    data = make_photographs(tmp_path / "data", a_class=2)
+    for name, folder in zip(names, sorted(data.iterdir()), strict=True):
+        folder.rename(data / name)
+    _, config = seen(data, views=1)
+    assert config.augment == expected
+    _, config = seen(data, views=1, augment="standard")  # who asks for it has it
+    assert config.augment == "standard"
     assert not AUGMENTATIONS["digits"].flip
-    _, config = seen(characters, views=1, augment="light")  # who asks for it has it
-    assert config.augment == "light"
 
 
 HINT = (
-    "\nhint: views are for a probe whose head weighs features; fine-tuning augments every epoch by "
-    "itself"
+    "\nhint: views (--views 0: none) are for a probe whose head weighs features; fine-tuning "
+    "augments every epoch by itself"
 )
 
 
@@ -265,7 +276,7 @@ def test_no_score_of_an_image_comes_from_its_own_views(tmp_path, head):
         assert len(features.views) == 3
         probe = fit_probe(features, samples, parts, backbone, config)
         told = probe.fitted.record["out_of_fold"]
-        assert told["n"] == 4 * len(samples)
+        assert told["n"] == len(samples)  # views are learnt from, and say nothing of their own
         assert told["accuracy"] < 0.55  # a third by chance
         right = score(probe.model, features, every).argmax(1) == labels
     assert right.mean() > 0.4  # although it has seen them all
@@ -285,3 +296,19 @@ def test_rounds_of_testing_every_image_have_views_too(photographs, tmp_path):
     settings = {"out": tmp_path / "run", "folds": 2, "views": 1, "cache": False, **QUICK}
     run = pipeline.train(photographs, TrainConfig(**settings))
     assert run.metrics["test"]["n"] == run.metrics["head"]["n"] / 2
+
+
+@pytest.mark.parametrize("head", ["logistic", "ridge"])
+def test_copies_that_are_not_scored_make_no_head_surer(head):
+    """Thirty right answers are thirty, however many views of them were learnt from."""
+    x = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    y = np.arange(30) % 2
+    x[:, 0] = 6 * y
+    options = {"folds": np.arange(30) // 2 % 5, "n_classes": 2, "name": head}
+    alone = fit_head(x, y, **options)
+    options["folds"] = np.tile(options["folds"], 9)
+    many = fit_head(np.tile(x, (9, 1)), np.tile(y, 9), scored=np.arange(270) < 30, **options)
+    assert many.scored.sum() == alone.scored.sum() == 30
+    assert many.record["out_of_fold"]["n"] == 30
+    wrong = 1 - np.exp(-log_losses(many.oof_logits[:30] / many.temperature, y)).mean()
+    assert 1 / 100 < wrong < 1 / 10  # one in 32 is expected

@@ -182,7 +182,7 @@ class TrainConfig:
         "auto",  # a mirrored character is another one, or none
         "Random changes of training images: none, light (crop, mirror), standard and strong "
         "(TrivialAugment, erasing), or digits (small turns and moves, no mirror); auto: digits "
-        "where every class is called by one character, else light.",
+        "where every class is called by one character or a number, else light.",
     )
     cached_views: str = _setting(
         "auto",  # what changes no result: without augmentation every epoch sees the same images
@@ -353,8 +353,8 @@ def _check_views(config: TrainConfig) -> None:
         if config.views and given:
             raise ConfigError(
                 f"views is {config.views}, and {other} is given: one of the two",
-                hint="views are for a probe whose head weighs features; fine-tuning augments every "
-                "epoch by itself",
+                hint="views (--views 0: none) are for a probe whose head weighs features; "
+                "fine-tuning augments every epoch by itself",
             )
 
 

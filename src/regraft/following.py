@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
-from regraft.features.compute import choose_compute
 from regraft.finetune.handover import take_over
 from regraft.finetune.start import finetune
 from regraft.report import Reporter
-from regraft.steps import load_backbone, suited
+from regraft.steps import compute_of, load_backbone, suited
 
 if TYPE_CHECKING:
     from regraft.config import TrainConfig
@@ -50,8 +49,7 @@ def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str
         samples = scan(data, config, silent)
         backbone, config = suited(load_backbone(config), samples, config, silent)
         probe, parts = take_over(ranks, samples, backbone, config)
-        device = ranks.device(config.device)
-        compute = choose_compute(device, config.precision, config.batch_size)
+        compute = compute_of(backbone, config.replace(device=ranks.device(config.device)))
         nowhere = Path(os.devnull)  # of checkpoints: the first process has them
         model, _ = finetune(probe, samples, parts, compute, config, nowhere, silent, ranks=ranks)
     told = json.loads(ranks.hear("written"))

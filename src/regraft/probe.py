@@ -125,7 +125,8 @@ def fit_probe(
 
     sets = candidate_sets(backbone, config)
     sights = _look(features, samples, train, sets)
-    few = _subset(train, samples, _ROWS_FOR_CHOICE // (1 + len(features.views)))
+    # Views cost what images cost and are not scored: never fewer than two thousand images.
+    few = _subset(train, samples, _ROWS_FOR_CHOICE // min(1 + len(features.views), 4))
     fits = _fit_sights(features, samples, few, sights, config)
     wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
     rows = _with_views(few, features)
@@ -230,7 +231,7 @@ def _fit_sights(
     fits: dict[str, SightFit] = {}
     for (name, sight), x in zip(sights.items(), seen, strict=True):
         began = time.perf_counter()
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"scored": np.arange(len(rows)) < len(indices)}
         if before and config.head == "logistic":
             options["near"] = before[name].on_coordinates
         fitted = fit_head(

@@ -73,8 +73,8 @@ def find_rate(
         regraft.train("photos", strategy="finetune", unfreeze="all", lr=found.suggestion)
     """
     config, reporter = configured(config, settings), reporter or Reporter()
-    if config.strategy == "probe":
-        config = config.replace(strategy="finetune")
+    if config.strategy == "probe":  # what only a probe reads may come from its config.yaml
+        config = config.replace(strategy="finetune", views=0, tta=False)
     place = picture_place(None if out is None else Path(out), "lr-find.png", data)
     with ExitStack() as stack:
         with in_background(load_backbone, config) as loading:

@@ -19,6 +19,7 @@ from regraft.errors import ConfigError, ImageError
 from regraft.predictions import columns
 from regraft.report import Reporter
 from regraft.settings import SHOWING, some_settings
+from regraft.steps import with_augmentation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,8 @@ def show(
         _check_augmentation(augmentation)
     place = picture_place(out, "show.png", data)
     samples = scan(data, config, reporter, least_classes=1)
+    if augmentation == "auto":
+        augmentation = with_augmentation(config, samples).augment
     n_images = plots.SHOWN if augmentation is None else plots.SHOWN // (1 + VIEWS)
     chosen = choose_examples(samples, n_images, config.seed)
     images = _read(samples, chosen, config)
@@ -131,8 +134,9 @@ def choose_examples(samples: Samples, n_images: int, seed: int) -> list[int]:
 def _check_augmentation(name: str) -> None:
     from regraft.features.augment import AUGMENTATIONS  # noqa: PLC0415 - imports torch
 
-    if name not in AUGMENTATIONS:
-        raise ConfigError(f"augment is {name}; it must be one of {', '.join(AUGMENTATIONS)}")
+    known = ("auto", *AUGMENTATIONS)
+    if name not in known:
+        raise ConfigError(f"augment is {name}; it must be one of {', '.join(known)}")
 
 
 def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:

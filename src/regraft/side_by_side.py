@@ -133,8 +133,10 @@ def _plan(
             "there is one training only, and nothing to compare it with",
             hint="--models and --strategies take several names, with commas between them",
         )
+    # Views are a probe's.
+    rest = config.replace(views=0, tta=False)
     configs = [
-        config.replace(model=model, strategy=strategy)
+        (config if strategy == "probe" else rest).replace(model=model, strategy=strategy)
         for model in models
         for strategy in strategies
     ]

@@ -93,18 +93,18 @@ def with_augmentation(config: TrainConfig, samples: Samples) -> TrainConfig:
     if config.augment != "auto":
         return config
     # A mirrored character is another one, or none.
-    characters = all(len(name) == 1 for name in samples.classes)
+    characters = samples.source.location == "kmnist" or all(
+        len(name) == 1 or name.isdecimal() for name in samples.classes
+    )
     return config.replace(augment="digits" if characters else "light")
 
 
 def compute_of(backbone: Backbone, config: TrainConfig) -> Compute:
-    """Choose device, precision and how many images go through a network at once."""
+    """Choose device, precision and how many images go through a frozen network at once."""
     from regraft.features.compute import choose_compute, images_at_once
 
-    batch_size = config.batch_size
-    if config.strategy == "probe":  # of a training by gradient it is what a step learns from
-        batch_size = images_at_once(batch_size, backbone.preprocess.image_size)
-    return choose_compute(config.device, config.precision, batch_size)
+    at_once = images_at_once(config.batch_size, backbone.preprocess.image_size)
+    return choose_compute(config.device, config.precision, at_once)
 
 
 def check_names(backbone: Backbone, config: TrainConfig) -> None:

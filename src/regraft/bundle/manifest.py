@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from regraft.config import MAX_VIEWS
 from regraft.errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: features channel by channel, before the first release
 MAX_BYTES = 16 * 2**20  # of the manifest; 100,000 classes of 100 letters fit
 _MOST_RESIZED = 10  # times the image size: the smallest crop that a record of weights may ask for
 FILES = ("backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors")
@@ -151,7 +151,10 @@ def read_manifest(data: bytes) -> Manifest:
                 hint="pip install --upgrade regraft",
             )
         if version != SCHEMA_VERSION:
-            raise BundleError(f"manifest.json has schema version {version}, which never existed")
+            raise BundleError(
+                f"manifest.json has schema version {version}; this regraft reads {SCHEMA_VERSION}",
+                hint="train again: that was before the first release",
+            )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"manifest.json: {str(error)[:300]}") from error

@@ -356,7 +356,6 @@ def _fingerprint(
         "image size": probe.backbone.preprocess.image_size,
         "classes": list(samples.classes),
         "trained stages": told["trained_stages"],
-        "frozen stages once": told["frozen_stages"]["once"],
         "training images": hash_of(samples, parts.train),
         "validation images": hash_of(samples, parts.val),
     }

@@ -66,7 +66,7 @@ _TOLERANCE_FINAL = 1e-7
 _ENOUGH_SCORED = 20_000
 
 
-def fit_logistic(
+def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     x: NDArray[np.float32],
     y: NDArray[np.int64],
     *,
@@ -74,6 +74,7 @@ def fit_logistic(
     n_classes: int,
     weights: NDArray[np.float64],
     standard: Standard,
+    scored: NDArray[np.bool_] | None = None,
     near: FittedHead | None = None,
     max_iterations: int = 500,
 ) -> FittedHead:
@@ -93,6 +94,8 @@ def fit_logistic(
         What a sample counts in fits and scores.
     standard : Standard
         How features are standardised.
+    scored : array of shape (N,), bool, optional
+        Rows that may be scored; all where not given.
     near : FittedHead, optional
         A fit of fewer samples with the same features: the path begins with its weights, a decade
         above its penalty, which falls with the number of samples.
@@ -114,7 +117,8 @@ def fit_logistic(
     sample_weights = torch.from_numpy(weights)[:, None].float()
     whole = Softmax(rows, labels, sample_weights, n_classes)
     top = _largest_eigenvalue(*whole.curvature(whole.start()))
-    path = _Path(whole, folds, top, max_iterations)
+    scorable = folds >= 0 if scored is None else scored & (folds >= 0)
+    path = _Path(whole, folds, scorable, top, max_iterations)
     path.walk(*_start_near(path, near, len(x)))
     final = path.refit()
     path.warn(final)
@@ -150,11 +154,12 @@ class _Path:
         self,
         whole: Softmax,
         folds: NDArray[np.int64],
+        scorable: NDArray[np.bool_],
         top: float,
         max_iterations: int,
     ) -> None:
         n_rows = whole.rows.shape[0]
-        present, sizes = np.unique(folds[folds >= 0], return_counts=True)
+        present, sizes = np.unique(folds[scorable], return_counts=True)
         present = present[: int(np.searchsorted(sizes.cumsum(), _ENOUGH_SCORED)) + 1]
         self.n_folds = len(present)
         self.whole, self.max_iterations = whole, max_iterations
@@ -164,7 +169,7 @@ class _Path:
         for member, fold in enumerate(present):
             member_of[folds == fold] = member
         self.member_of = torch.from_numpy(member_of)
-        self.scored = member_of >= 0
+        self.scored = (member_of >= 0) & scorable
         inside = self.member_of[:, None] != torch.arange(self.n_folds)
         self.members = Softmax(
             whole.rows, whole.labels, whole.sample_weights * inside, whole.n_classes

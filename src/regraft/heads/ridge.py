@@ -44,6 +44,7 @@ def fit_ridge(
     n_classes: int,
     weights: NDArray[np.float64],
     standard: Standard,
+    scored: NDArray[np.bool_] | None = None,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least held-out log-loss.
 
@@ -62,6 +63,8 @@ def fit_ridge(
         What a sample counts in fits and scores.
     standard : Standard
         How features are standardised.
+    scored : array of shape (N,), bool, optional
+        Rows that may be scored; all where not given.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def fit_ridge(
     began = time.perf_counter()
     problem, mean, vectors, middle = _decompose(x, y, folds, n_classes, weights, standard)
     values = problem.values
-    scored = folds >= 0
+    scored = folds >= 0 if scored is None else scored & (folds >= 0)
     history: list[dict[str, Any]] = []
     least, penalty, oof = np.inf, float(values[-1]) / len(y) or 1.0, np.zeros((len(y), n_classes))
     for tried in (_PATH * float(values[-1])).tolist() if scored.any() and values[-1] > 0 else []:

@@ -66,7 +66,9 @@ def fit_head(
     standard : Standard, optional
         How features are standardised; measured on ``x`` where not given.
     **options
-        Further arguments of the fitter.
+        Further arguments of the fitter. Those of heads that weigh features: ``scored``, array of
+        shape (N,), bool: rows by which choices are made, all that are in a fold where not given.
+        Views of an image are held out with it, and say nothing that it does not.
 
     Returns
     -------
