@@ -83,6 +83,17 @@ def test_a_row_without_a_class_is_in_the_ledger(opened):
     ]
 
 
+def test_a_split_without_any_class_is_left_out_and_told(opened):
+    """Competitions keep the classes of their test images: the others are split."""
+    unknown = table(IMAGES, [-1] * 4, CLASSES)
+    source = opened({"train.parquet": TRAIN, "test.parquet": unknown})
+    assert not source.refused
+    assert {entry.part for entry in source.entries} == {None}
+    assert "test is left out: none of its 4 rows tells a class" in source.notes
+    three = {"train.parquet": TRAIN, "validation.parquet": TRAIN, "test.parquet": unknown}
+    assert {entry.part for entry in opened({"main": three}).entries} == {"train", "val"}
+
+
 def test_splits_that_are_no_parts_are_left_out_and_told(opened):
     files = {f"{name}.parquet": TRAIN for name in ("train", "validation", "extra")}
     source = opened(files)
@@ -118,6 +129,11 @@ def test_of_several_columns_one_is_chosen(opened):
 def test_numbers_and_text_are_classes_too(opened):
     numbers = opened({"main": {"train.parquet": table(IMAGES, [7, 7, 9, 9])}})
     assert [entry.label for entry in numbers.entries] == ["7", "7", "9", "9"]
+
+
+def test_yes_and_no_are_classes_too(opened):
+    source = opened({"main": {"train.parquet": table(IMAGES, [True, False, True, None])}})
+    assert [entry.label for entry in source.entries] == ["true", "false", "true"]
 
 
 def test_text_is_a_class(opened):
