@@ -210,7 +210,9 @@ def other_views(rng: random.Random, draft: Draft) -> None:
     draft.manifest["backbone"]["preprocess"].update(views=views, augment=augment)
     golden = draft.tensors("golden.safetensors")
     if 0 < views < 100 and rng.random() < 0.8:
-        golden["pixels"] = golden["pixels"][:, None].repeat(1, 1 + views, 1, 1, 1)
+        pixels = golden["pixels"]  # of a sound bundle: with views or without
+        plain = pixels if pixels.ndim == 4 else pixels[:, 0]
+        golden["pixels"] = plain[:, None].repeat(1, 1 + views, 1, 1, 1)
         draft.put_tensors("golden.safetensors", golden)
     if rng.random() < 0.5:
         draft.manifest["golden"].update(

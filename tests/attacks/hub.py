@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
 from attacks.archives import check_bytes, check_names, images
 from attacks.tables import CELLS
