@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST = 5.0  # seconds of the processor that one case may take
 _PATIENCE = 60.0  # seconds on the clock, which others' work makes longer
-MOST_MEMORY = 200 << 20  # bytes by which the process may grow, and never to twice of what it was
+MOST_MEMORY = 200 << 20  # bytes by which a process may grow (a bundle's: less than twofold)
 _MOST_FINDINGS = 20
 
 
@@ -111,7 +111,7 @@ def _child(
     with suppress(Exception):
         case(seed, -1)  # what is imported and kept once counts for no case
     before = memory()
-    ceiling = before + min(MOST_MEMORY, before)
+    ceiling = before + MOST_MEMORY
     for number in range(first, end):
         at.value = number
         faulthandler.dump_traceback_later(patience, exit=True)
@@ -128,7 +128,7 @@ def _child(
             findings[number] = f"it took {time.process_time() - start:.0f} s of the processor"
         if memory() > ceiling:
             findings[number] = f"memory grew from {before >> 20} to {memory() >> 20} MB"
-            ceiling = memory() + min(MOST_MEMORY, before)
+            ceiling = memory() + MOST_MEMORY
         if number % 32 == 31 or len(findings) >= _MOST_FINDINGS:
             send.send((outcomes, findings, (before, memory())))
             if len(findings) >= _MOST_FINDINGS:
