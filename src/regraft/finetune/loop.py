@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from regraft.backbones.preprocess import normalise
 from regraft.errors import DivergedError, RegraftError
 from regraft.features.keyed import torch_seeded
 from regraft.finetune.callbacks import call
 from regraft.finetune.cut import AtCut
 from regraft.finetune.mixing import draw_mixing
+from regraft.finetune.passes import autocast, on_device
 from regraft.finetune.ranks import ALONE
 from regraft.finetune.schedule import set_rates
 from regraft.finetune.state import State, copied
@@ -182,9 +182,6 @@ class Loop:
             mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=progress.step,
         )  # fmt: skip
         targets = one_hot(batch.labels, len(state.network.bias)).float()  # (n, K)
-        low = torch.autocast(
-            device.type, torch.bfloat16, enabled=self.compute.precision == "bfloat16"
-        )
         total, right = 0.0, 0
         state.optimizer.zero_grad(set_to_none=True)
         # Pieces that differ by one image at most: BatchNorm cannot train on a single one.
@@ -194,7 +191,8 @@ class Loop:
             x = self._inputs(batch.images, rows, mixing)
             y = mixing.targets(targets[rows], targets[partners]).to(device)
             place = batch.own.start + rows.start
-            with torch_seeded(device, config.seed, "dropout", progress.step, place), low:
+            seeded = torch_seeded(device, config.seed, "dropout", progress.step, place)
+            with seeded, autocast(self.compute):
                 logits = state.network(x)  # (micro, K) float32
             loss = cross_entropy(
                 logits, y, self.schedule.class_weights,
@@ -226,15 +224,12 @@ class Loop:
         """Return images (micro, 3, S, S) float32, or what the frozen stages made of them."""
         if isinstance(images, AtCut):
             return images[rows].to(self.compute.device)
-        x = self._on_device(images[rows])
+        preprocess = self.validation.preprocess
+        x = on_device(images[rows], preprocess, self.compute)
         if mixing.share == 1:
             return x
         partners = torch.from_numpy(mixing.partners[rows])
-        return mixing.images(x, self._on_device(images[partners]))
-
-    def _on_device(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
-        return normalise(images.to(self.compute.device), self.validation.preprocess)
+        return mixing.images(x, on_device(images[partners], preprocess, self.compute))
 
     def _halve(self, n: int) -> None:
         progress = self.state.progress

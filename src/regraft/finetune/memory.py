@@ -10,6 +10,7 @@ import torch
 
 from regraft.errors import RegraftError
 from regraft.features.keyed import torch_seeded
+from regraft.finetune.passes import autocast
 from regraft.finetune.state import State, copied
 
 if TYPE_CHECKING:
@@ -96,12 +97,11 @@ def activation_bytes(network: TrainableNetwork, side: int, compute: Compute) -> 
         return tensor
 
     buffers = copied(dict(network.named_buffers()))
-    low = torch.autocast("cpu", torch.bfloat16, enabled=compute.precision == "bfloat16")
     images = torch.zeros(2, 3, side, side).contiguous(memory_format=torch.channels_last)
     with (
         torch_seeded(torch.device("cpu"), "memory"),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        low,
+        autocast(compute),
     ):
         logits = network(images)
     del logits

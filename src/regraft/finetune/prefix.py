@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from regraft.backbones.preprocess import normalise
 from regraft.errors import DiskFullError, RunError
 from regraft.features.extract import feature_fingerprint
 from regraft.features.keyed import torch_seeded
@@ -18,6 +17,7 @@ from regraft.features.taps import padded, read_features
 from regraft.finetune.cut import AtCut
 from regraft.finetune.folder import rows_file
 from regraft.finetune.halves import CutReader
+from regraft.finetune.passes import autocast, on_device
 from regraft.finetune.rows import Layout, RowFile, refuse_full_disk
 from regraft.finetune.state import copied
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.config import TrainConfig
     from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
@@ -324,15 +323,3 @@ def _front_of(network: TrainableNetwork, model: Model, compute: Compute) -> Fron
             return network.front(on_device(images, model.backbone.preprocess, compute))
 
     return front
-
-
-def autocast(compute: Compute) -> torch.autocast:
-    """Return the precision of a training's forward pass."""
-    kind = torch.device(compute.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=compute.precision == "bfloat16")
-
-
-def on_device(images: torch.Tensor, preprocess: Preprocess, compute: Compute) -> torch.Tensor:
-    """Return images (n, 3, S, S), uint8, as a training's forward pass takes them."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    return normalise(images.to(compute.device), preprocess)
