@@ -19,6 +19,7 @@ CLASSES = ["rose", "tulip"]
 TRAIN = table(IMAGES, [0, 0, 1, 1], CLASSES)
 TEST = table(IMAGES[:2], [0, 1], CLASSES)
 NAME = "hf:owner/flowers"
+CONVERTED = "refs/convert/parquet"
 
 
 @pytest.fixture
@@ -33,6 +34,14 @@ def opened(tmp_path, monkeypatch):
             return open_source(name, SourceOptions(tmp_path))
 
     return open_it
+
+
+def zipped():
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in FLOWERS.items():
+            archive.writestr(name, content)
+    return target.getvalue()
 
 
 def refused(opened, *arguments, **more):
@@ -177,30 +186,74 @@ def test_image_files_are_opened_as_a_folder(opened):
 
 
 def test_a_single_archive_is_opened_as_it_is(opened):
-    target = BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in FLOWERS.items():
-            archive.writestr(name, content)
-    source = opened({"data/flowers.zip": target.getvalue()})
+    source = opened({"data/flowers.zip": zipped()})
     assert [entry.id for entry in source.entries] == sorted(FLOWERS)
+
+
+@pytest.mark.parametrize("name", ["logo.png", "samples/rose/1.png"])
+def test_a_picture_beside_an_archive_does_not_hide_it(name, opened):
+    source = opened({name: IMAGES[0], "flowers.zip": zipped()})
+    assert [entry.id for entry in source.entries] == sorted(FLOWERS)
+    told = f"{name}: left out, since flowers.zip has more bytes"
+    assert told in source.notes
+    again = opened({}, f"{NAME}@{source.revision}")  # nobody asks the server
+    assert again.notes == (source.notes[0].replace(NAME, f"{NAME}@{source.revision}"), told)
+
+
+def test_a_small_archive_beside_images_does_not_hide_them(opened):
+    source = opened({**FLOWERS, "scripts.zip": b"PK"})
+    assert [entry.id for entry in source.entries] == sorted(FLOWERS)
+    assert "scripts.zip: left out, since the images have more bytes" in source.notes
+
+
+def test_a_picture_beside_several_archives_is_not_the_data(opened):
+    """Which of them is what is not known; the hub's own conversion knows."""
+    files = {"README.png": IMAGES[0], "train.zip": zipped(), "test.zip": zipped()}
+    assert (
+        len(opened({"main": files, CONVERTED: {"default/train/0000.parquet": TRAIN}}).entries) == 4
+    )
+    error = refused(opened, files)
+    assert error.message == (
+        f"{NAME} holds several archives, and which of them is what is not known: test.zip, "
+        "train.zip"
+    )
+    assert error.hint == "download it from its page, and give a folder of class folders"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["1.png", "train/2.png", "test/3.png"],
+            "holds 1 images and no class folders, so their labels are unknown",
+        ),
+        (["images/1.png", "images/2.png"], "holds one folder of images only: images"),
+    ],
+)
+def test_images_without_class_folders_are_not_downloaded(names, message, opened, tmp_path):
+    """The hub's conversion knows the classes where a table beside the images tells them."""
+    images = dict(zip(names, IMAGES, strict=False))
+    converted = {"default/train/0000.parquet": TRAIN}
+    assert len(opened({"main": images, CONVERTED: converted}).entries) == 4
+    assert message in refused(opened, images).message
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_of_other_formats_the_hubs_own_conversion_is_read(opened):
     converted = {"default/train/0000.parquet": TRAIN, "default/test/0000.parquet": TEST}
-    files = {"main": {"images.jsonl": b"{}"}, "refs/convert/parquet": converted}
+    files = {"main": {"images.jsonl": b"{}"}, CONVERTED: converted}
     source = opened(files)
-    assert source.revision == Repository(files).commit("refs/convert/parquet")
+    assert source.revision == Repository(files).commit(CONVERTED)
     assert len(source.entries) == 6
     partial = {"default/partial-train/0000.parquet": TRAIN}
-    error = refused(opened, {"main": {}, "refs/convert/parquet": partial})
+    error = refused(opened, {"main": {}, CONVERTED: partial})
     assert error.message == f"{NAME}: the hub has converted only the first gigabytes of it"
 
 
 def test_what_holds_nothing_of_use_is_told(opened):
-    error = refused(opened, {"README.md": b"", "a.zip": b"", "b.zip": b""})
+    error = refused(opened, {"README.md": b"", "a.csv": b""})
     assert error.message == (
-        f"{NAME} holds no Parquet files, no images and no single archive, and the hub has not "
-        "converted it"
+        f"{NAME} holds no Parquet files, no images and no archive, and the hub has not converted it"
     )
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -23,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from regraft.data.folder import open_folder
-from regraft.data.hub_tables import open_tables
-from regraft.data.layout import has_image_suffix, is_hidden
+from regraft.data.hub_tables import listed, open_tables
+from regraft.data.layout import arrange, has_image_suffix, is_hidden
 from regraft.data.named import default_data_root
 from regraft.data.tars import open_tar
 from regraft.data.zips import open_zip
-from regraft.errors import DataError, DiskFullError, MissingExtraError
+from regraft.errors import DataError, DiskFullError, InputError, MissingExtraError
 from regraft.files import read_bounded, write_atomic
 
 if TYPE_CHECKING:
@@ -59,6 +60,22 @@ class _Named(NamedTuple):
     subset: str | None
     revision: str | None
     label: str | None
+
+
+class _Found(NamedTuple):
+    """A commit, those of its files that hold the images, and what there is to say of them."""
+
+    commit: str
+    files: list[str]
+    notes: list[str]
+    problem: DataError | None
+
+
+class _Mark(msgspec.Struct):
+    """What a folder holds when a download has come to its end."""
+
+    files: list[str]
+    notes: list[str]
 
 
 def open_hub(data: Data, options: SourceOptions) -> Source | None:
@@ -99,15 +116,21 @@ def open_hub(data: Data, options: SourceOptions) -> Source | None:
     root = default_data_root() if options.data_root is None else Path(options.data_root)
     home = root.joinpath("hf", *named.repository.split("/"))
     folder = home / (named.revision or "")
-    if not (_COMMIT.fullmatch(named.revision or "") and (folder / _MARK).is_file()):
-        folder = _download(named, home)
-    marked = read_bounded(folder / _MARK, _LARGEST_MARK)
-    files = msgspec.json.decode(marked, type=list[str])
-    source = _open(named, folder, files, options)
+    mark = _read_mark(folder) if _COMMIT.fullmatch(named.revision or "") else None
+    if mark is None:
+        folder, mark = _download(named, home)
+    source = _open(named, folder, mark.files, options)
     note = f"{named.text}, commit {folder.name}, lies in {folder}"
-    return replace(
-        source, kind="hf", location=named.text, revision=folder.name, notes=(note, *source.notes)
-    )
+    notes = (note, *mark.notes, *source.notes)
+    return replace(source, kind="hf", location=named.text, revision=folder.name, notes=notes)
+
+
+def _read_mark(folder: Path) -> _Mark | None:
+    """Return what was written when a download had come to its end; None where it has not."""
+    try:
+        return msgspec.json.decode(read_bounded(folder / _MARK, _LARGEST_MARK), type=_Mark)
+    except (InputError, msgspec.DecodeError):
+        return None
 
 
 def _open(named: _Named, folder: Path, files: Sequence[str], options: SourceOptions) -> Source:
@@ -128,8 +151,8 @@ def _open(named: _Named, folder: Path, files: Sequence[str], options: SourceOpti
     return source
 
 
-def _download(named: _Named, home: Path) -> Path:
-    """Download one commit's files of images; return their folder, named after the commit."""
+def _download(named: _Named, home: Path) -> tuple[Path, _Mark]:
+    """Download one commit's files of images into a folder named after the commit."""
     try:
         import pyarrow  # noqa: F401, ICN001, PLC0415 - told before gigabytes are downloaded
         from huggingface_hub import HfApi, constants, errors  # noqa: PLC0415 - an extra
@@ -141,22 +164,22 @@ def _download(named: _Named, home: Path) -> Path:
     try:
         _reach(constants.ENDPOINT)
         api = HfApi()
-        commit, files = _choose(api, named, named.revision)
-        if not files and named.revision is None:
-            commit, files = _choose(api, named, _CONVERTED)
-        if not files:
-            raise DataError(
-                f"{named.text} holds no Parquet files, no images and no single archive, and the "
-                "hub has not converted it",
-                hint="download it from its page, and give a folder of class folders",
-            )
-        folder = home / commit
-        if not (folder / _MARK).is_file():
+        found = _look(api, named, named.revision)
+        if found.problem and named.revision is None:
+            with suppress(errors.RevisionNotFoundError):
+                converted = _look(api, named, _CONVERTED)
+                found = found if converted.problem else converted
+        if found.problem:
+            raise found.problem
+        folder = home / found.commit
+        mark = _read_mark(folder)
+        if mark is None:
             api.snapshot_download(
-                named.repository, repo_type="dataset", revision=commit, local_dir=folder,
-                allow_patterns=[_literally(name) for name in files],
+                named.repository, repo_type="dataset", revision=found.commit, local_dir=folder,
+                allow_patterns=[_literally(name) for name in found.files],
             )  # fmt: skip
-            write_atomic(folder / _MARK, msgspec.json.encode(files))
+            mark = _Mark(found.files, found.notes)
+            write_atomic(folder / _MARK, msgspec.json.encode(mark))
     except failures as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DiskFullError(
@@ -164,7 +187,7 @@ def _download(named: _Named, home: Path) -> Path:
                 hint="name another place: --data-root",
             ) from error
         raise _told(named, error, home) from error
-    return folder
+    return folder, mark
 
 
 def _reach(endpoint: str) -> None:
@@ -176,35 +199,66 @@ def _reach(endpoint: str) -> None:
         return  # it answers
 
 
-def _choose(api: Any, named: _Named, revision: str | None) -> tuple[str, list[str]]:
-    """Return a commit and those of its files that hold the images; none where there are none."""
-    from huggingface_hub.errors import RevisionNotFoundError  # noqa: PLC0415
+def _look(api: Any, named: _Named, revision: str | None) -> _Found:
+    """List a commit, and choose those of its files that hold the images.
 
-    try:
-        found = api.dataset_info(named.repository, revision=revision, timeout=_TIMEOUT)
-    except RevisionNotFoundError:
-        if revision != _CONVERTED:
-            raise
-        return "", []
-    if not _COMMIT.fullmatch(found.sha or ""):  # it becomes the name of a folder
-        raise DataError(f"{named.text}: the server calls its commit {found.sha!r}")
-    names = sorted(each.rfilename for each in found.siblings or ())
-    # A name of a file becomes a path here.
-    safe = [name for name in names if _is_safe(name)]
-    kinds = (
-        [name for name in safe if name.endswith(".parquet")],
-        [name for name in safe if has_image_suffix(name)],
-        [name for name in safe if name.lower().endswith(_ARCHIVES)],
+    Parquet files are the data wherever there are some. Of images and archives it is what has more
+    bytes: a picture for the README hides no archive, and an archive of scripts no images.
+    """
+    commit = api.dataset_info(named.repository, revision=revision, timeout=_TIMEOUT).sha
+    if not _COMMIT.fullmatch(commit or ""):  # it becomes the name of a folder
+        raise DataError(f"{named.text}: the server calls its commit {commit!r}")
+    tree = api.list_repo_tree(
+        named.repository, repo_type="dataset", revision=commit, recursive=True
+    )  # the other list ends after some tens of thousands of files, and has no sizes
+    # A name of a file becomes a path here; what has no size is a folder.
+    sizes = {each.path: each.size for each in tree if hasattr(each, "size") and _is_safe(each.path)}
+    tables, images, archives = (
+        sorted(filter(is_one, sizes))
+        for is_one in (_is_table, has_image_suffix, lambda name: name.lower().endswith(_ARCHIVES))
     )
-    files = next((kind for kind in kinds if kind), [])
-    if files == kinds[2] and len(files) > 1:
-        return found.sha, []  # which of them is what is not known
+    more, fewer, what = images, archives, "the images have"
+    if sum(map(sizes.__getitem__, archives)) >= sum(map(sizes.__getitem__, images)):
+        more, fewer, what = archives, images, f"{listed(archives)} has"
+    files = tables or more
+    notes = []
+    if fewer and not tables:
+        notes.append(f"{listed(fewer)}: left out, since {what} more bytes")
     if revision == _CONVERTED and any("partial-" in name for name in files):
         raise DataError(
             f"{named.text}: the hub has converted only the first gigabytes of it",
             hint="download it from its page, and give a folder of class folders",
         )
-    return found.sha, files
+    return _Found(commit, files, notes, _unusable(named, files))
+
+
+def _unusable(named: _Named, files: list[str]) -> DataError | None:
+    """Say what keeps files from being labelled images, as far as their names tell."""
+    hint = "download it from its page, and give a folder of class folders"
+    if not files:
+        return DataError(
+            f"{named.text} holds no Parquet files, no images and no archive, and the hub has not "
+            "converted it",
+            hint=hint,
+        )
+    if files[0].lower().endswith(_ARCHIVES) and len(files) > 1:
+        return DataError(
+            f"{named.text} holds several archives, and which of them is what is not known: "
+            f"{listed(files)}",
+            hint=hint,
+        )
+    if has_image_suffix(files[0]):
+        try:
+            classes = {entry.label for entry in arrange(files, named.text).entries}
+        except DataError as error:
+            return error
+        if len(classes) == 1:
+            return DataError(f"{named.text} holds one folder of images only: {classes.pop()}", hint)
+    return None
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(".parquet")
 
 
 def _is_safe(name: str) -> bool:

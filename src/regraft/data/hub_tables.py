@@ -192,8 +192,8 @@ def _columns(name: str, schema: Any, wanted: str | None) -> _Columns:
         if features.get(each, {}).get("_type") == "Image" or _is_image(schema.field(each).type)
     ]  # fmt: skip
     if len(images) != 1:
-        listed = _listed(images or schema.names)
-        raise DataError(f"{name} has {len(images)} columns of images, and one is needed: {listed}")
+        seen = listed(images or schema.names)
+        raise DataError(f"{name} has {len(images)} columns of images, and one is needed: {seen}")
     classes = [each for each in schema.names if features.get(each, {}).get("_type") == "ClassLabel"]
     named = [each for each in _LABELS if each in schema.names]
     candidates = [wanted] if wanted is not None else named or classes
@@ -202,7 +202,7 @@ def _columns(name: str, schema: Any, wanted: str | None) -> _Columns:
         what = f"no column {wanted}" if wanted is not None else (
             f"{len(candidates)} columns that may be the label")  # fmt: skip
         raise DataError(
-            f"{name} has {what}: {_listed(candidates if len(candidates) > 1 else others)}",
+            f"{name} has {what}: {listed(candidates if len(candidates) > 1 else others)}",
             hint="hf:OWNER/NAME#COLUMN chooses one",
         )
     names = features.get(candidates[0], {}).get("names")
@@ -210,8 +210,8 @@ def _columns(name: str, schema: Any, wanted: str | None) -> _Columns:
     return _Columns(images[0], candidates[0], tuple(names) if usable else None)
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Name columns, not for ever."""
+def listed(names: Sequence[str]) -> str:
+    """Name columns or files, not for ever."""
     return ", ".join(name[:100] for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
