@@ -106,18 +106,27 @@ def use_hub(monkeypatch, address, folder):
 class Repository:
     """Files by revision: ``{"main": {"data/train.parquet": b"..."}}``; a commit is a hash."""
 
-    def __init__(self, revisions, refusal=None):
+    def __init__(self, revisions, refusal=None, trees=9):
         self.revisions = {
             hashlib.sha256(repr((name, *files)).encode()).hexdigest()[:40]: (name, files)
             for name, files in revisions.items()
         }
         self.refusal = refusal  # an X-Error-Code for those without the token
+        self.trees = trees  # how often the files are listed before the server fails
 
     def find(self, revision):
         for commit, (name, files) in self.revisions.items():
             if revision in {commit, name}:
                 return commit, files
         return None, None
+
+    def tree(self, files):
+        self.trees -= 1
+        if self.trees < 0:
+            return 400, b""
+        listed = [{"type": "file", "path": path, "size": len(content or b""), "oid": "0" * 40}
+                  for path, content in files.items()]  # fmt: skip
+        return 200, json.dumps(listed).encode()
 
     def commit(self, name="main"):
         return self.find(name)[0]
@@ -148,9 +157,7 @@ def serve_hub(repositories):
             if files is None:
                 return self.answer(404, X_Error_Code="RevisionNotFound")
             if kind == "tree":
-                listed = [{"type": "file", "path": p, "size": len(f or b""), "oid": "0" * 40}
-                          for p, f in files.items()]  # fmt: skip
-                return self.answer(200, json.dumps(listed).encode())
+                return self.answer(*repository.tree(files))
             if is_api:
                 siblings = [{"rfilename": path} for path in files]
                 told = {"id": name, "sha": commit, "siblings": siblings}

@@ -26,9 +26,9 @@ CONVERTED = "refs/convert/parquet"
 def opened(tmp_path, monkeypatch):
     """Open a repository of these files, at the only revision or at several."""
 
-    def open_it(files, name=NAME, refusal=None):
+    def open_it(files, name=NAME, refusal=None, trees=9):
         revisions = files if "main" in files else {"main": files}
-        repository = Repository(revisions, refusal)
+        repository = Repository(revisions, refusal, trees)
         with serve_hub({"owner/flowers": repository}) as address:
             use_hub(monkeypatch, address, tmp_path)
             return open_source(name, SourceOptions(tmp_path))
@@ -112,14 +112,87 @@ def test_splits_that_are_no_parts_are_left_out_and_told(opened):
     assert error.message == f"{NAME}@main has the splits one, two, none of them called like a part"
 
 
-def test_of_several_subsets_one_is_chosen(opened):
-    files = {"small/train-00000-of-00001.parquet": TEST, "large/train/0000.parquet": TRAIN}
-    error = refused(opened, files)
+SUBSETS = {"small/train-00000-of-00001.parquet": TEST, "large/train/0000.parquet": TRAIN}
+
+
+def downloaded(folder):
+    return sorted(path.parent.relative_to(folder).parts[4] for path in folder.rglob("*.parquet"))
+
+
+def test_of_several_subsets_one_is_chosen_before_any_is_downloaded(opened, tmp_path):
+    error = refused(opened, SUBSETS)
     assert error.message == f"{NAME} has several subsets: large, small"
     assert error.hint == "hf:OWNER/NAME/SUBSET chooses one"
-    assert len(opened(files, f"{NAME}/large").entries) == 4
-    assert len(opened(files, f"{NAME}/small").entries) == 2
-    assert "has no subset huge: large, small" in refused(opened, files, f"{NAME}/huge").message
+    error = refused(opened, SUBSETS, f"{NAME}/huge")
+    assert error.message == f"{NAME}/huge has no subset huge: large, small"
+    assert not downloaded(tmp_path)
+    assert len(opened(SUBSETS, f"{NAME}/large").entries) == 4
+    assert downloaded(tmp_path) == ["large"]
+    assert len(opened(SUBSETS, f"{NAME}/small").entries) == 2
+    assert downloaded(tmp_path) == ["large", "small"]
+
+
+def test_another_subset_of_a_commit_that_is_there_is_downloaded(opened, tmp_path):
+    commit = opened(SUBSETS, f"{NAME}/large").revision
+    options = SourceOptions(tmp_path)
+    assert len(open_source(f"{NAME}/large@{commit}", options).entries) == 4  # without the server
+    with pytest.raises(DataError, match="has several subsets: large, small"):
+        open_source(f"{NAME}@{commit}", options)
+    with pytest.raises(DataError, match="cannot be downloaded: ") as told:
+        open_source(f"{NAME}/small@{commit}", options)
+    assert told.value.hint == "look at the network, or download it elsewhere and give the folder"
+    with pytest.raises(DataError, match="cannot be downloaded: ") as told:
+        open_source(f"{NAME}/large", options)
+    hint = f"what was downloaded before needs no network: {NAME}/large@{commit}"
+    assert told.value.hint == hint
+    assert len(opened(SUBSETS, f"{NAME}/small@{commit}").entries) == 2
+    assert len(open_source(f"{NAME}/small@{commit}", options).entries) == 2
+    assert len(open_source(f"{NAME}/large@{commit}", options).entries) == 4
+
+
+def test_files_of_another_subset_are_not_taken_for_a_download(opened, tmp_path):
+    """The client is content with a folder that is there, where the server fails in between."""
+    commit = Repository({"main": SUBSETS}).commit()
+    large = tmp_path / "hf" / "owner" / "flowers" / commit / "large" / "train" / "0000.parquet"
+    large.parent.mkdir(parents=True)
+    large.write_bytes(TRAIN)
+    error = refused(opened, SUBSETS, f"{NAME}/small", trees=1)
+    shard = "small/train-00000-of-00001.parquet"
+    assert error.message == f"{NAME}/small cannot be downloaded: {shard} did not come"
+
+
+def test_the_subset_called_default_is_taken_where_none_is_given(opened, tmp_path):
+    source = opened({"data/train.parquet": TRAIN, "en/fr/train.parquet": TEST})
+    assert len(source.entries) == 4
+    assert source.notes[1] == "subset default; hf:OWNER/NAME/SUBSET chooses another: en/fr"
+    assert downloaded(tmp_path) == ["data"]
+    files = {"data/train.parquet": TRAIN, "en/fr/train.parquet": TEST}
+    assert len(opened(files, f"{NAME}/en/fr").entries) == 2
+
+
+def test_splits_that_are_left_out_are_not_downloaded(opened, tmp_path):
+    opened({"train/0000.parquet": TRAIN, "test/0000.parquet": TEST, "extra/0000.parquet": TRAIN})
+    assert downloaded(tmp_path) == ["test", "train"]
+    two = {"one/0000.parquet": TRAIN, "two/0000.parquet": TRAIN}
+    assert "has the splits one, two" in refused(opened, {"main": two}, f"{NAME}@main").message
+    assert downloaded(tmp_path) == ["test", "train"]
+
+
+def test_only_tables_have_subsets(opened, tmp_path):
+    error = refused(opened, FLOWERS, f"{NAME}/small")
+    first = min(FLOWERS)
+    assert error.message == (
+        f"{NAME}/small: only Parquet files have subsets and columns, and it holds {first}"
+    )
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_of_a_conversion_only_the_chosen_subset_must_be_whole(opened):
+    converted = {"one/partial-train/0000.parquet": TRAIN, "two/train/0000.parquet": TRAIN}
+    files = {"main": {}, CONVERTED: converted}
+    assert len(opened(files, f"{NAME}/two").entries) == 4
+    error = refused(opened, files, f"{NAME}/one")
+    assert error.message == f"{NAME}/one: the hub has converted only the first gigabytes of it"
 
 
 def test_of_several_columns_one_is_chosen(opened):
@@ -334,7 +407,7 @@ def test_a_revision_that_is_not_there_is_told(opened):
     assert error.message == f"{NAME}@v2: there is no revision v2"
 
 
-@pytest.mark.parametrize("name", ["flowers", "", "../flowers", "a/b/c/d", "/a/b", "a/../b"])
+@pytest.mark.parametrize("name", ["flowers", "", "../flowers", "a/b/", "/a/b", "a/../b"])
 def test_what_is_no_name_is_told(name, tmp_path):
     with pytest.raises(DataError, match="is not the name of a dataset of the hub"):
         open_source(f"hf:{name}", SourceOptions(tmp_path))

@@ -19,12 +19,13 @@ from attacks.archives import check_bytes, check_names, images
 from attacks.tables import CELLS
 from attacks.watching import tree_hash, watched
 from regraft.config import TrainConfig
-from regraft.data.hub_tables import open_tables
+from regraft.data.hub_tables import choose_tables, open_tables
 from regraft.data.scan import scan
 from regraft.errors import DataError
 from stand_ins import STRUCT, parquet
 
 CONFIG = TrainConfig(workers=1)
+TABLES = choose_tables("hf:a/b", ["train.parquet"], None)
 CLASS = {"_type": "ClassLabel", "names": ["rose", "tulip"]}
 
 
@@ -100,7 +101,7 @@ def attack(seed: int, number: int) -> str:
 def check(folder: Path) -> str:
     """Scan; return "samples" or "DataError", and raise for anything else."""
     try:
-        source = open_tables("hf:a/b", folder, ["train.parquet"], None, None)
+        source = open_tables("hf:a/b", folder, TABLES, None)
         samples = scan(source, CONFIG)  # type: ignore[arg-type]
     except DataError as error:
         if re.search("[\0\x1b\u202e]", error.message) or len(str(error)) > 40_000:

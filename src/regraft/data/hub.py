@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from regraft.data.folder import open_folder
-from regraft.data.hub_tables import listed, open_tables
+from regraft.data.hub_tables import choose_tables, listed, open_tables
 from regraft.data.layout import arrange, has_image_suffix, is_hidden
 from regraft.data.named import default_data_root
 from regraft.data.tars import open_tar
@@ -33,14 +33,12 @@ from regraft.errors import DataError, DiskFullError, InputError, MissingExtraErr
 from regraft.files import read_bounded, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from regraft.data.options import Data, SourceOptions
     from regraft.data.samples import Source
 
 _PREFIX = "hf:"
 _NAME = re.compile(
-    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(/(?P<subset>[\w.-]+))?(@(?P<revision>[\w./-]+))?"
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(/(?P<subset>[^@#/][^@#]*))?(@(?P<revision>[\w./-]+))?"
     r"(#(?P<label>[\w .-]+))?",
     re.ASCII,
 )
@@ -72,10 +70,11 @@ class _Found(NamedTuple):
 
 
 class _Mark(msgspec.Struct):
-    """What a folder holds when a download has come to its end."""
+    """As ``_Found``; and ``here`` those files whose download has come to its end."""
 
     files: list[str]
     notes: list[str]
+    here: list[str]
 
 
 def open_hub(data: Data, options: SourceOptions) -> Source | None:
@@ -117,7 +116,7 @@ def open_hub(data: Data, options: SourceOptions) -> Source | None:
     home = root.joinpath("hf", *named.repository.split("/"))
     folder = home / (named.revision or "")
     mark = _read_mark(folder) if _COMMIT.fullmatch(named.revision or "") else None
-    if mark is None:
+    if mark is None or not set(_wanted(named, mark.files)) <= set(mark.here):
         folder, mark = _download(named, home)
     source = _open(named, folder, mark.files, options)
     note = f"{named.text}, commit {folder.name}, lies in {folder}"
@@ -133,15 +132,31 @@ def _read_mark(folder: Path) -> _Mark | None:
         return None
 
 
-def _open(named: _Named, folder: Path, files: Sequence[str], options: SourceOptions) -> Source:
-    """Open what was downloaded by the reader of its kind."""
-    if files[0].endswith(".parquet"):
-        return open_tables(named.text, folder, files, named.subset, named.label)
+def _wanted(named: _Named, files: list[str]) -> list[str]:
+    """Return those files of a commit that are asked for: one subset's, where there are several."""
+    if _is_table(files[0]):
+        return choose_tables(named.text, files, named.subset).files
     if named.subset or named.label:
         raise DataError(
-            f"{named.text}: only Parquet files have subsets and columns, and {folder} has none",
+            f"{named.text}: only Parquet files have subsets and columns, and it holds "
+            f"{listed(files[:1])}",
             hint=f"{_PREFIX}{named.repository}",
         )
+    return files
+
+
+def _is_here(named: _Named, mark: _Mark | None) -> bool:
+    try:
+        return mark is not None and set(_wanted(named, mark.files)) <= set(mark.here)
+    except DataError:
+        return False
+
+
+def _open(named: _Named, folder: Path, files: list[str], options: SourceOptions) -> Source:
+    """Open what was downloaded by the reader of its kind."""
+    if _is_table(files[0]):
+        tables = choose_tables(named.text, files, named.subset)
+        return open_tables(named.text, folder, tables, named.label)
     if has_image_suffix(files[0]):
         source = open_folder(folder, options)
     else:
@@ -171,14 +186,19 @@ def _download(named: _Named, home: Path) -> tuple[Path, _Mark]:
                 found = found if converted.problem else converted
         if found.problem:
             raise found.problem
-        folder = home / found.commit
-        mark = _read_mark(folder)
-        if mark is None:
+        folder, wanted = home / found.commit, _wanted(named, found.files)
+        before = _read_mark(folder)
+        mark = _Mark(found.files, found.notes, before.here if before else [])
+        if not set(wanted) <= set(mark.here):
             api.snapshot_download(
                 named.repository, repo_type="dataset", revision=found.commit, local_dir=folder,
-                allow_patterns=[_literally(name) for name in found.files],
+                allow_patterns=[_literally(name) for name in wanted],
             )  # fmt: skip
-            mark = _Mark(found.files, found.notes)
+            # Where the server has gone meanwhile, it is content with a folder of other files.
+            lacking = [name for name in wanted if not (folder / name).is_file()]
+            if lacking:
+                raise FileNotFoundError(f"{listed(lacking)} did not come")
+            mark.here = sorted({*mark.here, *wanted})
             write_atomic(folder / _MARK, msgspec.json.encode(mark))
     except failures as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -224,11 +244,6 @@ def _look(api: Any, named: _Named, revision: str | None) -> _Found:
     notes = []
     if fewer and not tables:
         notes.append(f"{listed(fewer)}: left out, since {what} more bytes")
-    if revision == _CONVERTED and any("partial-" in name for name in files):
-        raise DataError(
-            f"{named.text}: the hub has converted only the first gigabytes of it",
-            hint="download it from its page, and give a folder of class folders",
-        )
     return _Found(commit, files, notes, _unusable(named, files))
 
 
@@ -299,8 +314,10 @@ def _told(named: _Named, error: Exception, home: Path) -> DataError:
         )
     reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
     reason = re.sub(r"\?\S+", "?...", reason)  # what is signed is for nobody's eyes
-    there = [path.parent.name for path in sorted(home.glob(f"*/{_MARK}"))]
+    there = [path.parent for path in sorted(home.glob(f"*/{_MARK}"))]
+    there = [folder for folder in there if _is_here(named, _read_mark(folder))]
     hint = "look at the network, or download it elsewhere and give the folder"
     if there:
-        hint = f"what was downloaded before needs no network: hf:{named.repository}@{there[0]}"
+        name = "/".join(filter(None, (named.repository, named.subset)))
+        hint = f"what was downloaded before needs no network: {_PREFIX}{name}@{there[0].name}"
     return DataError(f"{named.text} cannot be downloaded: {reason}", hint=hint)

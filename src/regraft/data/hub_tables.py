@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -48,9 +49,79 @@ class _Place(NamedTuple):
     row: int
 
 
-def open_tables(
-    name: str, folder: Path, files: Sequence[str], subset: str | None, label: str | None
-) -> Source:
+@dataclass(frozen=True)
+class Tables:
+    """The files of one subset, as far as their names tell.
+
+    Attributes
+    ----------
+    splits : dict of str to list of str
+        Files of each split that is used: paths below the folder, as in the repository.
+    parts : dict of str to ("train", "val", "test" or None)
+        What each of these splits is.
+    notes : tuple of str
+        What was left out.
+    """
+
+    splits: dict[str, list[str]]
+    parts: dict[str, Part | None]
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """All of its files: nothing else has to be downloaded."""
+        return [file for files in self.splits.values() for file in files]
+
+
+def choose_tables(name: str, files: Sequence[str], subset: str | None) -> Tables:
+    """Choose the Parquet files of one subset by their names, before they are there.
+
+    Parameters
+    ----------
+    name : str
+        As the user wrote it, for messages.
+    files : sequence of str
+        Paths as in the repository: they say split and subset.
+    subset : str, optional
+        Which of several; the one that is called default where not given.
+
+    Returns
+    -------
+    Tables
+        Splits named like parts are these; others are left out.
+
+    Raises
+    ------
+    DataError
+        Where there is no such subset, there are several to choose from, or no split can be used.
+
+    Examples
+    --------
+    >>> tables = choose_tables("hf:a/b", ["small/train.parquet", "large/train.parquet"], "small")
+    >>> tables.files
+    ['small/train.parquet']
+    """
+    found = _subsets(files)
+    chosen = subset or ("default" if "default" in found else next(iter(found)))
+    if chosen not in found or (subset is None and len(found) > 1 and chosen != "default"):
+        what = "has several subsets" if subset is None else f"has no subset {subset}"
+        raise DataError(
+            f"{name} {what}: {listed(sorted(found))}", hint="hf:OWNER/NAME/SUBSET chooses one"
+        )
+    splits = found[chosen]
+    if any("/partial-" in file for some in splits.values() for file in some):
+        raise DataError(
+            f"{name}: the hub has converted only the first gigabytes of it",
+            hint="download it from its page, and give a folder of class folders",
+        )
+    parts, notes = _parts(name, splits)
+    others = sorted(set(found) - {chosen})
+    if others and subset is None:
+        notes = (f"subset default; hf:OWNER/NAME/SUBSET chooses another: {listed(others)}", *notes)
+    return Tables({split: splits[split] for split in parts}, parts, notes)
+
+
+def open_tables(name: str, folder: Path, tables: Tables, label: str | None) -> Source:
     """Open the Parquet files of a dataset.
 
     Parameters
@@ -59,38 +130,34 @@ def open_tables(
         As the user wrote it, for messages.
     folder : Path
         Where the files lie.
-    files : sequence of str
-        Their paths below it, as in the repository: they say split and subset.
-    subset, label : str, optional
-        Which of several subsets, and which column.
+    tables : Tables
+        Which files.
+    label : str, optional
+        Which column.
 
     Returns
     -------
     Source
-        Ids are the split and a number; splits named like parts are these.
+        Ids are the split and a number.
 
     Raises
     ------
     MissingExtraError
         Where pyarrow is not installed.
     DataError
-        Where a file is damaged, there are several subsets or columns to choose from, or none that
-        can be used.
+        Where a file is damaged, there are several columns to choose from, or none that can be used.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("pyarrow", "hf", f"reading {name}") from error
     damage = (pa.ArrowException, OSError, ValueError, LookupError)
-    splits = _splits(name, files, subset)
-    parts, notes = _parts(name, splits)
+    parts, notes = tables.parts, tables.notes
     entries: list[Entry] = []
     places: list[_Place] = []
     refused: list[LedgerEntry] = []
     image = ""
-    for split, paths in splits.items():
-        if split not in parts:
-            continue
+    for split, paths in tables.splits.items():
         number, lost = 0, []
         for columns, place, value in _rows(name, [folder / path for path in paths], label, damage):
             identifier, number, image = f"{split}/{number}", number + 1, columns.image
@@ -112,8 +179,8 @@ def open_tables(
     return Source("hf", name, entries, partial(_stream, image, places), tuple(refused), notes)
 
 
-def _splits(name: str, files: Sequence[str], subset: str | None) -> dict[str, list[str]]:
-    """Sort one subset's files by split: `SUBSET/train-00000-of-00002.parquet` and the like."""
+def _subsets(files: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Sort files by subset and split: `SUBSET/train-00000-of-00002.parquet` and the like."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
         path = PurePosixPath(file)
@@ -123,13 +190,7 @@ def _splits(name: str, files: Sequence[str], subset: str | None) -> dict[str, li
         if split.isdecimal() and folders:  # default/train/0000.parquet, as the hub converts
             split = folders.pop()
         found["/".join(folders) or "default"][split].append(file)
-    if subset is None and len(found) == 1:
-        return dict(next(iter(found.values())))
-    if subset not in found:
-        names = ", ".join(sorted(found))
-        what = "has several subsets" if subset is None else f"has no subset {subset}"
-        raise DataError(f"{name} {what}: {names}", hint="hf:OWNER/NAME/SUBSET chooses one")
-    return dict(found[subset])
+    return found
 
 
 def _parts(
