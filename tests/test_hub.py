@@ -6,9 +6,11 @@ from io import BytesIO
 
 import pyarrow as pa
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from image_trees import FLOWERS
 from regraft.cli import main
+from regraft.data.hub import _patterns
 from regraft.data.ledger import LedgerEntry
 from regraft.data.sources import SourceOptions, open_source
 from regraft.errors import DataError, MissingExtraError
@@ -333,6 +335,17 @@ def test_what_holds_nothing_of_use_is_told(opened):
 def test_names_that_lead_out_are_passed_over(opened, tmp_path):
     opened({"train.parquet": TRAIN, "../../../../evil.parquet": TRAIN, "/evil.parquet": TRAIN})
     assert not list(tmp_path.rglob("evil.parquet"))
+
+
+def test_many_images_are_named_by_few_patterns():
+    """The client compares every file with every pattern."""
+    wanted = [f"train/{name}/{n}.png" for name in ("rose", "tulip [1]", "a*b") for n in range(500)]
+    others = ["README.md", "train/a*b/notes.txt", "train/a*b/.x/1.png", "train/aXb/1.txt"]
+    others += ["rose/1.txt", "train/tulip 1/2.txt", "../train/rose/3.png"]
+    patterns = _patterns(wanted, [*wanted, *others])
+    assert sorted(patterns[:2]) == ["train/rose/*", "train/tulip [[]1]/*"]
+    assert list(filter_repo_objects([*wanted, *others], allow_patterns=patterns)) == wanted
+    assert _patterns(["a.png", "b/c.png"], ["a.png", "b/c.png"]) == ["a.png", "b/*"]
 
 
 # --- the network ------------------------------------------------------------------------------
