@@ -78,6 +78,8 @@ def test_history_has_a_row_for_each_epoch_and_one_is_chosen(run):
 def test_metrics_tell_what_was_trained_and_what_it_is_held_against(run):
     head = run.metrics["head"]
     assert head["name"] == "finetune"
+    assert head["n"] == run.metrics["data"]["n"]["train"]
+    assert "rows" not in head
     assert head["trained_stages"] == ["blocks.6"]
     assert head["validation"]["n"] == run.metrics["data"]["n"]["val"] > 0
     assert run.metrics["backbone"]["frozen"] is False

@@ -244,7 +244,8 @@ def test_each_training_image_has_views_of_its_own_in_the_store_and_no_test_image
     run = pipeline.train(photographs, TrainConfig(out=tmp_path / "run", **settings))
     n = run.metrics["data"]["n"]
     assert run.metrics["features"]["extracted"] == n["train"] + n["test"] + 3 * n["train"]
-    assert run.metrics["head"]["n"] == 4 * n["train"]
+    head = run.metrics["head"]
+    assert (head["n"], head["rows"]) == (n["train"], 4 * n["train"])  # images, and views of them
     assert run.metrics["backbone"]["views"] == 0  # nothing of them is in the bundle
     again = pipeline.train(photographs, TrainConfig(out=tmp_path / "again", **settings))
     assert again.metrics["features"]["extracted"] == 0
@@ -295,7 +296,8 @@ def test_views_of_training_images_are_different_from_image_to_image():
 def test_rounds_of_testing_every_image_have_views_too(photographs, tmp_path):
     settings = {"out": tmp_path / "run", "folds": 2, "views": 1, "cache": False, **QUICK}
     run = pipeline.train(photographs, TrainConfig(**settings))
-    assert run.metrics["test"]["n"] == run.metrics["head"]["n"] / 2
+    head = run.metrics["head"]
+    assert run.metrics["test"]["n"] == head["n"] == head["rows"] / 2
 
 
 @pytest.mark.parametrize("head", ["logistic", "ridge"])

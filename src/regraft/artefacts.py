@@ -93,6 +93,9 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     backbone, record = model.backbone, dict(outcome.fitted.record)
     near = near_duplicates.describe(outcome.near, samples, len(parts.test))
     candidates = record.pop("candidates", [])
+    if outcome.config.strategy == "probe":  # what is fitted are rows: images and their views
+        record["rows"] = record["n"]
+    record["n"] = len(parts.train)
     return {
         "regraft": __version__,
         "task": "single-label",

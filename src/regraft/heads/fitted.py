@@ -32,6 +32,7 @@ class FittedHead:
         What was tried, one row each: for history.csv.
     record : dict
         JSON-ready: head, chosen settings, n, d, temperature, out-of-fold scores and how it ended.
+        n is the number of rows: metrics.json has that of images there.
     """
 
     head: nn.Module
