@@ -62,5 +62,15 @@ def test_chunks_are_the_standardised_rows_in_order():
     expected = (x - rows.standard.mean) * rows.standard.scale
     assert torch.equal(all_rows(rows), expected)
     assert torch.equal(all_rows(rows, width=10_000), expected)
-    assert torch.equal(all_rows(rows, step=7), expected[::7])
-    assert torch.equal(torch.cat([x[where] for where, _ in rows.chunks(step=7)]), x[::7])
+    assert torch.equal(torch.cat([x[where] for where, _ in rows.chunks()]), x)
+    chosen = torch.arange(3, 2500, 7)
+    some = list(rows.some(chosen))
+    assert torch.equal(torch.cat([z for _, z in some]), expected[chosen])
+    assert torch.equal(torch.cat([numbers for numbers, _ in some]), chosen)
+
+
+def test_rows_that_need_no_standardising_are_read_where_they_lie():
+    x = features(2500, 5)
+    rows = Rows(x, Standard.none(5))
+    assert torch.equal(all_rows(rows), x)
+    assert {z.untyped_storage().data_ptr() for _, z in rows.chunks()} == {x.data_ptr()}

@@ -256,14 +256,15 @@ def test_ridge_predicts_each_row_as_a_fit_without_it_would(grouped):
     assert whole.predict(z) / scale == pytest.approx(logits, abs=1e-3)
 
 
-def test_the_path_may_begin_where_another_fit_ended():
+def test_a_penalty_chosen_on_fewer_images_is_taken_over_in_proportion():
     parts, y = blocks_of(300, signal=4)
     x = np.concatenate(parts, 1)
     given = {"folds": np.arange(300) // 3 % 5, "n_classes": 3}
     whole = fit_head(x, y, **given)
     half = fit_head(x[::2], y[::2], folds=given["folds"][::2], n_classes=3)
     near = fit_head(x, y, **given, near=half)
-    assert len(near.history) < len(whole.history)
+    assert [row["penalty"] for row in near.history] == [half.record["penalty"] / 2]
+    assert near.record["penalty"] == half.record["penalty"] / 2
     assert near.record["out_of_fold"]["log_loss"] == pytest.approx(
         whole.record["out_of_fold"]["log_loss"], abs=3e-3
     )

@@ -9,6 +9,7 @@ store, needs ``shape`` and ``chunks`` alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +45,11 @@ class Standard:
 
     mean: Tensor
     scale: Tensor
+
+    @cached_property
+    def changes_nothing(self) -> bool:
+        """Whether rows stay as they are, to the bit."""
+        return not bool(self.mean.any()) and bool((self.scale == 1).all())
 
     @classmethod
     def none(cls, width: int) -> Standard:
@@ -106,30 +112,44 @@ class Rows:
         """Number of rows and of features."""
         return self.x.shape[0], self.x.shape[1]
 
-    def chunks(self, width: int = 1, step: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    def chunks(self, width: int = 1) -> Iterator[tuple[slice, Tensor]]:
         """Yield standardised rows in order, some at a time.
 
         Parameters
         ----------
         width : int
             Numbers that the caller makes of each row, so that its own chunks stay small too.
-        step : int
-            Read every step-th row only.
 
         Yields
         ------
         tuple of slice and tensor of shape (n, D), float32
-            Which rows, and the rows. The tensor is overwritten by the next one.
+            Which rows, and the rows. Not to be written to; overwritten by the next ones.
         """
         n_rows, n_features = self.shape
         size = _chunk(max(width, n_features))
-        buffer = torch.empty(min(size, n_rows), n_features)
-        for start in range(0, n_rows, size * step):
-            where = slice(start, min(start + size * step, n_rows), step)
-            part = self.x[where]
-            chunk = buffer[: len(part)]
-            torch.sub(part, self.standard.mean, out=chunk)
-            yield where, chunk.mul_(self.standard.scale)
+        buffer = torch.empty(0 if self.standard.changes_nothing else min(size, n_rows), n_features)
+        for start in range(0, n_rows, size):
+            where = slice(start, min(start + size, n_rows))
+            chunk = part = self.x[where]
+            if len(buffer):
+                chunk = torch.sub(part, self.standard.mean, out=buffer[: len(part)])
+                chunk.mul_(self.standard.scale)
+            yield where, chunk
+
+    def some(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield chosen standardised rows, some at a time, with their numbers.
+
+        Parameters
+        ----------
+        chosen : tensor of shape (n,), int64
+            Numbers of rows.
+
+        Yields
+        ------
+        tuple of tensor of shape (m,), int64 and tensor of shape (m, D), float32
+        """
+        for part in torch.split(chosen, _chunk(self.shape[1])):
+            yield part, (self.x[part] - self.standard.mean) * self.standard.scale
 
 
 def _chunk(width: int) -> int:
