@@ -1,6 +1,7 @@
 """The learning-rate finder: training images alone, the same bits by seed, one file written."""
 
 import dataclasses
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from finetune_trials import make_trial
 from regraft.cli import main
 from regraft.data.scan import scan
 from regraft.data.split import split
-from regraft.errors import DivergedError, RunError
+from regraft.errors import DataError, DivergedError, RunError
 from regraft.finetune.rates import HIGHEST, LOWEST, STEPS, _read
 from regraft.finetune.start import find
+from regraft.probe import fit_probe
 from regraft.report import Reporter
+from regraft.steps import compute_of, divide, extract_features, load_backbone, probing, suited
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 
@@ -134,6 +137,61 @@ def test_only_the_plot_is_written_and_by_seed_it_is_the_same(photographs, tmp_pa
     found = regraft.find_rate(photographs, cache=False, **SMALL)
     assert plot.read_bytes() == first  # written again from Python: the same, by seed
     assert found.default == 2e-3
+
+
+def rates_after_a_probe(data, config):
+    """Return the same trial with a probe fitted first, as ``train`` does."""
+    samples = scan(data, config)
+    parts = divide(samples, config)
+    backbone, config = suited(load_backbone(config), samples, config, Reporter())
+    compute = compute_of(backbone, config)
+    with ExitStack() as stack:
+        features = extract_features(
+            samples, parts.train, backbone, compute, config, stack, Reporter()
+        )
+        probe = fit_probe(features, samples, parts, backbone, probing(config))
+    return find(probe.model, samples, parts, compute, config, Reporter())
+
+
+DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SMALL, {**SMALL, "taps": "all"}, {**DRAWN, "taps": "last"}, {**DRAWN, "head": "mean"}],
+    ids=["scratch", "scratch of all stages", "random head", "random head, no weights"],
+)
+def test_no_probe_is_fitted_where_it_decides_nothing(settings, photographs, tmp_path):
+    store = tmp_path / "store"
+    found = regraft.find_rate(photographs, out=tmp_path / "x.png", cache_dir=store, **settings)
+    assert not store.exists()  # nothing was extracted
+    expected = rates_after_a_probe(photographs, regraft.TrainConfig(cache=False, **settings))
+    assert np.array_equal(found.losses, expected.losses)
+    assert found.limit == expected.limit
+
+
+@pytest.mark.parametrize("changes", [{"taps": "auto"}, {"start": "probe"}])
+def test_a_probe_is_fitted_where_it_begins_or_chooses_the_blocks(changes, photographs, tmp_path):
+    store = tmp_path / "store"
+    settings = {**DRAWN, "taps": "last", **changes}
+    regraft.find_rate(photographs, out=tmp_path / "x.png", cache_dir=store, **settings)
+    assert store.exists()
+
+
+def test_images_that_cannot_be_read_are_left_out_without_a_probe_too(tmp_path):
+    data = make_photographs(tmp_path / "photographs", a_class=12)
+    config = regraft.TrainConfig(cache=False, **SMALL)
+    samples = scan(data, config)
+    name = samples.ids[divide(samples, config).train[0]]
+    (data / name).write_bytes((data / name).read_bytes()[:-40])
+    told = []
+    reporter = Reporter()
+    reporter.say = told.append
+    regraft.find_rate(data, config, reporter, out=tmp_path / "x.png")
+    assert "1 of 36 images refused (all are named in the ledger.json of a training):" in told
+    assert any(line.startswith(f"  {name}: ") for line in told)
+    with pytest.raises(DataError, match=name):
+        regraft.find_rate(data, config, out=tmp_path / "y.png", strict=True)
 
 
 def test_what_no_step_depends_on_is_no_flag(capsys):

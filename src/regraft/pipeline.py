@@ -41,6 +41,7 @@ from regraft.steps import (
     n_workers,
     probing,
     suited,
+    tell_refused,
 )
 
 if TYPE_CHECKING:
@@ -53,14 +54,11 @@ if TYPE_CHECKING:
     from regraft.claims import Claim
     from regraft.config import TrainConfig
     from regraft.crossing import Scored
-    from regraft.data.ledger import Ledger
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
     from regraft.finetune.ranks import Ranks
     from regraft.model import Model
     from regraft.near_duplicates import Pair
-
-_TOLD = 5  # refused images on the console
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _train(
                 samples, _used(parts), backbone, compute, config, stack, reporter, parts.train
             )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
-            _tell_refused(samples.ledger, reporter, "in ledger.json")
+            tell_refused(samples.ledger, reporter, "in ledger.json")
         with seconds.of("compare"):  # the same scene twice, in training and in test
             pairs = _near_duplicates(samples, parts, features, config, reporter)
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
@@ -269,7 +267,7 @@ def evaluate(
     results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
     entries = samples.ledger.entries
     refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
-    _tell_refused(samples.ledger, reporter, "among the figures")
+    tell_refused(samples.ledger, reporter, "among the figures")
     told = {"source": samples.source.location, "notes": notes, "refused": refused}
     return {"run": str(run), "data": told, **results}
 
@@ -335,18 +333,6 @@ def _import_predictor() -> Any:
     from regraft.bundle.predictor import Predictor
 
     return Predictor
-
-
-def _tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
-    """Name the first few images that were lost, and where all are named."""
-    refused = [entry for entry in ledger.entries if entry.status == "refused"]
-    if not refused:
-        return
-    counts = ledger.counts()
-    total = counts["used"] + counts["refused"]
-    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named {place}):")
-    for entry in refused[:_TOLD]:
-        reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
 
 
 def _checkpoints(run: Path, config: TrainConfig) -> Path:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from regraft.background import in_background
 from regraft.claims import picture_place
 from regraft.data.refused import drop_refused
 from regraft.data.scan import scan
+from regraft.errors import ImageError
 from regraft.report import Reporter
 from regraft.steps import (
     check_names,
@@ -20,13 +21,18 @@ from regraft.steps import (
     divide,
     extract_features,
     load_backbone,
+    n_workers,
     probing,
     suited,
+    tell_refused,
 )
 
 if TYPE_CHECKING:
+    from regraft.backbones.backbone import Backbone
     from regraft.config import TrainConfig
+    from regraft.data.samples import Parts, Samples
     from regraft.finetune.rates import Rates
+    from regraft.model import Model
 
 
 def find_rate(
@@ -39,8 +45,9 @@ def find_rate(
 ) -> Rates:
     """Suggest a learning rate for ``train`` with the same data and settings.
 
-    Only images of the training part go through the network. Only the plot is written, and features
-    of the training part go into the store, where the training finds them.
+    Only images of the training part are read. Only the plot is written; where a probe is fitted
+    first, since it is what the training begins with, features of the training part go into the
+    store, where the training finds them.
 
     Parameters
     ----------
@@ -89,12 +96,68 @@ def find_rate(
 
         check_names(backbone, config)
         compute = compute_of(backbone, config)
-        features = extract_features(
-            samples, parts.train, backbone, compute, config, stack, reporter
-        )
-        samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
-        probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
-        found = find(probe.model, samples, parts, compute, config, reporter)
+        begin = _without_probe(backbone, samples, config)
+        if begin is None:
+            features = extract_features(
+                samples, parts.train, backbone, compute, config, stack, reporter
+            )
+            refused = features.refused
+        else:
+            refused = _unreadable(samples, parts, backbone, config, reporter)
+        samples, parts = drop_refused(samples, parts, refused, strict=config.strict)
+        tell_refused(samples.ledger, reporter, "in the ledger.json of a training")
+        if begin is None:
+            probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
+            begin = probe.model
+        found = find(begin, samples, parts, compute, config, reporter)
     draw_rates(place, found)
     reporter.say(f"picture: {place}")
     return found
+
+
+def _without_probe(backbone: Backbone, samples: Samples, config: TrainConfig) -> Model | None:
+    """Return what a training begins with where a probe has no say; None where it has.
+
+    A head that is drawn at random needs none, unless a probe chooses the blocks that it reads: one
+    that weighs features keeps those that are worth it.
+    """
+    from regraft.features.taps import POOLED, select_blocks
+    from regraft.finetune.network import random_head
+    from regraft.model import Model
+    from regraft.probe import WEIGHING
+
+    if config.strategy != "scratch" and config.start == "probe":
+        return None
+    weighs = probing(config).head in WEIGHING
+    taps = "last" if config.taps == "auto" and not weighs else config.taps
+    blocks = select_blocks(backbone, taps, config.grids)
+    if weighs and len(blocks) > 1:
+        return None
+    channels = {stage.name: stage.channels for stage in backbone.stages}
+    channels[POOLED] = backbone.n_features
+    width = sum(channels[block.tap] * block.grid**2 for block in blocks)
+    head = random_head(width, len(samples.classes), config.seed)
+    return Model(backbone, blocks, head, 1.0, samples.classes, config.max_pixels)
+
+
+def _unreadable(
+    samples: Samples, parts: Parts, backbone: Backbone, config: TrainConfig, reporter: Reporter
+) -> dict[int, ImageError]:
+    """Decode the training part, which no network has read, and return what cannot be used."""
+    from regraft.features.extract import render_ahead
+
+    refused: dict[int, ImageError] = {}
+    with (
+        reporter.track("read", len(parts.train)) as advance,
+        closing(
+            render_ahead(
+                samples.stream(parts.train), backbone.preprocess, n_workers(config),
+                config.max_pixels, samples.hashes,
+            )
+        ) as rendered,
+    ):  # fmt: skip
+        for index, image in rendered:
+            if isinstance(image, ImageError):
+                refused[index] = image
+            advance(1)
+    return refused

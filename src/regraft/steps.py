@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
+    from regraft.data.ledger import Ledger
     from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.report import Reporter
+
+_TOLD = 5  # refused images on the console
 
 
 def configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
@@ -180,6 +183,18 @@ def extract_features(
             text = f"{error.message}; features of this run are not kept"
             warnings.warn(text, StoreWarning, stacklevel=2)
     return into(stack.enter_context(temporary_store()))
+
+
+def tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:
+    """Name the first few images that were lost, and where all are named."""
+    refused = [entry for entry in ledger.entries if entry.status == "refused"]
+    if not refused:
+        return
+    counts = ledger.counts()
+    total = counts["used"] + counts["refused"]
+    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named {place}):")
+    for entry in refused[:_TOLD]:
+        reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")
 
 
 def n_workers(config: TrainConfig) -> int:
