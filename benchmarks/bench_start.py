@@ -1,0 +1,155 @@
+"""Does it help small sets to stay near the probe: by L2-SP, or by averaging weights with it?
+
+    python benchmarks/bench_start.py DATA [--a-class 25] [--size 160] [--unfreeze 2] [--epochs 12]
+        [--lr 3e-4] [--first 100] [--count 4] [--pulls 0,10,100] [--shares 0,0.25,0.5,0.75,1]
+
+Draws --a-class training images of each class; a fifth of them more choose nothing but the epoch.
+For each pull the network is trained with it: after each step every weight goes back towards where
+it began by rate * pull * distance (L2-SP, decoupled as AdamW's decay is). For each share the
+network in between the probe and the last epoch is scored on the test part: (1 - share) * probe +
+share * trained. One JSON line: means over draws, and gains over the plain last epoch (pull 0, share
+1) with their standard errors, paired by draw; share 0 is the probe itself.
+
+References: Li et al., Explicit inductive bias for transfer learning, ICML 2018 (L2-SP). Wortsman et
+al., Robust fine-tuning of zero-shot models, CVPR 2022 (averaging).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from regraft.process import tune_process
+
+tune_process()
+
+import numpy as np  # noqa: E402 - after the process was tuned
+import torch  # noqa: E402
+
+from regraft.config import TrainConfig  # noqa: E402
+from regraft.data.scan import scan  # noqa: E402
+from regraft.data.split import split  # noqa: E402
+from regraft.finetune.start import finetune  # noqa: E402
+from regraft.finetune.validation import Validation  # noqa: E402
+from regraft.heads.temperature import log_losses  # noqa: E402
+from regraft.probe import fit_probe  # noqa: E402
+from regraft.report import Reporter  # noqa: E402
+from regraft.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+
+
+class Pull:
+    """A callback: L2-SP, and what the network was before and after."""
+
+    def __init__(self, strength: float):
+        self.strength = strength
+
+    def on_train_begin(self, loop):
+        """Note where it begins."""
+        state = loop.state
+        self.begin = {name: tensor.clone() for name, tensor in state.network.state().items()}
+
+    @torch.no_grad()
+    def on_batch_end(self, loop):
+        """Go back a little."""
+        if not self.strength:
+            return
+        for group in loop.state.optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                parameter.lerp_(self.begin[name], min(1.0, group["lr"] * self.strength))
+
+    def on_train_end(self, loop):
+        """Note where it ended."""
+        self.network = loop.state.network
+        self.end = {name: tensor.clone() for name, tensor in self.network.state().items()}
+
+    def between(self, share: float):
+        """Return the model at a share of the way."""
+        tensors = {
+            name: torch.lerp(start, self.end[name], share)
+            if start.is_floating_point()
+            else self.end[name]
+            for name, start in self.begin.items()
+        }
+        return self.network.to_model(tensors, "in between")
+
+
+def few(samples, train, a_class, seed):
+    """Draw some training images of each class, and a fifth as many for validation."""
+    order = np.random.default_rng(seed).permutation(train)
+    of_class = [order[samples.labels[order] == k] for k in range(len(samples.classes))]
+    more = a_class + max(1, a_class // 5)
+    train = np.sort(np.concatenate([rows[:a_class] for rows in of_class]))
+    return train, np.sort(np.concatenate([rows[a_class:more] for rows in of_class]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("--a-class", type=int, default=25)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--unfreeze", default="2")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--first", type=int, default=100)
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--pulls", default="0,10,100")
+    parser.add_argument("--shares", default="0,0.25,0.5,0.75,1")
+    given = parser.parse_args()
+    pulls = [float(word) for word in given.pulls.split(",")]
+    shares = [float(word) for word in given.shares.split(",")]
+    config = TrainConfig(
+        strategy="finetune", unfreeze=given.unfreeze, epochs=given.epochs, lr=given.lr,
+        image_size=given.size, augment="light",
+    )  # fmt: skip
+    samples = scan(given.data, config)
+    backbone, config = suited(load_backbone(config), samples, config, Reporter())
+    compute = compute_of(backbone, config)
+    found = np.zeros((given.count, len(pulls), len(shares), 2))
+    for draw, seed in enumerate(range(given.first, given.first + given.count)):
+        config = config.replace(seed=seed)
+        parts = split(samples, test_fraction=config.test_fraction, seed=seed)
+        train, val = few(samples, parts.train, given.a_class, seed)
+        parts = dataclasses.replace(parts, train=train, val=val)
+        with contextlib.ExitStack() as stack:
+            features = extract_features(
+                samples, np.union1d(train, val), backbone, compute, config, stack, Reporter(), train
+            )
+            probe = fit_probe(features, samples, parts, backbone, config.replace(strategy="probe"))
+        testing = Validation(
+            samples, parts.test, backbone.preprocess, compute,
+            max_pixels=config.max_pixels, workers=os.cpu_count() or 1,
+        )  # fmt: skip
+        truth = samples.labels[parts.test]
+        for i, strength in enumerate(pulls):
+            pull = Pull(strength)
+            with tempfile.TemporaryDirectory() as folder:
+                place = Path(folder) / "run"
+                finetune(probe.model, samples, parts, compute, config, place, Reporter(), [pull])
+            for j, share in enumerate(shares):
+                logits = testing.score(pull.between(share)).logits
+                right = (logits.argmax(1) == truth).mean()
+                found[draw, i, j] = right, log_losses(logits, truth).mean()
+    plain = found[:, [pulls.index(0)], [len(shares) - 1]][:, None]
+    gain = found - plain
+    error = gain.std(axis=0, ddof=1) / given.count**0.5
+    rows = [
+        {
+            "pull": pulls[i],
+            "share": shares[j],
+            "accuracy": round(float(found[:, i, j, 0].mean()), 4),
+            "log_loss": round(float(found[:, i, j, 1].mean()), 4),
+            "gain": [round(float(gain[:, i, j, 0].mean()), 4), round(float(error[i, j, 0]), 4)],
+        }
+        for i in range(len(pulls))
+        for j in range(len(shares))
+    ]
+    print(json.dumps({**vars(given), "n_test": len(truth), "found": rows}))
+
+
+if __name__ == "__main__":
+    main()
