@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special, stats
+from scipy import sparse, special
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def of_mean(values: Floats) -> tuple[float | None, float | None]:
     """
     if len(values) < 2:
         return None, None
-    half = stats.t.ppf(_TAILS[1], len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, _TAILS[1]) * values.std(ddof=1) / np.sqrt(len(values))
     mean = values.mean()
     return float(mean - half), float(mean + half)
 

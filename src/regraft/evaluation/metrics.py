@@ -27,7 +27,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from regraft.errors import InputError
 from regraft.evaluation.intervals import ClassCounts, bootstrap, of_mean, wilson
@@ -94,7 +93,10 @@ def evaluate(
     labels = np.asarray(labels, dtype=np.int64)
     _check(probabilities, labels, len(classes))
     seen = _look(probabilities, labels)
-    confusion = confusion_matrix(labels, seen.predicted, labels=np.arange(len(classes)))
+    # Not by scikit-learn, which takes 1.5 s to import: a thirtieth of a training.
+    n_classes = len(classes)
+    confusion = np.bincount(labels * n_classes + seen.predicted, minlength=n_classes**2)
+    confusion = confusion.reshape(n_classes, n_classes)
     counts = ClassCounts(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
     result: dict[str, Any] = {
         "n": len(labels),
