@@ -1,10 +1,11 @@
 """Does a fine-tuning that is killed at random points end in the same bits?
 
-    python benchmarks/bench_resume.py [DATA [KILLS [SEED]]]
+    python benchmarks/bench_resume.py [DATA [RUNS [SEED]]]
 
-Trains undisturbed, then again and again with `--resume`, killed (-9) at a random moment each time,
-with 1, 2 and 3 decoding threads in turn; whenever a run comes through, its bundle and its history
-are compared to the undisturbed one's, and the next one begins anew. Augmentation, dropout, mixup,
+Trains undisturbed, then RUNS times so that each run is killed (-9) at a random moment and goes on
+with `--resume`, with 1, 2 and 3 decoding threads in turn; half of the resumed ones are killed
+again. At its end its bundle and its history are compared to the undisturbed one's. A run that came
+through before its first kill is not counted. Augmentation, dropout, mixup,
 averaging and a checkpoint every second are on. Without DATA, textures are painted. POSIX only: all
 runs are forked from one process that has imported everything.
 """
@@ -75,7 +76,7 @@ def result(out: Path) -> tuple:
 
 def main() -> None:
     given = sys.argv[1:]
-    kills = int(given[1]) if len(given) > 1 else 50
+    runs = int(given[1]) if len(given) > 1 else 50
     chance = random.Random(int(given[2]) if len(given) > 2 else 0)
     # Imported once for all runs; no thread is started by an import.
     from regraft import artefacts, pipeline  # noqa: F401, PLC0415
@@ -98,24 +99,24 @@ def main() -> None:
         expected = result(whole)
         if result(folder / "again") != expected:
             sys.exit("two undisturbed runs differ")
-        done, completed, equal, saves = 0, 0, 0, 0
-        while done < kills or completed == 0:
-            workers = str(1 + done % 3)
-            more = ["--resume", "--out", str(out), "--workers", workers]
+        kills, completed, equal, saves, starts, hurt = 0, 0, 0, 0, 0, False
+        while completed < runs:
+            starts += 1
+            more = ["--resume", "--out", str(out), "--workers", str(1 + starts % 3)]
             number = start([*words, *more], told)
-            if done < kills:
-                # Often shorter than a whole run, so that most runs are killed several times.
+            if not hurt or chance.random() < 0.5:
                 time.sleep(chance.uniform(0, seconds))
                 os.kill(number, signal.SIGKILL)
             code = ended(number)
             if code == -signal.SIGKILL:
-                done += 1
+                hurt, kills = True, kills + 1
                 saves += out.with_name("out.checkpoints").exists()
             elif code:
                 sys.exit(told.read_text(encoding="utf-8"))
             if (out / "metrics.json").exists():
-                completed += 1
-                equal += result(out) == expected
+                completed += hurt
+                equal += hurt and result(out) == expected
+                hurt = False
                 shutil.rmtree(out)
         print(
             json.dumps(
@@ -125,9 +126,9 @@ def main() -> None:
                     "best epoch": json.loads((whole / "metrics.json").read_text())["head"][
                         "best_epoch"
                     ],
-                    "kills": done,
+                    "kills": kills,
                     "kills that left checkpoints": saves,
-                    "runs that came through": completed,
+                    "runs killed and resumed": completed,
                     "of them equal to the bit": equal,
                 }
             )
