@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import regraft
 from regraft import __version__
 from regraft.cli import app, main
 from regraft.cli_options import combine, given
 from regraft.config import TrainConfig
 from regraft.console import guarded
-from regraft.errors import ConvergenceWarning, DataError, RegraftError
+from regraft.errors import ConfigError, ConvergenceWarning, DataError, RegraftError
 from regraft.progress import ConsoleReporter
 from regraft.settings import GROUPS, setting_types
 
@@ -475,3 +476,45 @@ def test_a_dumb_terminal_has_no_bars(monkeypatch):
     with ConsoleReporter().track("scan", total=1) as advance:
         advance(1)
     assert "\x1b" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (
+            ["--epochs", "20", "--lr", "0.1"],
+            "epochs, lr are given, and strategy probe does not read them",
+            "--strategy finetune trains the network too; a probe has no epochs and no steps",
+        ),
+        (
+            ["--augment", "strong"],
+            "augment is given, and strategy probe does not read it",
+            "--views 2 lets a probe learn from augmented views; --strategy finetune augments each epoch",
+        ),
+        (
+            ["--strategy", "scratch", "--unfreeze", "2"],
+            "unfreeze is given, and strategy scratch does not read it",
+            "--strategy finetune starts from a probe, and trains as many stages as --unfreeze says",
+        ),
+    ],
+)
+def test_flags_that_would_change_nothing_are_told(words, message, hint, tmp_path, capsys):
+    """A tutorial's --epochs on the default strategy was passed over in silence."""
+    assert main(["train", str(tmp_path), *words]) == 2
+    assert capsys.readouterr().err == f"error: {message}\nhint: {hint}\n"
+
+
+def test_flags_that_no_compared_training_reads_are_told(tmp_path, capsys):
+    words = ["compare", str(tmp_path / "none"), "--models", "embedded", "--epochs", "2"]
+    assert main(words) == 2
+    told = "epochs is given, and strategy probe does not read it"
+    assert told in capsys.readouterr().err
+    assert main([*words, "--strategies", "probe,finetune"]) == 2
+    assert told not in capsys.readouterr().err
+
+
+def test_settings_that_would_change_nothing_are_told_in_python_too(tmp_path):
+    with pytest.raises(ConfigError, match="epochs is given, and strategy probe does not read it"):
+        regraft.train(tmp_path, epochs=20)
+    with pytest.raises(DataError):  # a configuration may say more than its strategy reads
+        regraft.train(tmp_path, TrainConfig(epochs=20, augment="strong"))

@@ -34,7 +34,7 @@ from regraft.config import Augment
 from regraft.console import end, guarded
 from regraft.errors import InputError, visible
 from regraft.process import tune_process
-from regraft.settings import placeholder
+from regraft.settings import placeholder, refuse_unread
 
 app = App(
     name="regraft",
@@ -109,6 +109,7 @@ def train(
     if data is None:
         raise _no_data(config)
     settings = combine(config, flags, base)
+    refuse_unread(settings, given(flags))
     tune_process()
     from regraft import pipeline
     from regraft.finetune.ranks import is_first

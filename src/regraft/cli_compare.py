@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from regraft.cli_options import CompareFlags, ConfigFile, Names, Picture, combine, given
 from regraft.errors import InputError, visible
 from regraft.process import tune_process
+from regraft.settings import refuse_unread
 
 
 def compare(
@@ -59,6 +60,8 @@ def compare(
             hint="regraft compare --help",
         )
     settings = combine(config, flags).replace(out=out, overwrite=overwrite)
+    if {*_words(strategies)} <= {settings.strategy}:  # else one of them reads what others do not
+        refuse_unread(settings, given(flags))
     from regraft.progress import ConsoleReporter
     from regraft.side_by_side import compare_trainings
 

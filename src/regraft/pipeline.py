@@ -30,7 +30,7 @@ from regraft.finetune.folder import checkpoints_folder, refuse_existing
 from regraft.finetune.ranks import joined
 from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
-from regraft.settings import PREDICTING, READING, some_settings
+from regraft.settings import PREDICTING, READING, refuse_unread, some_settings
 from regraft.steps import (
     check_names,
     compute_of,
@@ -127,6 +127,7 @@ def train(
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
     config, reporter = configured(config, settings), reporter or Reporter()
+    refuse_unread(config, settings)
     check_callbacks(callbacks, config.strategy)
     with joined(config.strategy) as ranks:  # several processes where torchrun has started them
         if not ranks.first:

@@ -102,6 +102,58 @@ PLACEHOLDERS = {
 }
 
 
+def unread(config: TrainConfig) -> set[str]:
+    """Return the settings that a training with this strategy does not read.
+
+    Examples
+    --------
+    >>> "epochs" in unread(TrainConfig()), "augment" in unread(TrainConfig(views=2))
+    (True, False)
+    """
+    if config.strategy == "probe":
+        return {*GROUPS["Fine-tuning"]} - {"strategy", *(["augment"] if config.views else [])}
+    return {"unfreeze", "start"} if config.strategy == "scratch" else set()
+
+
+def refuse_unread(config: TrainConfig, given: Collection[str]) -> None:
+    """Refuse settings that were asked for one by one and would change nothing.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        What is about to be run; a file or a recipe may say more than its strategy reads.
+    given : collection of str
+        Names of settings that were given as flags, or by name.
+
+    Raises
+    ------
+    ConfigError
+        Names them all.
+
+    Examples
+    --------
+    >>> refuse_unread(TrainConfig(epochs=20), ["epochs"])
+    Traceback (most recent call last):
+        ...
+    regraft.errors.ConfigError: epochs is given, and strategy probe does not read it
+    hint: --strategy finetune trains the network too; a probe has no epochs and no steps
+    """
+    # One command serves a scheduler: --resume begins where there is nothing to resume.
+    names = [name for name in given if name in unread(config) - {"resume"}]
+    if not names:
+        return
+    hint = "--strategy finetune starts from a probe, and trains as many stages as --unfreeze says"
+    if config.strategy == "probe":
+        hint = "--strategy finetune trains the network too; a probe has no epochs and no steps"
+    if names == ["augment"]:
+        hint = "--views 2 lets a probe learn from augmented views; --strategy finetune augments each epoch"
+    verb, what = ("is", "it") if len(names) == 1 else ("are", "them")
+    raise ConfigError(
+        f"{', '.join(names)} {verb} given, and strategy {config.strategy} does not read {what}",
+        hint=hint,
+    )
+
+
 def some_settings(given: Mapping[str, Any], allowed: Collection[str]) -> TrainConfig:
     """Return a configuration of some settings alone.
 

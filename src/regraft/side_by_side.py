@@ -21,7 +21,7 @@ from regraft.finetune.folder import checkpoints_folder, generations
 from regraft.pipeline import train
 from regraft.report import Reporter
 from regraft.runs import is_run, read_metrics
-from regraft.settings import GROUPS, HARMLESS, setting_types
+from regraft.settings import HARMLESS, setting_types, unread
 from regraft.steps import divide, with_augmentation
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from regraft.data.samples import Samples
 
 _LONGEST = 100  # characters of a folder's name: file systems take 255 bytes
-#: What a probe does not read; its strategy is in the group too.
-_NOT_OF_A_PROBE = {*GROUPS["Fine-tuning"]} - {"strategy"}
 
 
 class Comparison(NamedTuple):
@@ -183,9 +181,8 @@ def _difference(planned: _Planned, samples: Samples) -> str | None:
         return "versions of regraft"
     config = with_augmentation(planned.config, samples)
     then = read_config(planned.folder / "config.yaml")
-    free = {*HARMLESS, "split"}  # of the split, the parts themselves are compared
-    if config.strategy == "probe":
-        free |= _NOT_OF_A_PROBE - ({"augment"} if config.views else set())
+    # Of the split, the parts themselves are compared.
+    free = {*HARMLESS, "split", *unread(config)}
     changed = [
         f"{name} ({getattr(then, name)}, now {getattr(config, name)})"
         for name in setting_types()
