@@ -489,7 +489,7 @@ def test_a_dumb_terminal_has_no_bars(monkeypatch):
         (
             ["--augment", "strong"],
             "augment is given, and strategy probe does not read it",
-            "--views 2 lets a probe learn from augmented views; --strategy finetune augments each epoch",
+            "--views 2 shows a probe augmented views; --strategy finetune draws some each epoch",
         ),
         (
             ["--strategy", "scratch", "--unfreeze", "2"],

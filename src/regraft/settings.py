@@ -146,7 +146,7 @@ def refuse_unread(config: TrainConfig, given: Collection[str]) -> None:
     if config.strategy == "probe":
         hint = "--strategy finetune trains the network too; a probe has no epochs and no steps"
     if names == ["augment"]:
-        hint = "--views 2 lets a probe learn from augmented views; --strategy finetune augments each epoch"
+        hint = "--views 2 shows a probe augmented views; --strategy finetune draws some each epoch"
     verb, what = ("is", "it") if len(names) == 1 else ("are", "them")
     raise ConfigError(
         f"{', '.join(names)} {verb} given, and strategy {config.strategy} does not read {what}",
