@@ -86,6 +86,9 @@ def test_metrics_tell_what_was_trained_and_what_it_is_held_against(run):
     assert {"majority", "knn", "probe"} <= set(run.metrics["baselines"])
     assert run.metrics["baselines"]["probe"]["n"] == run.metrics["test"]["n"]
     assert {"train", "extract again"} <= set(run.metrics["seconds"])
+    n = run.metrics["data"]["n"]
+    told = f"{n['train']} images to train, {n['val']} to validate, {n['test']} to test: "
+    assert told in run.summary()
 
 
 def test_epoch_0_is_the_probe_that_the_baseline_measures(run, told, data, tmp_path):

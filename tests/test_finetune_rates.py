@@ -170,12 +170,18 @@ def test_no_probe_is_fitted_where_it_decides_nothing(settings, photographs, tmp_
     assert found.limit == expected.limit
 
 
-@pytest.mark.parametrize("changes", [{"taps": "auto"}, {"start": "probe"}])
+@pytest.mark.parametrize("changes", [{"taps": "auto"}, {"start": "probe", "unfreeze": "1"}])
 def test_a_probe_is_fitted_where_it_begins_or_chooses_the_blocks(changes, photographs, tmp_path):
     store = tmp_path / "store"
     settings = {**DRAWN, "taps": "last", **changes}
-    regraft.find_rate(photographs, out=tmp_path / "x.png", cache_dir=store, **settings)
+    reporter, told = Reporter(), []
+    reporter.say = told.append
+    regraft.find_rate(photographs, None, reporter, out=tmp_path / "x.png", cache_dir=store,
+                      **settings)  # fmt: skip
     assert store.exists()
+    stages = "block3" if "unfreeze" in changes else "block1, block2, block3"
+    assert f"trying rates on {stages} and the head" in told
+    assert not any("cached-views" in line for line in told)  # which lr-find does not take
 
 
 def test_images_that_cannot_be_read_are_left_out_without_a_probe_too(tmp_path):

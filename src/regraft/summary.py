@@ -37,8 +37,9 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
     seconds = metrics["seconds"]
     phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     features = metrics["features"]
+    validated = f" {n['val']:,} to validate," if n["val"] else ""
     lines += [
-        f"{n['train']:,} images to train, {n['test']:,} to test: {metrics['protocol']}",
+        f"{n['train']:,} images to train,{validated} {n['test']:,} to test: {metrics['protocol']}",
         f"features: {features['extracted']:,} extracted, {features['reused']:,} from the store",
         f"{seconds['total']:.1f} s: {phases}",
         f"run folder: {folder}",

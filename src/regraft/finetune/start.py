@@ -271,7 +271,9 @@ def find(
     """
     nowhere = Path(os.devnull)  # of checkpoints: none is written
     config = config.replace(cached_views="0")
-    _, loop, _ = prepare(probe, samples, parts, compute, config, nowhere, reporter)
+    _, loop, told = prepare(probe, samples, parts, compute, config, nowhere, Reporter())
+    loop.reporter = reporter
+    reporter.say(f"trying rates on {', '.join(told['trained_stages']) or 'no stage'} and the head")
     fit_memory(loop.state, loop.validation.preprocess.image_size, compute, reporter)
     with repeatable(compute.device):
         return try_rates(loop)
