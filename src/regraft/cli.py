@@ -90,6 +90,10 @@ def train(
 ) -> None:
     """Train a classifier on labelled images; write a run folder with its figures and a bundle.
 
+    Without options the pretrained network stays as it is, and a head is fitted on what it sees: a
+    probe, in seconds to minutes and without a GPU. With `--strategy finetune` its last stages are
+    trained too. A fifth of the images (or the data's own test part) is tested once at the end.
+
     Parameters
     ----------
     data

@@ -160,8 +160,8 @@ class TrainConfig:
     # --- fine-tuning -------------------------------------------------------------------------
     strategy: Strategy = _setting(
         "probe",
-        "probe: a head on the frozen network; finetune: from the probe on, by gradient; scratch: "
-        "everything from random weights.",
+        "probe: a head on the frozen network; finetune: from the probe on, the last stages are "
+        "trained too (--unfreeze); scratch: everything from random weights.",
     )
     unfreeze: str = _setting(
         "2", "Stages that are trained: a number of last ones (0: the head alone), all, or names."
@@ -191,7 +191,9 @@ class TrainConfig:
         "every epoch draws its own.",
     )
     lr: float | None = _setting(
-        None, "Learning rate; where not given, it follows optimizer and strategy."
+        None,
+        "Learning rate; where not given, it follows optimizer and strategy (docs/finetuning.md). "
+        "`regraft lr-find` suggests one.",
     )
     optimizer: OptimizerName = _setting("adamw", "adamw, or sgd with momentum 0.9.")
     weight_decay: float = _setting(0.01, "Of weights; never of biases and norms.")

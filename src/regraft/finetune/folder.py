@@ -56,7 +56,7 @@ def refuse_existing(folder: Path) -> None:
     if generations(folder):
         raise RunError(
             f"{folder} holds the checkpoints of a run that was stopped",
-            hint="--resume continues it; --overwrite starts anew",
+            hint="--resume continues it, --overwrite starts anew, --out names another place",
         )
 
 
