@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from regraft.config import Precision
 from regraft.errors import ConfigError
+from regraft.features.fuse import fuse_clamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Backbone
 
-FOLD_RULES = 2  # raised when folding or pooling change: part of every feature's key
+FOLD_RULES = 3  # raised when folding or pooling change: part of every feature's key
 
 
 @dataclass(frozen=True)
@@ -196,15 +197,23 @@ def prepare(backbone: Backbone, compute: Compute) -> nn.Module:
     """
     fast = copy.deepcopy(backbone.module)
     side = backbone.preprocess.image_size
-    fold_norms(fast, torch.zeros(1, 3, side, side), [stage.path for stage in backbone.stages])
+    tapped = [stage.path for stage in backbone.stages]
+    folded = fold_norms(fast, torch.zeros(1, 3, side, side), tapped)
     fast.to(device=compute.device, dtype=compute.dtype)
     to_layout: Callable[..., nn.Module] = fast.to  # torch's stubs leave memory_format out
     to_layout(memory_format=torch.channels_last)
-    return fast.eval().requires_grad_(requires_grad=False)
+    fast.eval().requires_grad_(requires_grad=False)
+    if torch.device(compute.device).type == "cpu":
+        noise = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        noise = noise.to(compute.dtype, memory_format=torch.channels_last)
+        fuse_clamps(fast, folded, tapped, noise)
+    return fast
 
 
-def fold_norms(module: nn.Module, example: Tensor, tapped: Sequence[str] = ()) -> int:
-    """Fold BatchNorm into the convolutions before it, in place; return how many were folded.
+def fold_norms(
+    module: nn.Module, example: Tensor, tapped: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Fold BatchNorm into the convolutions before it, in place; return which were folded.
 
     A forward pass of a copy shows who uses what: a norm is folded where it alone uses a
     convolution's output, both run once, and no tap reads what lies between. A network whose way
@@ -222,25 +231,25 @@ def fold_norms(module: nn.Module, example: Tensor, tapped: Sequence[str] = ()) -
 
     Returns
     -------
-    int
-        Number of folded norms.
+    list of tuple of str
+        Convolution and norm, by their names.
 
     Examples
     --------
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     >>> fold_norms(network, torch.zeros(1, 3, 8, 8))
-    1
+    [('0', '1')]
     """
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
-        return 0
+        return []
     observer = _Observer(copy.deepcopy(module), tapped)
-    folded = 0
+    folded = []
     for feeder, name in observer.foldable(example):
         norm = module.get_submodule(name)
         if _fold(module.get_submodule(feeder), norm):
             parent, _, last = name.rpartition(".")
             setattr(module.get_submodule(parent), last, _activation_of(norm))
-            folded += 1
+            folded.append((feeder, name))
     return folded
 
 
