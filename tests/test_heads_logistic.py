@@ -204,17 +204,6 @@ def test_a_block_scaled_down_is_a_block_with_a_stronger_penalty():
     )
 
 
-@pytest.mark.parametrize("off", [1e-2, 1e2])
-def test_a_path_that_begins_elsewhere_ends_at_the_same_penalty(off):
-    x, y, folds = make()
-    plain = fit_head(x, y, folds=folds, n_classes=4)
-    there = fit_head(x, y, folds=folds, n_classes=4, begin=plain.record["penalty"] * off)
-    assert there.record["penalty"] == pytest.approx(plain.record["penalty"], rel=0.9)
-    assert there.record["out_of_fold"]["log_loss"] == pytest.approx(
-        plain.record["out_of_fold"]["log_loss"], abs=5e-3
-    )
-
-
 def test_enough_scored_samples_end_the_folds(monkeypatch):
     x, y, folds = make()
     monkeypatch.setattr(logistic, "_ENOUGH_SCORED", 100)

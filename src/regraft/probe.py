@@ -14,7 +14,6 @@ from regraft.data.split import assign_folds, units
 from regraft.evaluation.metrics import majority_baseline
 from regraft.features.taps import POOLED, Block, select_blocks
 from regraft.heads.choice import Candidate, choose
-from regraft.heads.logistic import STEP
 from regraft.heads.rows import Standard
 from regraft.heads.select import class_weights, fit_head
 from regraft.model import Model
@@ -233,12 +232,8 @@ def _fit_sights(
     for (name, sight), x in zip(sights.items(), seen, strict=True):
         began = time.perf_counter()
         options: dict[str, Any] = {"scored": np.arange(len(rows)) < len(indices)}
-        if config.head == "logistic":
-            if before:
-                options["near"] = before[name].on_coordinates
-            elif fits:  # rows of every set have a mean squared length of 1: penalties compare
-                last = list(fits.values())[-1].fitted.record["penalty"]
-                options["begin"] = float(STEP * last)
+        if before and config.head == "logistic":
+            options["near"] = before[name].on_coordinates
         fitted = fit_head(
             x,
             samples.labels[rows],

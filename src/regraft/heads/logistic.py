@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 #: From one penalty to the next weaker one: half a decade.
 STEP = 10**0.5
-#: The path begins at this many times (largest eigenvalue / N), unless it is told ...
+#: The path begins at this many times (largest eigenvalue / N) ...
 _STRONG = 10.0
 #: ... and never goes beyond the largest eigenvalue times this: there all logits are nearly equal;
 _STRONGEST = 10.0
@@ -76,7 +76,6 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     standard: Standard,
     scored: NDArray[np.bool_] | None = None,
     near: FittedHead | None = None,
-    begin: float | None = None,
     max_iterations: int = 500,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least out-of-fold log-loss.
@@ -100,9 +99,6 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     near : FittedHead, optional
         A fit of fewer samples with the same features. Its penalty is taken over, in proportion to
         the number of samples, and none is tried beside it; its weights are where the fit begins.
-    begin : float, optional
-        Penalty where the path begins, such as one that was chosen for other features of the same
-        samples; else it follows from the largest eigenvalue.
     max_iterations : int
         Of each fit.
 
@@ -124,7 +120,7 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     scorable = folds >= 0 if scored is None else scored & (folds >= 0)
     path = _Path(whole, folds, scorable, top, max_iterations)
     if near is None:
-        path.walk(min(begin or path.first, path.strongest))
+        path.walk(path.first)
     else:
         path.take(near)
     final = path.refit()
