@@ -204,6 +204,19 @@ def test_a_block_scaled_down_is_a_block_with_a_stronger_penalty():
     )
 
 
+def test_curvature_of_rows_that_are_sorted_by_class_is_that_of_all():
+    """At weights of zero all rows have the same; the first 8,192 are of one class here."""
+    chance = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 9000)
+    x = chance.normal(size=(18_000, 3)).astype(np.float32)
+    x[labels == 1, 2] *= 10
+    problem = Softmax(
+        Rows(torch.from_numpy(x), Standard.none(3)), torch.from_numpy(labels), torch.ones(18_000, 1), 2
+    )
+    gram, mean = problem.curvature(problem.start())
+    assert gram[2, 2] / mean == pytest.approx(np.square(x[:, 2]).mean(), rel=0.05)
+
+
 def test_enough_scored_samples_end_the_folds(monkeypatch):
     x, y, folds = make()
     monkeypatch.setattr(logistic, "_ENOUGH_SCORED", 100)

@@ -34,7 +34,10 @@ SMALL = {
     "model": "minivgg", "image_size": 16, "batch_size": 8, "epochs": 2, "test_fraction": 0.3,
     "val_fraction": 0.3, "strategy": "scratch", "cache": False, "workers": 2,
 }  # fmt: skip
-PROBE = {**SMALL, "strategy": "probe", "taps": "last", "head": "mean"}
+PROBE = {
+    "model": "minivgg", "image_size": 16, "batch_size": 8, "test_fraction": 0.3, "taps": "last",
+    "head": "mean", "cache": False, "workers": 2,
+}  # fmt: skip
 ROW = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "learning_rate", "step")
 
 

@@ -270,6 +270,16 @@ def test_a_penalty_chosen_on_fewer_images_is_taken_over_in_proportion():
     )
 
 
+def test_a_penalty_is_taken_over_where_nothing_can_be_scored():
+    parts, y = blocks_of(300, signal=4)
+    x = np.concatenate(parts, 1)
+    half = fit_head(x[::2], y[::2], folds=np.arange(150) % 5, n_classes=3)
+    fitted = fit_head(x, y, folds=np.full(300, -1), n_classes=3, near=half)
+    assert fitted.record["converged"]
+    assert fitted.record["penalty"] == half.record["penalty"] / 2
+    assert (fitted.head(torch.from_numpy(x)).argmax(1).numpy() == y).mean() > 0.9
+
+
 def test_grids_by_name(embedded_backbone):
     names = [str(block) for block in select_blocks(embedded_backbone, "all", "2,4")]
     assert "blocks.3@1" not in names
