@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from regraft.errors import InputError
+
 if TYPE_CHECKING:
     from regraft.heads.softmax import Softmax
 
@@ -128,6 +130,8 @@ class _Preconditioner:
         # float32's rounding of the Gram matrix may exceed a weak penalty.
         shift = max(penalty, 1e-7 * float(gram.diagonal().mean()))
         matrix, failed = gram.double(), torch.tensor(1)
+        if not bool(matrix.isfinite().all()):  # no shift would ever be enough
+            raise InputError("features, or products of them, are not finite")
         while int(failed):
             matrix.diagonal().add_(shift)
             factor, failed = torch.linalg.cholesky_ex(matrix)

@@ -191,13 +191,14 @@ class _Path:
         # The sum of losses grows with the samples and the penalty does not: their ratio stays.
         n_rows = self.whole.rows.shape[0]
         self.chosen = min(near.record["penalty"] * near.record["n"] / n_rows, self.strongest)
-        self.best_parameters = start = self.members.start()
-        weights, biases = self.members.split(start)
+        # One row, not one a member: there may be no fold that can be scored.
+        self.best_parameters = start = self.whole.start()
+        weights, biases = self.whole.split(start)
         tensors = near.head.state_dict()
         weights.copy_(tensors["weight"].expand_as(weights))
         biases.copy_(tensors["bias"].expand_as(biases))
         if self.n_folds:
-            self._try(self.chosen, start)
+            self._try(self.chosen, start.repeat(self.n_folds, 1))
 
     def walk(self, penalty: float) -> None:
         """Try penalties until the loss has clearly risen on both sides of the least."""

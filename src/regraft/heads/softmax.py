@@ -142,7 +142,9 @@ class Softmax:
         total = float(h.sum(dtype=torch.float64))
         most = min(n_rows, max(8192, 2 * n_features))
         # Where most samples are settled, those that are not hold nearly all of the curvature.
-        chosen = h.argsort(descending=True, stable=True)[:most].sort()[0]
+        # Of equals (all are, at weights of zero) any: rows may be sorted by class.
+        mixed = torch.randperm(n_rows, generator=torch.Generator().manual_seed(0))
+        chosen = mixed[h[mixed].argsort(descending=True, stable=True)[:most]].sort()[0]
         # BLAS's own product of a matrix with itself takes half the time of one that does not know.
         half = np.zeros((n_features, n_features), np.float32, order="F")
         for some, z in self.rows.some(chosen):
