@@ -218,6 +218,16 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         opened(tmp_path).save(TENSORS, {})
 
 
+def test_what_cannot_be_removed_is_one_error_with_what_to_do(tmp_path):
+    """A folder here; a network file system that went away in tests/attacks."""
+    (tmp_path / "run.checkpoints" / "00000007.safetensors").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"run\.checkpoints cannot be used: ") as caught:
+        opened(tmp_path).save(TENSORS, {"epoch": 1})
+    assert caught.value.hint == (
+        "what was saved stays there: the same command with --resume goes on from it"
+    )
+
+
 def test_an_unfinished_generation_is_none(tmp_path):
     folder = checkpoints_folder(tmp_path / "run")
     assert generations(folder) == []

@@ -1,5 +1,6 @@
 """Places of runs: taken by one at a time, given back however a process ends, and nothing lost."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from regraft.claims import claim
-from regraft.errors import DiskFullError, RunError
+from regraft.errors import DataError, DiskFullError, RunError
 from regraft.runs import write_metrics
 
 MAKE = "import sys; from pathlib import Path; from regraft.claims import claim\n"
@@ -59,6 +60,28 @@ def test_what_fails_leaves_nothing(tmp_path):
             (beside / "half").touch()
             raise error
         assert tree(tmp_path) == []
+
+
+def close_as_a_lost_mount_does(lock):
+    """Close the lock's descriptor, so that closing it once more fails."""
+    for descriptor in range(3, 4096):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.close(descriptor)
+                return
+    raise AssertionError(lock)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are opened otherwise there")
+def test_what_ended_a_run_is_told_though_its_lock_cannot_be_closed(tmp_path):
+    """A network file system that went away in the middle; closing told EIO or ENOTCONN."""
+    with (  # noqa: PT012 - the error comes from the block
+        pytest.raises(DataError, match="cannot be read"),
+        claim(tmp_path / "run", "x", overwrite=False),
+    ):
+        close_as_a_lost_mount_does(tmp_path / ".run.part" / "regraft.lock")
+        raise DataError("a.jpg cannot be read")
+    assert tree(tmp_path) == []
 
 
 def test_names_follow_the_data(tmp_path, monkeypatch):

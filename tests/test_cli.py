@@ -1,6 +1,7 @@
 """The command line without its commands' work: parsing, help, messages, exit codes, progress."""
 
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -17,7 +18,7 @@ from regraft import __version__
 from regraft.cli import app, main
 from regraft.cli_options import combine, given
 from regraft.config import TrainConfig
-from regraft.console import guarded
+from regraft.console import _GONE_HINT, guarded
 from regraft.errors import ConfigError, ConvergenceWarning, DataError, RegraftError
 from regraft.progress import ConsoleReporter
 from regraft.settings import GROUPS, setting_types
@@ -293,6 +294,11 @@ def raising(error):
         (RegraftError("disk on fire"), 1, "error: disk on fire\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 141, ""),
+        (
+            OSError(errno.EIO, "Input/output error", "/mnt/photos/a.jpg"),
+            1,
+            f"error: /mnt/photos/a.jpg: Input/output error\n{_GONE_HINT}\n",
+        ),
     ],
 )
 def test_what_ends_a_command_has_its_exit_code(error, code, text, capfd):
@@ -305,6 +311,8 @@ def test_what_nobody_expected_shows_where(capsys):
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.endswith("ZeroDivisionError: oops\n")
+    assert guarded(raising(OSError(errno.EBADF, "Bad file descriptor"))) == 1  # a mistake of ours
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_exit_codes_pass_through():

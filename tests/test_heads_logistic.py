@@ -211,7 +211,10 @@ def test_curvature_of_rows_that_are_sorted_by_class_is_that_of_all():
     x = chance.normal(size=(18_000, 3)).astype(np.float32)
     x[labels == 1, 2] *= 10
     problem = Softmax(
-        Rows(torch.from_numpy(x), Standard.none(3)), torch.from_numpy(labels), torch.ones(18_000, 1), 2
+        Rows(torch.from_numpy(x), Standard.none(3)),
+        torch.from_numpy(labels),
+        torch.ones(18_000, 1),
+        2,
     )
     gram, mean = problem.curvature(problem.start())
     assert gram[2, 2] / mean == pytest.approx(np.square(x[:, 2]).mean(), rel=0.05)

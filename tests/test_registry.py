@@ -241,9 +241,9 @@ def test_build_takes_registry_names_and_known_arguments_only(name, arguments, si
 # --- image sizes -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("side", "expected"),
-    [(8, 64), (16, 64), (28, 128), (32, 128), (50, 192), (79, 160), (80, 160), (1000, 160)],
+    [(8, 128), (16, 128), (28, 128), (32, 128), (50, 192), (79, 160), (80, 160), (1000, 160)],
 )
-def test_automatic_size_enlarges_small_images_fourfold(small, side, expected):
+def test_automatic_size_enlarges_small_images_fourfold_to_128_at_least(small, side, expected):
     sizes = np.array([[side, side * 3]] * 3 + [[4000, 4000]])
     size, reason = automatic_image_size(small, sizes)
     assert size == min(expected, 160)
@@ -258,7 +258,7 @@ def test_automatic_size_keeps_to_what_the_network_takes():
     assert size == fixed.preprocess.image_size
     assert "only one" in reason
     inception = load_backbone("torchvision/inception_v3", "none")
-    assert automatic_image_size(inception, tiny)[0] == 96
+    assert automatic_image_size(inception, tiny)[0] == 128
     assert automatic_image_size(inception, np.empty((0, 2)))[0] == 299
 
 

@@ -295,7 +295,10 @@ def _take(path: Path) -> int | None:
 
 def _is_leftover(path: Path) -> bool:
     """Tell whether a folder may be a workspace that nobody uses: ours, and its lock is real."""
-    ours = (path / _LOCK).is_file() or _is_free(path)
+    try:
+        ours = (path / _LOCK).is_file() or _is_free(path)
+    except FileNotFoundError:  # it has just gone; whoever takes it will see
+        return True
     return ours and not path.is_symlink() and network_file_system(path) is None
 
 
@@ -341,11 +344,19 @@ def _leave(path: Path, place: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
         _settle(path, place)
     if sys.platform == "win32":
-        os.close(descriptor)
+        _close(descriptor)
     with contextlib.suppress(OSError):
         (path / _LOCK).unlink()
         path.rmdir()
     if sys.platform != "win32":
+        _close(descriptor)
+    with contextlib.suppress(OSError):  # NFS and sshfs keep an open file, by another name
+        path.rmdir()
+
+
+def _close(descriptor: int) -> None:
+    """Close a lock; where its file system went away, what ended the run is told instead."""
+    with contextlib.suppress(OSError):
         os.close(descriptor)
 
 

@@ -8,6 +8,7 @@ reader of our output went away.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+#: What any call may say once a disk or the network behind a folder has failed.
+_GONE = {
+    getattr(errno, name)
+    for name in ("EIO", "ENOTCONN", "ESTALE", "EHOSTDOWN", "ETIMEDOUT")
+    if hasattr(errno, name)
+}
+_GONE_HINT = "hint: the disk, or the network behind it, has failed; look whether it is there again"
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -54,8 +62,12 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return BROKEN_PIPE
-    except Exception:  # noqa: BLE001 - the last place: told in full, and an exit code all the same
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - the last place: an exit code all the same
+        if isinstance(error, OSError) and error.errno in _GONE:
+            what = "" if error.filename is None else f"{visible(str(error.filename))}: "
+            print(f"error: {what}{error.strerror}\n{_GONE_HINT}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return 1
     else:
         return code

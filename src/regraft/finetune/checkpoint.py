@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from regraft.files import read_bounded, write_atomic
 from regraft.finetune.folder import NAME, generations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -71,7 +72,9 @@ class Checkpoints:
             Where all are damaged, or the newest whole one is of another run.
         """
         notes: list[str] = []
-        for number in reversed(generations(self.folder)):
+        with _told(self.folder):
+            found = generations(self.folder)
+        for number in reversed(found):
             try:
                 record, saved = self._read(number)
             except InputError as error:
@@ -108,7 +111,8 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.folder} cannot be made: {error.strerror or error}") from error
-        number = max(generations(self.folder), default=0) + 1
+        with _told(self.folder):
+            number = max(generations(self.folder), default=0) + 1
         data = safetensors.torch.save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         )
@@ -123,20 +127,23 @@ class Checkpoints:
             # Last: without it the tensors are of no generation.
             write_atomic(self._path(number, "json"), _sealed(content))
         except DiskFullError as error:
-            self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
+            with suppress(OSError):
+                self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
             hint = "free some space there, and run the same command with --resume"
             raise DiskFullError(error.message, hint=hint) from error
         except InputError as error:
             raise RunError(error.message) from error
         self._whole = [*self._whole, number][-_KEPT:]
-        self._remove_others()
+        with _told(self.folder):
+            self._remove_others()
 
     def remove(self) -> None:
         """Remove the folder with everything that is ours in it."""
         self._whole = []
-        self._remove_others()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        with _told(self.folder):
+            self._remove_others()
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def refuse_full_disk(self, needed: int) -> None:
         """Refuse to start where the checkpoints cannot fit.
@@ -151,8 +158,9 @@ class Checkpoints:
         DiskFullError
             Names path and bytes.
         """
-        place = next(place for place in (self.folder, *self.folder.parents) if place.exists())
-        free = shutil.disk_usage(place).free
+        with _told(self.folder):
+            place = next(place for place in (self.folder, *self.folder.parents) if place.exists())
+            free = shutil.disk_usage(place).free
         if free < needed * (_KEPT + 1):
             raise DiskFullError(
                 f"checkpoints in {self.folder} need up to {needed * (_KEPT + 1):,} bytes; "
@@ -200,6 +208,18 @@ class Checkpoints:
             half = re.fullmatch(r"\.\d{8}\.(json|safetensors)\.[0-9a-f]+\.tmp", path.name)
             if half or (match and int(match[1]) not in self._whole):
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Tell in one line what a file system says that fails, or went away in the middle."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be used: {error.strerror or error}",
+            hint="what was saved stays there: the same command with --resume goes on from it",
+        ) from error
 
 
 class NoCheckpoints(Checkpoints):
