@@ -220,6 +220,14 @@ def test_curvature_of_rows_that_are_sorted_by_class_is_that_of_all():
     assert gram[2, 2] / mean == pytest.approx(np.square(x[:, 2]).mean(), rel=0.05)
 
 
+def test_many_weights_end_the_folds_at_two(monkeypatch):
+    x, y, folds = make()
+    monkeypatch.setattr(logistic, "MOST_WEIGHTS", 1)
+    fitted = fit_head(x, y, folds=folds, n_classes=int(y.max()) + 1)
+    assert fitted.record["folds_scored"] == 2
+    assert set(np.unique(folds[fitted.scored])) == set(np.unique(folds)[:2])
+
+
 def test_enough_scored_samples_end_the_folds(monkeypatch):
     x, y, folds = make()
     monkeypatch.setattr(logistic, "_ENOUGH_SCORED", 100)

@@ -64,6 +64,10 @@ _TOLERANCE_FINAL = 1e-6
 #: Further folds are not fitted once the scored ones have this many samples: on MNIST the standard
 #: error of an out-of-fold loss of 0.017 is then 0.0015, and a pass costs a fifth.
 _ENOUGH_SCORED = 8_192
+#: Nor are more folds fitted together than have so many weights in all, two at least: of a thousand
+#: classes five cost more than twice what two cost, and chose the same penalty or the one beside it
+#: (docs/design/heads.md).
+MOST_WEIGHTS = 4_000_000
 
 
 def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
@@ -164,6 +168,7 @@ class _Path:
         n_rows = whole.rows.shape[0]
         present, sizes = np.unique(folds[scorable], return_counts=True)
         present = present[: int(np.searchsorted(sizes.cumsum(), _ENOUGH_SCORED)) + 1]
+        present = present[: max(2, MOST_WEIGHTS // whole.n_parameters)]
         self.n_folds = len(present)
         self.whole, self.max_iterations = whole, max_iterations
         self.labels = whole.labels.numpy()
