@@ -19,9 +19,10 @@ from regraft.features.taps import (
     as_map,
     pool,
     pool_to,
-    round_block,
+    round_rows,
     row_blocks,
     select_blocks,
+    side_by_side,
 )
 
 
@@ -339,10 +340,14 @@ def test_three_grids_in_one_reading_are_those_of_three_readings(shape):
 
 
 def test_rounding_keeps_what_float16_cannot_hold():
-    big = np.asarray([1.0, 70_000.0], np.float32)
-    assert round_block(big).dtype == np.float32
-    assert round_block(big[:1]).dtype == np.float16
-    assert round_block(np.asarray([np.nan], np.float32)).dtype == np.float32
+    rows = np.asarray([[1.0, 70_000.0], [1.0, 65_504.0], [np.nan, 1.0], [0.1, -1e-9]], np.float32)
+    rounded = round_rows(rows)
+    assert [row.dtype.name for row in rounded] == ["float32", "float16", "float32", "float16"]
+    for row, values in zip(rounded, rows, strict=True):
+        np.testing.assert_array_equal(row, values.astype(row.dtype))
+    np.testing.assert_array_equal(
+        side_by_side([rows[:, :1], rows[:, 1:]])[0], np.float32([1.0, 70_000.0])
+    )
 
 
 def test_taps_by_name(embedded):

@@ -24,11 +24,11 @@ from regraft.data.decode import DECODER_VERSION, decode, hash_payload
 from regraft.errors import ImageError, StoreError
 from regraft.features.augment import render_views
 from regraft.features.rows import encode_row, fingerprint_of, row_key
-from regraft.features.taps import Block, TapReader, padded, round_block, row_blocks
+from regraft.features.taps import Block, TapReader, padded, round_rows, row_blocks
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -264,18 +264,22 @@ class RowMaker:
         ) as rendered:
             while batch := list(itertools.islice(rendered, size)):
                 images = [image for _, image in batch if isinstance(image, torch.Tensor)]
-                blocks = reader(padded(images, size)) if images else {}
-                position = 0
+                made = _rows(reader(padded(images, size)), len(images)) if images else iter(())
                 for index, image in batch:
-                    if isinstance(image, ImageError):
-                        yield todo[index], image
-                        continue
-                    row = {str(name): round_block(rows[position]) for name, rows in blocks.items()}
-                    position += 1
-                    finite = all(np.isfinite(values).all() for values in row.values())
-                    yield todo[index], row if finite else NOT_FINITE
+                    yield todo[index], image if isinstance(image, ImageError) else next(made)
                 if advance is not None:
                     advance(len(batch))
+
+
+def _rows(
+    blocks: dict[Block, NDArray[np.float32]], n: int
+) -> Iterator[dict[str, NDArray[Any]] | ImageError]:
+    """Yield the rounded row, or why there is none, of the first ``n`` images of a batch."""
+    seen = [rows[:n] for rows in blocks.values()]
+    finite = np.all([np.isfinite(rows).all(axis=1) for rows in seen], axis=0)
+    names = [str(block) for block in blocks]
+    for fine, *row in zip(finite, *map(round_rows, seen), strict=True):
+        yield dict(zip(names, row, strict=True)) if fine else NOT_FINITE
 
 
 def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> bytes:

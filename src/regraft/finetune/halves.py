@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from regraft.backbones.preprocess import normalise
-from regraft.features.taps import POOLED, Block, TapReader, round_block
+from regraft.features.taps import POOLED, Block, TapReader, side_by_side
 from regraft.finetune.cut import AtCut
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from regraft.features.compute import Compute
@@ -55,8 +55,4 @@ class CutReader(TapReader):
             self._read[Block(POOLED)] = self._cut.back(kept).float()
             self._read.update(zip(self._early, early, strict=True))
             rows = [self._read[block].cpu().numpy() for block in self.blocks]
-        features = np.empty((len(images), sum(row.shape[1] for row in rows)), np.float32)
-        for position, target in enumerate(features):
-            blocks = [round_block(row[position]) for row in rows]
-            np.concatenate(blocks, out=target, casting="same_kind")
-        return features
+        return side_by_side(rows)
