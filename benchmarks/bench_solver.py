@@ -1,15 +1,15 @@
 """How long does the logistic head take where images and classes are many, and is it at its minimum?
 
     python benchmarks/bench_solver.py [--images 100000] [--features 2000] [--classes 1000]
-                                      [--seed 100] [--folds-weights N]
+                                      [--seed 100] [--most-classes N]
 
 Rows are drawn: each class has a centre in the 128 directions of largest variance, and the variances
 fall as those of the default network's coordinates do, by a power law. So many classes are at hand
 nowhere here; the numbers that a fit multiplies are as many as those of real ones. The head is
 fitted as a training fits it: folds of 8,192 images choose the penalty, all images take it over.
 Prints one JSON line: seconds of both, iterations, the estimated distance from the minimum in nats,
-the gradient's norm, accuracy on 10,000 further rows, and the peak of memory. ``--folds-weights``
-puts another bound in the place of ``logistic.MOST_WEIGHTS``. POSIX only.
+the gradient's norm, accuracy on 10,000 further rows, and the peak of memory. ``--most-classes``
+puts another bound in the place of ``logistic.MOST_CLASSES``. POSIX only.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=2000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--folds-weights", type=int, default=logistic.MOST_WEIGHTS)
+    parser.add_argument("--most-classes", type=int, default=logistic.MOST_CLASSES)
     given = parser.parse_args()
-    logistic.MOST_WEIGHTS = given.folds_weights
+    logistic.MOST_CLASSES = given.most_classes
     n, d, k = given.images, given.features, given.classes
     x, y = draw(n + _TESTED, d, k, given.seed)
     x, x_test, y, y_test = x[:n], x[n:], y[:n], y[n:]

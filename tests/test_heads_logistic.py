@@ -220,9 +220,9 @@ def test_curvature_of_rows_that_are_sorted_by_class_is_that_of_all():
     assert gram[2, 2] / mean == pytest.approx(np.square(x[:, 2]).mean(), rel=0.05)
 
 
-def test_many_weights_end_the_folds_at_two(monkeypatch):
+def test_many_classes_end_the_folds_at_two(monkeypatch):
     x, y, folds = make()
-    monkeypatch.setattr(logistic, "MOST_WEIGHTS", 1)
+    monkeypatch.setattr(logistic, "MOST_CLASSES", 1)
     fitted = fit_head(x, y, folds=folds, n_classes=int(y.max()) + 1)
     assert fitted.record["folds_scored"] == 2
     assert set(np.unique(folds[fitted.scored])) == set(np.unique(folds)[:2])

@@ -1,5 +1,7 @@
 """Weighing of blocks, projection on landmarks, the choice of the set, and ridge's closed form."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def kernels_of(parts):
 
 def test_a_block_weighs_what_it_knows():
     parts, y = blocks_of()
-    shares = weigh_blocks(kernels_of(parts), y, n_classes=3, prior=[1, 1, 1])
+    shares = weigh_blocks(kernels_of(parts), y, prior=[1, 1, 1])
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > 0.6
     assert shares[0] > shares[2] > shares[1]
@@ -47,31 +49,29 @@ def test_a_block_weighs_what_it_knows():
 
 def test_the_order_of_blocks_and_of_images_changes_no_share():
     parts, y = blocks_of()
-    shares = weigh_blocks(kernels_of(parts), y, n_classes=3, prior=[3, 1, 2])
+    shares = weigh_blocks(kernels_of(parts), y, prior=[3, 1, 2])
     order = np.random.default_rng(1).permutation(len(y))
-    other = weigh_blocks(
-        kernels_of([x[order] for x in parts[::-1]]), y[order], n_classes=3, prior=[2, 1, 3]
-    )
+    other = weigh_blocks(kernels_of([x[order] for x in parts[::-1]]), y[order], prior=[2, 1, 3])
     assert other[::-1] == pytest.approx(shares, abs=5e-3)
 
 
 def test_a_handful_of_images_leaves_the_prior_nearly_where_it_is():
     parts, y = blocks_of(n=4, n_classes=2, signal=0.1)
-    shares = weigh_blocks(kernels_of(parts), y, n_classes=2, prior=[5, 3, 2])
+    shares = weigh_blocks(kernels_of(parts), y, prior=[5, 3, 2])
     assert (shares > 0.2 * np.array([0.5, 0.3, 0.2])).all()
     assert shares[0] == max(shares)
 
 
 def test_one_block_needs_no_weighing():
     parts, y = blocks_of()
-    assert weigh_blocks(kernels_of(parts[:1]), y, n_classes=3, prior=[7.0]).tolist() == [1.0]
+    assert weigh_blocks(kernels_of(parts[:1]), y, prior=[7.0]).tolist() == [1.0]
 
 
 def test_images_of_one_class_alone_leave_the_prior():
     """Of 2,000 images with two of another class, the first 800 are of one class in 36 %."""
     parts, y = blocks_of()
     kernels = kernels_of(parts)
-    shares = weigh_blocks(kernels, np.zeros_like(y), n_classes=3, prior=[5, 3, 2])
+    shares = weigh_blocks(kernels, np.zeros_like(y), prior=[5, 3, 2])
     assert shares == pytest.approx([0.5, 0.3, 0.2])
 
 
@@ -155,7 +155,9 @@ def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     y = np.tile(y, 2)
     some = np.arange(0, 5000, 10)
     x = torch.from_numpy(rows.matrix(some, rows.blocks))
-    sight = Scout(x, y[some], 3, rows.blocks, tuple(rows.widths.values())).look(rows.blocks)
+    sight = Scout(x, x[:800], y[some][:800], rows.blocks, tuple(rows.widths.values())).look(
+        rows.blocks
+    )
     (held,) = coordinates(rows, np.arange(5000), [sight], memory=2**30)
     (mapped,) = coordinates(rows, np.arange(5000), [sight], memory=1000)
     assert isinstance(mapped, np.memmap)
@@ -181,11 +183,11 @@ def test_blocks_that_say_nothing_leave_and_the_best_one_never_does():
     parts, y = blocks_of(600)
     rows = _Rows(parts)
     x = torch.from_numpy(rows.matrix(np.arange(600), rows.blocks))
-    sight = Scout(x, y, 3, rows.blocks, (12, 40, 6)).look(rows.blocks)
+    sight = Scout(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).look(rows.blocks)
     assert isinstance(sight, Sight)
     assert rows.blocks[0] in sight.blocks
     assert sum(sight.shares) == pytest.approx(1)
-    alone = Scout(x, y, 3, rows.blocks, (12, 40, 6)).look(rows.blocks[1:2])
+    alone = Scout(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).look(rows.blocks[1:2])
     assert alone.blocks == rows.blocks[1:2]
 
 
@@ -224,6 +226,18 @@ def test_a_larger_set_is_never_preferred_for_being_as_good():
     small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))
     large.fitted.oof_logits[...] *= np.float32(0.999)
     assert choose([large, small], y, np.arange(300), np.ones(300))[0] == "small"
+
+
+def test_candidates_are_compared_where_all_have_been_scored():
+    """Fits of other folds: the log-loss of rows that nobody scored is that of chance."""
+    parts, y = blocks_of(300)
+    small, large = (candidate(*given, parts, y) for given in (("small", 10, 3), ("large", 90, 0)))
+    large.fitted.oof_logits[150:] = 0
+    fitted = dataclasses.replace(large.fitted, scored=np.arange(300) < 150)
+    large = dataclasses.replace(large, fitted=fitted)
+    chosen, table = choose([small, large], y, np.arange(300), np.ones(300))
+    assert chosen == "large"
+    assert table[1]["log_loss"] < 0.9 * np.log(3)
 
 
 def test_images_of_one_group_are_one_observation():

@@ -18,7 +18,7 @@ from regraft.heads.rows import Standard
 from regraft.heads.select import class_weights, fit_head
 from regraft.model import Model
 from regraft.report import Reporter
-from regraft.scout import N_LANDMARKS, Sight, coordinates, memory_limit, send_scout
+from regraft.scout import N_LANDMARKS, Sight, coordinates, few_classes, memory_limit, send_scout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,8 +211,9 @@ def _look(
     """Weigh and project every set of blocks by the same few thousand images."""
     landmarks = _subset(train, samples, N_LANDMARKS, in_order=False)
     union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
-    y, n_classes = samples.labels[landmarks], len(samples.classes)
-    scout = send_scout(features, landmarks, y, n_classes, union)
+    every = _subset(train, samples, len(train), in_order=False)
+    weighing = every[few_classes(samples.labels[every])]
+    scout = send_scout(features, landmarks, weighing, samples.labels[weighing], union)
     return {name: scout.look(blocks) for name, blocks in sets.items()}
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Images whose kernels weigh the blocks: for some twenty shares; the cost grows with their cube.
 _ROWS_FOR_EVIDENCE = 800
+_IMAGES_A_CLASS = 8
 #: A block with a smaller share leaves: it would cost time, and hardly be heard.
 _LEAST_SHARE = 0.01
 #: What finer grids are worth until the images have spoken, feature by feature.
@@ -67,11 +68,11 @@ class Scout:
     Attributes
     ----------
     x : tensor of shape (M, D), float32
-        Features, all blocks side by side.
-    y : array of shape (M,), int64
-        Classes.
-    n_classes : int
-        K.
+        Features of the landmarks, all blocks side by side.
+    weighing : tensor of shape (n, D), float32
+        Features of the images that weigh the blocks; a view of ``x`` where they are its first.
+    y : array of shape (n,), int64
+        Their classes.
     blocks : tuple of Block
         In the order of ``x``.
     widths : tuple of int
@@ -79,8 +80,8 @@ class Scout:
     """
 
     x: Tensor
+    weighing: Tensor
     y: NDArray[np.int64]
-    n_classes: int
     blocks: tuple[Block, ...]
     widths: tuple[int, ...]
     _kernels: dict[Block, Tensor] = field(default_factory=dict)
@@ -103,12 +104,7 @@ class Scout:
         Sight
         """
         prior = [self._width(b) / b.grid**2 * _PRIOR_OF_GRID.get(b.grid, 0.1) for b in blocks]
-        shares = weigh_blocks(
-            [self._kernel(block) for block in blocks],
-            self.y[:_ROWS_FOR_EVIDENCE],
-            n_classes=self.n_classes,
-            prior=prior,
-        )
+        shares = weigh_blocks([self._kernel(block) for block in blocks], self.y, prior=prior)
         kept = [i for i, share in enumerate(shares) if share >= min(_LEAST_SHARE, shares.max())]
         shares = shares[kept] / shares[kept].sum()
         chosen = tuple(blocks[i] for i in kept)
@@ -132,7 +128,7 @@ class Scout:
         """Inner products of a block's standardised rows, with a mean diagonal of 1."""
         if block not in self._kernels:
             columns = slice(*self._span(block))
-            z = self.x[:_ROWS_FOR_EVIDENCE, columns] - self.standard.mean[columns]
+            z = self.weighing[:, columns] - self.standard.mean[columns]
             z *= self.standard.scale[columns]
             kernel = z @ z.T
             self._kernels[block] = kernel / kernel.diagonal().mean().clamp_min(1e-30)
@@ -141,9 +137,9 @@ class Scout:
 
 def send_scout(
     features: Features,
-    indices: NDArray[np.int64],
+    landmarks: NDArray[np.int64],
+    weighing: NDArray[np.int64],
     y: NDArray[np.int64],
-    n_classes: int,
     blocks: Sequence[Block],
 ) -> Scout:
     """Read the rows of some training images.
@@ -152,12 +148,12 @@ def send_scout(
     ----------
     features : Features
         Has their rows.
-    indices : array of shape (M,), int64
-        Images; the first 800 weigh the blocks.
-    y : array of shape (M,), int64
+    landmarks : array of shape (M,), int64
+        Images on whose rows all others are projected.
+    weighing : array of shape (n,), int64
+        Images that weigh the blocks, as ``few_classes`` chooses them.
+    y : array of shape (n,), int64
         Their classes.
-    n_classes : int
-        K.
     blocks : sequence of Block
         All that any head may read.
 
@@ -165,9 +161,45 @@ def send_scout(
     -------
     Scout
     """
-    x = torch.from_numpy(features.matrix(indices, blocks))
+    x = seen = torch.from_numpy(features.matrix(landmarks, blocks))
+    if not np.array_equal(weighing, landmarks[: len(weighing)]):
+        seen = torch.from_numpy(features.matrix(weighing, blocks))
     widths = tuple(features.widths[block] for block in blocks)
-    return Scout(x, y, n_classes, tuple(blocks), widths)
+    return Scout(x, seen[: len(weighing)], y, tuple(blocks), widths)
+
+
+def few_classes(y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose the images that weigh the blocks: of many classes some, with eight images each.
+
+    One image of each of 800 classes says nothing of what tells classes apart.
+
+    Parameters
+    ----------
+    y : array of shape (N,), int64
+        Classes of images in an order that decides nothing else, as that of their hashes.
+
+    Returns
+    -------
+    array of shape (n,), int64
+        Positions in ``y``, at most 800: the first ones, where there are no more than 100 classes.
+
+    Examples
+    --------
+    >>> few_classes(np.arange(1000) % 10).tolist() == list(range(800))
+    True
+    >>> chosen = few_classes(np.arange(3000) % 300)
+    >>> len(chosen), len(np.unique(chosen % 300))
+    (800, 100)
+    """
+    classes, first = np.unique(y, return_index=True)
+    if len(classes) * _IMAGES_A_CLASS <= _ROWS_FOR_EVIDENCE:
+        return np.arange(min(len(y), _ROWS_FOR_EVIDENCE))
+    chosen: list[int] = []
+    for label in classes[np.argsort(first)]:
+        chosen += np.flatnonzero(y == label)[:_IMAGES_A_CLASS].tolist()
+        if len(chosen) >= _ROWS_FOR_EVIDENCE:
+            break
+    return np.asarray(chosen[:_ROWS_FOR_EVIDENCE], dtype=np.int64)
 
 
 def coordinates(

@@ -70,7 +70,7 @@ def choose(
     standard error); here of the paired difference, a cluster at a time.
     """
     losses = {c.name: _losses(c.fitted, y) for c in candidates}
-    scored = candidates[0].fitted.scored
+    scored = np.logical_and.reduce([c.fitted.scored for c in candidates])
     by_size = sorted(candidates, key=lambda c: c.n_features)
     means = {name: _mean(values[scored], weights[scored]) for name, values in losses.items()}
     best = min(means, key=lambda name: means[name]) if scored.any() else by_size[0].name

@@ -41,7 +41,7 @@ _JITTER = 1e-4
 
 
 def weigh_blocks(
-    kernels: Sequence[Tensor], y: NDArray[np.int64], *, n_classes: int, prior: Sequence[float]
+    kernels: Sequence[Tensor], y: NDArray[np.int64], *, prior: Sequence[float]
 ) -> NDArray[np.float64]:
     """Return the share of each block in what the head sees.
 
@@ -51,9 +51,7 @@ def weigh_blocks(
         Inner products of the rows of each block, with a mean diagonal of 1. About a thousand rows
         settle some twenty shares.
     y : array of shape (n,), int64
-        Classes of these rows, 0 to K - 1.
-    n_classes : int
-        K.
+        Classes of these rows. Those of which there is no row count for nothing.
     prior : sequence of float
         Shares where the images say nothing; above 0.
 
@@ -69,7 +67,7 @@ def weigh_blocks(
     >>> signal = torch.randn(80, 4, generator=generator) + 3 * torch.from_numpy(y)[:, None]
     >>> noise = torch.randn(80, 4, generator=generator)
     >>> kernels = [x @ x.T / x.square().sum(1).mean() for x in (signal - 1.5, noise)]
-    >>> shares = weigh_blocks(kernels, y, n_classes=2, prior=[1, 1])
+    >>> shares = weigh_blocks(kernels, y, prior=[1, 1])
     >>> bool(shares[0] > 0.9)
     True
     """
@@ -78,7 +76,11 @@ def weigh_blocks(
     stacked.diagonal(dim1=1, dim2=2).add_(_JITTER)
     n_blocks, n = len(stacked), len(y)
     shares = np.asarray(prior, dtype=np.float64)
-    if n_blocks == 1 or (y == y[0]).all():  # rare classes may be missing in some hundred images
+    present, y = np.unique(
+        y, return_inverse=True
+    )  # rare classes are missing in some hundred images
+    n_classes = len(present)
+    if n_blocks == 1 or n_classes == 1:
         return np.asarray(shares / shares.sum())
     targets = torch.zeros(n, n_classes, dtype=torch.float64)
     targets[torch.arange(n), torch.from_numpy(y)] = 1

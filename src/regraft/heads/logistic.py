@@ -64,10 +64,10 @@ _TOLERANCE_FINAL = 1e-6
 #: Further folds are not fitted once the scored ones have this many samples: on MNIST the standard
 #: error of an out-of-fold loss of 0.017 is then 0.0015, and a pass costs a fifth.
 _ENOUGH_SCORED = 8_192
-#: Nor are more folds fitted together than have so many weights in all, two at least: of a thousand
+#: Nor are more folds fitted together than have so many classes in all, two at least: of a thousand
 #: classes five cost more than twice what two cost, and chose the same penalty or the one beside it
-#: (docs/design/heads.md).
-MOST_WEIGHTS = 4_000_000
+#: (docs/design/heads.md). Of classes and not of weights: all sets of blocks have the same folds.
+MOST_CLASSES = 2_000
 
 
 def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
@@ -168,7 +168,7 @@ class _Path:
         n_rows = whole.rows.shape[0]
         present, sizes = np.unique(folds[scorable], return_counts=True)
         present = present[: int(np.searchsorted(sizes.cumsum(), _ENOUGH_SCORED)) + 1]
-        present = present[: max(2, MOST_WEIGHTS // whole.n_parameters)]
+        present = present[: max(2, MOST_CLASSES // whole.n_classes)]
         self.n_folds = len(present)
         self.whole, self.max_iterations = whole, max_iterations
         self.labels = whole.labels.numpy()
@@ -184,7 +184,10 @@ class _Path:
         )
         top = top or 1.0  # constant features: any penalty gives weights of zero
         self.strongest = _STRONGEST * top
-        self.middle = min(top / n_rows, self.strongest)
+        # One class of K has a share of 1/K in the loss, and in its curvature: many classes settle
+        # at weaker penalties, and strong ones take the most iterations.
+        many = min(1.0, 10 / whole.n_classes)
+        self.middle = min(many * top / n_rows, self.strongest)
         self.first = min(_STRONG * self.middle, self.strongest)
         self.tried: dict[float, _Tried] = {}
         self.chosen = self.middle
