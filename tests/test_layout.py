@@ -130,6 +130,21 @@ def test_what_is_no_set_of_class_folders(names, message):
         arrange(names, "data")
 
 
+def test_folders_of_the_same_names_in_every_class_are_asked_about():
+    """Years, cameras or sites at the top, and the classes below."""
+    years = [f"{year}/{name}/1.jpg" for year in (2023, 2024) for name in ("daisy", "rose")]
+    assert arrange(years, "data").notes == (
+        (
+            "the classes are 2023, 2024, and each holds folders named daisy, rose: if those are the "
+            "classes, let them be the folders at the top"
+        ),
+    )
+    for more in (["2023/1.jpg"], ["2025/tulip/1.jpg"]):  # a class of its own images, or folders
+        assert arrange(years + more, "data").notes == ()
+    patients = ["ill/p1/1.jpg", "ill/p2/1.jpg", "well/p3/1.jpg", "well/p4/1.jpg"]
+    assert arrange(patients, "data").notes == ()
+
+
 def test_a_copy_of_the_data_inside_is_noted():
     arrangement = arrange(["a/1.jpg", "b/1.jpg", "x/a/1.jpg", "x/b/1.jpg"], "data")
     assert arrangement.notes == (

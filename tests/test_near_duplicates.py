@@ -69,7 +69,7 @@ def found_in(data, weights="default"):
             samples, np.arange(len(samples)), backbone, compute, store=store, workers=1,
             max_pixels=10**6,
         )  # fmt: skip
-        return samples, parts, find_near_duplicates(samples, parts, features, max_pixels=10**6)
+        return samples, parts, find_near_duplicates(samples, [parts], features, max_pixels=10**6)
 
 
 def names(samples, pairs):
@@ -91,7 +91,8 @@ def test_altered_copies_are_found_and_nothing_else(files, tmp_path):
     (line,) = describe(pairs, samples, len(parts.test))
     assert line.startswith(
         "6 of 18 test images are nearly the same as an image of training (duplicates.png; copies "
-        "and bursts make a result look better than it is, and --group-by keeps them together): "
+        "and bursts make a result look better than it is: remove one of each pair, or, where "
+        "folders or names have something in common, --group-by keeps them together): "
     )
     assert line.endswith(" and 1 more")
     draw(tmp_path / "duplicates.png", pairs, samples, len(parts.test))
@@ -119,7 +120,7 @@ def test_copies_under_another_label_are_told(files, tmp_path):
     samples, parts, pairs = found_in(write_tree(tmp_path, moved))
     lines = describe(pairs, samples, len(parts.test))
     assert lines[1:] == [
-        "of these, 1 have another label there: test/stripes/paler.png and train/checks/3.png"
+        "of these, 1 has another label there: test/stripes/paler.png and train/checks/3.png"
     ]
 
 

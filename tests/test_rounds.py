@@ -2,9 +2,11 @@
 
 import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import make_photographs
 from regraft import pipeline
@@ -71,12 +73,32 @@ def test_a_run_in_rounds_says_so_and_its_bundle_has_seen_all(photographs, tmp_pa
     with (run.folder / "split.csv").open() as file:
         assert {row["part"] for row in csv.DictReader(file)} == {"train"}
     with (run.folder / "predictions.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 60
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    assert Counter(row["round"] for row in rows) == {"1": 20, "2": 20, "3": 20}
     assert "60 images to train, 60 to test: every image tested once" in run.summary()
     with pytest.raises(RunError, match="was fitted on every image"):
         pipeline.evaluate(run.folder, photographs)
     again = pipeline.train(photographs, TrainConfig(folds=3, out=tmp_path / "again", **SMALL))
     assert again.metrics["test"] == metrics["test"]
+
+
+def test_a_near_copy_that_was_learnt_from_in_a_round_is_told(tmp_path):
+    """Labels by chance, each photograph twice in two sizes: half of them look as if learnt."""
+    data = make_photographs(tmp_path / "data", a_class=8)
+    for path in sorted(data.rglob("*.png")):
+        with Image.open(path) as image:
+            large = image.resize((128, 128))
+        large.save(path)
+        large.resize((80, 80)).save(path.with_name(f"copy of {path.name}"))
+    run = pipeline.train(data, TrainConfig(folds=4, out=tmp_path / "run", **SMALL))
+    (line,) = [note for note in run.metrics["data"]["notes"] if "nearly the same" in note]
+    n_near = int(line.split()[0])
+    assert 10 < n_near <= 48
+    assert line.startswith(
+        f"{n_near} of 48 test images are nearly the same as an image of training"
+    )
+    assert (run.folder / "duplicates.png").exists()
 
 
 @pytest.mark.parametrize("settings", [{"head": "mean", "taps": "all"}, {"taps": "last"}])

@@ -84,14 +84,15 @@ def write_artefacts(folder: Path, outcome: Outcome) -> None:
     write_bundle(folder / "bundle", outcome.model, outcome.compute, outcome.statistics)
     _draw(folder, outcome)
     if outcome.near:
-        near_duplicates.draw(folder / "duplicates.png", outcome.near, samples, len(parts.test))
+        n_test = len(outcome.scored.tested)
+        near_duplicates.draw(folder / "duplicates.png", outcome.near, samples, n_test)
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return what metrics.json says besides results and seconds, JSON-ready."""
     samples, parts, model = outcome.samples, outcome.parts, outcome.model
     backbone, record = model.backbone, dict(outcome.fitted.record)
-    near = near_duplicates.describe(outcome.near, samples, len(parts.test))
+    near = near_duplicates.describe(outcome.near, samples, len(outcome.scored.tested))
     candidates = record.pop("candidates", [])
     if outcome.config.strategy == "probe":  # what is fitted are rows: images and their views
         record["rows"] = record["n"]
@@ -140,20 +141,23 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
 def _write_predictions(path: Path, outcome: Outcome) -> None:
     samples, classes = outcome.samples, outcome.samples.classes
     shown = classes if len(classes) <= 100 else ()
+    scored = outcome.scored
 
     def rows() -> Iterator[list[object]]:
-        for index, p in zip(outcome.scored.tested, outcome.scored.probabilities, strict=True):
+        for k, (index, p) in enumerate(zip(scored.tested, scored.probabilities, strict=True)):
             best = int(p.argmax())
             yield [
                 samples.ids[index],
                 classes[samples.labels[index]],
                 classes[best],
                 f"{p[best]:.6f}",
+                *(() if scored.round_of is None else (int(scored.round_of[k]),)),
                 *(f"{value:.6f}" for value in p[: len(shown)]),
             ]
 
-    header = ["id", "true", "predicted", "probability", *(f"p({name})" for name in shown)]
-    write_csv(path, header, rows())
+    header = ["id", "true", "predicted", "probability"]
+    header += [] if scored.round_of is None else ["round"]
+    write_csv(path, [*header, *(f"p({name})" for name in shown)], rows())
 
 
 def _draw(folder: Path, outcome: Outcome) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.data.rounds import outer_rounds
 from regraft.probe import fit_probe, score, score_baselines
 from regraft.report import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
@@ -37,12 +38,15 @@ class Scored:
     rounds : list of dict
         JSON-ready: images, blocks and penalty of each round, which made its own choices; none where
         one test part was held out.
+    round_of : array of shape (n,), int64, or None
+        In which of them each was tested, from 1.
     """
 
     tested: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     baselines: dict[str, tuple[NDArray[np.float32], str]]
     rounds: list[dict[str, Any]]
+    round_of: NDArray[np.int64] | None = None
 
     @property
     def protocol(self) -> str:
@@ -88,7 +92,7 @@ def score_test(
 def cross_validate(
     features: Features,
     samples: Samples,
-    parts: Parts,
+    rounds: Sequence[Parts],
     backbone: Backbone,
     config: TrainConfig,
     reporter: Reporter | None = None,
@@ -101,12 +105,12 @@ def cross_validate(
         Has a row for every sample of the rounds.
     samples : Samples
         Labels, groups and hashes.
-    parts : Parts
-        What is in ``train`` is tested.
+    rounds : sequence of Parts
+        As ``outer_rounds`` makes them: no image is in the test part of two.
     backbone : Backbone
         Names the blocks.
     config : TrainConfig
-        As for ``fit_probe``; ``folds`` says how many rounds.
+        As for ``fit_probe``.
     reporter : Reporter, optional
         Follows the rounds.
 
@@ -117,7 +121,6 @@ def cross_validate(
     answers: dict[str, list[NDArray[np.float32]]] = {}
     descriptions: dict[str, str] = {}
     told, compared = [], False
-    rounds = outer_rounds(samples, parts.train, config.folds, config.seed)
     for note in rounds[0].notes:
         (reporter or Reporter()).say(note)
     with (reporter or Reporter()).track("test", len(rounds)) as advance:
@@ -148,4 +151,5 @@ def cross_validate(
     if not compared:  # all rounds read the last stage alone, or none was fitted on it
         del joined["last_stage"]
     baselines = {name: (joined[name], descriptions[name]) for name in joined}
-    return Scored(tested[order], probabilities, baselines, told)
+    numbers = np.repeat(np.arange(1, len(rounds) + 1), [len(each.test) for each in rounds])
+    return Scored(tested[order], probabilities, baselines, told, numbers[order])

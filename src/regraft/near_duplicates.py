@@ -25,6 +25,7 @@ from regraft.features.taps import POOLED, Block
 from regraft.plot_pairs import SHOWN, Shown, pair_grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -71,7 +72,12 @@ class Pair:
 
 
 def find_near_duplicates(
-    samples: Samples, parts: Parts, features: Features, *, max_pixels: int, workers: int = 1
+    samples: Samples,
+    rounds: Sequence[Parts],
+    features: Features,
+    *,
+    max_pixels: int,
+    workers: int = 1,
 ) -> list[Pair]:
     """Find test images that are nearly the same as an image of training or validation.
 
@@ -79,8 +85,8 @@ def find_near_duplicates(
     ----------
     samples : Samples
         Streamed again, but for a few.
-    parts : Parts
-        Disjoint; all of their samples have a row.
+    rounds : sequence of Parts
+        Those that are tested, each with what was learnt from; all of their samples have a row.
     features : Features
         Of any network; its pooled block is read.
     max_pixels : int
@@ -100,23 +106,32 @@ def find_near_duplicates(
     Barz and Denzler, Do we train on test data? Purging CIFAR of near-duplicates, Journal of
     Imaging 2020: nearest in feature space first, then judged by their pixels.
     """
-    large = samples.sizes.min(axis=1) >= LEAST_SIDE
-    rest = np.sort(np.concatenate([parts.train, parts.val]))
-    rest, tested = rest[large[rest]], parts.test[large[parts.test]]
-    if not len(rest) or not len(tested):
-        return []
-    tested = _bounded(tested, samples, len(rest))
-    nearest, similarity = _nearest(_reduced(features, tested), _reduced(features, rest))
-    order = np.argsort(-similarity, kind="stable")[:_MOST_PAIRS]
+    near: list[tuple[float, int, int]] = []
+    for parts in rounds:
+        near += _candidates(samples, parts, features, _MOST_PRODUCTS // len(rounds))
+    near.sort(key=lambda found: -found[0])
     pairs: list[Pair] = []
-    for start in range(0, len(order), _ROUND):  # each is a pass through a compressed tar
-        chosen = order[start : start + _ROUND]
-        candidates = [(int(tested[at]), int(rest[nearest[at]])) for at in chosen]
+    for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # a pass through a compressed tar
+        candidates = [(test, other) for _, test, other in near[start : start + _ROUND]]
         confirmed = _confirm(samples, candidates, max_pixels, workers)
         if not confirmed:
             break
         pairs = _sorted([*pairs, *confirmed], samples)
     return pairs
+
+
+def _candidates(
+    samples: Samples, parts: Parts, features: Features, most: int
+) -> list[tuple[float, int, int]]:
+    """Return for test images of one round how near the nearest image of training is, and which."""
+    large = samples.sizes.min(axis=1) >= LEAST_SIDE
+    rest = np.sort(np.concatenate([parts.train, parts.val]))
+    rest, tested = rest[large[rest]], parts.test[large[parts.test]]
+    if not len(rest) or not len(tested):
+        return []
+    tested = _bounded(tested, samples, max(most // len(rest), 1))
+    nearest, similarity = _nearest(_reduced(features, tested), _reduced(features, rest))
+    return list(zip(similarity.tolist(), tested.tolist(), rest[nearest].tolist(), strict=True))
 
 
 def _sorted(pairs: list[Pair], samples: Samples) -> list[Pair]:
@@ -135,7 +150,7 @@ def describe(pairs: list[Pair], samples: Samples, n_test: int) -> list[str]:
     samples : Samples
         For names and classes.
     n_test : int
-        Images in the test part.
+        Images that are tested.
 
     Returns
     -------
@@ -151,21 +166,27 @@ def describe(pairs: list[Pair], samples: Samples, n_test: int) -> list[str]:
             + more
         )
 
-    much = f"{len(pairs):,} of {n_test:,} test images are nearly the same as an image of training"
+    much = _much(pairs, n_test)
     why = (
-        "copies and bursts make a result look better than it is, and --group-by keeps them together"
+        "copies and bursts make a result look better than it is: remove one of each pair, or, "
+        "where folders or names have something in common, --group-by keeps them together"
     )
     lines = [f"{much} (duplicates.png; {why}): {named(pairs)}"]
     labels = samples.labels
     torn = [pair for pair in pairs if labels[pair.test] != labels[pair.other]]
     if torn:
-        lines.append(f"of these, {len(torn):,} have another label there: {named(torn)}")
+        have = "has" if len(torn) == 1 else "have"
+        lines.append(f"of these, {len(torn):,} {have} another label there: {named(torn)}")
     return lines
 
 
-def _bounded(test: NDArray[np.int64], samples: Samples, n_rest: int) -> NDArray[np.int64]:
+def _much(pairs: list[Pair], n_test: int) -> str:
+    are = "is" if len(pairs) == 1 else "are"
+    return f"{len(pairs):,} of {n_test:,} test images {are} nearly the same as an image of training"
+
+
+def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
     """Return the test images, or as many as can be looked at, chosen by content."""
-    most = max(_MOST_PRODUCTS // n_rest, 1)
     if len(test) <= most:
         return test
     by_hash = sorted(test.tolist(), key=lambda index: samples.hashes[index])
@@ -296,12 +317,11 @@ def draw(path: Path, pairs: list[Pair], samples: Samples, n_test: int) -> None:
     samples : Samples
         For names.
     n_test : int
-        Images in the test part.
+        Images that are tested.
     """
     shown = [
         Shown(*pair.pictures, f"test: {samples.ids[pair.test]}", samples.ids[pair.other])
         for pair in pairs
         if pair.pictures is not None
     ]
-    title = f"{len(pairs):,} of {n_test:,} test images are nearly the same as one of training"
-    pair_grid(path, shown, title)
+    pair_grid(path, shown, _much(pairs, n_test))

@@ -22,6 +22,7 @@ from regraft import runs
 from regraft.background import in_background
 from regraft.data.matching import choose_unseen, match_classes
 from regraft.data.refused import drop_refused, note_refused
+from regraft.data.rounds import testing_rounds
 from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.errors import SmallSampleWarning
@@ -41,6 +42,7 @@ from regraft.steps import (
     n_workers,
     probing,
     suited,
+    tell_data,
     tell_refused,
 )
 
@@ -153,8 +155,7 @@ def _train(
         with seconds.of("scan"), in_background(load_backbone, config) as loading:
             samples = scan(data, config, reporter)  # N samples and the ledger
             parts = divide(samples, config)  # train, val, test: disjoint
-        for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
-            reporter.say(note)
+        tell_data(samples, parts, reporter)
         with seconds.of("load"):  # what scanning did not hide
             backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.artefacts import Outcome, describe, write_artefacts
@@ -173,8 +174,9 @@ def _train(
             )
             samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
             tell_refused(samples.ledger, reporter, "in ledger.json")
+        rounds = testing_rounds(samples, parts, config)  # one, or each image once in several
         with seconds.of("compare"):  # the same scene twice, in training and in test
-            pairs = _near_duplicates(samples, parts, features, config, reporter)
+            pairs = _near_duplicates(samples, rounds, features, config, reporter)
         with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
             probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
             model, fitted = probe.model, probe.fitted
@@ -193,7 +195,7 @@ def _train(
                     refuse_lost(samples, seen.refused)
         with seconds.of("evaluate"):  # the test part, once
             scored = (
-                cross_validate(features, samples, parts, backbone, config, reporter)
+                cross_validate(features, samples, rounds, backbone, config, reporter)
                 if config.folds  # or every image once, by probes of other images
                 else score_test(model, seen, probe, features, samples, parts, config)
             )
@@ -350,14 +352,18 @@ def _used(parts: Parts) -> NDArray[np.int64]:
 
 
 def _near_duplicates(
-    samples: Samples, parts: Parts, features: Features, config: TrainConfig, reporter: Reporter
+    samples: Samples,
+    rounds: Sequence[Parts],
+    features: Features,
+    config: TrainConfig,
+    reporter: Reporter,
 ) -> list[Pair]:
     from regraft.near_duplicates import describe, find_near_duplicates
 
     pairs = find_near_duplicates(
-        samples, parts, features, max_pixels=config.max_pixels, workers=n_workers(config)
+        samples, rounds, features, max_pixels=config.max_pixels, workers=n_workers(config)
     )
-    for note in describe(pairs, samples, len(parts.test)):
+    for note in describe(pairs, samples, sum(len(each.test) for each in rounds)):
         reporter.say(note)
     return pairs
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from regraft.report import Reporter
 
 _TOLD = 5  # refused images on the console
+_CLASSES_TOLD = 10
 
 
 def configured(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
@@ -183,6 +184,19 @@ def extract_features(
             text = f"{error.message}; features of this run are not kept"
             warnings.warn(text, StoreWarning, stacklevel=2)
     return into(stack.enter_context(temporary_store()))
+
+
+def tell_data(samples: Samples, parts: Parts, reporter: Reporter) -> None:
+    """Say what was found: classes with their numbers, and what may not be expected of the data."""
+    counts = np.bincount(samples.labels, minlength=len(samples.classes))
+    named = [
+        f"{name} {count:,}"
+        for name, count in zip(samples.classes[:_CLASSES_TOLD], counts, strict=False)
+    ]
+    more = f" and {len(counts) - _CLASSES_TOLD:,} more" if len(counts) > _CLASSES_TOLD else ""
+    reporter.say(f"{len(samples):,} images of {len(counts):,} classes: {', '.join(named)}{more}")
+    for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
+        reporter.say(note)
 
 
 def tell_refused(ledger: Ledger, reporter: Reporter, place: str) -> None:

@@ -149,7 +149,12 @@ def test_names_that_differ_in_case_are_two_classes_and_told(tmp_path):
              "NUL/aux.png": images()[33]}  # fmt: skip
     source = open_source(write_zip(tmp_path / "a.zip", files))
     assert read_all(source) == files
-    assert source.notes == ("the classes Rose and rose differ in case or form only: are they one?",)
+    assert source.notes == (
+        (
+            "the classes Rose and rose differ in case or form only: where they are one, put their "
+            "images into one folder"
+        ),
+    )
 
 
 def test_the_number_of_members_is_bounded(tmp_path, monkeypatch):

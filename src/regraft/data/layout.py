@@ -350,7 +350,8 @@ def _notes(
     for name in classes:
         alike[unicodedata.normalize("NFKC", name).casefold()].add(name)
     notes += [
-        f"the classes {' and '.join(sorted(names))} differ in case or form only: are they one?"
+        f"the classes {' and '.join(sorted(names))} differ in case or form only: where they are "
+        "one, put their images into one folder"
         for _, names in sorted(alike.items())
         if len(names) > 1
     ]
@@ -365,4 +366,27 @@ def _notes(
         for label, inner in sorted(nested.items())
         if len(inner) > 1
     ]
+    notes += _shared_folders(found, depth, classes)
     return tuple(notes)
+
+
+def _shared_folders(
+    found: list[tuple[int, Entry]], depth: dict[Part | None, int], classes: set[str]
+) -> list[str]:
+    """Ask where all classes hold folders of the same names: 2023/rose and 2024/rose."""
+    holders: dict[str, set[str]] = defaultdict(set)
+    for _, entry in found:
+        inner = entry.id.split("/")[depth[entry.part] + 1 : -1]
+        if not inner:
+            return []  # images lie in the class folder itself
+        holders[inner[0]].add(entry.label)
+    shared = sorted(name for name, labels in holders.items() if labels == classes)
+    if len(classes) < 2 or len(shared) < 2:
+        return []
+    names, inner = _listed(sorted(classes)), _listed(shared)
+    hint = "if those are the classes, let them be the folders at the top"
+    return [f"the classes are {names}, and each holds folders named {inner}: {hint}"]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

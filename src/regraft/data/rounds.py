@@ -14,6 +14,7 @@ from regraft.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regraft.config import TrainConfig
     from regraft.data.samples import Samples
 
 
@@ -32,6 +33,13 @@ def whole(samples: Samples) -> Parts:
         )
     none = np.empty(0, np.int64)
     return Parts(train=np.arange(len(samples)), val=none, test=none, left_out={})
+
+
+def testing_rounds(samples: Samples, parts: Parts, config: TrainConfig) -> list[Parts]:
+    """Return what is tested and what is learnt from: once, or in each of ``--folds`` rounds."""
+    if not config.folds:
+        return [parts]
+    return outer_rounds(samples, parts.train, config.folds, config.seed)
 
 
 def outer_rounds(
