@@ -100,6 +100,20 @@ def test_names_follow_the_data(tmp_path, monkeypatch):
     assert tree(tmp_path) == ["here"]
 
 
+def test_the_name_of_a_stopped_training_is_left_to_it(tmp_path, monkeypatch):
+    """A probe of the same data took it, and the training that was resumed began anew elsewhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def stopped(run):
+        return run.name in {"photos", "photos-3"}
+
+    assert make(None, stopped=stopped).name == "photos-2"
+    assert make(None, stopped=stopped).name == "photos-4"
+    assert make(None, stopped=stopped, resume=True).name == "photos"
+    assert make(None, stopped=stopped, resume=True).name == "photos-3"
+    assert make(None, stopped=stopped, resume=True).name == "photos-5"  # nothing to resume
+
+
 def test_two_at_once_have_two_places(tmp_path, monkeypatch):
     """In one process and in two: the second one sees that the first place is taken."""
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,14 @@ SMALL = {
 }  # fmt: skip
 
 
+class Stop:
+    """Ends a training in its second step, as Ctrl-C does."""
+
+    def on_batch_end(self, loop):
+        if loop.state.progress.step == 2:
+            raise KeyboardInterrupt
+
+
 class Told(Reporter):
     def __init__(self):
         self.lines = []
@@ -188,3 +196,22 @@ def test_settings_out_of_range_are_told(settings, message):
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**settings)
     assert caught.value.message == message
+
+
+def test_without_out_a_stopped_training_goes_on_though_a_probe_came_between(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    small = {**SMALL, "model": "minivgg", "image_size": 16}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(data, TrainConfig(**small), callbacks=[Stop()])
+    probe = {name: small[name] for name in ("model", "image_size", "test_fraction", "taps")}
+    assert pipeline.train(data, TrainConfig(**probe)).folder.name == "photographs-2"
+    with pytest.raises(RunError, match="holds the checkpoints of a run that was stopped"):
+        pipeline.train(data, TrainConfig(**small))
+    told = Told()
+    run = pipeline.train(data, TrainConfig(resume=True, **small), told)
+    assert run.folder.name == "photographs"
+    assert not any("nothing to resume" in line for line in told.lines)
+    names = sorted(path.name for path in run.folder.parent.iterdir())
+    assert names == ["photographs", "photographs-2"]

@@ -135,8 +135,8 @@ def test_folders_of_the_same_names_in_every_class_are_asked_about():
     years = [f"{year}/{name}/1.jpg" for year in (2023, 2024) for name in ("daisy", "rose")]
     assert arrange(years, "data").notes == (
         (
-            "the classes are 2023, 2024, and each holds folders named daisy, rose: if those are the "
-            "classes, let them be the folders at the top"
+            "the classes are 2023, 2024, and each holds folders named daisy, rose: "
+            "if those are the classes, let them be the folders at the top"
         ),
     )
     for more in (["2023/1.jpg"], ["2025/tulip/1.jpg"]):  # a class of its own images, or folders

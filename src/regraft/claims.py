@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -22,10 +23,11 @@ from regraft.features.store import network_file_system
 from regraft.runs import is_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HOME = Path("regraft-runs")
 _LOCK = "regraft.lock"
+_LOOKED_AT = 1000  # names among which stopped trainings are looked for
 _LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT}
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -88,7 +90,13 @@ class Claim:
 
 @contextlib.contextmanager
 def claim(
-    out: Path | None, data: object, *, overwrite: bool, store: Path | None = None
+    out: Path | None,
+    data: object,
+    *,
+    overwrite: bool,
+    store: Path | None = None,
+    stopped: Callable[[Path], bool] | None = None,
+    resume: bool = False,
 ) -> Iterator[Claim]:
     """Choose where a run goes, and keep everybody else from writing there meanwhile.
 
@@ -102,6 +110,11 @@ def claim(
         Whether a run that is there already may be replaced.
     store : Path, optional
         The feature store's folder, which must not be in the run folder.
+    stopped : callable, optional
+        Whether a training that was stopped waits under a name, to be continued. Without ``out``
+        such a name is left to it; no name is where not given.
+    resume : bool
+        Without ``out``, take the first such name instead.
 
     Yields
     ------
@@ -117,10 +130,8 @@ def claim(
     DiskFullError
         Where there is no space left.
     """
-    folders = iter([out]) if out is not None else _candidates(name_after(data))
-    for folder in folders:
-        if out is None and (folder.exists() or folder.is_symlink()):
-            continue
+    names = _free_names(name_after(data), stopped or (lambda _: False), resume=resume)
+    for folder in names if out is None else [out]:
         with _told(folder):
             # Resolved once: neither a link on the way nor a change of directory moves the run.
             named = folder.name not in {"", ".."}
@@ -202,6 +213,17 @@ def name_after(data: object) -> str:
 
 def _candidates(stem: str) -> Iterator[Path]:
     return (HOME / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
+
+
+def _free_names(stem: str, stopped: Callable[[Path], bool], *, resume: bool) -> Iterator[Path]:
+    """Yield names that nothing has; those of stopped trainings first, or not at all."""
+    some = itertools.islice(_candidates(stem), _LOOKED_AT)
+    waiting = [name for name in some if not os.path.lexists(name) and stopped(name)]
+    if resume:
+        yield from waiting
+    for name in _candidates(stem):
+        if not os.path.lexists(name) and name not in waiting:
+            yield name
 
 
 def _numbered(place: Path, start: int) -> Path:

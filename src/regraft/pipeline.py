@@ -27,7 +27,7 @@ from regraft.data.scan import scan
 from regraft.data.sources import open_unlabelled
 from regraft.errors import SmallSampleWarning
 from regraft.finetune.callbacks import check_callbacks
-from regraft.finetune.folder import checkpoints_folder, refuse_existing
+from regraft.finetune.folder import checkpoints_folder, generations, refuse_existing
 from regraft.finetune.ranks import joined
 from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
@@ -321,7 +321,16 @@ def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
     from regraft.features.store import default_folder
 
     store = (config.cache_dir or default_folder()) if config.cache else None
-    return claim(config.out, data, overwrite=config.overwrite, store=store)
+    resume = config.strategy != "probe" and config.resume
+    return claim(
+        config.out, data, overwrite=config.overwrite, store=store,
+        # One that begins anew is told of the checkpoints under its name, and refused.
+        stopped=_is_stopped if resume or config.strategy == "probe" else None, resume=resume,
+    )  # fmt: skip
+
+
+def _is_stopped(run: Path) -> bool:
+    return bool(generations(checkpoints_folder(run)))
 
 
 def _check_device(config: TrainConfig) -> None:

@@ -383,9 +383,9 @@ def _shared_folders(
     shared = sorted(name for name, labels in holders.items() if labels == classes)
     if len(classes) < 2 or len(shared) < 2:
         return []
-    names, inner = _listed(sorted(classes)), _listed(shared)
+    what = f"the classes are {_listed(sorted(classes))}, and each holds folders named"
     hint = "if those are the classes, let them be the folders at the top"
-    return [f"the classes are {names}, and each holds folders named {inner}: {hint}"]
+    return [f"{what} {_listed(shared)}: {hint}"]
 
 
 def _listed(names: list[str]) -> str:
