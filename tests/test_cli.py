@@ -208,6 +208,8 @@ def test_version_and_module(capsys):
         ),
         ("train x --seeed 3", "unknown flag --seeed", "did you mean --seed?"),
         ("train x --no-cach", "unknown flag --no-cach", "did you mean --no-cache or --cache?"),
+        ("train x --learning-rate 3", "unknown flag --learning-rate", "did you mean --lr?"),
+        ("predict r x --top-k 3", "unknown flag --top-k", "did you mean --topk?"),
         ("train x --zzz", "unknown flag --zzz", "regraft train --help"),
         ("train x --seed", "--seed needs a value", "regraft train --help"),
         (

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from image_trees import encoded, write_idx, write_tree
@@ -65,6 +66,27 @@ def test_another_source_of_the_same_classes_shows_the_fall(run, capsys):
     assert found["n"] == 1_797
     assert [each["name"] for each in found["per_class"]] == list("0123456789")
     assert found["accuracy"]["high"] < read_metrics(run)["test"]["accuracy"]["value"]
+
+
+def test_what_was_measured_is_told_to_people_too(run, tmp_path, capsys):
+    digits = load_digits()
+    for number in range(60):
+        image = np.kron(digits.images[number] * 15, np.ones((3, 3))).astype(np.uint8)
+        label = digits.target[number]
+        if label < 8:
+            path = tmp_path / str(label) / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(path)
+    assert main(["evaluate", str(run), str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    missing = "no image of 2 of the run's 10 classes: 8, 9; macro figures are of the others"
+    assert missing in found["data"]["notes"]
+    lines = err.splitlines()
+    assert missing in lines
+    assert set(found["warnings"]) <= set(lines)
+    (accuracy,) = [line for line in lines if line.startswith("accuracy ")]
+    assert accuracy.endswith(f"n = {found['n']})")
 
 
 def test_classes_that_do_not_match_are_listed(run, tmp_path, capsys):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from regraft.errors import InputError
 from regraft.evaluation.intervals import bootstrap, of_mean, wilson
-from regraft.evaluation.metrics import evaluate, majority_baseline
+from regraft.evaluation.metrics import accuracy_gain, evaluate, majority_baseline
 
 NAMES = tuple("abcdefgh")
 
@@ -193,3 +193,21 @@ def test_majority_baseline():
 def test_what_cannot_be_measured_is_refused(p, y, words):
     with pytest.raises(InputError, match=words):
         evaluate(p, np.array(y, dtype=np.int64), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("others", "value", "low", "high"),
+    [
+        ([0, 1, 0, 1], 0.0, -0.6024, 0.6024),  # the same answers: four images prove no equality
+        ([1, 0, 1, 0], 1.0, -0.2047, 1.0),
+    ],
+)
+def test_a_gain_that_is_the_same_for_every_image_has_no_interval_of_a_point(
+    others, value, low, high
+):
+    """1 - 0.025 ** (1 / 4) = 0.6024 is Clopper and Pearson's end for none of four."""
+    one_hot, truth = np.eye(2, dtype=np.float32), np.array([0, 1, 0, 1])
+    gain = accuracy_gain(one_hot[truth], one_hot[others], truth)
+    assert gain == pytest.approx({"value": value, "low": low, "high": high}, abs=1e-4)
+    low_exact, high_exact = stats.binomtest(0, 4).proportion_ci(method="exact")
+    assert (low_exact, high_exact) == pytest.approx((0, 0.6024), abs=1e-4)

@@ -508,3 +508,11 @@ def test_choices_are_told_with_their_reasons(photographs, tmp_path):
     assert "weights ImageNet-1k" in text
     assert "sha256" in text
     assert "forward pass on " in text
+
+
+def test_a_run_and_its_predictor_are_shown_in_one_line(run):
+    accuracy = run.metrics["test"]["accuracy"]["value"]
+    n = run.metrics["test"]["n"]
+    assert repr(run) == f"Run({str(run.folder)!r}, test accuracy {accuracy:.3f}, n = {n})"
+    shown = repr(Predictor.load(run.folder))
+    assert shown == "Predictor(3 classes: blobs, checks, stripes; embedded at 64 pixels)"

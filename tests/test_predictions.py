@@ -58,12 +58,29 @@ def test_a_table_for_spreadsheets(tmp_path, capsys):
     assert deliver(iter(RESULTS), csv=path, json=False) == 1
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["id", "predicted", "probability", "predicted_2", "probability_2"],
-            ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25"],
-            ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5"],
+            ["id", "predicted", "probability", "predicted_2", "probability_2", "error"],
+            ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25", ""],
+            ["broken\n.jpg", "", "", "", "", "truncated: ends after 12 bytes"],
+            ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5", ""],
         ]
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
-    assert capsys.readouterr().out == ""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"{path}: 2 images, 1 refused"
+
+
+def test_a_table_of_refused_images_has_its_heading_and_their_reasons(tmp_path, capsys):
+    path = tmp_path / "predictions.csv"
+    assert deliver(iter(RESULTS[1:2]), csv=path, json=False) == 1
+    with path.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {
+        "id": "broken\n.jpg",
+        "predicted": "",
+        "probability": "",
+        "error": "truncated: ends after 12 bytes",
+    }
+    assert capsys.readouterr().err.endswith(f"{path}: 0 images, 1 refused\n")
 
 
 def test_a_table_and_lines_for_programs(tmp_path, capsys):
@@ -73,7 +90,7 @@ def test_a_table_and_lines_for_programs(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["a/daisy, 1.jpg", "b.jpg"]
     with path.open(encoding="utf-8", newline="") as file:
-        assert [row["predicted"] for row in csv.DictReader(file)] == ["daisy", "Löwenzahn"]
+        assert [row["predicted"] for row in csv.DictReader(file)] == ["daisy", "", "Löwenzahn"]
 
 
 @pytest.mark.parametrize("as_lines", [True, False])

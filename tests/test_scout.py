@@ -16,6 +16,8 @@ from regraft.heads.representation import represent
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.rows import Standard
 from regraft.heads.select import fit_head
+from regraft.probe import tell_candidates
+from regraft.report import Reporter
 from regraft.scout import Scout, Sight, coordinates, memory_limit
 
 
@@ -238,6 +240,33 @@ def test_candidates_are_compared_where_all_have_been_scored():
     chosen, table = choose([small, large], y, np.arange(300), np.ones(300))
     assert chosen == "large"
     assert table[1]["log_loss"] < 0.9 * np.log(3)
+
+
+def test_where_nothing_was_scored_no_figure_is_told():
+    """Two images of each class: no fold can hold any out. Zeros looked like a perfect loss."""
+    parts, y = blocks_of(6)
+    nobody = np.zeros(6, bool)
+    fits = [candidate(name, n, 0, parts, y) for name, n in (("small", 10), ("large", 90))]
+    fits = [
+        dataclasses.replace(fit, fitted=dataclasses.replace(fit.fitted, scored=nobody))
+        for fit in fits
+    ]
+    chosen, table = choose(fits, y, np.arange(6), np.ones(6))
+    assert chosen == "small"
+    assert {row["log_loss"] for row in table} == {row["accuracy"] for row in table} == {None}
+    told = Told()
+    tell_candidates(table, told)
+    assert told.lines == [
+        "too few images to compare sets of features: small is taken, the smallest"
+    ]
+
+
+class Told(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
 
 
 def test_images_of_one_group_are_one_observation():

@@ -48,7 +48,8 @@ def compare(
         if config is not None or given(flags) or overwrite:
             raise InputError(
                 "settings change nothing of runs that are trained already",
-                hint="regraft compare DATA --models NAMES trains",
+                hint="regraft compare DATA trains with --models or --strategies; for other "
+                "settings train a run with each, and compare the runs",
             )
         from regraft.comparison import compare_runs
 

@@ -124,6 +124,24 @@ def _uncapped(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+#: What other tools call our flags.
+_ELSEWHERE = {
+    "--learning-rate": "--lr",
+    "--num-epochs": "--epochs",
+    "--n-epochs": "--epochs",
+    "--num-workers": "--workers",
+    "--img-size": "--image-size",
+    "--arch": "--model",
+    "--backbone": "--model",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--gpu": "--device",
+    "--top-k": "--topk",
+}
+
+
 def _nearest(name: str, known: list[str]) -> str:
+    if _ELSEWHERE.get(name) in known:
+        return f"did you mean {_ELSEWHERE[name]}?"
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
     return f"did you mean {' or '.join(near)}?" if near else ""

@@ -20,7 +20,7 @@ import numpy as np
 
 from regraft import runs
 from regraft.background import in_background
-from regraft.data.matching import choose_unseen, match_classes
+from regraft.data.matching import choose_unseen, match_classes, missing_classes
 from regraft.data.refused import drop_refused, note_refused
 from regraft.data.rounds import testing_rounds
 from regraft.data.scan import scan
@@ -80,6 +80,11 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     model: Model
+
+    def __repr__(self) -> str:
+        accuracy = self.metrics["test"]["accuracy"]["value"]
+        n = self.metrics["test"]["n"]
+        return f"Run({str(self.folder)!r}, test accuracy {accuracy:.3f}, n = {n:,})"
 
     def summary(self) -> str:
         """Return the result, what it must be held against, and what to type next."""
@@ -249,6 +254,7 @@ def evaluate(
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import evaluate as measure
     from regraft.probe import score
+    from regraft.summary import describe_test
 
     predictor = Predictor.load(
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
@@ -260,6 +266,7 @@ def evaluate(
     chosen, notes = choose_unseen(samples, run)
     for note in (*samples.source.notes, *samples.notes, *notes):
         reporter.say(note)
+    n_told = len(notes)
     with ExitStack() as stack:
         features = extract_features(
             samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
@@ -267,10 +274,13 @@ def evaluate(
         samples = note_refused(samples, chosen, features.refused, strict=config.strict)
         chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
         probabilities = score(predictor.model, features, chosen)
+    notes += missing_classes(labels[chosen], predictor.classes)
     results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
     entries = samples.ledger.entries
     refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
     tell_refused(samples.ledger, reporter, "among the figures")
+    for line in (*notes[n_told:], *results["warnings"], *describe_test(results)):
+        reporter.say(line)
     told = {"source": samples.source.location, "notes": notes, "refused": refused}
     return {"run": str(run), "data": told, **results}
 

@@ -31,7 +31,8 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
         Each with ``id``, ``label``, ``probability``, ``top``, or with ``error`` for an image that
         could not be used: that one is told on stderr.
     csv : Path, optional
-        File to write; it is replaced when it is complete.
+        File to write; it is replaced when it is complete. It has a row for every image, with the
+        reason in its last column, ``error``, where one could not be used.
     json : bool
         One JSON object a line on stdout. Without this and ``csv``: lines for people.
 
@@ -46,29 +47,37 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
         The CSV file cannot be written.
     """
     refused = 0
-    table = io.StringIO()
-    rows = csv_module.writer(table, lineterminator="\n")
+    rows: list[tuple[str, list[object], str]] = []  # id, pairs, error
     for result in results:
         if result.error is not None:
             refused += 1
             print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
+            if csv is not None:
+                rows.append((result.id, [], _one_line(result.error)))
             continue
         if csv is None or json:
             # Flushed: a program that reads on gets each result when it is there.
             print(_json_line(result) if json else _line(result), flush=True)
         if csv is not None:
-            if not table.tell():
-                rows.writerow(_header(len(result.top)))
-            rows.writerow([result.id, *(value for pair in result.top for value in pair)])
+            rows.append((result.id, [value for pair in result.top for value in pair], ""))
     if csv is not None:
-        write_atomic(csv, table.getvalue().encode("utf-8", "surrogateescape"))
+        _write_table(csv, rows)
+        told = f"{csv}: {len(rows) - refused:,} images" + (f", {refused:,} refused" * bool(refused))
+        print(_one_line(told), file=sys.stderr)
     return 1 if refused else 0
 
 
-def _header(topk: int) -> list[str]:
+def _write_table(path: Path, rows: Sequence[tuple[str, list[object], str]]) -> None:
+    width = max([2, *(len(pairs) for _, pairs, _ in rows)])
     # Not "label": that is the true class in every other table.
     names = ("predicted", "probability")
-    return ["id", *names, *(f"{name}_{k}" for k in range(2, topk + 1) for name in names)]
+    further = [f"{name}_{k}" for k in range(2, width // 2 + 1) for name in names]
+    table = io.StringIO()
+    writer = csv_module.writer(table, lineterminator="\n")
+    writer.writerow(["id", *names, *further, "error"])
+    for name, pairs, error in rows:
+        writer.writerow([name, *pairs, *[""] * (width - len(pairs)), error])
+    write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _line(result: Any) -> str:

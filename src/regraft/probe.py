@@ -193,6 +193,10 @@ def tell_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
     """Print what was tried; nothing where there was no choice."""
     if len(table) < 2:
         return
+    if table[0]["log_loss"] is None:
+        chosen = next(row["taps"] for row in table if row["chosen"])
+        reporter.say(f"too few images to compare sets of features: {chosen} is taken, the smallest")
+        return
     reporter.say("taps        features   out-of-fold log-loss   accuracy           seconds")
     for row in table:
         reporter.say(

@@ -39,7 +39,10 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """
     path = folder / _MARK
     if not path.is_file() or path.is_symlink():
-        raise RunError(f"{folder} is not a run: it has no {_MARK}")
+        raise RunError(
+            f"{folder} is not a run: it has no {_MARK}",
+            hint="a run is a folder that regraft train wrote",
+        )
     try:
         metrics = msgspec.json.decode(read_bounded(path, _MAX_METRICS), type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -24,11 +24,8 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         Lines without a break at the end.
     """
     test, n = metrics["test"], metrics["data"]["n"]
-    lines = [
-        f"test accuracy {interval(test['accuracy'], test['n'])}",
-        f"macro F1 {interval(test['macro_f1'])}",
-        f"log-loss {test['log_loss']['value']:.3f}, calibration error {test['ece']['value']:.3f}",
-    ]
+    accuracy, *others = describe_test(test)
+    lines = [f"test {accuracy}", *others]
     lines += [
         f"baseline {name}: accuracy {interval(baseline['accuracy'])}{_gain(baseline)} "
         f"({baseline['description']})"
@@ -42,10 +39,37 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"{n['train']:,} images to train,{validated} {n['test']:,} to test: {metrics['protocol']}",
         f"features: {features['extracted']:,} extracted, {features['reused']:,} from the store",
         f"{seconds['total']:.1f} s: {phases}",
+        *_few(metrics),
         f"run folder: {folder}",
         f"next: regraft predict {folder} PHOTO.jpg",
     ]
     return "\n".join(lines)
+
+
+def describe_test(test: dict[str, Any]) -> list[str]:
+    """Return the figures of some images, line by line.
+
+    Parameters
+    ----------
+    test : dict
+        As ``test`` in metrics.json.
+
+    Returns
+    -------
+    list of str
+    """
+    return [
+        f"accuracy {interval(test['accuracy'], test['n'])}",
+        f"macro F1 {interval(test['macro_f1'])}",
+        f"log-loss {test['log_loss']['value']:.3f}, calibration error {test['ece']['value']:.3f}",
+    ]
+
+
+def _few(metrics: dict[str, Any]) -> list[str]:
+    """Say what helps where few images are tested."""
+    if metrics["test"]["n"] >= 100 or metrics.get("rounds") or "probe" in metrics["baselines"]:
+        return []
+    return ["few images are tested: with --folds 5 each is, once"]
 
 
 def _gain(baseline: dict[str, Any]) -> str:

@@ -91,6 +91,11 @@ class Predictor:
         self.compute = reader.compute
         self._reader = reader
 
+    def __repr__(self) -> str:
+        some = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        name, side = self.model.backbone.name, self.model.backbone.preprocess.image_size
+        return f"Predictor({len(self.classes)} classes: {some}; {name} at {side} pixels)"
+
     @classmethod
     def load(
         cls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,16 +45,45 @@ def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int6
     if unknown:
         raise DataError(
             f"{len(unknown)} of the data's {len(samples.classes)} classes are unknown to the run: "
-            f"{_listed(unknown)}",
+            f"{_listed([_with_nearest(name, classes) for name in unknown])}",
             hint=f"classes are matched by name; the run knows {_listed(classes)}",
         )
     return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
+
+
+def _with_nearest(name: str, classes: tuple[str, ...]) -> str:
+    """Return a name, with the one that may be meant.
+
+    Examples
+    --------
+    >>> _with_nearest("Tullip", ("rose", "tulip")), _with_nearest("ten", ("1", "10"))
+    ('Tullip (tulip?)', 'ten')
+    """
+    folded = {each.casefold(): each for each in classes[:_LISTED]}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.8)
+    return f"{name} ({folded[near[0]]}?)" if near else name
 
 
 def _listed(names: Sequence[str]) -> str:
     """Name all, or of very many the first and how many there are."""
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
+
+
+def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[str]:
+    """Say which of a run's classes have no image among those that are measured.
+
+    Examples
+    --------
+    >>> missing_classes(np.array([0, 0, 2]), ("daisy", "rose", "tulip"))
+    ["no image of 1 of the run's 3 classes: rose; macro figures are of the others"]
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    names = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if not names:
+        return []
+    what = f"no image of {len(names):,} of the run's {len(classes):,} classes: {_listed(names)}"
+    return [f"{what}; macro figures are of the others"]
 
 
 def choose_unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:

@@ -128,7 +128,9 @@ def accuracy_gain(
     Returns
     -------
     dict of str to float or None
-        "value", and "low" and "high" of Student's 95 % interval of the paired difference.
+        "value", and "low" and "high" of Student's 95 % interval of the paired difference. Where
+        every image has the same difference, that interval would be a point: then what a share of
+        other images of up to 1 - 0.025 ** (1 / n) can do to it (Clopper and Pearson, 1934).
 
     Examples
     --------
@@ -139,7 +141,11 @@ def accuracy_gain(
     right = (probabilities.argmax(1) == labels).astype(np.float64)
     difference = right - (others.argmax(1) == labels)
     low, high = of_mean(difference)
-    return {"value": float(difference.mean()), "low": low, "high": high}
+    value = float(difference.mean())
+    if low == high and len(difference):
+        unseen = (1 - 0.025 ** (1 / len(difference))) * (1 + abs(value))
+        low, high = max(-1.0, value - unseen), min(1.0, value + unseen)
+    return {"value": value, "low": low, "high": high}
 
 
 def majority_baseline(

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from regraft.heads.fitted import FittedHead
 
 
+_MEASURED = (
+    *("log_loss", "log_loss_se", "accuracy", "accuracy_se", "above_best", "above_best_se"),
+)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way of fitting, and what it came to.
@@ -62,7 +67,8 @@ def choose(
     -------
     tuple of str and list of dict
         The name, and one row a candidate: name, features, out-of-fold loss and accuracy with their
-        standard errors, the paired difference to the least loss, seconds, chosen.
+        standard errors, the paired difference to the least loss (None where no row was scored),
+        seconds, chosen.
 
     References
     ----------
@@ -97,6 +103,8 @@ def choose(
                 "seconds": round(candidate.seconds, 3),
             }
         )
+    if not scored.any():  # too few images to hold any out: no figure was measured
+        rows = [row | dict.fromkeys(_MEASURED) for row in rows]
     return chosen, [row | {"chosen": row["taps"] == chosen} for row in rows[::-1]]
 
 
