@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _MARK = "metrics.json"  # a folder with this file and our schema is a run, and may be replaced
+#: A list of numbers over several lines; a line break in a string is escaped.
+_NUMBERS = re.compile(rb"\[\n *(-?[0-9.eE+-]+(?:,\n *-?[0-9.eE+-]+)*)\n *\]")
 _MAX_METRICS = 256 * 2**20  # a confusion matrix of 5,000 classes
 
 
@@ -59,7 +62,10 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def write_metrics(folder: Path, value: Mapping[str, Any]) -> dict[str, Any]:
     """Write metrics.json with the schema version first; return what a reader of it gets."""
     data = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **value})
-    write_atomic(folder / _MARK, msgspec.json.format(data, indent=2))
+    text = msgspec.json.format(data, indent=2)
+    # A confusion matrix row by row: with a line for each number that of 800 classes was 7 MB.
+    text = _NUMBERS.sub(lambda list_: b"[" + re.sub(rb",\n *", b", ", list_[1]) + b"]", text)
+    write_atomic(folder / _MARK, text)
     return msgspec.json.decode(data, type=dict[str, Any])
 
 
