@@ -213,11 +213,10 @@ def _look(
     sets: Mapping[str, tuple[Block, ...]],
 ) -> dict[str, Sight]:
     """Weigh and project every set of blocks by the same few thousand images."""
-    landmarks = _subset(train, samples, N_LANDMARKS, in_order=False)
-    union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
     every = _subset(train, samples, len(train), in_order=False)
+    union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
     weighing = every[few_classes(samples.labels[every])]
-    scout = send_scout(features, landmarks, weighing, samples.labels[weighing], union)
+    scout = send_scout(features, every[:N_LANDMARKS], weighing, samples.labels[weighing], union)
     return {name: scout.look(blocks) for name, blocks in sets.items()}
 
 
