@@ -62,7 +62,8 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
             rows.append((result.id, [value for pair in result.top for value in pair], ""))
     if csv is not None:
         _write_table(csv, rows)
-        told = f"{csv}: {len(rows) - refused:,} images" + (f", {refused:,} refused" * bool(refused))
+        n = len(rows) - refused
+        told = f"{csv}: {n:,} image{'s' * (n != 1)}" + f", {refused:,} refused" * bool(refused)
         print(_one_line(told), file=sys.stderr)
     return 1 if refused else 0
 
