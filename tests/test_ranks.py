@@ -158,6 +158,29 @@ def test_a_process_that_is_killed_does_not_let_the_other_one_wait(where, tmp_pat
     assert last.startswith("process 2 of 2: another process of this training is gone: ")
 
 
+ENDS = """
+import weakref, torch
+from regraft.finetune.ranks import joined
+with joined("finetune") as ranks:
+    group = weakref.ref(torch.distributed.group.WORLD)
+    weight = torch.ones(1, requires_grad=True)
+    torch.optim.AdamW([weight])  # imports a good part of torch
+    ranks.largest(0)
+print("left" if group() else "gone")
+"""
+
+
+def test_no_thread_of_the_processes_group_outlives_the_training(tmp_path):
+    """One that did aborted the process at its end, once in 50 trainings."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "ends.py"]
+    out = subprocess.run(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=120, check=True, text=True
+    ).stdout
+    assert out == "gone\ngone\n"
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("rank", [0, 1])
 def test_torchrun_ends_or_restarts_within_a_minute_of_a_kill(rank, data, alone, tmp_path):

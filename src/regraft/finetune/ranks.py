@@ -213,6 +213,11 @@ def joined(strategy: str) -> Iterator[Ranks]:
             _refuse_probe(strategy, size)
             store.set("begun", "told")
         ranks.wait_for("begun")
+        # It takes the group of the time as default arguments. Imported by the optimiser after the
+        # group is made, it keeps the group's threads beyond the interpreter's end, where one of
+        # them waits for the GIL and aborts the process: 1 of 50 trainings (pytorch's PR 179291).
+        import torch.distributed.nn  # noqa: F401 - for what it does to its own defaults
+
         with _told():
             distributed.init_process_group(
                 _backend(), store=store, rank=rank, world_size=size, timeout=_LONGEST
