@@ -33,7 +33,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from regraft import pipeline
+from regraft import deployment, pipeline
 from regraft.config import TrainConfig
 from regraft.config_file import from_yaml, to_yaml
 from regraft.data.options import SourceOptions
@@ -147,7 +147,7 @@ def run_one(job: dict, store: Path) -> dict:
         row["rate"] = next((float(rate) for rate in reversed(rates) if rate), None)
         for other in ("qmnist", "digits") if job["deploy"] and not job["small"] else ():
             try:
-                found = pipeline.evaluate(run.folder, other, data_root=root, cache=False)
+                found = deployment.evaluate(run.folder, other, data_root=root, cache=False)
                 row[other] = {"accuracy": found["accuracy"], "n": found["n"]}
             except RegraftError as error:
                 row[other] = {"error": error.message}

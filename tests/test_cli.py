@@ -135,7 +135,8 @@ def test_flags_go_before_the_file_and_the_file_before_defaults(tmp_path):
 
 SLOW = {
     *("numpy", "scipy", "sklearn", "torch", "torchvision", "timm", "PIL", "matplotlib", "sqlite3"),
-    *("yaml", "msgspec", "rich.progress", "rich.markdown", "regraft.pipeline"),
+    *("yaml", "msgspec", "rich.progress", "rich.markdown"),
+    *("regraft.pipeline", "regraft.deployment"),
 }
 
 
@@ -253,14 +254,17 @@ def test_a_lone_dash_is_standard_input():
     assert "unknown flag" not in result.stderr  # and r is no run
 
 
-@pytest.mark.parametrize("words", [["train", "nowhere"], ["predict", "r", "nowhere.jpg"]])
-def test_a_wrong_path_is_told_before_torch_is_imported(words):
+@pytest.mark.parametrize(
+    ("words", "home"),
+    [(["train", "nowhere"], "pipeline"), (["predict", "r", "nowhere.jpg"], "deployment")],
+)
+def test_a_wrong_path_is_told_before_torch_is_imported(words, home):
     code = "import sys; from regraft.cli import main; main(sys.argv[1:]); print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
     )
     assert "nowhere" in result.stderr
-    assert "regraft.pipeline" in result.stdout.split()
+    assert f"regraft.{home}" in result.stdout.split()
     assert "torch" not in result.stdout.split()
 
 

@@ -175,6 +175,21 @@ def test_what_was_tested_on_other_images_or_labels_is_not_compared(images, runs,
     assert "were not tested on the same images: " in told.value.message
     assert told.value.hint == f"train on the same data with --split {probe / 'split.csv'}"
 
+    folds = pipeline.train(images, out=tmp_path / "folds", folds=3, **SMALL)
+    for pair in ([probe, folds.folder], [folds.folder, probe]):
+        with pytest.raises(RunError) as told:
+            compare_runs(pair)
+        assert told.value.hint == (
+            "one was tested by folds and the other was not: train both with --folds 3, or both "
+            "without, on the same data"
+        )
+    fewer = shutil.copytree(images, tmp_path / "fewer")
+    next(fewer.rglob("*.png")).unlink()
+    pipeline.train(fewer, out=tmp_path / "twofold", folds=2, **SMALL)
+    with pytest.raises(RunError) as told:
+        compare_runs([folds.folder, tmp_path / "twofold"])
+    assert told.value.hint == "folds test every image: train both on the same data"
+
     changed = shutil.copytree(probe, tmp_path / "changed")
     table = changed / "predictions.csv"
     lines = table.read_text(encoding="utf-8").splitlines()

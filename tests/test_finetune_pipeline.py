@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from conftest import make_photographs
-from regraft import pipeline
+from regraft import deployment, pipeline
 from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
 from regraft.errors import ConfigError, RunError
@@ -122,7 +122,7 @@ def test_the_bundle_answers_as_training_did(run, data):
 
 
 def test_evaluation_leaves_out_what_was_trained_and_validated_on(run, data):
-    again = pipeline.evaluate(run.folder, data, batch_size=8)
+    again = deployment.evaluate(run.folder, data, batch_size=8)
     n = run.metrics["data"]["n"]
     assert again["n"] == n["test"]
     assert again["accuracy"] == run.metrics["test"]["accuracy"]

@@ -32,7 +32,7 @@ HEIGHTS = {
             ("crossing",),
             ("artefacts", "claims", "logs", "steps"),
             ("following",),
-            ("pipeline", "classifier", "show", "comparison", "rate_finder"),
+            ("pipeline", "deployment", "classifier", "show", "comparison", "rate_finder"),
             ("demo", "side_by_side"),
             ("console", "progress", "cli_help", "cli_options", "doctor"),
             ("cli_compare",),

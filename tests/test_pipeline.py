@@ -13,7 +13,7 @@ from PIL import Image
 import regraft
 from conftest import CLASSES, make_photographs, texture
 from image_trees import write_tar, write_zip
-from regraft import artefacts, pipeline
+from regraft import artefacts, deployment, pipeline
 from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.config import TrainConfig
@@ -140,7 +140,7 @@ def test_workers_change_nothing(run, photographs, tmp_path):
 
 
 def test_evaluate_on_the_training_data_measures_the_test_part_again(run, photographs):
-    again = pipeline.evaluate(run.folder, photographs, batch_size=8)
+    again = deployment.evaluate(run.folder, photographs, batch_size=8)
     assert again["n"] == run.metrics["test"]["n"]
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
     assert again["log_loss"] == run.metrics["test"]["log_loss"]
@@ -151,7 +151,7 @@ def test_evaluate_on_the_training_data_measures_the_test_part_again(run, photogr
 def test_evaluate_matches_classes_by_name(run, tmp_path):
     other = make_photographs(tmp_path / "other", a_class=5, first=500)
     (other / "blobs").rename(tmp_path / "gone")
-    result = pipeline.evaluate(run.folder, other)
+    result = deployment.evaluate(run.folder, other)
     assert result["n"] == 10
     assert [row["name"] for row in result["per_class"]] == list(CLASSES)
     (other / "checks").rename(other / "chequers")
@@ -159,7 +159,7 @@ def test_evaluate_matches_classes_by_name(run, tmp_path):
         DataError,
         match="1 of the data's 2 classes are unknown to the run: chequers\nhint: classes are",
     ):
-        pipeline.evaluate(run.folder, other)
+        deployment.evaluate(run.folder, other)
 
 
 def test_one_class_is_enough_to_evaluate(run, tmp_path):
@@ -167,7 +167,7 @@ def test_one_class_is_enough_to_evaluate(run, tmp_path):
     for number in range(30, 36):
         picture = Image.fromarray(texture("stripes", number))
         picture.save(tmp_path / "data" / "stripes" / f"{number}.png")
-    result = pipeline.evaluate(run.folder, tmp_path / "data")
+    result = deployment.evaluate(run.folder, tmp_path / "data")
     assert result["n"] == 6
     assert [one["n"] for one in result["per_class"]] == [0, 0, 6]
     with pytest.raises(DataError, match="data holds images of one class only: stripes"):
@@ -199,7 +199,7 @@ def test_evaluate_refuses_what_was_all_trained_on(run, photographs, tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((photographs / name).read_bytes())
     with pytest.raises(RunError, match="was fitted on every image of"):
-        pipeline.evaluate(run.folder, tmp_path / "trained")
+        deployment.evaluate(run.folder, tmp_path / "trained")
 
 
 def broken(file):
@@ -213,16 +213,16 @@ def test_evaluation_loses_no_images_in_silence(run, tmp_path):
     data = make_photographs(tmp_path / "data", a_class=8, first=500)
     broken(data / "blobs" / "503.png")
     told = Told()
-    result = pipeline.evaluate(run.folder, data, reporter=told)
+    result = deployment.evaluate(run.folder, data, reporter=told)
     assert result["n"] == 23
     assert list(result["data"]["refused"]) == ["blobs/503.png"]
     assert "1 of 24 images refused (all are named among the figures):" in told.lines
     with pytest.raises(DataError, match=r"^blobs/503.png: [a-z]"):
-        pipeline.evaluate(run.folder, data, strict=True)
+        deployment.evaluate(run.folder, data, strict=True)
     broken(data / "checks" / "500.png")
     message = r"2 of 24 images are refused, more than 5%\n  blobs/503.png: .*\n  checks/500.png: "
     with pytest.raises(DataError, match=message):
-        pipeline.evaluate(run.folder, data)
+        deployment.evaluate(run.folder, data)
 
 
 def test_losses_are_counted_among_what_is_measured(run, photographs, tmp_path):
@@ -234,7 +234,7 @@ def test_losses_are_counted_among_what_is_measured(run, photographs, tmp_path):
     test = [row["id"] for row in rows(run.folder / "split.csv") if row["part"] == "test"]
     broken(tmp_path / "data" / test[0])
     with pytest.raises(DataError, match=rf"1 of {len(test)} images are refused, more than 5%"):
-        pipeline.evaluate(run.folder, tmp_path / "data")
+        deployment.evaluate(run.folder, tmp_path / "data")
 
 
 def test_a_wrong_device_is_told_before_the_images_are_read(run, photographs, tmp_path):
@@ -243,7 +243,7 @@ def test_a_wrong_device_is_told_before_the_images_are_read(run, photographs, tmp
         lambda: pipeline.train(
             photographs, TrainConfig(device="cuda:99", out=tmp_path / "a"), told
         ),
-        lambda: pipeline.evaluate(run.folder, photographs, device="cuda:99", reporter=told),
+        lambda: deployment.evaluate(run.folder, photographs, device="cuda:99", reporter=told),
     ):
         with pytest.raises(
             ConfigError, match="device cuda:99 is not there\nhint: this machine has"
@@ -254,10 +254,10 @@ def test_a_wrong_device_is_told_before_the_images_are_read(run, photographs, tmp
 
 def test_larger_images_can_be_asked_for(run, tmp_path):
     data = make_photographs(tmp_path / "data", a_class=2, first=500)
-    (answer,) = pipeline.predict(run.folder, [str(data / "blobs" / "500.png")], max_pixels=1000)
+    (answer,) = deployment.predict(run.folder, [str(data / "blobs" / "500.png")], max_pixels=1000)
     assert answer.error.kind == "too many pixels"
     with pytest.raises(DataError, match="are refused"):
-        pipeline.evaluate(run.folder, data, max_pixels=1000)
+        deployment.evaluate(run.folder, data, max_pixels=1000)
 
 
 def test_predict_takes_what_a_person_types(run, photographs, tmp_path):
@@ -265,7 +265,7 @@ def test_predict_takes_what_a_person_types(run, photographs, tmp_path):
     folder.mkdir()
     Image.fromarray(texture("stripes", 900)).save(folder / "a photograph.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    answers = list(pipeline.predict(run.folder, [str(folder)], topk=2))
+    answers = list(deployment.predict(run.folder, [str(folder)], topk=2))
     assert [answer.error is None for answer in answers] == [True, False]
     assert answers[0].label == "stripes"
     assert len(answers[0].top) == 2
@@ -310,7 +310,7 @@ def test_given_parts_are_respected_and_val_is_reported(tmp_path):
     run = pipeline.train(data, TrainConfig(out=tmp_path / "run", **QUICK))
     assert run.metrics["data"]["n"] == {"train": 36, "val": 12, "test": 12}
     assert run.metrics["val"]["n"] == 12
-    again = pipeline.evaluate(run.folder, data)
+    again = deployment.evaluate(run.folder, data)
     assert again["n"] == 12
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import make_photographs
-from regraft import pipeline
+from regraft import deployment, pipeline
 from regraft.config import TrainConfig
 from regraft.data.rounds import outer_rounds, whole
 from regraft.data.scan import scan
@@ -78,7 +78,7 @@ def test_a_run_in_rounds_says_so_and_its_bundle_has_seen_all(photographs, tmp_pa
     assert Counter(row["round"] for row in rows) == {"1": 20, "2": 20, "3": 20}
     assert "60 images to train, 60 to test: every image tested once" in run.summary()
     with pytest.raises(RunError, match="was fitted on every image"):
-        pipeline.evaluate(run.folder, photographs)
+        deployment.evaluate(run.folder, photographs)
     again = pipeline.train(photographs, TrainConfig(folds=3, out=tmp_path / "again", **SMALL))
     assert again.metrics["test"] == metrics["test"]
 

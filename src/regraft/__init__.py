@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
     from regraft.classifier import Classifier
     from regraft.config import TrainConfig
+    from regraft.deployment import evaluate, predict
     from regraft.errors import RegraftError, RegraftWarning
-    from regraft.pipeline import Run, evaluate, predict, train
+    from regraft.pipeline import Run, train
     from regraft.rate_finder import find_rate
     from regraft.report import Reporter
 
@@ -41,9 +42,9 @@ _HOMES = {
     "Reporter": "regraft.report",
     "Run": "regraft.pipeline",
     "TrainConfig": "regraft.config",
-    "evaluate": "regraft.pipeline",
+    "evaluate": "regraft.deployment",
     "find_rate": "regraft.rate_finder",
-    "predict": "regraft.pipeline",
+    "predict": "regraft.deployment",
     "train": "regraft.pipeline",
 }
 

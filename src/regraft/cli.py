@@ -151,11 +151,11 @@ def evaluate(
         Labelled images, as for `regraft train`; of data with parts, the test part.
     """
     tune_process()
-    from regraft import pipeline
+    from regraft import deployment
     from regraft.predictions import as_json
     from regraft.progress import ConsoleReporter
 
-    print(as_json(pipeline.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
+    print(as_json(deployment.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
 
 
 @app.command(usage="Usage: regraft predict RUN PATHS... [OPTIONS]", sort_key=3)
@@ -193,11 +193,11 @@ def predict(
     if not places:
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
     tune_process()
-    from regraft import pipeline
+    from regraft import deployment
     from regraft.predictions import deliver
     from regraft.progress import ConsoleReporter
 
-    results = pipeline.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
+    results = deployment.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
     return deliver(results, csv=csv, json=json)
 
 

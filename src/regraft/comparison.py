@@ -208,7 +208,7 @@ def _check_same(first: Compared, other: Compared) -> None:
             f"{first.folder} and {other.folder} were not tested on the same images: "
             f"{(one - two).total():,} are only in the first, {(two - one).total():,} only in the "
             "second",
-            hint=f"train on the same data with --split {first.folder / 'split.csv'}",
+            hint=_same_images(first, other),
         )
     labels = zip(first.images, other.images, strict=True)
     changed = sum(mine != theirs for mine, theirs in labels)
@@ -217,6 +217,17 @@ def _check_same(first: Compared, other: Compared) -> None:
             f"{first.folder} and {other.folder} have other labels of {changed:,} test images",
             hint="train both on the same data",
         )
+
+
+def _same_images(first: Compared, other: Compared) -> str:
+    """Say how two runs come to the same test images."""
+    folds = [read_config(run.folder / "config.yaml").folds for run in (first, other)]
+    if folds[0] == folds[1] == 0:
+        return f"train on the same data with --split {first.folder / 'split.csv'}"
+    if 0 in folds:
+        both = f"both with --folds {max(folds)}, or both without"
+        return f"one was tested by folds and the other was not: train {both}, on the same data"
+    return "folds test every image: train both on the same data"
 
 
 def _table(runs: Sequence[Compared]) -> str:

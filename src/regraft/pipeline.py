@@ -8,30 +8,26 @@ influence no choice.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regraft import runs
 from regraft.background import in_background
-from regraft.data.matching import choose_unseen, match_classes, missing_classes
-from regraft.data.refused import drop_refused, note_refused
+from regraft.data.refused import drop_refused
 from regraft.data.rounds import testing_rounds
 from regraft.data.scan import scan
-from regraft.data.sources import open_unlabelled
 from regraft.errors import SmallSampleWarning
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.folder import checkpoints_folder, generations, refuse_existing
 from regraft.finetune.ranks import joined
 from regraft.logs import open_logs
 from regraft.report import Reporter, Stopwatch
-from regraft.settings import PREDICTING, READING, refuse_unread, some_settings
+from regraft.settings import refuse_unread
 from regraft.steps import (
     check_names,
     compute_of,
@@ -47,12 +43,12 @@ from regraft.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from regraft.bundle.predictor import Prediction
     from regraft.claims import Claim
     from regraft.config import TrainConfig
     from regraft.crossing import Scored
@@ -220,112 +216,6 @@ def _train(
     return Run(place.folder, metrics, model)
 
 
-def evaluate(
-    run: Path | str, data: Any, *, reporter: Reporter | None = None, **settings: Any
-) -> dict[str, Any]:
-    """Measure a trained classifier on labelled images that it was not fitted on.
-
-    Parameters
-    ----------
-    run : Path or str
-        Run folder, or the bundle in it.
-    data : str, Path or tuple of arrays
-        As for ``train``. Of data with parts, the test part is measured. Classes are matched by
-        name; images that the run was fitted on (the same bytes) are left out and counted.
-    reporter : Reporter, optional
-        Silent where not given.
-    **settings
-        Fields of TrainConfig that say how images are read and computed.
-
-    Returns
-    -------
-    dict
-        As ``test`` in metrics.json, with ``data`` and what was left out.
-
-    Raises
-    ------
-    DataError
-        Where a class has a name that the run does not know; it lists them. Where too many images
-        cannot be read, or with ``strict``, one.
-    BundleError
-        Where the bundle is not what it says.
-    """
-    config, reporter, run = some_settings(settings, READING), reporter or Reporter(), Path(run)
-    from regraft.bundle.predictor import Predictor
-    from regraft.evaluation.metrics import evaluate as measure
-    from regraft.probe import score
-    from regraft.summary import describe_test
-
-    predictor = Predictor.load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-    if "max_pixels" not in settings:  # as the run was trained
-        config = config.replace(max_pixels=predictor.model.max_pixels)
-    samples = scan(data, config, reporter, least_classes=1)
-    labels = match_classes(samples, predictor.classes)
-    chosen, notes = choose_unseen(samples, run)
-    for note in (*samples.source.notes, *samples.notes, *notes):
-        reporter.say(note)
-    n_told = len(notes)
-    with ExitStack() as stack:
-        features = extract_features(
-            samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
-        )
-        samples = note_refused(samples, chosen, features.refused, strict=config.strict)
-        chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
-        probabilities = score(predictor.model, features, chosen)
-    notes += missing_classes(labels[chosen], predictor.classes)
-    results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
-    entries = samples.ledger.entries
-    refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
-    tell_refused(samples.ledger, reporter, "among the figures")
-    for line in (*notes[n_told:], *results["warnings"], *describe_test(results)):
-        reporter.say(line)
-    told = {"source": samples.source.location, "notes": notes, "refused": refused}
-    return {"run": str(run), "data": told, **results}
-
-
-def predict(
-    run: Path | str,
-    paths: Sequence[str],
-    *,
-    topk: int = 1,
-    reporter: Reporter | None = None,
-    **settings: Any,
-) -> Iterator[Prediction]:
-    """Classify images.
-
-    Parameters
-    ----------
-    run : Path or str
-        Run folder, or the bundle in it.
-    paths : sequence of str
-        Files, folders, patterns, zip or tar files, ``-`` for standard input.
-    topk : int
-        How many classes each answer lists.
-    reporter : Reporter, optional
-        Silent where not given.
-    **settings
-        Fields of TrainConfig that say how images are read and computed.
-
-    Yields
-    ------
-    Prediction
-        In the order of the images; with ``error`` where one cannot be read.
-    """
-    with in_background(_import_predictor) as importing:
-        config = some_settings(settings, PREDICTING)
-        source = open_unlabelled(paths)
-    for note in source.notes:
-        (reporter or Reporter()).say(note)
-    predictor = importing.result().load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-    if "max_pixels" in settings:
-        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    yield from predictor.stream(source, workers=n_workers(config), top_k=topk)
-
-
 def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
     from regraft.claims import claim
     from regraft.features.store import default_folder
@@ -349,12 +239,6 @@ def _check_device(config: TrainConfig) -> None:
     from regraft.features.compute import choose_compute
 
     choose_compute(config.device, config.precision, config.batch_size)
-
-
-def _import_predictor() -> Any:
-    from regraft.bundle.predictor import Predictor
-
-    return Predictor
 
 
 def _checkpoints(run: Path, config: TrainConfig) -> Path:
