@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
 
 # Before torch is imported: with as many test processes as processors, more threads only wait for
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
+from huggingface_hub import close_session
 from hypothesis import settings
 from PIL import Image
 
@@ -31,6 +33,14 @@ def own_store(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("REGRAFT_CACHE", str(folder))
     yield folder
     close_store(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_connections():
+    """No client of a test keeps the proxies that another test had in its environment."""
+    yield
+    urllib.request.install_opener(None)
+    close_session()
 
 
 def texture(name: str, number: int, side: int = 48) -> np.ndarray:

@@ -159,14 +159,14 @@ def test_a_process_that_is_killed_does_not_let_the_other_one_wait(where, tmp_pat
 
 
 ENDS = """
-import weakref, torch
+import sys, weakref, torch
 from regraft.finetune.ranks import joined
 with joined("finetune") as ranks:
     group = weakref.ref(torch.distributed.group.WORLD)
     weight = torch.ones(1, requires_grad=True)
     torch.optim.AdamW([weight])  # imports a good part of torch
     ranks.largest(0)
-print("left" if group() else "gone")
+sys.stdout.write("left\\n" if group() else "gone\\n")  # at once: two processes share the pipe
 """
 
 
