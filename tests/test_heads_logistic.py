@@ -1,5 +1,6 @@
 """The penalty path of logistic regression, held against scikit-learn's at every penalty."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from regraft.errors import ConvergenceWarning
-from regraft.heads import logistic
+from regraft.heads import lbfgs, logistic
 from regraft.heads.lbfgs import minimise
 from regraft.heads.logistic import fit_logistic
 from regraft.heads.rows import Rows, Standard
@@ -58,7 +59,11 @@ def sklearn_fit(z, y, penalty, weights):
         (120, 90, 3, 3.0, "none"),  # separable
     ],
 )
-def test_every_penalty_of_the_path_has_scikit_learns_loss(n, d, k, separation, class_weight):
+@pytest.mark.parametrize("many_rows", [lbfgs._MANY_ROWS, 1], ids=["few rows", "many rows"])
+def test_every_penalty_of_the_path_has_scikit_learns_loss(
+    n, d, k, separation, class_weight, many_rows, monkeypatch
+):
+    monkeypatch.setattr(lbfgs, "_MANY_ROWS", many_rows)
     x, y, folds = make(n, d, k, separation=separation)
     if class_weight == "balanced":
         keep = (y != 0) | (np.arange(n) % 3 == 0)
@@ -218,6 +223,81 @@ def test_curvature_of_rows_that_are_sorted_by_class_is_that_of_all():
     )
     gram, mean = problem.curvature(problem.start())
     assert gram[2, 2] / mean == pytest.approx(np.square(x[:, 2]).mean(), rel=0.05)
+
+
+def easy(n=3000, d=20, k=4):
+    """Two folds of rows of which most are settled near the minimum."""
+    x, y, _ = make(n, d, k, separation=1.5)
+    weights = torch.ones(n, 2)
+    weights[::5, 0] = weights[1::5, 1] = 0
+    weights[2::5] = 2
+    rows = Rows(torch.from_numpy(x), Standard.measure(torch.from_numpy(x)))
+    return Softmax(rows, torch.from_numpy(y), weights, k)
+
+
+def solve(problem):
+    start = problem.start()
+    return minimise(
+        problem, start, 1e-5, curvature=problem.curvature(start),
+        tolerance=logistic._TOLERANCE_FINAL, max_iterations=500,
+    )  # fmt: skip
+
+
+def narrowed(problem, parameters):
+    missing = torch.empty(problem.rows.shape[0])
+    value, gradient = problem.evaluate(parameters, 1e-3, range(2), missing)
+    return problem.unsettled(parameters, 1e-3, value, gradient, missing)
+
+
+def test_settled_rows_are_their_tangent():
+    problem = easy()
+    near = solve(problem).parameters
+    few = narrowed(problem, near)
+    assert few.rows.shape[0] < problem.rows.shape[0] / 3
+    for other in (0.0, 0.3, -0.3, 3.0):
+        at = near + other * torch.randn(near.shape, generator=torch.Generator().manual_seed(0))
+        value, gradient = problem.evaluate(at, 1e-3, range(2))
+        below, slope = few.evaluate(at, 1e-3, range(2))
+        if not other:
+            assert below == pytest.approx(value, abs=1e-7)
+            assert torch.allclose(slope, gradient, atol=1e-6)
+        assert (below <= value + 1e-7).all()
+        mine, mine_slope = few.evaluate(at[1:], 1e-3, [1])
+        assert mine == pytest.approx(below[1:], abs=1e-7)
+        assert torch.allclose(mine_slope, slope[1:], atol=1e-6)
+
+
+def test_rows_that_are_not_settled_all_stay():
+    problem = easy()
+    assert narrowed(problem, problem.start()) is None
+
+
+@pytest.mark.parametrize("settled", [0.01, 0.9])
+def test_most_passes_leave_settled_rows_out_and_end_at_the_minimum_of_all(monkeypatch, settled):
+    """Also where so many rows are taken for settled that the tangent misleads."""
+    plain, read = easy(), []
+    expected = solve(plain)
+
+    class Counted(Rows):
+        def chunks(self, width=1):
+            read.append(self.x.shape[0])
+            return super().chunks(width)
+
+        def only(self, chosen):
+            return Counted(self.x[chosen], self.standard)
+
+    counted = dataclasses.replace(plain, rows=Counted(plain.rows.x, plain.rows.standard))
+    solve(counted)
+    of_all = sum(read)
+    read.clear()
+    monkeypatch.setattr(lbfgs, "_MANY_ROWS", 1)
+    monkeypatch.setattr("regraft.heads.softmax._SETTLED", settled)
+    solution = solve(counted)
+    assert solution.converged
+    ends = [plain.evaluate(s.parameters, 1e-5, range(2))[0] for s in (solution, expected)]
+    assert ends[0] == pytest.approx(ends[1], abs=2e-6)
+    if settled == 0.01:
+        assert sum(read) < of_all / 2
 
 
 def test_many_classes_end_the_folds_at_two(monkeypatch):

@@ -136,6 +136,10 @@ class Rows:
                 chunk.mul_(self.standard.scale)
             yield where, chunk
 
+    def only(self, chosen: Tensor) -> Rows:
+        """Return a copy of some rows: numbers of shape (n,), int64."""
+        return Rows(self.x[chosen], self.standard)
+
     def some(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield chosen standardised rows, some at a time, with their numbers.
 
