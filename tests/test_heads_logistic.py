@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -298,6 +299,45 @@ def test_most_passes_leave_settled_rows_out_and_end_at_the_minimum_of_all(monkey
     assert ends[0] == pytest.approx(ends[1], abs=2e-6)
     if settled == 0.01:
         assert sum(read) < of_all / 2
+
+
+def test_a_class_that_a_fold_lacks_is_not_driven_away(monkeypatch):
+    """All rows are settled about it, and along its bias their tangent falls for ever."""
+    few = easy()
+    problem = dataclasses.replace(few, n_classes=5)
+    start = few.start().new_zeros(2, problem.n_parameters)
+    weights, biases = problem.split(start)
+    nearly, nearly_biases = few.split(solve(few).parameters)
+    weights[:, :4], biases[:, :4] = nearly, nearly_biases
+    ends = []
+    for many_rows in (lbfgs._MANY_ROWS, 1):
+        monkeypatch.setattr(lbfgs, "_MANY_ROWS", many_rows)
+        solution = minimise(
+            problem, start, 1e-5, curvature=problem.curvature(start),
+            tolerance=logistic._TOLERANCE_FINAL, max_iterations=100,
+        )  # fmt: skip
+        assert solution.converged
+        assert problem.split(solution.parameters)[1].abs().max() < 20
+        ends.append(problem.evaluate(solution.parameters, 1e-5, range(2))[0])
+    assert ends[0] == pytest.approx(ends[1], abs=2e-6)
+
+
+def test_rows_are_copied_once_at_a_time(monkeypatch):
+    monkeypatch.setattr(lbfgs, "_MANY_ROWS", 1)
+    copies, alive = weakref.WeakSet(), []
+
+    class Seen(Rows):
+        def only(self, chosen):
+            alive.append(len(copies))
+            copies.add(copy := Seen(self.x[chosen], self.standard))
+            return copy
+
+        __hash__ = object.__hash__
+
+    problem = easy()
+    solve(dataclasses.replace(problem, rows=Seen(problem.rows.x, problem.rows.standard)))
+    assert len(alive) > 2
+    assert not any(alive)
 
 
 def test_many_classes_end_the_folds_at_two(monkeypatch):

@@ -30,8 +30,9 @@ _HALVINGS = 20
 #: From so many rows on, settled ones are left out of most passes (``Softmax.unsettled``); with
 #: 8,192 rows and five folds that gained nothing.
 _MANY_ROWS = 20_000
-#: What is left is minimised until its gap is so much smaller, in so many steps at most; then all
-#: rows are read, and which are settled is asked anew, so often at most.
+#: What is left is minimised until its gap is so much smaller, in so many steps at most (and where
+#: nothing is left out, until it is smaller by the square of that); then all rows are read, and which
+#: are settled is asked anew, so often at most.
 _REDUCTION, _STEPS, _ROUNDS = 0.01, 100, 10
 #: A fit whose estimated gap is larger did not converge, in nats.
 CONVERGED = 1e-5
@@ -101,16 +102,22 @@ def minimise(
     # Ten to thirty pairs; fewer where one pair of all members is already large.
     n_pairs = int(min(30, max(4, 2**27 // start.numel())))
     pairs: list[Pairs] = [deque(maxlen=n_pairs) for _ in start]
-    x, before, iterations = start.clone(), None, 0
+    x, iterations = start.clone(), 0
+    before: tuple[Tensor, Tensor, int] | None = None
     rounds = _ROUNDS if problem.rows.shape[0] >= _MANY_ROWS else 0
     while True:
+        few = None  # before the next one is made: its rows are a copy
         missing = torch.empty(problem.rows.shape[0])
         value, gradient = problem.evaluate(x, penalty, range(len(x)), missing)
         if before and bool((value > _above(before[1])).any()):
-            # Rows that were settled are so no longer: all of them, from where it was better.
-            x, before, rounds = before[0], None, 0
+            # Rows that were settled are so no longer: all of them, from where it was better, and
+            # nothing of what was seen on the way is true of all.
+            x, _, iterations = before
+            before, rounds = None, 0
+            for known in pairs:
+                known.clear()
             continue
-        before = x.clone(), value.clone()
+        before = x.clone(), value.clone(), iterations
         state = x, value, gradient
         few = problem.unsettled(x, penalty, value, gradient, missing) if rounds else None
         reduction = _REDUCTION if few else _REDUCTION**2
@@ -120,7 +127,8 @@ def minimise(
             max_iterations=min(max_iterations - iterations, _STEPS if few else max_iterations),
         )  # fmt: skip
         iterations += steps
-        if not (rounds and steps):
+        done = not few and bool((gap <= _enough(tolerance, value)).all())
+        if done or not (rounds and steps):
             break
         rounds -= 1
     return Solution(
@@ -153,11 +161,11 @@ def _descend(
         slope = (gradient[active].double() * direction.double()).sum(1)
         gap[active] = -slope / 2
         reduced = reduced if steps else reduction * gap
-        # Where classes are separable the objective itself goes to 0, and the tolerance with it.
-        enough = (tolerance * (10 * value).clamp_max(1)).clamp_min(_FLOOR).maximum(reduced)
+        enough = _enough(tolerance, value).maximum(reduced)
         going = (gap[active] > enough[active]).nonzero()[:, 0].tolist()
         active, direction, slope = [active[j] for j in going], direction[going], slope[going]
-        if not active or steps == max_iterations:
+        # Less than nothing: a tangent was followed to where it says nothing of its rows.
+        if not active or steps == max_iterations or bool((value < 0).any()):
             break
         steps += 1
         moved = _search(problem, penalty, state, active, direction, slope, pairs)
@@ -167,6 +175,11 @@ def _descend(
         for i in stuck:
             pairs[i].clear()
     return gap, steps
+
+
+def _enough(tolerance: float, value: Tensor) -> Tensor:
+    """Return the gap that will do: with the objective of separable classes it goes to 0, too."""
+    return (tolerance * (10 * value).clamp_max(1)).clamp_min(_FLOOR)
 
 
 def _above(value: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ The objective on standardised features z is
 with biases free. In scikit-learn's words: ``penalty = 1 / (C * N)``.
 
 The folds are fitted together, in one pass over the rows for all of them, and warm along the path.
-Features are read where they lie and standardised a thousand rows at a time: nothing of size (N, D)
-is copied. What is held besides is four matrices (D, D) and some tens of parameter vectors
-(F, K * D). The probe hands over at most 2,000 coordinates (``representation.py``).
+Features are read where they lie and standardised a thousand rows at a time. What is held besides
+is four matrices (D, D), some tens of parameter vectors (F, K * D) and, of 20,000 rows or more, a
+copy of a third of the rows at most. The probe hands over at most 2,000 coordinates
+(``representation.py``).
 
 Statistics for standardisation are of all rows, held-out folds included; labels of a held-out
 sample influence no score of it.
@@ -87,7 +88,7 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     Parameters
     ----------
     x : array of shape (N, D), float32
-        Features; read, not copied.
+        Features; read where they lie.
     y : array of shape (N,), int64
         Classes, 0 to K - 1.
     folds : array of shape (N,), int64

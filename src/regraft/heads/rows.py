@@ -1,9 +1,9 @@
 """Rows of features as the fits read them: some at a time, standardised on the way.
 
 Every fit is a few passes over rows and small dense algebra on what the passes add up. So the
-features are never copied: a pass standardises a thousand rows at a time into the processor's cache,
-which costs a tenth of the matrix product that follows. A source that reads its rows from the
-store, needs ``shape`` and ``chunks`` alone.
+features are not copied but for rows that are read many times more than the others: a pass
+standardises a thousand rows at a time into the processor's cache, which costs a tenth of the matrix
+product that follows.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ class Softmax:
         members : sequence of int
             A numbers: which columns of the sample weights.
         missing : tensor of shape (N,), float32, optional
-            Is given what each row lacks in the probability of its class, times its weight, in the
-            member where that is most.
+            Is given what each row lacks in the probability of its class, times its share of the
+            weights, in the member where that is most.
 
         Returns
         -------
@@ -181,7 +181,8 @@ class Softmax:
             p *= share[:, :, None] / norm
             p.scatter_add_(2, index, -share[:, :, None])
             if missing is not None:
-                missing[where] = -p.gather(2, index).amin((1, 2))
+                lacks = p.gather(2, index).squeeze(2) / total.clamp_min(1e-30).float()
+                missing[where] = -lacks.amin(1)
             errors = p.view(len(z), n * k)
             # errors.T @ z, not z.T @ errors: the tall matrix on the left runs 7 times slower.
             gradient.addmm_(errors.T, z)
