@@ -31,8 +31,8 @@ _HALVINGS = 20
 #: 8,192 rows and five folds that gained nothing.
 _MANY_ROWS = 20_000
 #: What is left is minimised until its gap is so much smaller, in so many steps at most (and where
-#: nothing is left out, until it is smaller by the square of that); then all rows are read, and which
-#: are settled is asked anew, so often at most.
+#: nothing is left out, until it is smaller by the square of that); then all rows are read, and
+#: which of them are settled is asked anew, so often at most.
 _REDUCTION, _STEPS, _ROUNDS = 0.01, 100, 10
 #: A fit whose estimated gap is larger did not converge, in nats.
 CONVERGED = 1e-5
