@@ -6,7 +6,8 @@
 Rows are drawn: each class has a centre in the 128 directions of largest variance, and the variances
 fall as those of the default network's coordinates do, by a power law. So many classes are at hand
 nowhere here; the numbers that a fit multiplies are as many as those of real ones. The head is
-fitted as a training fits it: folds of 8,192 images choose the penalty, all images take it over.
+fitted as a training fits it: folds of 8,192 images choose the penalty; all images take it over, or
+choose once more where those were few of each class.
 Prints one JSON line: seconds of both, iterations, the estimated distance from the minimum in nats,
 the gradient's norm, accuracy on 10,000 further rows, and the peak of memory. ``--most-classes``
 puts another bound in the place of ``logistic.MOST_CLASSES``. POSIX only.
@@ -68,7 +69,7 @@ def main() -> None:
     shared = {"n_classes": k, "standard": Standard.none(d)}
     began = time.perf_counter()
     few = min(n, _CHOOSING)
-    fitted = near = fit_head(x[:few], y[:few], folds=folds[:few], **shared)
+    fitted = near = fit_head(x[:few], y[:few], folds=folds[:few], refit=few == n, **shared)
     choosing = time.perf_counter() - began
     if few < n:
         fitted = fit_head(x, y, folds=folds, near=near, **shared)
@@ -81,8 +82,8 @@ def main() -> None:
                 **vars(given),
                 "choosing_seconds": round(choosing, 1),
                 "all_seconds": round(time.perf_counter() - began, 1),
-                "penalties": len(near.history),
-                "folds": near.record["folds_scored"],
+                "penalties": [len(near.history), len(fitted.history)],
+                "folds": [near.record["folds_scored"], fitted.record["folds_scored"]],
                 **{name: fitted.record[name] for name in names},
                 "accuracy": float((logits.argmax(1) == y_test).mean()),
                 "peak_gigabytes": round(peak / 1e6, 2),

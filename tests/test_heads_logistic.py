@@ -128,7 +128,7 @@ def test_labels_of_a_fold_change_no_score_of_it():
     ]  # fmt: skip
     paths = [logistic._Path(problem, folds, folds >= 0, 1.0, 500) for problem in whole]
     for path in paths:
-        path._try(0.1, path.members.start())
+        path._try(0.1, path.members.start(), 2e-6)
     assert np.array_equal(paths[0].oof_logits, paths[1].oof_logits)
     assert paths[0].oof_logits.any()
 
@@ -354,3 +354,53 @@ def test_enough_scored_samples_end_the_folds(monkeypatch):
     fitted = fit_head(x, y, folds=folds, n_classes=4)
     assert fitted.record["folds_scored"] == 2  # 60 samples each
     assert set(folds[fitted.scored]) == {0, 1}
+
+
+@pytest.mark.parametrize(("n", "of"), [(200, 1200), (200, 400), (400, 1200)])
+def test_few_images_of_a_class_do_not_choose_for_many(n, of):
+    """Of 100 of each class, or half of all, the penalty is taken over; of fewer chosen again."""
+    x, y, folds = make(of, 30, 4, separation=0.2)
+    standard = Standard.measure(torch.from_numpy(x))
+    given = {"n_classes": 4, "standard": standard}
+    near = fit_head(x[:n], y[:n], folds=folds[:n], **given)
+    fitted = fit_head(x, y, folds=folds, near=near, **given)
+    carried = near.record["penalty"] * n / len(x)
+    if (n, of) != (200, 1200):
+        assert [row["penalty"] for row in fitted.history] == [carried]
+        return
+    fresh = fit_head(x, y, folds=folds, **given)
+    assert [row["penalty"] for row in fitted.history] == [row["penalty"] for row in fresh.history]
+    assert fitted.record["penalty"] == fresh.record["penalty"] != carried
+    losses = [row["log_loss"] for row in fitted.history]
+    assert losses == pytest.approx([row["log_loss"] for row in fresh.history], abs=1e-3)
+    z = standardised(x, fitted.head)
+    penalty, weights = fitted.record["penalty"], np.ones(len(y))
+    w, b = fitted.head.weight.numpy(), fitted.head.bias.numpy()
+    theirs = sklearn_fit(z, y, penalty, weights)
+    assert objective(z, y, weights, w, b, penalty) == pytest.approx(
+        objective(z, y, weights, *theirs, penalty), abs=1e-5
+    )
+
+
+def test_a_choice_alone_ends_with_the_mean_of_the_folds_fits():
+    x, y, folds = make()
+    chosen = fit_head(x, y, folds=folds, n_classes=4, refit=False)
+    whole = fit_head(x, y, folds=folds, n_classes=4)
+    assert chosen.history[0]["penalty"] == whole.history[0]["penalty"]
+    assert np.array_equal(chosen.oof_logits, whole.oof_logits)
+    assert chosen.record["penalty"] == whole.record["penalty"]
+    z, penalty = standardised(x, chosen.head), chosen.record["penalty"]
+    insides = [folds != fold for fold in range(5)]
+    fits = [sklearn_fit(z[i], y[i], penalty, np.ones(i.sum())) for i in insides]
+    w, b = (np.mean(parts, axis=0) for parts in zip(*fits, strict=True))
+    with torch.inference_mode():
+        logits = chosen.head(torch.from_numpy(x)).numpy()
+    assert np.abs(softmax(logits, 1) - softmax(z @ w.T + b, 1)).max() < 0.02
+    assert chosen.record["converged"]
+
+
+def test_a_choice_alone_is_a_fit_where_nothing_can_be_scored():
+    x, y, folds = make()
+    chosen = fit_head(x, y, folds=np.full_like(folds, -1), n_classes=4, refit=False)
+    whole = fit_head(x, y, folds=np.full_like(folds, -1), n_classes=4)
+    assert torch.equal(chosen.head.weight, whole.head.weight)

@@ -127,7 +127,8 @@ def fit_probe(
     sights = _look(features, samples, train, sets)
     # Views cost what images cost and are not scored: never fewer than two thousand images.
     few = _subset(train, samples, _ROWS_FOR_CHOICE // min(1 + len(features.views), 4))
-    fits = _fit_sights(features, samples, few, sights, config)
+    some = len(few) < len(train)
+    fits = _fit_sights(features, samples, few, sights, config, refit=not some)
     wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
     rows = _with_views(few, features)
     y = samples.labels[rows]
@@ -141,7 +142,7 @@ def fit_probe(
         class_weights(y, len(samples.classes), config.class_weight),
     )
     tell_candidates(table, reporter or Reporter())
-    if len(few) < len(train):  # chosen on some, fitted on all: the last stage beside it
+    if some:  # chosen on some, fitted on all: the last stage beside it
         both = {name: sights[name] for name in dict.fromkeys([chosen, "last"])}
         fits = _fit_sights(features, samples, train, both, config, fits)
     models = {
@@ -227,8 +228,10 @@ def _fit_sights(
     sights: Mapping[str, Sight],
     config: TrainConfig,
     before: Mapping[str, SightFit] | None = None,
+    *,
+    refit: bool = True,
 ) -> dict[str, SightFit]:
-    """Fit a head on what each sight shows of the images."""
+    """Fit a head on what each sight shows of the images, or only its folds' (``fit_logistic``)."""
     seen = coordinates(features, indices, list(sights.values()), memory_limit(config.memory))
     rows = _with_views(indices, features)
     folds = _folds(samples, rows, config, leave_one_out=config.head == "ridge")
@@ -236,8 +239,9 @@ def _fit_sights(
     for (name, sight), x in zip(sights.items(), seen, strict=True):
         began = time.perf_counter()
         options: dict[str, Any] = {"scored": np.arange(len(rows)) < len(indices)}
-        if before and config.head == "logistic":
-            options["near"] = before[name].on_coordinates
+        if config.head == "logistic":
+            options["near"] = before[name].on_coordinates if before else None
+            options["refit"] = refit
         fitted = fit_head(
             x,
             samples.labels[rows],

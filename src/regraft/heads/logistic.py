@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,12 @@ _WEAKEST = 1e-5
 #: objectives of the path end within 6e-5 of their minimum, the final one within half of that.
 _TOLERANCE_PATH = 2e-6
 _TOLERANCE_FINAL = 1e-6
+#: A fit of fewer samples says which penalty suits more where it had so many of each class, or half
+#: of all. With fewer, everything can be separated and the least loss is flat: all samples walk the
+#: path once more, less precisely. That also takes fewer iterations than one long way to a weak
+#: penalty from far off (docs/design/heads.md, "Large fits").
+_ENOUGH_OF_A_CLASS = 100
+_TOLERANCE_AGAIN = 2e-5
 #: Further folds are not fitted once the scored ones have this many samples: on MNIST the standard
 #: error of an out-of-fold loss of 0.017 is then 0.0015, and a pass costs a fifth.
 _ENOUGH_SCORED = 8_192
@@ -81,6 +87,7 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     standard: Standard,
     scored: NDArray[np.bool_] | None = None,
     near: FittedHead | None = None,
+    refit: bool = True,
     max_iterations: int = 500,
 ) -> FittedHead:
     """Fit on all rows with the penalty of least out-of-fold log-loss.
@@ -102,8 +109,11 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     scored : array of shape (N,), bool, optional
         Rows that may be scored; all where not given.
     near : FittedHead, optional
-        A fit of fewer samples with the same features. Its penalty is taken over, in proportion to
-        the number of samples, and none is tried beside it; its weights are where the fit begins.
+        A fit of fewer samples with the same features. Where it had a hundred of each class or half
+        of all, its penalty is taken over, in proportion to the number of samples, and none is tried
+        beside it; its weights are where the fit begins.
+    refit : bool
+        False where the choice is all that is wanted: the head is then the mean of the folds' fits.
     max_iterations : int
         Of each fit.
 
@@ -125,10 +135,12 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     scorable = folds >= 0 if scored is None else scored & (folds >= 0)
     path = _Path(whole, folds, scorable, top, max_iterations)
     if near is None:
-        path.walk(path.first)
+        path.walk(_TOLERANCE_PATH)
+    elif path.n_folds and near.record["n"] < min(_ENOUGH_OF_A_CLASS * n_classes, len(x) / 2):
+        path.walk(_TOLERANCE_AGAIN)
     else:
         path.take(near)
-    final = path.refit()
+    final = path.refit() if refit else path.mean()
     path.warn(final)
     w, b = whole.split(final.parameters)
     head = LinearHead(standard.mean, standard.scale, w[0].contiguous(), b[0].clone())
@@ -207,28 +219,29 @@ class _Path:
         weights.copy_(tensors["weight"].expand_as(weights))
         biases.copy_(tensors["bias"].expand_as(biases))
         if self.n_folds:
-            self._try(self.chosen, start.repeat(self.n_folds, 1))
+            self._try(self.chosen, start.repeat(self.n_folds, 1), _TOLERANCE_PATH)
 
-    def walk(self, penalty: float) -> None:
+    def walk(self, tolerance: float) -> None:
         """Try penalties until the loss has clearly risen on both sides of the least."""
         if not self.n_folds:
             return  # nothing can be scored: the rule of thumb stays, largest eigenvalue / N
-        start = self.members.start()
-        before = self._try(penalty, start)
+        penalty, start = self.first, self.members.start()
+        before = self._try(penalty, start, tolerance)
         weakest = _WEAKEST * self.middle * STEP
         while penalty >= weakest and not self._clearly_risen(penalty):
             penalty /= STEP
-            now = self._try(penalty, start if len(self.tried) > 1 else before)
+            now = self._try(penalty, start if len(self.tried) > 1 else before, tolerance)
             # On along the path, as far again: that saves a third of the passes.
             start, before = 2 * now - before, now
         while self.chosen == max(self.tried) and self.chosen * STEP <= self.strongest:
-            self._try(self.chosen * STEP, self.tried[self.chosen].solution.parameters)
+            stronger, start = self.chosen * STEP, self.tried[self.chosen].solution.parameters
+            self._try(stronger, start, tolerance)
 
-    def _try(self, penalty: float, start: Tensor) -> Tensor:
+    def _try(self, penalty: float, start: Tensor, tolerance: float) -> Tensor:
         began = time.perf_counter()
         solution = minimise(
             self.members, start, penalty, curvature=self.members.curvature(start),
-            tolerance=_TOLERANCE_PATH, max_iterations=self.max_iterations,
+            tolerance=tolerance, max_iterations=self.max_iterations,
         )  # fmt: skip
         logits = self.members.logits(solution.parameters, self.member_of).numpy()
         mine, labels = logits[self.scored], self.labels[self.scored]
@@ -247,6 +260,13 @@ class _Path:
         best, now = self.tried[self.chosen], self.tried[penalty]
         rise, error = weighted_mean(now.losses - best.losses, self.weights[self.scored])
         return rise > 2 * error or (self.chosen >= 0.99 * STEP**2 * penalty and rise > 0)
+
+    def mean(self) -> Solution:
+        """Return the mean of the folds' fits at the chosen penalty; a fit where there are none."""
+        if self.best_parameters is None:
+            return self.refit()
+        ended = self.tried[self.chosen].solution
+        return replace(ended, parameters=self.best_parameters.mean(0, keepdim=True))
 
     def refit(self) -> Solution:
         """Fit all rows at the chosen penalty, from the mean of the folds' fits."""
