@@ -109,8 +109,8 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
     scored : array of shape (N,), bool, optional
         Rows that may be scored; all where not given.
     near : FittedHead, optional
-        A fit of fewer samples with the same features. Where it had a hundred of each class or half
-        of all, its penalty is taken over, in proportion to the number of samples, and none is tried
+        A fit of fewer samples with the same features. Where it had a hundred a class or half of
+        all, its penalty is taken over, in proportion to the number of samples, and none is tried
         beside it; its weights are where the fit begins.
     refit : bool
         False where the choice is all that is wanted: the head is then the mean of the folds' fits.
