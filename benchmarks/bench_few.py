@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.process import tune_process
+from regraft.cli.tuning import tune_process
 
 tune_process()
 

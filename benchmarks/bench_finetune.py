@@ -41,14 +41,14 @@ EPOCHS = 6  # of "ours cached"
 def prepared(given, precision: str):
     """Return everything that a training takes but its folder."""
     from regraft.backbones.registry import at_image_size, load_backbone
-    from regraft.config import TrainConfig
+    from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts
     from regraft.data.scan import scan
-    from regraft.data.split import split
     from regraft.features.compute import choose_compute
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import random_head
     from regraft.model import Model
+    from regraft.splits.split import split
 
     what = given.variant.split()[1]
     cached = what == "cached"
@@ -91,10 +91,10 @@ class Clock:
 
 
 def ours(given) -> float:
-    from regraft.process import tune_process
+    from regraft.cli.tuning import tune_process
 
     tune_process()
-    from regraft.finetune.start import finetune
+    from regraft.finetune.train import finetune
 
     cached = given.variant == "ours cached"
     model, samples, parts, compute, config = prepared(given, "auto")
@@ -112,13 +112,13 @@ def ours(given) -> float:
 
 def by_hand(given, *, fast: bool) -> float:
     if fast:
-        from regraft.process import tune_process
+        from regraft.cli.tuning import tune_process
 
         tune_process()
     import torch
 
-    from regraft.backbones.preprocess import normalise
     from regraft.finetune.network import TrainableNetwork
+    from regraft.images.render import normalise
 
     model, _, _, compute, config = prepared(given, "auto" if fast else "float32")
     network = TrainableNetwork(model, unfreeze=config.unfreeze, train_norms=not fast)

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from regraft.config import TrainConfig
-from regraft.data.decode import decode
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
-from regraft.data.split import assign_folds, split
 from regraft.evaluation.metrics import evaluate
-from regraft.heads.select import fit_head
+from regraft.heads.fit import fit_head
+from regraft.images.decode import decode
+from regraft.splits.split import assign_folds, split
 
 SEEDS = (0, 1, 2)
 #: What `regraft train` is given more.

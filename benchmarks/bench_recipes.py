@@ -33,14 +33,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from regraft import deployment, pipeline
-from regraft.config import TrainConfig
-from regraft.config_file import from_yaml, to_yaml
-from regraft.data.options import SourceOptions
-from regraft.data.sources import open_source
+from regraft.commands.evaluate import evaluate
+from regraft.commands.train import train
+from regraft.config.recipe import read_recipe, recipe_names
+from regraft.config.train_config import TrainConfig
+from regraft.config.yaml_file import from_yaml, to_yaml
+from regraft.core.reporter import Reporter
+from regraft.data.sources.options import SourceOptions
+from regraft.data.sources.registry import open_source
 from regraft.errors import RegraftError
-from regraft.recipe import read_recipe, recipe_names
-from regraft.report import Reporter
 
 HERE = Path(__file__).parent
 TUTORIAL, PROBE = KINDS = ("the tutorial's job", "the probe of all stages")
@@ -138,7 +139,7 @@ def run_one(job: dict, store: Path) -> dict:
     config = from_yaml(job["config"]).replace(data_root=root, cache_dir=store, seed=job["seed"])
     source = some(open_source(job["data"], SourceOptions(root, config.group_by)), job)
     with tempfile.TemporaryDirectory() as folder:
-        run = pipeline.train(source, config.replace(out=Path(folder) / "run"), Told())
+        run = train(source, config.replace(out=Path(folder) / "run"), Told())
         row = {key: run.metrics[key] for key in ("features", "seconds", "compute", "regraft")}
         row |= {"n": run.metrics["data"]["n"], "image_size": run.metrics["backbone"]["image_size"]}
         row |= {key: run.metrics["test"][key] for key in ("accuracy", "log_loss")}
@@ -147,7 +148,7 @@ def run_one(job: dict, store: Path) -> dict:
         row["rate"] = next((float(rate) for rate in reversed(rates) if rate), None)
         for other in ("qmnist", "digits") if job["deploy"] and not job["small"] else ():
             try:
-                found = deployment.evaluate(run.folder, other, data_root=root, cache=False)
+                found = evaluate(run.folder, other, data_root=root, cache=False)
                 row[other] = {"accuracy": found["accuracy"], "n": found["n"]}
             except RegraftError as error:
                 row[other] = {"error": error.message}

@@ -50,7 +50,7 @@ def start(words: list[str], told: Path) -> int:
     """Fork a run; its stderr goes to a file."""
     number = os.fork()
     if number == 0:
-        from regraft import cli  # noqa: PLC0415
+        from regraft.cli import main as cli  # noqa: PLC0415
 
         descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
@@ -79,9 +79,9 @@ def main() -> None:
     runs = int(given[1]) if len(given) > 1 else 50
     chance = random.Random(int(given[2]) if len(given) > 2 else 0)
     # Imported once for all runs; no thread is started by an import.
-    from regraft import artefacts, pipeline  # noqa: F401, PLC0415
     from regraft.backbones import registry  # noqa: PLC0415
-    from regraft.finetune import start as _  # noqa: F401, PLC0415
+    from regraft.commands import train  # noqa: F401, PLC0415
+    from regraft.finetune import train as _  # noqa: F401, PLC0415
 
     registry.resolve("minivgg")
     with tempfile.TemporaryDirectory() as place:

@@ -20,7 +20,7 @@ import json
 import resource
 import time
 
-from regraft.process import tune_process
+from regraft.cli.tuning import tune_process
 
 tune_process()
 
@@ -28,8 +28,8 @@ import numpy as np  # noqa: E402 - after the process was tuned
 import torch  # noqa: E402
 
 from regraft.heads import logistic  # noqa: E402
-from regraft.heads.rows import Standard  # noqa: E402
-from regraft.heads.select import fit_head  # noqa: E402
+from regraft.heads.fit import fit_head  # noqa: E402
+from regraft.heads.standardise import Standard  # noqa: E402
 
 _CHOOSING = 8192  # as in probe.py
 _TESTED = 10_000

@@ -70,7 +70,7 @@ class Images:
 
 
 def transforms(backbone, *, train: bool):
-    from regraft.backbones.vision import load_functional
+    from regraft.core.torchvision_shim import load_functional
 
     load_functional()  # torchvision fits this torch by a decision of ours
     import torch
@@ -92,7 +92,7 @@ def divided(paths: list[Path]) -> tuple[list[Path], list[Path]]:
 def timm(root: Path, *, tuned: bool) -> dict:
     """Features in one pass, then a logistic regression by cross-validation."""
     if tuned:
-        from regraft.process import tune_process
+        from regraft.cli.tuning import tune_process
 
         tune_process()
     import numpy as np
@@ -148,11 +148,11 @@ def tutorial(root: Path, count: int) -> dict:
 
 def decoding(root: Path) -> dict:
     """Bytes to rendered pixels in two threads, as the extraction does it, and nothing else."""
-    from regraft.process import tune_process
+    from regraft.cli.tuning import tune_process
 
     tune_process()
     from regraft.backbones.registry import load_backbone
-    from regraft.config import TrainConfig
+    from regraft.config.train_config import TrainConfig
     from regraft.data.scan import scan
     from regraft.features.extract import render_ahead
 
@@ -168,7 +168,7 @@ def decoding(root: Path) -> dict:
 
 def forward(count: int, *, taps: bool) -> dict:
     """Random pixels through the network on its fastest path."""
-    from regraft.process import tune_process
+    from regraft.cli.tuning import tune_process
 
     tune_process()
     import torch

@@ -22,20 +22,20 @@ import json
 import statistics
 import time
 
-from regraft.process import tune_process
+from regraft.cli.tuning import tune_process
 
 tune_process()
 
 import numpy as np  # noqa: E402 - after the process was tuned
 
-from regraft.config import TrainConfig  # noqa: E402
+from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+from regraft.config.train_config import TrainConfig  # noqa: E402
+from regraft.core.reporter import Reporter  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.data.split import split  # noqa: E402
 from regraft.evaluation.metrics import evaluate  # noqa: E402
-from regraft.heads import rows  # noqa: E402
-from regraft.probe import fit_probe, score  # noqa: E402
-from regraft.report import Reporter  # noqa: E402
-from regraft.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+from regraft.heads import standardise as rows  # noqa: E402
+from regraft.probe.fit import fit_probe, score  # noqa: E402
+from regraft.splits.split import split  # noqa: E402
 
 
 def few(samples, train, a_class, seed):

@@ -24,22 +24,22 @@ import os
 import tempfile
 from pathlib import Path
 
-from regraft.process import tune_process
+from regraft.cli.tuning import tune_process
 
 tune_process()
 
 import numpy as np  # noqa: E402 - after the process was tuned
 import torch  # noqa: E402
 
-from regraft.config import TrainConfig  # noqa: E402
+from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+from regraft.config.train_config import TrainConfig  # noqa: E402
+from regraft.core.reporter import Reporter  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.data.split import split  # noqa: E402
-from regraft.finetune.start import finetune  # noqa: E402
+from regraft.finetune.train import finetune  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
 from regraft.heads.temperature import log_losses  # noqa: E402
-from regraft.probe import fit_probe  # noqa: E402
-from regraft.report import Reporter  # noqa: E402
-from regraft.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+from regraft.probe.fit import fit_probe  # noqa: E402
+from regraft.splits.split import split  # noqa: E402
 
 
 class Pull:

@@ -18,7 +18,7 @@ import sys
 
 CHILD = """
 import time
-from regraft.process import tune_process
+from regraft.cli.tuning import tune_process
 tune_process()
 import torch
 from regraft.backbones.registry import load_backbone

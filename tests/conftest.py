@@ -17,7 +17,7 @@ from huggingface_hub import close_session
 from hypothesis import settings
 from PIL import Image
 
-from regraft.features.store import close_store
+from regraft.features.store.store import close_store
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("untimed", deadline=None)

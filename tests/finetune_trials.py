@@ -12,14 +12,14 @@ import torch
 
 from conftest import CLASSES, texture
 from regraft.backbones.registry import load_backbone
-from regraft.config import TrainConfig
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
-from regraft.data.split import split
 from regraft.features.compute import Compute, choose_compute
 from regraft.features.taps import select_blocks
 from regraft.finetune.network import random_head
-from regraft.finetune.start import finetune
+from regraft.finetune.train import finetune
 from regraft.model import Model
+from regraft.splits.split import split
 
 if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from conftest import CLASSES
-from regraft import cli
+from regraft.cli import main as cli
 
 
 def regraft(*words, cwd, **more):

@@ -14,7 +14,7 @@ from regraft.backbones.registry import at_image_size, load_backbone
 from regraft.bundle.format import Statistics, block_widths, write_bundle
 from regraft.features.compute import Compute
 from regraft.features.taps import select_blocks
-from regraft.heads.head import HEADS, KnnHead, LinearHead
+from regraft.heads.modules import HEADS, KnnHead, LinearHead
 from regraft.model import Model
 
 CLASSES = ("cat", "dog", "fish")

@@ -11,13 +11,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
-    from regraft.classifier import Classifier
-    from regraft.config import TrainConfig
-    from regraft.deployment import evaluate, predict
+    from regraft.commands.evaluate import evaluate, predict
+    from regraft.commands.find_rate import find_rate
+    from regraft.commands.train import Run, train
+    from regraft.config.train_config import TrainConfig
+    from regraft.core.reporter import Reporter
     from regraft.errors import RegraftError, RegraftWarning
-    from regraft.pipeline import Run, train
-    from regraft.rate_finder import find_rate
-    from regraft.report import Reporter
+    from regraft.estimator import Classifier
 
 __all__ = [
     "Classifier",
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "regraft.classifier",
+    "Classifier": "regraft.estimator",
     "Predictor": "regraft.bundle.predictor",
     "RegraftError": "regraft.errors",
     "RegraftWarning": "regraft.errors",
-    "Reporter": "regraft.report",
-    "Run": "regraft.pipeline",
-    "TrainConfig": "regraft.config",
-    "evaluate": "regraft.deployment",
-    "find_rate": "regraft.rate_finder",
-    "predict": "regraft.deployment",
-    "train": "regraft.pipeline",
+    "Reporter": "regraft.core.reporter",
+    "Run": "regraft.commands.train",
+    "TrainConfig": "regraft.config.train_config",
+    "evaluate": "regraft.commands.evaluate",
+    "find_rate": "regraft.commands.find_rate",
+    "predict": "regraft.commands.evaluate",
+    "train": "regraft.commands.train",
 }
 
 

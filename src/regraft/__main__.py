@@ -2,7 +2,7 @@
 
 import sys
 
-from regraft.cli import main
+from regraft.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,7 +27,7 @@ class Model:
     blocks : tuple of Block
         What the head reads, side by side.
     head : nn.Module
-        One of ``regraft.heads.head.HEADS``: features (N, D) float32 to logits (N, K) float32.
+        One of ``regraft.heads.modules.HEADS``: features (N, D) float32 to logits (N, K) float32.
     temperature : float
         Logits are divided by it before the softmax.
     classes : tuple of str

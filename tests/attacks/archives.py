@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from attacks.watching import tree_hash, watched
-from regraft.config import TrainConfig
-from regraft.data import tars, zips
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
+from regraft.data.sources import tars, zips
 from regraft.errors import ArchiveError, DataError, ImageError
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import pyarrow.compute
 from attacks.archives import check_bytes, check_names, images
 from attacks.tables import CELLS
 from attacks.watching import tree_hash, watched
-from regraft.config import TrainConfig
-from regraft.data.hub_tables import choose_tables, open_tables
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
+from regraft.data.sources.hub_tables import choose_tables, open_tables
 from regraft.errors import DataError
 from stand_ins import STRUCT, parquet
 

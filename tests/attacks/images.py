@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFile
 
-from regraft.data.decode import KINDS, decode, look
 from regraft.errors import ImageError
+from regraft.images.decode import KINDS, decode, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

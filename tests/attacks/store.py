@@ -26,8 +26,8 @@ import numpy as np
 
 from attacks.hunting import Report, hunt
 from regraft.errors import DiskFullError, StoreError
-from regraft.features.rows import SCHEMA_VERSION, encode_row, row_key
-from regraft.features.store import FeatureStore
+from regraft.features.store.rows import SCHEMA_VERSION, encode_row, row_key
+from regraft.features.store.store import FeatureStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -349,7 +349,7 @@ def extraction(data: str) -> tuple[Callable[[Path], object], Callable[[Path], No
     import torch  # noqa: PLC0415 - takes seconds
 
     from regraft.backbones.registry import at_image_size, load_backbone  # noqa: PLC0415
-    from regraft.config import TrainConfig  # noqa: PLC0415
+    from regraft.config.train_config import TrainConfig  # noqa: PLC0415
     from regraft.data.scan import scan  # noqa: PLC0415
     from regraft.features import extract  # noqa: PLC0415
     from regraft.features.compute import Compute  # noqa: PLC0415

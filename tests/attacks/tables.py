@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from attacks.archives import check_bytes, check_names, images
 from attacks.watching import tree_hash, watched
-from regraft.config import TrainConfig
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import DataError, TableError
 

@@ -24,11 +24,11 @@ from attacks.archives import (
 from attacks.hunting import hunt
 from attacks.watching import tree_hash, watched
 from image_trees import left_out, read_all, write_tar, write_tree, write_zip
-from regraft.config import TrainConfig
-from regraft.data import archive, tars, zips
+from regraft.config.train_config import TrainConfig
 from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.scan import scan
-from regraft.data.sources import open_source
+from regraft.data.sources import archive, tars, zips
+from regraft.data.sources.registry import open_source
 from regraft.errors import ArchiveError, DataError, ImageError
 
 GOOD = {f"{label}/{n}.png": images()[n] for n, label in enumerate(("rose", "tulip") * 10)}
@@ -172,7 +172,8 @@ def test_many_empty_members_cost_little_memory(tmp_path):
     (tmp_path / "a.tgz").write_bytes(gzip.compress(header * 20_000, 1))
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from attacks.hunting import memory\n"
-        "from regraft.data.sources import open_source; from regraft.errors import DataError\n"
+        "from regraft.data.sources.registry import open_source\n"
+        "from regraft.errors import DataError\n"
         "before = memory()\n"
         "try: open_source(sys.argv[2])\n"
         "except DataError as error: print(error.message[-15:], memory() - before < 20 << 20)"

@@ -1,4 +1,4 @@
-"""Mutants of the hub's Parquet files; what single files do is tested in tests/test_hub.py."""
+"""Mutants of the hub's Parquet files; single files: tests/data/sources/test_hub.py."""
 
 from attacks.hub import attack, check
 from attacks.hunting import hunt

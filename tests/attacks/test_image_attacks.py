@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 from attacks.hunting import MOST_MEMORY, hunt, memory
 from attacks.images import attack, check, chunk, corpus, encode
-from regraft.config import TrainConfig
-from regraft.data.decode import decode, look
+from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ImageError
+from regraft.images.decode import decode, look
 
 CAP = 40_000_000
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")

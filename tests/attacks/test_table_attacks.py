@@ -1,4 +1,4 @@
-"""Mutants of tables; what is wrong with single cells and rows is tested in tests/test_table.py."""
+"""Mutants of tables; single cells and rows: tests/data/sources/test_table.py."""
 
 import pytest
 

@@ -59,7 +59,7 @@ class Preprocess:
     interpolation: Interpolation
     views: int = 0
     view: int = 0
-    augment: str = "none"  # key of ``regraft.features.augment.AUGMENTATIONS``: what views are
+    augment: str = "none"  # key of ``regraft.images.augment.AUGMENTATIONS``: what views are
 
     def recorded(self) -> dict[str, Any]:
         """Return what bundles and metrics.json hold of it."""

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import torch
 
 from regraft.backbones.weights import read_file
+from regraft.core.files import read_regular, write_atomic
 from regraft.errors import WeightsError
-from regraft.files import read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from regraft.backbones import weights as weight_files
 from regraft.backbones.backbone import ImageSizes, Preprocess
 from regraft.backbones.family import Family, Record
-from regraft.backbones.vision import load_timm
+from regraft.core.torchvision_shim import load_timm
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:

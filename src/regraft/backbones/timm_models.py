@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from regraft.backbones.backbone import ImageSizes, Preprocess
 from regraft.backbones.downloads import fetch_hub, fetch_hub_file, fetch_url
 from regraft.backbones.family import Family, Record
-from regraft.backbones.vision import load_timm
 from regraft.backbones.weights import listed, read_file
+from regraft.core.torchvision_shim import load_timm
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:

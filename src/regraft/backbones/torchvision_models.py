@@ -11,8 +11,8 @@ from torch import nn
 from regraft.backbones.backbone import ImageSizes, Preprocess
 from regraft.backbones.downloads import fetch_url
 from regraft.backbones.family import Family, Record
-from regraft.backbones.vision import torchvision
 from regraft.backbones.weights import listed
+from regraft.core.torchvision_shim import torchvision
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
+from regraft.core.files import read_regular
 from regraft.errors import WeightsError
-from regraft.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

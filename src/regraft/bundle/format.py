@@ -32,10 +32,10 @@ from regraft.bundle.manifest import (
     write_manifest,
 )
 from regraft.bundle.network import bytes_of, check_buffers, fill_backbone, plan_backbone
+from regraft.core.files import read_regular, write_atomic
 from regraft.errors import BundleError, InputError
 from regraft.features.taps import Block, row_blocks
-from regraft.files import read_regular, write_atomic
-from regraft.heads.head import HEADS
+from regraft.heads.modules import HEADS
 from regraft.model import Model
 
 if TYPE_CHECKING:

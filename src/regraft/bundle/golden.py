@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from regraft.bundle.manifest import GoldenRecord
-from regraft.data.decode import decode
 from regraft.errors import BundleError, ImageError
-from regraft.features.augment import render_views
 from regraft.features.taps import TapReader, read_features
+from regraft.images.augment import render_views
+from regraft.images.decode import decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

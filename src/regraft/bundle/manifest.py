@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from regraft.config import MAX_VIEWS
+from regraft.config.train_config import MAX_VIEWS
 from regraft.errors import BundleError
 
 SCHEMA_VERSION = 2  # 1: features channel by channel, before the first release
@@ -87,7 +87,7 @@ class BlockRecord(_Strict, frozen=True):
 
 
 class HeadRecord(_Strict, frozen=True):
-    """The head's kind in ``regraft.heads.head.HEADS``; its tensors are in head.safetensors."""
+    """The head's kind in ``regraft.heads.modules.HEADS``; its tensors are in head.safetensors."""
 
     kind: Name
     temperature: Annotated[float, Meta(ge=0.001, le=1000)]

@@ -16,18 +16,18 @@ from PIL import Image
 
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
-from regraft.data.decode import decode, decode_opened
-from regraft.data.folder import read_file
+from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
-from regraft.features.augment import render_views
 from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE, render_ahead
 from regraft.features.taps import TapReader, read_features
+from regraft.images.augment import render_views
+from regraft.images.decode import decode, decode_opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from regraft.config import Precision
+    from regraft.config.train_config import Precision
     from regraft.data.samples import Source
     from regraft.model import Model
 
@@ -204,7 +204,7 @@ class Predictor:
         Parameters
         ----------
         source : Source
-            From ``regraft.data.sources.open_unlabelled`` or ``open_source``.
+            From ``regraft.data.sources.registry.open_unlabelled`` or ``open_source``.
         workers : int
             Threads that read and decode.
         top_k : int

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from regraft.core.files import read_bounded, write_atomic
 from regraft.errors import ImageError, RunError
-from regraft.files import read_bounded, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class Ledger:
         Raises
         ------
         DiskFullError, InputError
-            As ``regraft.files.write_atomic`` does.
+            As ``regraft.core.files.write_atomic`` does.
         """
         records = [_Record(e.path, e.status, e.kind, e.reason) for e in self.entries]
         encoded = msgspec.json.encode(_File(SCHEMA_VERSION, self.counts(), records))

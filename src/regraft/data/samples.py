@@ -43,7 +43,7 @@ class Source:
     Attributes
     ----------
     kind : str
-        Key of the registry ``regraft.data.sources.SOURCES`` ("folder", "zip", ...).
+        Key of the registry ``regraft.data.sources.registry.SOURCES`` ("folder", "zip", ...).
     location : str
         What the user gave, for messages.
     entries : sequence of Entry

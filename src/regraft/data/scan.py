@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from regraft.data.decode import Look, decode, hash_payload, look
+from regraft.core.reporter import Reporter
 from regraft.data.ledger import Ledger, LedgerEntry
-from regraft.data.options import Data, SourceOptions
 from regraft.data.samples import Entry, Load, Samples, Source
-from regraft.data.sources import open_source
+from regraft.data.sources.options import Data, SourceOptions
+from regraft.data.sources.registry import open_source
 from regraft.errors import DataError, ImageError
-from regraft.report import Reporter
+from regraft.images.decode import Look, decode, hash_payload, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from regraft.config import TrainConfig
+    from regraft.config.train_config import TrainConfig
 
 #: More than this share of refused images is an error: the result would speak of other data.
 LARGEST_LOSS = 0.05
@@ -78,7 +78,7 @@ def scan(
 
     Examples
     --------
-    >>> from regraft.config import TrainConfig
+    >>> from regraft.config.train_config import TrainConfig
     >>> images = np.zeros((2, 8, 8), np.uint8)
     >>> scan((images, ["cat", "dog"]), TrainConfig()).classes
     ('cat', 'dog')

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from regraft.config import Precision
+from regraft.config.train_config import Precision
 from regraft.errors import ConfigError
 from regraft.features.fuse import fuse_clamps
 

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from regraft.data.decode import DECODER_VERSION, decode, hash_payload
+from regraft.core.reporter import Reporter
 from regraft.errors import ImageError, StoreError
-from regraft.features.augment import render_views
-from regraft.features.rows import encode_row, fingerprint_of, row_key
+from regraft.features.store.rows import encode_row, fingerprint_of, row_key
 from regraft.features.taps import Block, TapReader, padded, round_rows, row_blocks
-from regraft.report import Reporter
+from regraft.images.augment import render_views
+from regraft.images.decode import DECODER_VERSION, decode, hash_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone, Preprocess
     from regraft.data.samples import Load, Samples
     from regraft.features.compute import Compute
-    from regraft.features.store import FeatureStore
+    from regraft.features.store.store import FeatureStore
 
 _ROWS_A_COMMIT = 256  # one fsync each; what a kill can cost
 #: Of an image on which the network fails; prediction refuses it in the same words.

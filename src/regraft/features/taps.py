@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from regraft.backbones.preprocess import normalise
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, prepare
+from regraft.images.render import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 import safetensors.torch
 
+from regraft.core.files import read_bounded, write_atomic
 from regraft.errors import DiskFullError, InputError, RunError
-from regraft.files import read_bounded, write_atomic
-from regraft.finetune.folder import NAME, generations
+from regraft.finetune.paths import NAME, generations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

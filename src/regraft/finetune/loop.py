@@ -16,28 +16,28 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
+from regraft.core.keyed_random import torch_seeded
 from regraft.errors import DivergedError, RegraftError
-from regraft.features.keyed import torch_seeded
 from regraft.finetune.callbacks import call
-from regraft.finetune.cut import AtCut
+from regraft.finetune.frozen.cut_network import AtCut
 from regraft.finetune.mixing import draw_mixing
-from regraft.finetune.passes import autocast, on_device
-from regraft.finetune.ranks import ALONE
+from regraft.finetune.precision import autocast, on_device
+from regraft.finetune.processes.group import ALONE
 from regraft.finetune.schedule import set_rates
+from regraft.finetune.signals import Stop, stoppable
 from regraft.finetune.state import State, copied
-from regraft.finetune.stopping import Stop, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from regraft.config import TrainConfig
+    from regraft.config.train_config import TrainConfig
+    from regraft.core.reporter import Reporter
     from regraft.features.compute import Compute
+    from regraft.finetune.batches import Batch, TrainingImages
     from regraft.finetune.checkpoint import Checkpoints
-    from regraft.finetune.images import Batch, TrainingImages
     from regraft.finetune.mixing import Mixing
-    from regraft.finetune.ranks import Ranks
+    from regraft.finetune.processes.group import Ranks
     from regraft.finetune.validation import Validation
-    from regraft.report import Reporter
 
 _SHOWN = 16  # images of a batch that are named
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from regraft.core.keyed_random import torch_seeded
 from regraft.errors import RegraftError
-from regraft.features.keyed import torch_seeded
-from regraft.finetune.passes import autocast
+from regraft.finetune.precision import autocast
 from regraft.finetune.state import State, copied
 
 if TYPE_CHECKING:
+    from regraft.core.reporter import Reporter
     from regraft.features.compute import Compute
     from regraft.finetune.network import TrainableNetwork
-    from regraft.report import Reporter
 
 #: What one step took was 0.92 of the estimate for EfficientNet-Lite0, 0.65 for a small ViT and 0.47
 #: for ResNet-18 (224 pixels, batches of 16 and 8, bfloat16, one thread).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from regraft.features.keyed import generator
+from regraft.core.keyed_random import generator
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from regraft.backbones.freeze import state_hash
+from regraft.core.keyed_random import torch_seeded
 from regraft.errors import ConfigError
-from regraft.features.keyed import torch_seeded
 from regraft.features.taps import POOLED, Block, as_map, pool
-from regraft.finetune.cut import AtCut, Cut
-from regraft.heads.head import LinearHead
+from regraft.finetune.frozen.cut_network import AtCut, Cut
+from regraft.heads.modules import LinearHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -13,9 +13,9 @@ import torch
 from regraft.errors import ImageError
 from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, padded, read_features
-from regraft.finetune.halves import CutReader
-from regraft.finetune.images import lost
-from regraft.finetune.ranks import ALONE
+from regraft.finetune.batches import lost
+from regraft.finetune.frozen.cut_reader import CutReader
+from regraft.finetune.processes.group import ALONE
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Preprocess
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
-    from regraft.finetune.prefix import FrozenPrefix
-    from regraft.finetune.ranks import Ranks
+    from regraft.finetune.frozen.prefix import FrozenPrefix
+    from regraft.finetune.processes.group import Ranks
     from regraft.model import Model
 
 _ROWS_AT_ONCE = 8192  # as ``probe.score``: the same products of matrices, so the same bits

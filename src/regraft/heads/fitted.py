@@ -21,7 +21,7 @@ class FittedHead:
     Attributes
     ----------
     head : nn.Module
-        One of ``regraft.heads.head.HEADS``.
+        One of ``regraft.heads.modules.HEADS``.
     temperature : float
         Logits are divided by it before the softmax.
     oof_logits : array of shape (N, K), float32

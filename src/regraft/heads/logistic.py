@@ -36,17 +36,17 @@ import torch
 
 from regraft.errors import ConvergenceWarning
 from regraft.heads.fitted import FittedHead, Scores, finish, weighted_mean
-from regraft.heads.head import LinearHead
 from regraft.heads.lbfgs import Solution, minimise
-from regraft.heads.rows import Rows
+from regraft.heads.modules import LinearHead
 from regraft.heads.softmax import Softmax
+from regraft.heads.standardise import Rows
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from regraft.heads.rows import Standard
+    from regraft.heads.standardise import Standard
 
 #: From one penalty to the next weaker one: half a decade.
 STEP = 10**0.5

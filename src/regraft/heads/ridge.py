@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from regraft.heads.fitted import FittedHead, Scores, finish
-from regraft.heads.head import LinearHead
-from regraft.heads.rows import Rows, Standard
+from regraft.heads.modules import LinearHead
+from regraft.heads.standardise import Rows, Standard
 from regraft.heads.temperature import fit_temperature, log_losses
 
 if TYPE_CHECKING:

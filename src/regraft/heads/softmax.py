@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regraft.heads.rows import Rows
+    from regraft.heads.standardise import Rows
 
 
 #: What rows may lack together, of all that the rows lack, to count as settled ...

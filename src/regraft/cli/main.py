@@ -1,0 +1,390 @@
+"""The command line: each command parses, calls one function and prints.
+
+Nothing that is slow to import is imported before the command that needs it runs: ``--help``
+answers without numpy, torch or matplotlib.
+"""
+
+# ruff: noqa: PLC0415, T201 - imports inside commands, see above; printing is what it does
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+import regraft
+from regraft.cli.compare import compare
+from regraft.cli.console import end, guarded
+from regraft.cli.help import HelpFormatter, usage_error
+from regraft.cli.options import (
+    OPTIONS,
+    CacheFolder,
+    ConfigFile,
+    EvaluateFlags,
+    FindFlags,
+    Picture,
+    PredictFlags,
+    ShowFlags,
+    TrainFlags,
+    combine,
+    given,
+)
+from regraft.cli.tuning import tune_process
+from regraft.config.settings import placeholder, refuse_unread
+from regraft.config.train_config import Augment
+from regraft.errors import InputError, visible
+
+app = App(
+    name="regraft",
+    version=regraft.__version__,
+    help_format="plaintext",
+    help_formatter=HelpFormatter(),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+    usage="Usage: regraft COMMAND ...",
+    group_parameters=OPTIONS,
+    help="""Labelled images in, an honest and deployable image classifier out.
+
+    Start with `regraft demo`, or with `regraft train FOLDER`: one folder of images per class.
+    """,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; else those that the process was started with.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 1 failed, 2 bad input or usage, 130, 141 and 143 on signals.
+    """
+    if arguments is not None:
+        return guarded(lambda: _run(arguments))
+    return end(guarded(lambda: _run(sys.argv[1:])))
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["predict"]:  # to cyclopts a lone - is an unknown flag
+        words = ["--stdin" if word == "-" else word for word in words]
+    try:
+        code = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise usage_error(error) from None
+    return code if isinstance(code, int) else 0
+
+
+@app.command(usage="Usage: regraft train DATA [OPTIONS]", sort_key=1)
+def train(
+    data: Annotated[str | None, Parameter(group="Arguments")] = None,
+    *,
+    recipe: Annotated[str | None, Parameter(metavar="NAME|FILE")] = None,
+    config: ConfigFile = None,
+    flags: Annotated[TrainFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Train a classifier on labelled images; write a run folder with its figures and a bundle.
+
+    Without options the pretrained network stays as it is, and a head is fitted on what it sees: a
+    probe, in seconds to minutes and without a GPU. With `--strategy finetune` its last stages are
+    trained too. A fifth of the images (or the data's own test part) is tested once at the end.
+
+    Parameters
+    ----------
+    data
+        Folder with one folder per class, zip or tar of it, CSV or Parquet table, the name of a
+        dataset (`regraft datasets` lists them), kaggle:OWNER/NAME or hf:OWNER/NAME; else the
+        recipe's own.
+    recipe
+        Start from a recipe's settings (`regraft recipes` lists them); --config and flags go before
+        what it says.
+    """
+    base = None
+    if recipe is not None:
+        from regraft.config.recipe import read_recipe
+
+        chosen = read_recipe(recipe)
+        base, data = chosen.config, data or chosen.needed_data()
+    if data is None:
+        raise _no_data(config)
+    settings = combine(config, flags, base)
+    refuse_unread(settings, given(flags))
+    tune_process()
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands import train as command
+    from regraft.finetune.processes.group import is_first
+
+    run = command.train(data, settings, ConsoleReporter())
+    if is_first():  # of the processes that torchrun has started
+        print(visible(run.summary()))
+
+
+def _no_data(config: Path | None) -> InputError:
+    if config is None:
+        return InputError("regraft train needs DATA", hint="regraft train --help")
+    return InputError(
+        "regraft train needs DATA: a configuration says how to train and not on what",
+        hint="regraft train DATA --config config.yaml",
+    )
+
+
+@app.command(usage="Usage: regraft evaluate RUN DATA [OPTIONS]", sort_key=2)
+def evaluate(
+    run: Path,
+    data: str,
+    /,
+    *,
+    flags: Annotated[EvaluateFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Measure a trained classifier on labelled images; print the figures as JSON.
+
+    Parameters
+    ----------
+    run
+        Folder that `regraft train` wrote, or its bundle folder.
+    data
+        Labelled images, as for `regraft train`; of data with parts, the test part.
+    """
+    tune_process()
+    from regraft.cli.output import as_json
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands import evaluate as command
+
+    print(as_json(command.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
+
+
+@app.command(usage="Usage: regraft predict RUN PATHS... [OPTIONS]", sort_key=3)
+def predict(
+    run: Path,
+    /,
+    *paths: str,
+    stdin: Annotated[bool, Parameter(negative=())] = False,
+    csv: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
+    flags: Annotated[PredictFlags | None, Parameter(name="*")] = None,
+) -> int:
+    """Classify images; print one line an image, with the label and its probability.
+
+    An image that cannot be used is named on stderr, and the exit code is then 1.
+
+    Parameters
+    ----------
+    run
+        Folder that `regraft train` wrote, or its bundle folder.
+    paths
+        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files, and `-` for stdin,
+        which holds one image, or such paths, one a line.
+    stdin
+        The same as `-` among the paths.
+    csv
+        Write the predictions to this file instead of lines.
+    json
+        Print one JSON object a line; with --csv, the file is written too.
+    topk
+        Most probable classes to tell, at most all. [default: 1]
+    """
+    places = [*paths, *(["-"] if stdin else [])]
+    if not places:
+        raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
+    tune_process()
+    from regraft.cli.output import deliver
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands import evaluate as command
+
+    results = command.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
+    return deliver(results, csv=csv, json=json)
+
+
+@app.command(usage="Usage: regraft show DATA [OPTIONS]", sort_key=4)
+def show(
+    data: str,
+    /,
+    *,
+    out: Picture = None,
+    augment: Annotated[
+        Augment | None, Parameter(metavar=placeholder("augment"), show_choices=False)
+    ] = None,
+    flags: Annotated[ShowFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Look at labelled images: a picture of some, classes with their counts, sizes.
+
+    Parameters
+    ----------
+    data
+        As for `regraft train`.
+    out
+        PNG file to write, which must not exist. [default: regraft-runs/show.png, replaced]
+    augment
+        Draw a few images as they are measured, and as the first epochs of a training with this
+        augmentation would see them.
+    """
+    tune_process()
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands.show import show as look
+
+    print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
+
+
+app.command(
+    compare,
+    usage="Usage: regraft compare RUN RUN... | DATA --models NAMES [OPTIONS]",
+    sort_key=5,
+)
+
+
+@app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)
+def find_rate(
+    data: str,
+    /,
+    *,
+    out: Picture = None,
+    config: ConfigFile = None,
+    flags: Annotated[FindFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Suggest a learning rate: steps on the training part with a rising rate; trains nothing.
+
+    Parameters
+    ----------
+    data
+        As for `regraft train`.
+    out
+        PNG file to write, which must not exist. [default: regraft-runs/lr-find.png, replaced]
+    """
+    settings = combine(config, flags)
+    tune_process()
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands.find_rate import find_rate
+
+    print(find_rate(data, settings, ConsoleReporter(), out=out).told())
+
+
+recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)
+app.command(recipes_app)
+
+
+@recipes_app.default
+def recipes() -> None:
+    """List the tutorials' jobs, corrected, that `train --recipe` runs."""
+    from regraft.cli.output import as_table
+    from regraft.config.recipe import list_recipes
+
+    print(as_table(list_recipes()))
+
+
+@recipes_app.command(name="show", usage="Usage: regraft recipes show NAME")
+def show_recipe(name: str, /) -> None:
+    """Show a recipe: what it does, what its original got wrong, its settings and result.
+
+    Parameters
+    ----------
+    name
+        As in the list, or a YAML file of your own.
+    """
+    from regraft.config.recipe import explain, read_recipe
+
+    print(visible(explain(read_recipe(name))))
+
+
+backbones_app = App(
+    name="backbones", usage="Usage: regraft backbones [PATTERN] | show NAME", sort_key=7
+)
+app.command(backbones_app)
+
+
+@backbones_app.default
+def backbones(pattern: str = "*", /) -> None:
+    """List the networks that a classifier can start from.
+
+    Parameters
+    ----------
+    pattern
+        Part of a name, or a pattern such as `timm/vit_*`.
+    """
+    from regraft.backbones.registry import list_backbones
+    from regraft.cli.output import as_table
+
+    found = list_backbones(pattern)
+    if not found:
+        raise InputError(f"no backbone matches {pattern}", hint="regraft backbones lists all")
+    print(as_table(found))
+
+
+@backbones_app.command(name="show", usage="Usage: regraft backbones show NAME")
+def show_backbone(name: str, /) -> None:
+    """Show a network's layers, stages, parameters and preprocessing; downloads nothing.
+
+    Parameters
+    ----------
+    name
+        As in the list: embedded, torchvision/resnet50, timm/vit_base_patch16_224, ...
+    """
+    from regraft.backbones.registry import describe
+
+    print(describe(name))
+
+
+@app.command(usage="Usage: regraft datasets", sort_key=8)
+def datasets() -> None:
+    """List the datasets that `train` and `evaluate` know by name."""
+    from regraft.cli.output import as_table
+    from regraft.data.sources.registry import list_datasets
+
+    print(as_table(list_datasets()))
+
+
+cache_app = App(
+    name="cache", usage="Usage: regraft cache [show|clear] [--cache-dir PATH]", sort_key=9
+)
+app.command(cache_app)
+
+
+@cache_app.default
+@cache_app.command(name="show", show=False)
+def show_cache(*, cache_dir: CacheFolder = None) -> None:
+    """Show where features of earlier runs are kept, or remove them with `clear`."""
+    from regraft.cli.output import as_table
+    from regraft.features.store.store import open_store
+
+    print(as_table([open_store(cache_dir).info()]))
+
+
+@cache_app.command(name="clear", usage="Usage: regraft cache clear [--cache-dir PATH]")
+def clear_cache(*, cache_dir: CacheFolder = None) -> None:
+    """Remove all kept features and give their space back."""
+    from regraft.features.store.store import clear_store
+
+    info = clear_store(cache_dir)
+    print(f"removed {info.rows:,} rows, {info.bytes / 2**20:,.0f} MiB, from {info.folder}")
+
+
+@app.command(usage="Usage: regraft demo [--out PATH]", sort_key=10)
+def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs/demo")) -> None:
+    """Train on scikit-learn's digits, compare, predict: under a minute, offline.
+
+    Parameters
+    ----------
+    out
+        Folder for the run and its pictures; what an earlier demo wrote there is replaced.
+        [default: regraft-runs/demo]
+    """
+    tune_process()
+    from regraft.cli.progress import ConsoleReporter
+    from regraft.commands.demo import run
+
+    print(run(ConsoleReporter(), out))
+
+
+@app.command(usage="Usage: regraft doctor", sort_key=11)
+def doctor() -> int:
+    """Check this installation: what is there, what is missing, what to do about it."""
+    from regraft.cli.doctor import checks, report
+
+    found = checks()
+    print(report(found))
+    return 0 if all(check.ok for check in found) else 1

@@ -1,0 +1,186 @@
+"""How results are written for people and for programs: lines, JSON lines, CSV, tables."""
+
+# ruff: noqa: T201 - results go to stdout
+
+from __future__ import annotations
+
+import csv as csv_module
+import dataclasses
+import io
+import json as json_module
+import sys
+from typing import TYPE_CHECKING, Any
+
+from regraft.core.files import write_atomic
+from regraft.errors import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+#: Fields of tables that hold bytes.
+BYTES = {"bytes", "download", "limit"}
+
+
+def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
+    """Write predictions as they come: to a CSV file, to stdout as JSON lines, or to both.
+
+    Parameters
+    ----------
+    results : iterable of Result
+        Each with ``id``, ``label``, ``probability``, ``top``, or with ``error`` for an image that
+        could not be used: that one is told on stderr.
+    csv : Path, optional
+        File to write; it is replaced when it is complete. It has a row for every image, with the
+        reason in its last column, ``error``, where one could not be used.
+    json : bool
+        One JSON object a line on stdout. Without this and ``csv``: lines for people.
+
+    Returns
+    -------
+    int
+        Exit code: 1 where an image could not be used.
+
+    Raises
+    ------
+    InputError
+        The CSV file cannot be written.
+    """
+    refused = 0
+    rows: list[tuple[str, list[object], str]] = []  # id, pairs, error
+    for result in results:
+        if result.error is not None:
+            refused += 1
+            print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
+            if csv is not None:
+                rows.append((result.id, [], _one_line(result.error)))
+            continue
+        if csv is None or json:
+            # Flushed: a program that reads on gets each result when it is there.
+            print(_json_line(result) if json else _line(result), flush=True)
+        if csv is not None:
+            rows.append((result.id, [value for pair in result.top for value in pair], ""))
+    if csv is not None:
+        _write_table(csv, rows)
+        n = len(rows) - refused
+        told = f"{csv}: {n:,} image{'s' * (n != 1)}" + f", {refused:,} refused" * bool(refused)
+        print(_one_line(told), file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _write_table(path: Path, rows: Sequence[tuple[str, list[object], str]]) -> None:
+    width = max([2, *(len(pairs) for _, pairs, _ in rows)])
+    # Not "label": that is the true class in every other table.
+    names = ("predicted", "probability")
+    further = [f"{name}_{k}" for k in range(2, width // 2 + 1) for name in names]
+    table = io.StringIO()
+    writer = csv_module.writer(table, lineterminator="\n")
+    writer.writerow(["id", *names, *further, "error"])
+    for name, pairs, error in rows:
+        writer.writerow([name, *pairs, *[""] * (width - len(pairs)), error])
+    write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _line(result: Any) -> str:
+    pairs = ", ".join(f"{_one_line(label)} {probability:.3f}" for label, probability in result.top)
+    return f"{_one_line(result.id)}: {pairs}"
+
+
+def _json_line(result: Any) -> str:
+    top = [{"label": label, "probability": probability} for label, probability in result.top]
+    record = {"id": result.id, "label": result.label, "probability": result.probability, "top": top}
+    return _json(record)
+
+
+def _json(value: Any, **options: Any) -> str:
+    text = json_module.dumps(value, ensure_ascii=False, **options)
+    # JSON's own escapes, where a name would steer the terminal.
+    return text if visible(text) == text else json_module.dumps(value, **options)
+
+
+def _one_line(text: object) -> str:
+    return visible(" ".join(str(text).split()))
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """Write a mapping as indented JSON; NaN and infinity are errors, since JSON has neither."""
+    return _json(value, indent=2, allow_nan=False)
+
+
+def as_table(rows: Sequence[Any]) -> str:
+    """Write dataclasses of one kind as an aligned table, numbers to the right.
+
+    Parameters
+    ----------
+    rows : sequence of dataclass instances
+        Their field names become the heading.
+
+    Returns
+    -------
+    str
+        One line each, without a line break at the end; empty where there are no rows.
+
+    Examples
+    --------
+    >>> from regraft.data.ledger import LedgerEntry
+    >>> print(as_table([LedgerEntry("a.jpg", "used"), LedgerEntry("b", "refused", "truncated")]))
+    path   status   kind       reason
+    a.jpg  used
+    b      refused  truncated
+    """
+    if not rows:
+        return ""
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    values = [[getattr(row, name) for name in names] for row in rows]
+    numeric = {
+        place
+        for place in range(len(names))
+        if all(isinstance(line[place], int | float | None) for line in values)
+    }
+    cells = [[_cell(*pair) for pair in zip(names, line, strict=True)] for line in values]
+    return columns([name.replace("_", " ") for name in names], cells, right=numeric)
+
+
+def columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
+) -> str:
+    """Write a heading and lines as aligned columns.
+
+    Parameters
+    ----------
+    header : sequence of str
+        One heading a column.
+    rows : sequence of sequence of str
+        As many cells each.
+    right : set of int
+        Numbers of the columns that are aligned to the right.
+
+    Returns
+    -------
+    str
+        Without a line break at the end.
+
+    Examples
+    --------
+    >>> print(columns(["class", "n"], [["daisy", "126"], ["rose", "9"]], right={1}))
+    class    n
+    daisy  126
+    rose     9
+    """
+    lines = [header, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in BYTES:
+        return f"{value / 1e6:,.0f} MB"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else visible(str(value))

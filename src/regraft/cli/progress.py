@@ -1,0 +1,103 @@
+"""The reporter of the command line: lines and progress bars on stderr."""
+
+# ruff: noqa: T201 - progress goes to stderr
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from regraft.core.reporter import Reporter
+from regraft.errors import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from regraft.core.reporter import Advance
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
+class ConsoleReporter(Reporter):
+    """Prints lines to stderr and draws bars there; into a file or pipe, two lines a task.
+
+    Bars honour NO_COLOR and TERM=dumb, and use plain characters where the encoding has no others.
+    """
+
+    def __init__(self) -> None:
+        self._bars = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._progress: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """Print one line; a bar that is being drawn moves below it."""
+        print(visible(line), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Advance]:
+        """Follow ``total`` steps; the yielded function advances by a number of steps."""
+        drawn = self._bar(label, total) if self._bars else self._lines(label, total)
+        with drawn as advance:
+            yield advance
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[Advance]:
+        outer = self._progress
+        progress = outer or Progress(
+            TextColumn("{task.description:<10}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+            # Rich would send results into the console of the bar, that is, to stderr.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._progress = progress
+        if outer is None:
+            progress.start()
+        task = progress.add_task(label, total=total)
+
+        def advance(steps: int, note: str = "", /) -> None:
+            progress.update(task, advance=steps, description=f"{label} {note}" if note else label)
+
+        try:
+            yield advance
+        finally:
+            if outer is None:
+                progress.stop()
+                self._progress = None
+
+    @contextmanager
+    def _lines(self, label: str, total: int) -> Iterator[Advance]:
+        done = 0
+
+        def advance(steps: int, note: str = "", /) -> None:  # noqa: ARG001 - for bars
+            nonlocal done
+            done += steps
+
+        self.say(f"{label}: {total:,}")
+        started = time.perf_counter()
+        yield advance
+        seconds = max(time.perf_counter() - started, 1e-3)
+        self.say(f"{label}: {done:,} in {seconds:.1f} s ({done / seconds:,.0f}/s)")

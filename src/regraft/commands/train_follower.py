@@ -1,0 +1,56 @@
+"""What all processes of a training but the first do: wait, share its steps, return as it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regraft.commands.steps import compute_of, load_backbone, suited
+from regraft.core.reporter import Reporter
+from regraft.data.scan import scan
+from regraft.errors import RegraftWarning
+from regraft.finetune.processes.exchange import take_over
+from regraft.finetune.train import finetune
+
+if TYPE_CHECKING:
+    from regraft.config.train_config import TrainConfig
+    from regraft.finetune.processes.group import Ranks
+    from regraft.model import Model
+
+
+def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str, Any], Model]:
+    """Share the steps of a training that the first process leads.
+
+    Parameters
+    ----------
+    data : str, Path or tuple of arrays
+        The same as the first one's.
+    config : TrainConfig
+        The same as the first one's.
+    ranks : Ranks
+        Of this process.
+
+    Returns
+    -------
+    tuple of Path, dict and Model
+        Run folder and metrics as the first process has written them, and the trained model.
+
+    Raises
+    ------
+    RegraftError
+        What is wrong; also where the first process has failed.
+    """
+    silent = Reporter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegraftWarning)  # the first process tells them
+        samples = scan(data, config, silent)
+        backbone, config = suited(load_backbone(config), samples, config, silent)
+        probe, parts = take_over(ranks, samples, backbone, config)
+        compute = compute_of(backbone, config.replace(device=ranks.device(config.device)))
+        nowhere = Path(os.devnull)  # of checkpoints: the first process has them
+        model, _ = finetune(probe, samples, parts, compute, config, nowhere, silent, ranks=ranks)
+    told = json.loads(ranks.hear("written"))
+    return Path(told["folder"]), told["metrics"], model

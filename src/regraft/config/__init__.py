@@ -1,0 +1,1 @@
+"""The settings: one frozen declaration, and the files and recipes that fill it."""

@@ -1,0 +1,1 @@
+"""Where labelled images come from: one module a kind, in one dictionary."""

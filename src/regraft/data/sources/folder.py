@@ -1,0 +1,200 @@
+"""Class folders on a disk, and how one image file is read from there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.core.files import read_regular
+from regraft.data.samples import Load, Source
+from regraft.data.sources.layout import Members, arrange, is_hidden, normalise
+from regraft.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from regraft.data.sources.options import Data, SourceOptions
+
+#: No image file that anybody trains on is larger (bytes); a bound for hostile and mistaken ones.
+LARGEST_FILE = 256 << 20
+
+_KINDS = {
+    errno.ENOENT: ("missing", "there is no such file"),
+    errno.ENOTDIR: ("missing", "there is no such file"),
+    errno.EINVAL: ("not a regular file", "it is a folder, a pipe, a device or a socket"),
+    errno.EISDIR: ("not a regular file", "it is a folder, a pipe, a device or a socket"),
+    errno.ENXIO: ("not a regular file", "it is a folder, a pipe, a device or a socket"),
+    errno.ELOOP: ("link loop", "its links lead back to themselves"),
+}
+
+
+def open_folder(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+    """Open class folders, with or without train, val and test folders; None for anything else.
+
+    Raises
+    ------
+    DataError
+        Where the folder holds no class folders that can be used.
+    """
+    if isinstance(data, tuple) or not Path(data).is_dir():
+        return None
+    location = os.fspath(data)
+    members = walk(Path(data))
+    layout = arrange(members.names, location)
+    paths = [members.keys[position] for position in layout.positions]
+    return Source(
+        "folder",
+        location,
+        layout.entries,
+        partial(stream_files, paths),
+        (*members.left_out, *layout.refused),
+        layout.notes,
+    )
+
+
+def stream_files(paths: Sequence[str], indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
+    """Yield how each of the wanted files is read."""
+    for index in indices:
+        yield index, partial(read_file, paths[index])
+
+
+def read_file(path: str) -> bytes:
+    """Read one image file.
+
+    Raises
+    ------
+    ImageError
+        Where it cannot be read; its kind is "missing", "too large", "not a regular file",
+        "link loop" or "unreadable".
+    """
+    try:
+        return read_regular(path, LARGEST_FILE)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ImageError("too large", f"it has {error.strerror}") from error
+        kind, reason = _KINDS.get(error.errno or 0, ("unreadable", error.strerror or str(error)))
+        raise ImageError(kind, reason) from error
+    except ValueError as error:  # a NUL in the path
+        raise ImageError("missing", "there is no such file") from error
+
+
+def read_head(path: str, count: int = 16) -> bytes:
+    """Return a file's first bytes; nothing where it cannot be read."""
+    try:
+        return read_regular(path, 0, first=count)
+    except OSError:
+        return b""
+
+
+def walk(top: Path) -> Members[str]:
+    """List a tree's images, sorted by name; what is left out is recorded.
+
+    Links to files inside the tree are followed. Links that leave it, lead to folders or to nothing,
+    pipes, devices and sockets are refused without opening them.
+
+    Parameters
+    ----------
+    top : Path
+        An existing folder; may itself be a link.
+
+    Returns
+    -------
+    Members
+        Names relative to ``top``; each key is the path to open.
+
+    Raises
+    ------
+    DataError
+        Where the folder cannot be listed.
+    """
+    root = os.path.realpath(top)
+    files: list[tuple[str, str]] = []
+    members: Members[str] = Members()
+    pending = [("", root)]
+    while pending:
+        prefix, folder = pending.pop()
+        try:
+            with os.scandir(folder) as listing:
+                items = sorted(listing, key=lambda item: item.name)
+        except OSError as error:
+            if not prefix:
+                raise DataError(f"{top} cannot be listed: {error.strerror or error}") from error
+            members.refuse(prefix, "unreadable folder", error.strerror or str(error))
+            continue
+        for item in items:
+            name = f"{prefix}/{item.name}" if prefix else item.name
+            if not is_hidden(item.name) and _is_folder(item):
+                pending.append((name, item.path))
+            else:
+                path = _file_to_read(item, root, name, members)
+                files += [] if path is None else [(name, path)]
+    # Sorted by the normal form: the order is the same on every system.
+    for name, path in sorted((normalise(name), path) for name, path in files):
+        members.add(name, path, partial(read_head, path))
+    members.left_out.sort(key=lambda entry: entry.path)
+    return members
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether this is a folder and no link to one."""
+    return item.is_dir(follow_symlinks=False) and not _is_junction(item)
+
+
+def _is_junction(item: os.DirEntry[str]) -> bool:
+    """Whether this is Windows' other kind of link, which ``is_symlink`` does not know."""
+    check = getattr(item, "is_junction", None)  # Python 3.12 and newer
+    return check is not None and bool(check())
+
+
+def _file_to_read(
+    item: os.DirEntry[str], root: str, name: str, members: Members[str]
+) -> str | None:
+    """Return what to open for an item that is no folder; None, and a record, if nothing."""
+    if is_hidden(item.name):
+        members.pass_over(normalise(name), "hidden file", "hidden files are not read")
+    elif item.is_symlink() or _is_junction(item):
+        return _follow(item.path, root, name, members)
+    elif item.is_file(follow_symlinks=False):
+        return item.path
+    else:
+        members.refuse(name, *_KINDS[errno.EINVAL])
+    return None
+
+
+def _follow(path: str, root: str, name: str, members: Members[str]) -> str | None:
+    """Return where a link inside the tree leads to, if that is a regular file inside it."""
+    target = os.path.realpath(path)
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        looping = error.errno == errno.ELOOP
+        members.refuse(
+            name,
+            *(
+                _KINDS[errno.ELOOP]
+                if looping
+                else ("broken link", "it leads to nothing that can be read")
+            ),
+        )
+        return None
+    if not is_inside(target, root):
+        members.refuse(name, "link out of the tree", f"it leads to {target}")
+    elif stat.S_ISDIR(status.st_mode):
+        members.refuse(name, "link to a folder", "the images below it would be met twice")
+    elif not stat.S_ISREG(status.st_mode):
+        members.refuse(name, *_KINDS[errno.EINVAL])
+    else:
+        return target
+    return None
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether a real path lies below another real path."""
+    try:
+        return os.path.commonpath([path, root]) == root
+    except ValueError:  # another drive
+        return False

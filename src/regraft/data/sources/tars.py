@@ -1,0 +1,298 @@
+"""Tar archives of class folders: plain ones by offset, compressed ones from front to back."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from regraft.data.samples import Load, Source
+from regraft.data.sources import archive
+from regraft.data.sources.archive import DAMAGE, say
+from regraft.data.sources.folder import LARGEST_FILE, read_head
+from regraft.data.sources.layout import Members, arrange
+from regraft.errors import ArchiveError, ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from regraft.data.sources.options import Data, SourceOptions
+
+_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw)),
+    b"BZh": lambda raw: cast("IO[bytes]", bz2.BZ2File(raw)),
+    b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw)),  # noqa: SIM115 - closed by _Closing
+}
+# tarfile's words for the end of an archive, with and without its mark; not in the type stubs.
+_END: tuple[type[Exception], ...] = (
+    tarfile.EOFHeaderError,  # type: ignore[attr-defined]
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+)
+_TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+    """Open a tar of class folders, plain or compressed; None for anything else.
+
+    Raises
+    ------
+    ArchiveError
+        Where the file is named like a tar and is none, or is damaged.
+    DataError
+        Where it holds no class folders that can be used.
+    """
+    if isinstance(data, tuple) or not is_tar(Path(data)):
+        return None
+    location = os.fspath(data)
+    reader, members, notes = list_tar(Path(data))
+    layout = arrange(members.names, location)
+    places = [members.keys[position] for position in layout.positions]
+    entries = layout.entries
+    if reader.compressed:  # read from front to back
+        order = sorted(range(len(places)), key=lambda at: places[at].offset)
+        places, entries = [places[at] for at in order], [entries[at] for at in order]
+    return Source(
+        "tar",
+        location,
+        entries,
+        partial(reader.stream, places),
+        (*members.left_out, *layout.refused),
+        (*notes, *layout.notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member lies in the (decompressed) tar, in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a path is a file that says, by suffix or content, that it is a tar."""
+    if not path.is_file():
+        return False
+    return path.name.lower().endswith(_TAR_SUFFIXES) or read_head(str(path), 262)[257:] == b"ustar"
+
+
+class TarReader:
+    """Reads a plain tar by offset, and a compressed one from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        head = read_head(str(path), 6)
+        self._open = next(
+            (opener for magic, opener in _COMPRESSIONS.items() if head.startswith(magic)), None
+        )
+        self.compressed = self._open is not None
+
+    def opened(self) -> AbstractContextManager[IO[bytes]]:
+        """Open the tar's own bytes, decompressed where they are compressed."""
+        raw = self.path.open("rb")
+        # The decompressors leave the file below open; its reference count closes it.
+        return _Closing(raw, self._open(raw)) if self._open else raw
+
+    def stream(self, places: Sequence[Place], indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
+        """Yield how each of the wanted members is read, in ascending order.
+
+        Raises
+        ------
+        ArchiveError
+            Where a compressed archive is damaged: what lies behind cannot be reached.
+        """
+        if not self.compressed:
+            for index in indices:
+                yield index, partial(self._read_at, places[index])
+            return
+        with self.opened() as file:
+            at = 0
+            for index in indices:
+                place = places[index]
+                try:
+                    _skip(file, place.offset - at)
+                    data = file.read(min(place.size, LARGEST_FILE + 1))
+                except DAMAGE as error:
+                    raise self.damaged(error, place.name) from error
+                at = place.offset + len(data)
+                yield index, partial(_checked, data, place)
+
+    def _read_at(self, place: Place) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place.offset)
+                data = file.read(min(place.size, LARGEST_FILE + 1))
+        except OSError as error:
+            raise ImageError("unreadable", error.strerror or str(error)) from error
+        return _checked(data, place)
+
+    def damaged(self, error: Exception, member: str) -> ArchiveError:
+        """Return the error that names the archive and the member."""
+        where = f"at or behind {member}" if member else "at its start"
+        return ArchiveError(
+            f"{self.path} is damaged {where}: {say(error)}",
+            hint="get the archive anew; what lies behind the damage cannot be read",
+        )
+
+
+def _checked(data: bytes, place: Place) -> bytes:
+    if place.size > LARGEST_FILE:
+        raise ImageError("too large", f"it has more than {LARGEST_FILE} bytes")
+    if len(data) < place.size:
+        raise ImageError("damaged member", f"{len(data)} of {place.size} bytes are there")
+    return data
+
+
+def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
+    """List a tar's images; each key is where the member lies.
+
+    Raises
+    ------
+    ArchiveError
+        Where the archive is damaged. ``tarfile`` alone would end the list there without a word.
+    """
+    reader = TarReader(path)
+    members: Members[Place] = Members()
+    info_class, ended_early = _strict_info()
+    last, count = "", 0
+    try:
+        with reader.opened() as file:
+            metered = _Metered(file)
+            # In stream mode tarfile reads what it skips, which is all that a decompressor can do.
+            mode = "r|" if reader.compressed else "r:"
+            with tarfile.open(fileobj=metered, mode=mode, tarinfo=info_class) as opened:  # type: ignore[call-overload]
+                while (member := _next(opened, metered)) is not None:
+                    last = member.name
+                    _list_member(opened, member, members)
+                    count += 1
+                    if count > archive.MOST_MEMBERS:
+                        raise tarfile.ReadError(f"more than {archive.MOST_MEMBERS:,} members")
+            while reader.compressed and file.read(1 << 20):
+                pass  # to the end: only there is the checksum of the whole compared
+    except DAMAGE as error:
+        raise reader.damaged(error, last) from error
+    notes: tuple[str, ...] = ()
+    if ended_early():
+        notes = (f"{path} ends without a tar's end mark: it may have been cut short",)
+    return reader, members, notes
+
+
+def _list_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, members: Members[Place]
+) -> None:
+    name = members.allow(member.name)
+    if name is None or member.isdir():
+        return
+    if member.issym() or member.islnk():
+        members.refuse(name, "link", "links inside archives are not followed")
+    elif member.issparse() or not member.isreg():
+        members.refuse(name, "not a regular file", "it is a pipe, a device or a sparse file")
+    else:
+        place = Place(member.name, member.offset_data, member.size)
+        members.add(name, place, partial(_member_head, archive, member))
+
+
+def _member_head(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)  # a file object; nothing is written anywhere
+    return file.read(16) if file else b""
+
+
+def _next(archive: tarfile.TarFile, metered: _Metered) -> tarfile.TarInfo | None:
+    """Return the next member; what its header may make tarfile read is bounded."""
+    metered.allow(archive.offset)
+    member = archive.next()
+    # tarfile keeps every member for random access, which nobody needs here.
+    archive.members = []  # type: ignore[attr-defined]
+    return member
+
+
+class _Metered(io.RawIOBase):
+    """A file that refuses to feed a header of gigabytes (pax, long names, sparse maps)."""
+
+    # A member that claims more bytes than there are is skipped block by block: for years, at 2^60.
+    _READS_AT_END = 8
+    _HEADER = 4 << 20  # bytes that one member's headers may take, with what is read ahead
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._end = self._HEADER
+        self._empty = 0
+
+    def allow(self, offset: int) -> None:
+        """Let a header that begins at ``offset`` be read."""
+        self._end = offset + self._HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        at = self._file.tell()
+        if size is None or size < 0 or at + size > self._end:
+            size = max(self._end - at, 0) + 1
+        data = self._file.read(size)
+        self._empty += size > 0 and not data
+        if self._empty > self._READS_AT_END:
+            raise tarfile.ReadError("it ends too early")
+        if at + len(data) > self._end:
+            raise tarfile.ReadError(f"a header of more than {self._HEADER} bytes")
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def _strict_info() -> tuple[type[tarfile.TarInfo], Callable[[], bool]]:
+    """Make a header class that does not let damage pass for the archive's end."""
+    ended_early = False
+
+    class StrictInfo(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictInfo:
+            nonlocal ended_early
+            ended_early = not buf
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except _END:
+                raise
+            except tarfile.HeaderError as error:
+                raise tarfile.ReadError(f"a member's header cannot be read ({error})") from error
+
+    return StrictInfo, lambda: ended_early
+
+
+class _Closing(AbstractContextManager[IO[bytes]]):
+    """Closes a decompressor and the file below it."""
+
+    def __init__(self, raw: IO[bytes], file: IO[bytes]) -> None:
+        self._raw = raw
+        self._file = file
+
+    def __enter__(self) -> IO[bytes]:
+        return self._file
+
+    def __exit__(self, *details: object) -> None:
+        self._file.close()
+        self._raw.close()
+
+
+def _skip(file: IO[bytes], count: int) -> None:
+    while count > 0:
+        piece = file.read(min(count, 1 << 20))
+        if not piece:
+            raise EOFError("it ends too early")
+        count -= len(piece)

@@ -1,0 +1,172 @@
+"""Images to predict: files, folders, patterns, archives and standard input, in the order given."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from regraft.data.ledger import LedgerEntry
+from regraft.data.samples import Entry, Load, Source
+from regraft.data.sources.folder import LARGEST_FILE, read_file, walk
+from regraft.data.sources.layout import has_image_magic, normalise, printable
+from regraft.data.sources.tars import is_tar, list_tar
+from regraft.data.sources.zips import is_zip, list_zip
+from regraft.errors import DataError
+
+#: One container's entries and the function that streams them, as in ``Source``.
+_Stream = Callable[[Sequence[int]], Iterator[tuple[int, Load]]]
+
+
+def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Source:
+    """Open images whose labels are not known.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files; folders, with all below them; patterns that no shell expanded; zip and tar archives;
+        ``-`` for standard input, which holds one image, or paths of the same kinds, one a line.
+    stdin : binary file, optional
+        In place of the process's standard input.
+
+    Returns
+    -------
+    Source
+        Of the kind "unlabelled"; labels are empty. An id is the path as given, and below a folder
+        or archive the name in there. A path that is met twice is listed once.
+
+    Raises
+    ------
+    DataError
+        Where a path does not exist, a pattern matches nothing, or nothing is left.
+    ArchiveError
+        Where an archive is damaged.
+
+    Examples
+    --------
+    >>> import io
+    >>> source = open_unlabelled(["-"], io.BytesIO(b"GIF89a and so on"))
+    >>> [(index, load()[:6]) for index, load in source.stream([0])]
+    [(0, b'GIF89a')]
+    """
+    found = _Found()
+    given = list(paths)
+    if "-" in given:
+        at = given.index("-")
+        content = _read_stdin(stdin)
+        if has_image_magic(content[:16]):
+            given[at : at + 1] = []
+            found.add_pixels("-", content)
+        else:
+            given[at : at + 1] = _lines(content)
+    for path in given:
+        _add_path(path, found)
+    if not found.entries:
+        raise DataError(f"there are no images in {', '.join(paths) or 'an empty list of paths'}")
+    location = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
+    return Source("unlabelled", location, found.entries, found.stream, tuple(found.left_out),
+                  tuple(found.notes))  # fmt: skip
+
+
+class _Found:
+    """Entries of several containers, one after the other."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.left_out: list[LedgerEntry] = []
+        self.notes: list[str] = []
+        self._ids: set[str] = set()
+        self._streams: list[tuple[int, list[int], _Stream]] = []
+
+    def add(self, names: Sequence[str], stream: _Stream) -> None:
+        """Add a container's images; those whose id is there already are passed over."""
+        first = len(self.entries)
+        kept = []
+        for index, name in enumerate(names):
+            shown = printable(name)
+            if shown in self._ids:
+                self.left_out.append(
+                    LedgerEntry(shown, "passed over", "duplicate name", "it was given twice")
+                )
+                continue
+            self._ids.add(shown)
+            self.entries.append(Entry(shown, ""))
+            kept.append(index)
+        self._streams.append((first, kept, stream))
+
+    def add_pixels(self, name: str, content: bytes) -> None:
+        """Add an image that is in memory."""
+        self.add([name], lambda indices: ((index, lambda: content) for index in indices))
+
+    def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
+        """Stream across the containers; see ``Source.stream``."""
+        for first, kept, stream in self._streams:
+            wanted = [index for index in indices if first <= index < first + len(kept)]
+            inner = stream([kept[index - first] for index in wanted])
+            for index, (_, load) in zip(wanted, inner, strict=True):
+                yield index, load
+
+
+def _add_path(path: str, found: _Found) -> None:
+    """Add what one path stands for."""
+    here = Path(path)
+    try:
+        exists = bool(path) and here.exists()
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+    except ValueError:  # a NUL byte
+        exists = False
+    if not exists:
+        # pathlib's own glob takes no absolute patterns
+        matches = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []  # noqa: PTH207
+        if not matches:
+            what = "matches nothing" if glob.has_magic(path) else "does not exist"
+            raise DataError(f"{printable(path)!r} {what}", hint="name files, folders or archives")
+        for match in matches:
+            _add_path(match, found)
+    elif here.is_dir():
+        members = walk(here)
+        found.left_out += members.left_out
+        files = members.keys
+        found.add([_below(path, name) for name in members.names],
+                  lambda indices: ((i, partial(read_file, files[i])) for i in indices))  # fmt: skip
+    elif is_zip(here):
+        archive, zipped = list_zip(here)
+        found.left_out += zipped.left_out
+        found.add([_below(path, name) for name in zipped.names],
+                  partial(archive.stream, zipped.keys))  # fmt: skip
+    elif is_tar(here):
+        reader, tarred, notes = list_tar(here)
+        found.left_out += tarred.left_out
+        found.notes += notes
+        found.add([_below(path, name) for name in tarred.names],
+                  partial(reader.stream, tarred.keys))  # fmt: skip
+    else:
+        found.add([normalise(here.as_posix())],
+                  lambda indices: ((i, partial(read_file, path)) for i in indices))  # fmt: skip
+
+
+def _below(path: str, name: str) -> str:
+    return normalise((Path(path) / name).as_posix())
+
+
+def _read_stdin(stdin: BinaryIO | None) -> bytes:
+    content = (stdin or sys.stdin.buffer).read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise DataError(f"standard input holds more than {LARGEST_FILE} bytes")
+    return content
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the paths that standard input lists."""
+    try:
+        lines = [line.strip("\r") for line in content.decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "standard input is neither an image nor a list of paths in UTF-8",
+            hint="JPEG, PNG, WebP, GIF, BMP and TIFF are read",
+        ) from error
+    return [line for line in lines if line and line != "-"]

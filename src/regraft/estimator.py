@@ -1,0 +1,389 @@
+"""``regraft.Classifier``: the probe as a scikit-learn estimator.
+
+It takes the steps of the main path, without its split and its run folder: scikit-learn's own tools
+hold images out, and ``fit`` sees all that it is given.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
+
+from regraft.bundle.format import Statistics, write_bundle
+from regraft.bundle.predictor import ImageLike, Predictor, pixels_of
+from regraft.commands.steps import compute_of, extract_features, load_backbone, suited
+from regraft.config.train_config import TrainConfig
+from regraft.core.files import read_bounded, write_atomic
+from regraft.core.reporter import Reporter
+from regraft.data.samples import Entry, Load, Parts, Payload, Source
+from regraft.data.scan import scan
+from regraft.data.sources.folder import read_file
+from regraft.errors import BundleError, EstimatorError, InputError
+from regraft.features.taps import TapReader
+from regraft.probe.fit import fit_probe, statistics
+from regraft.runs.reserve import claim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+#: One array (N, H, W) or (N, H, W, 3), or N images of any kind and size.
+Images: TypeAlias = "NDArray[np.uint8] | Sequence[ImageLike]"
+
+_FILE = "classifier.json"
+_MAX_FILE = 64 * 2**20  # the names of 100,000 classes
+_SCHEMA_VERSION: Literal[1] = 1
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    """What a bundle does not know: the estimator's parameters, and its classes as they were."""
+
+    schema_version: Literal[1]
+    parameters: dict[str, str | int | float | bool | None]
+    classes: list[int | float | bool | str]
+
+
+class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Image classifier on a frozen pretrained network, for scikit-learn's tools.
+
+    Parameters
+    ----------
+    model, weights, image_size, taps, views, tta, head, seed
+        What is learnt; as in ``regraft.TrainConfig``.
+    class_weight : {"balanced"} or None
+        "balanced": rare classes count as much as common ones.
+    device, precision, batch_size, workers, cache, cache_dir, max_pixels
+        How it is computed; as in ``regraft.TrainConfig``.
+
+    Attributes
+    ----------
+    classes_ : array of shape (K,)
+        As ``numpy.unique`` of the labels gives them.
+    predictor_ : Predictor
+        Answers one image at a time, with the most probable classes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> digits = load_digits()
+    >>> images = (digits.images * 15).astype("uint8")  # (1797, 8, 8)
+    >>> classifier = Classifier(image_size=32, cache=False)
+    >>> classifier = classifier.fit(images[:200], digits.target[:200])
+    >>> classifier.score(images[200:300], digits.target[200:300]) > 0.7
+    True
+    """
+
+    predictor_: Predictor
+    classes_: NDArray[Any]
+
+    def __init__(  # noqa: PLR0913 - scikit-learn's form: every parameter by name
+        self,
+        *,
+        model: str = TrainConfig.model,
+        weights: str = TrainConfig.weights,
+        image_size: str | int = TrainConfig.image_size,
+        taps: str = TrainConfig.taps,
+        views: int = TrainConfig.views,
+        tta: bool = TrainConfig.tta,
+        head: str = TrainConfig.head,
+        class_weight: str | None = None,
+        seed: int = TrainConfig.seed,
+        device: str = TrainConfig.device,
+        precision: str = TrainConfig.precision,
+        batch_size: int = TrainConfig.batch_size,
+        workers: int = TrainConfig.workers,
+        cache: bool = TrainConfig.cache,
+        cache_dir: str | Path | None = TrainConfig.cache_dir,
+        max_pixels: int = TrainConfig.max_pixels,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.image_size = image_size
+        self.taps = taps
+        self.views = views
+        self.tta = tta
+        self.head = head
+        self.class_weight = class_weight
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.workers = workers
+        self.cache = cache
+        self.cache_dir = cache_dir
+        self.max_pixels = max_pixels
+
+    def fit(self, X: Images, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
+        """Fit on all images; penalty and temperature are chosen by folds of them.
+
+        Parameters
+        ----------
+        X : array of shape (N, H, W) or (N, H, W, 3), uint8, or list of N images
+            In a list: paths, encoded bytes, PIL images or arrays, of any sizes.
+        y : array of shape (N,)
+            Labels: whole numbers, text or anything that numpy sorts.
+
+        Returns
+        -------
+        Classifier
+            Itself.
+
+        Raises
+        ------
+        EstimatorError
+            Also a ValueError: an image or a label cannot be used; of a list, it is named by its
+            number.
+        """
+        with _as_value_errors(), ExitStack() as stack:
+            config, reporter = self._config(), Reporter()
+            classes, names = _check_labels(y)
+            samples = scan(_labelled(X, names, config.max_pixels), config, reporter)
+            every, none = np.arange(len(samples)), np.empty(0, np.int64)
+            parts = Parts(train=every, val=none, test=none, left_out={})
+            backbone, config = suited(load_backbone(config), samples, config, reporter)
+            compute = compute_of(backbone, config)
+            features = extract_features(
+                samples, every, backbone, compute, config, stack, reporter, every
+            )
+            for index, error in features.refused.items():
+                raise EstimatorError(f"image {index}: {error}")
+            found = fit_probe(features, samples, parts, backbone, config)
+            model = found.model
+            self._statistics = statistics(features, samples, parts)
+            self._set(Predictor(model, TapReader(backbone, model.blocks, compute)), classes)
+        return self
+
+    def _config(self) -> TrainConfig:
+        # Strict: an image that cannot be used is an error, since X and y lie side by side.
+        parameters = self.get_params()
+        parameters["class_weight"] = parameters["class_weight"] or "none"
+        return TrainConfig(strict=True, **parameters)
+
+    def _set(self, predictor: Predictor, classes: NDArray[Any]) -> None:
+        places = {str(name): place for place, name in enumerate(classes.tolist())}
+        self.predictor_, self.classes_ = predictor, classes
+        self._order = np.array([places[name] for name in predictor.classes])
+
+    def predict_proba(self, X: Images) -> NDArray[np.float32]:  # noqa: N803
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        X : array or list of N images
+            As for ``fit``.
+
+        Returns
+        -------
+        array of shape (N, K), float32
+            Columns in the order of ``classes_``.
+
+        Raises
+        ------
+        EstimatorError
+            Where an image cannot be read.
+        """
+        check_is_fitted(self)
+        with _as_value_errors():
+            answers = self.predictor_.predict_many(_several(X))
+            result = np.empty((len(answers), len(self.classes_)), np.float32)
+            for row, answer in zip(result, answers, strict=True):
+                if answer.error is not None:
+                    raise EstimatorError(f"image {answer.id}: {answer.error}")
+                row[self._order] = answer.probabilities
+            return result
+
+    def predict(self, X: Images) -> NDArray[Any]:  # noqa: N803
+        """Return the most probable class of each image.
+
+        Parameters
+        ----------
+        X : array or list of N images
+            As for ``fit``.
+
+        Returns
+        -------
+        array of shape (N,)
+            Of ``classes_``.
+        """
+        best: NDArray[np.intp] = self.predict_proba(X).argmax(1)
+        predicted: NDArray[Any] = self.classes_[best]
+        return predicted
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted classifier into a new folder, as a bundle: data that run no code.
+
+        Parameters
+        ----------
+        path : str or Path
+            Must not exist. ``regraft predict`` takes it too.
+
+        Raises
+        ------
+        RunError
+            Where there is something else, or it cannot be written.
+        """
+        check_is_fitted(self)
+        with claim(Path(path), None, overwrite=False) as place, place.new_run() as folder:
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        predictor = self.predictor_
+        write_bundle(folder / "bundle", predictor.model, predictor.compute, self._statistics)
+        plain = {
+            name: value if isinstance(value, str | int | float | None) else str(value)
+            for name, value in self.get_params().items()
+        }
+        record = _Record(_SCHEMA_VERSION, plain, self.classes_.tolist())
+        write_atomic(folder / _FILE, msgspec.json.format(msgspec.json.encode(record), indent=2))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load what ``save`` wrote, and check that it answers here as it did there.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder that ``save`` wrote.
+
+        Returns
+        -------
+        Classifier
+            Fitted; nothing that was read has run code.
+
+        Raises
+        ------
+        BundleError
+            Where the folder is not what it says, or this machine answers otherwise.
+        """
+        return cls()._read(Path(path))  # noqa: SLF001 - its own class
+
+    def _read(self, folder: Path) -> Self:
+        try:
+            record = msgspec.json.decode(read_bounded(folder / _FILE, _MAX_FILE), type=_Record)
+            self.set_params(**record.parameters)
+            predictor = self._load_predictor(folder)
+        except BundleError:
+            raise
+        except (InputError, ValueError) as error:  # msgspec's and scikit-learn's are ValueErrors
+            raise BundleError(f"{folder / _FILE} is not of a Classifier: {error}") from error
+        if sorted(map(str, record.classes)) != list(predictor.classes):
+            raise BundleError(f"{folder / _FILE}: its classes are not those of the bundle")
+        held = safetensors.numpy.load_file(folder / "bundle" / "statistics.safetensors")
+        self._statistics = Statistics(held["mean"], held["covariance"], held["count"].item())
+        self._set(predictor, np.array(record.classes))
+        return self
+
+    def _load_predictor(self, folder: Path) -> Predictor:
+        config = self._config()
+        return Predictor.load(
+            folder, device=config.device, precision=config.precision, batch_size=config.batch_size
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give the bundle's files in place of the network: joblib copies estimators by pickling."""
+        state = dict(self.__dict__)
+        if state.pop("predictor_", None) is not None:
+            with tempfile.TemporaryDirectory(prefix="regraft-") as name:
+                folder = Path(name)
+                self._write(folder)
+                paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+                state["_files"] = {
+                    str(path.relative_to(folder)): path.read_bytes() for path in paths
+                }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files = state.pop("_files", {})
+        self.__dict__.update(state)
+        if files:
+            with tempfile.TemporaryDirectory(prefix="regraft-") as name:
+                for path, data in files.items():
+                    target = Path(name, path)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(data)
+                self.predictor_ = self._load_predictor(Path(name))
+
+
+def _several(images: Any) -> Any:
+    """Return images one by one in a list; arrays must be of several."""
+    if issparse(images):
+        raise EstimatorError("X is sparse; images are dense")
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        if images.ndim not in {3, 4} or not len(images):
+            raise EstimatorError(
+                f"X of shape {images.shape} is no array of images",
+                hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL "
+                "images or arrays; X.reshape(-1, height, width) of rows of pixels",
+            )
+        return list(images)
+    if isinstance(images, str | bytes | Path | Image.Image) or not hasattr(images, "__iter__"):
+        raise EstimatorError(
+            f"X is a {type(images).__name__}; it must hold several images",
+            hint="one image is a list of one: [image]",
+        )
+    return list(images)
+
+
+def _labelled(images: Any, names: list[str], max_pixels: int) -> Any:
+    """Return what a scan opens: arrays as they are, or a source of anything else."""
+    several = _several(images)
+    if len(several) != len(names):
+        raise EstimatorError(f"there are {len(several)} images in X and {len(names)} labels in y")
+    if all(isinstance(image, np.ndarray) for image in several):
+        return (several, names)
+    entries = [Entry(str(number), name) for number, name in enumerate(names)]
+
+    def stream(indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
+        return ((index, partial(_payload, several[index], max_pixels)) for index in indices)
+
+    return Source("images", "X", entries, stream)
+
+
+def _payload(image: Any, max_pixels: int) -> Payload:
+    """Return encoded bytes where there are some: the store knows the image by them."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return read_file(str(image))
+    return pixels_of(image, max_pixels)
+
+
+def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
+    """Return the classes and each image's label as text."""
+    if y is None:
+        raise EstimatorError("Classifier requires y to be passed, but the target y is None")
+    labels = column_or_1d(y, warn=True)
+    if labels.dtype.kind == "f":
+        assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    classes = np.unique(labels)
+    names = [str(label) for label in labels.tolist()]
+    if len(set(names)) != len(classes):
+        raise EstimatorError("y has different labels that look the same as text")
+    if not isinstance(classes.tolist()[0], str | int | float):
+        raise EstimatorError(f"labels of type {type(classes[0]).__name__} cannot be used in y")
+    return classes, names
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Raise what was given wrongly as a ValueError too, which scikit-learn's tools expect."""
+    try:
+        yield
+    except EstimatorError:
+        raise
+    except InputError as error:
+        raise EstimatorError(error.message, hint=error.hint) from error

@@ -1,0 +1,1 @@
+"""The store of features: rows with a checksum, in SQLite."""

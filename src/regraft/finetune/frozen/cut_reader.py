@@ -1,0 +1,58 @@
+"""A tap reader in two halves: validation, too, runs frozen stages once an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from regraft.features.taps import POOLED, Block, TapReader, side_by_side
+from regraft.finetune.frozen.cut_network import AtCut
+from regraft.images.render import normalise
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from regraft.features.compute import Compute
+    from regraft.finetune.network import TrainableNetwork
+    from regraft.model import Model
+
+
+class CutReader(TapReader):
+    """A ``TapReader`` whose network is cut where a training's is.
+
+    Parameters
+    ----------
+    model : Model
+        Any that the training has made: in front of the cut all are the same.
+    compute : Compute
+        Device and precision.
+    network : TrainableNetwork
+        Says where.
+    """
+
+    def __init__(self, model: Model, compute: Compute, network: TrainableNetwork) -> None:
+        super().__init__(model.backbone, model.blocks, compute)
+        self._cut = network.cut_of(self._module)
+        self._early = network.early
+
+    def front(self, images: torch.Tensor) -> AtCut:
+        """Run images (N, 3, S, S), uint8, as far as the cut."""
+        with self._turn, torch.inference_mode():
+            x = normalise(
+                images.to(self.compute.device), self.backbone.preprocess, self.compute.dtype
+            )
+            self._read = {}
+            kept = self._cut.front(x.contiguous(memory_format=torch.channels_last))
+            return AtCut((kept, *(self._read[block] for block in self._early)))
+
+    def features(self, images: AtCut) -> NDArray[np.float32]:
+        """Return what ``read_features`` would of the whole images: blocks side by side (N, D)."""
+        kept, *early = images.to(self.compute.device).tensors
+        with self._turn, torch.inference_mode():
+            self._read = {}
+            self._read[Block(POOLED)] = self._cut.back(kept).float()
+            self._read.update(zip(self._early, early, strict=True))
+            rows = [self._read[block].cpu().numpy() for block in self.blocks]
+        return side_by_side(rows)

@@ -1,0 +1,224 @@
+"""A file of rows of one length: what images are at the cut, each row with its own checksum.
+
+Made for one run and gone with it. Nothing is mapped into memory, no row that is torn, stale or
+another image's is ever returned, and a row that is missing is made again: so a kill costs a few of
+them at most, and there is nothing to flush.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+import zlib
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from regraft.errors import DiskFullError, RunError
+from regraft.finetune.frozen.cut_network import AtCut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_CHECK = 4  # bytes of CRC-32 behind each row
+_ALIGNED = 8  # each tensor of a row begins at a multiple of it
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor of a row: its place in it, and how it lies in memory."""
+
+    start: int
+    stop: int
+    dtype: torch.dtype
+    order: tuple[int, ...]  # of the dimensions, outermost first: channels_last comes back as such
+    shape: tuple[int, ...]  # in that order, without the images
+
+
+class Layout:
+    """How the tensors at the cut become rows of bytes, and rows tensors again: to the bit.
+
+    Parameters
+    ----------
+    example : AtCut
+        Of any number of images.
+
+    Attributes
+    ----------
+    width : int
+        Bytes of a row, its checksum included.
+
+    Examples
+    --------
+    >>> some = AtCut((torch.rand(2, 3, 4, 4).bfloat16(), torch.rand(2, 5)))
+    >>> layout = Layout(some)
+    >>> layout.width, torch.equal(layout.decode(layout.encode(some)).tensors[0], some.tensors[0])
+    (124, True)
+    """
+
+    def __init__(self, example: AtCut) -> None:
+        self._parts: list[_Part] = []
+        end = 0
+        for tensor in example.tensors:
+            inner = sorted(range(1, tensor.dim()), key=lambda d, t=tensor: -t.stride(d))  # type: ignore[misc]
+            shape = tuple(tensor.shape[dimension] for dimension in inner)
+            size = tensor[0].numel() * tensor.element_size()
+            self._parts.append(_Part(end, end + size, tensor.dtype, (0, *inner), shape))
+            end += -(-size // _ALIGNED) * _ALIGNED
+        self.width = end + _CHECK
+
+    def encode(self, kept: AtCut) -> torch.Tensor:
+        """Return rows (n, width), uint8, on the processor; their checksums are still 0."""
+        rows = torch.zeros(len(kept), self.width, dtype=torch.uint8)
+        for part, tensor in zip(self._parts, kept.tensors, strict=True):
+            flat = tensor.cpu().permute(part.order).reshape(len(kept), -1)
+            rows[:, part.start : part.stop] = flat.contiguous().view(torch.uint8)
+        return rows
+
+    def decode(self, rows: torch.Tensor) -> AtCut:
+        """Return the tensors of rows (n, width)."""
+        tensors = []
+        for part in self._parts:
+            flat = rows[:, part.start : part.stop].contiguous().view(part.dtype)
+            inverse = sorted(range(len(part.order)), key=part.order.__getitem__)
+            tensors.append(flat.view(len(rows), *part.shape).permute(inverse))
+        return AtCut(tuple(tensors))
+
+
+class RowFile:
+    """Rows by their place in one file.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made when the file is first opened. Its name says what the rows are: where
+        that is another one, so is the file.
+    width : int
+        Bytes of a row, checksum included.
+    count : int
+        Places.
+    """
+
+    def __init__(self, path: Path, width: int, count: int) -> None:
+        self.path = path
+        self._width = width
+        self._file: Any = None
+        self._lock = threading.Lock()
+        # Rows of an earlier process may be there: reading tells.
+        self._written = np.full(count, path.exists())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._width * len(self._written)
+
+    def taken(self) -> int:
+        """Return how many bytes of it lie on the disk; holes take none where the system tells."""
+        if not self.path.exists():
+            return 0
+        status = self.path.stat()
+        return min(getattr(status, "st_blocks", status.st_size // 512) * 512, self.size)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep the file open for a block of code.
+
+        Raises
+        ------
+        RunError
+            Where it cannot be opened.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            file = self.path.open("r+b", buffering=0)
+        except OSError as error:
+            raise self._unusable(error) from error
+        with file:
+            self._file = file
+            yield
+
+    def read(self, place: int, key: bytes) -> torch.Tensor | None:
+        """Return a row (width,), uint8; None where it is not there, or not what was written.
+
+        Parameters
+        ----------
+        place : int
+            From 0. Any thread may read.
+        key : bytes
+            Of the image that it must be.
+        """
+        if not self._written[place]:
+            return None
+        row, count = np.empty(self._width, np.uint8), 0
+        with self._lock, suppress(OSError):  # a failing disk: the row is made again
+            self._file.seek(place * self._width)
+            count = self._file.readinto(row.data)
+        sound = count == self._width and _checksum(row, key) == row[-_CHECK:].tobytes()
+        return torch.from_numpy(row) if sound else None
+
+    def write(self, place: int, key: bytes, row: torch.Tensor) -> None:
+        """Write a row with its checksum.
+
+        Raises
+        ------
+        DiskFullError
+            Names path and bytes.
+        RunError
+            Where it cannot be written to.
+        """
+        data = row.numpy()
+        data[-_CHECK:] = np.frombuffer(_checksum(data, key), np.uint8)
+        try:
+            with self._lock:
+                self._file.seek(place * self._width)
+                left = data.data
+                while left:  # the last bytes that fit are written without an error
+                    left = left[self._file.write(left) :]
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+                raise self._unusable(error) from error
+            raise DiskFullError(
+                f"no space left for {self.path}: it grows to {self.size:,} bytes",
+                hint="free some space there, and run the same command with --resume",
+            ) from error
+        self._written[place] = True
+
+    def _unusable(self, error: OSError) -> RunError:
+        return RunError(f"{self.path} cannot be used: {error.strerror or error}")
+
+
+def _checksum(row: NDArray[np.uint8], key: bytes) -> bytes:
+    return zlib.crc32(row[:-_CHECK].data, zlib.crc32(key)).to_bytes(_CHECK, "little")
+
+
+def refuse_full_disk(*files: RowFile) -> None:
+    """Refuse to begin files of one folder that do not fit, or that would leave no room beside them.
+
+    Parameters
+    ----------
+    *files : RowFile
+        Those that are there already need what they lack.
+
+    Raises
+    ------
+    DiskFullError
+        Names path and bytes.
+    """
+    folder = files[0].path.parent
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    needed = sum(file.size - file.taken() for file in files)
+    if needed > free - free // 10:
+        raise DiskFullError(
+            f"what the frozen stages give needs {needed:,} bytes in {folder}; {free:,} are free, "
+            "of which a tenth stays so",
+            hint="free some space there, or --cached-views 0",
+        )

@@ -1,0 +1,135 @@
+"""What the first process tells the others: the probe and the parts, and where a training is."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from regraft.data.samples import Parts
+from regraft.errors import DataError
+from regraft.features.taps import Block
+from regraft.finetune.checkpoint import Saved
+from regraft.heads.modules import LinearHead
+from regraft.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from regraft.backbones.backbone import Backbone
+    from regraft.config.train_config import TrainConfig
+    from regraft.data.samples import Samples
+    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.state import State
+
+_TOLD = "told"
+
+
+def hand_over(ranks: Ranks, probe: Model, samples: Samples, parts: Parts) -> None:
+    """Tell the other processes what training starts from.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Of the first process.
+    probe : Model
+        Fitted on ``parts.train``.
+    samples : Samples
+        Those that the others have scanned, too.
+    parts : Parts
+        Without images that could not be read.
+    """
+    tensors = {f"head/{name}": tensor for name, tensor in probe.head.state_dict().items()}
+    tensors |= {"train": torch.from_numpy(parts.train), "val": torch.from_numpy(parts.val)}
+    told = {
+        "blocks": [str(block) for block in probe.blocks],
+        "temperature": probe.temperature,
+        "weights": probe.backbone.weights_sha256,
+        "images": hash_of(samples, np.concatenate([parts.train, parts.val])),
+    }
+    ranks.tell("probe", _packed(tensors, told))
+
+
+def take_over(
+    ranks: Ranks, samples: Samples, backbone: Backbone, config: TrainConfig
+) -> tuple[Model, Parts]:
+    """Return what the first process has handed over.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Of another process.
+    samples : Samples
+        As this process has scanned them.
+    backbone : Backbone
+        As it has loaded it.
+    config : TrainConfig
+        The same as the first one's.
+
+    Returns
+    -------
+    tuple of Model and Parts
+        The test part is empty: it is not this process's business.
+
+    Raises
+    ------
+    DataError
+        Where this process sees other images or weights.
+    """
+    tensors, told = _unpacked(ranks.hear("probe"))
+    train, val = tensors.pop("train").numpy(), tensors.pop("val").numpy()
+    inside = max(train.max(initial=0), val.max(initial=0)) < len(samples)
+    if not inside or told["images"] != hash_of(samples, np.concatenate([train, val])):
+        raise DataError("the images are not those that the first process sees")
+    if told["weights"] != backbone.weights_sha256:
+        raise DataError("the network's weights are not those that the first process has")
+    head = LinearHead.from_tensors({name.partition("/")[2]: t for name, t in tensors.items()})
+    blocks = tuple(Block.parse(text) for text in told["blocks"])
+    probe = Model(backbone, blocks, head, told["temperature"], samples.classes, config.max_pixels)
+    return probe, Parts(train, val, np.empty(0, np.int64), {})
+
+
+def share_state(state: State, ranks: Ranks) -> None:
+    """Bring all processes to where the first one begins or resumes.
+
+    Parameters
+    ----------
+    state : State
+        Changed in place in all but the first.
+    ranks : Ranks
+        Of this process.
+    """
+    if ranks.size == 1:
+        return
+    if ranks.first:
+        ranks.tell("state", _packed(state.tensors(), dataclasses.asdict(state.progress)))
+    else:
+        tensors, progress = _unpacked(ranks.hear("state"))
+        state.restore(Saved(tensors, {"progress": progress}))
+
+
+def hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
+    """Return a short hash of some samples' contents and labels, in this order."""
+    digest = hashlib.sha256()
+    for index in indices:
+        digest.update(samples.hashes[index] + int(samples.labels[index]).to_bytes(4, "little"))
+    return digest.hexdigest()[:16]
+
+
+def _packed(tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> bytes:
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = np.frombuffer(json.dumps(dict(told)).encode(), np.uint8).copy()
+    return safetensors.torch.save({**whole, _TOLD: torch.from_numpy(text)})
+
+
+def _unpacked(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors = safetensors.torch.load(data)
+    told: dict[str, Any] = json.loads(tensors.pop(_TOLD).numpy().tobytes())
+    return tensors, told

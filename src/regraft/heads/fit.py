@@ -1,0 +1,153 @@
+"""One call for every head: check what comes in, weigh the classes, fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from regraft.errors import InputError
+from regraft.heads.fitted import FittedHead
+from regraft.heads.logistic import fit_logistic
+from regraft.heads.ridge import fit_ridge
+from regraft.heads.simple import fit_knn, fit_mean
+from regraft.heads.standardise import Standard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from regraft.config.train_config import ClassWeight, HeadName
+
+__all__ = ["FITTERS", "FittedHead", "fit_head"]
+
+#: Name on the command line to ``fit(x, y, *, folds, n_classes, weights, standard) -> FittedHead``.
+FITTERS: dict[str, Callable[..., FittedHead]] = {
+    "logistic": fit_logistic,
+    "ridge": fit_ridge,
+    "knn": fit_knn,
+    "mean": fit_mean,
+}
+
+
+def fit_head(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    folds: NDArray[np.int64],
+    n_classes: int,
+    name: HeadName = "logistic",
+    class_weight: ClassWeight = "none",
+    widths: Sequence[int] | None = None,
+    standard: Standard | None = None,
+    **options: Any,
+) -> FittedHead:
+    """Fit a head; whatever it chooses is chosen by its folds.
+
+    Parameters
+    ----------
+    x : array of shape (N, D), float32
+        Features of the training part, as extraction rounds them.
+    y : array of shape (N,), int64
+        Classes, 0 to K - 1.
+    folds : array of shape (N,), int64
+        Fold of each sample; -1 is in every fit and scored by none.
+    n_classes : int
+        K, at least 2.
+    name : str
+        Key of ``FITTERS``.
+    class_weight : {"none", "balanced"}
+        balanced: each class counts the same in the fit, in the choice and in the temperature.
+    widths : sequence of int, optional
+        Of the feature blocks side by side in ``x``; one block where not given. Scales are shrunk
+        towards what is usual in a block (``Standard.measure``).
+    standard : Standard, optional
+        How features are standardised; measured on ``x`` where not given.
+    **options
+        Further arguments of the fitter. Those of heads that weigh features: ``scored``, array of
+        shape (N,), bool: rows by which choices are made, all that are in a fold where not given.
+        Views of an image are held out with it, and say nothing that it does not.
+
+    Returns
+    -------
+    FittedHead
+
+    Raises
+    ------
+    InputError
+        Where arrays do not fit together or features are not finite.
+
+    Examples
+    --------
+    >>> generator = np.random.default_rng(0)
+    >>> y = np.arange(60) % 3
+    >>> x = (generator.normal(size=(60, 8)) + 2 * np.eye(3, 8)[y]).astype(np.float32)
+    >>> fitted = fit_head(x, y, folds=np.arange(60) // 3 % 5, n_classes=3)
+    >>> fitted.oof_logits.shape, fitted.record["out_of_fold"]["accuracy"] > 0.8
+    ((60, 3), True)
+    """
+    if name not in FITTERS:
+        raise InputError(f"there is no head {name!r}", hint=f"one of {', '.join(FITTERS)}")
+    _check(x, y, folds, n_classes)
+    if widths is not None and (min(widths, default=0) < 1 or sum(widths) != x.shape[1]):
+        raise InputError(f"blocks of widths {list(widths)} do not make {x.shape[1]} features")
+    weights = class_weights(y, n_classes, class_weight)
+    x = _for_torch(x, np.float32)
+    return FITTERS[name](
+        x,
+        _for_torch(y, np.int64),
+        folds=_for_torch(folds, np.int64),
+        n_classes=n_classes,
+        weights=weights,
+        standard=standard or Standard.measure(torch.from_numpy(x), widths),
+        **options,
+    )
+
+
+def class_weights(
+    y: NDArray[np.int64], n_classes: int, class_weight: ClassWeight
+) -> NDArray[np.float64]:
+    """Return what each sample counts, with a mean of 1.
+
+    Examples
+    --------
+    >>> class_weights(np.array([0, 0, 0, 1]), 2, "balanced").round(2).tolist()
+    [0.67, 0.67, 0.67, 2.0]
+    """
+    if class_weight == "none":
+        return np.ones(len(y))
+    counts = np.bincount(y, minlength=n_classes)
+    return np.asarray(len(y) / (np.count_nonzero(counts) * counts[y]))
+
+
+def _for_torch(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """Copy only what torch cannot share: another type or layout, or memory that is read-only."""
+    return np.require(array, dtype, ["C", "W"])
+
+
+def _check(
+    x: NDArray[np.float32], y: NDArray[np.int64], folds: NDArray[np.int64], n_classes: int
+) -> None:
+    if x.ndim != 2 or not x.shape[0] or not x.shape[1]:
+        raise InputError(f"features have shape {x.shape}; they must be (samples, features)")
+    if y.shape != (len(x),) or folds.shape != (len(x),):
+        raise InputError(
+            f"{len(x)} rows of features, labels of shape {y.shape} and folds of shape "
+            f"{folds.shape} do not belong together"
+        )
+    if len(folds) and folds.min() == folds.max() >= 0:
+        raise InputError(f"all samples are in fold {folds[0]}; a fit without it has none")
+    if n_classes < 2:
+        raise InputError(
+            f"there is {n_classes} class; a classifier needs two",
+            hint="put the images of each class into a folder of its own",
+        )
+    if y.min() < 0 or y.max() >= n_classes:
+        raise InputError(f"labels lie from {y.min()} to {y.max()}, outside 0 to {n_classes - 1}")
+    for start in range(0, len(x), 4096):  # not at once: a mask of the whole would cost a quarter
+        bad = np.argwhere(~np.isfinite(x[start : start + 4096]))
+        if len(bad):
+            row, column = bad[0]
+            raise InputError(f"feature {column} of sample {start + row} is not finite")

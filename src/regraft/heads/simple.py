@@ -1,0 +1,189 @@
+"""Heads that hardly fit anything: nearest class mean and k nearest neighbours."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from regraft.heads.fitted import FittedHead, Scores, finish
+from regraft.heads.modules import KnnHead, LinearHead, vote
+from regraft.heads.standardise import Rows, Standard
+from regraft.heads.temperature import fit_temperature, log_losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+#: Numbers of neighbours that are tried.
+_NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+#: Samples whose neighbours decide k and the temperature: enough for two digits of a log-loss.
+_MOST_SCORED = 5_000
+_ROWS_AT_ONCE = 256
+
+
+def fit_mean(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    folds: NDArray[np.int64],
+    n_classes: int,
+    weights: NDArray[np.float64],
+    standard: Standard,
+) -> FittedHead:
+    """Fit the nearest class mean: logits are minus half the squared distance, on one scale.
+
+    Parameters
+    ----------
+    x : array of shape (N, D), float32
+        Features.
+    y : array of shape (N,), int64
+        Classes, 0 to K - 1.
+    folds : array of shape (N,), int64
+        Fold of each sample; -1 is in every fit and scored by none.
+    n_classes : int
+        K.
+    weights : array of shape (N,), float64
+        What a sample counts in scores; the means are the same whatever it is.
+    standard : Standard
+        How features are standardised.
+
+    Returns
+    -------
+    FittedHead
+        The distance is linear in x up to a term that all classes share: a ``LinearHead``.
+    """
+    began = time.perf_counter()
+    features = torch.from_numpy(x)
+    rows = Rows(features, standard)
+    n_folds = int(folds.max(initial=-1)) + 1
+    cells = torch.from_numpy((folds + 1) * n_classes + y)  # one cell a fold and class
+    sums = torch.zeros((n_folds + 1) * n_classes, x.shape[1], dtype=torch.float64)
+    for where, z in rows.chunks():
+        sums.index_add_(0, cells[where], z.double())
+    counts = torch.bincount(cells, minlength=len(sums)).double()
+    sums, counts = sums.view(n_folds + 1, n_classes, -1), counts.view(n_folds + 1, n_classes)
+    fits = [
+        _nearest_mean(sums.sum(0) - sums[fold + 1], counts.sum(0) - counts[fold + 1])
+        for fold in range(n_folds)
+    ]
+    logits = torch.zeros(len(x), n_classes)
+    fold_of = torch.from_numpy(folds)
+    for where, z in rows.chunks():
+        for fold, (weight, bias) in enumerate(fits):
+            mine = fold_of[where] == fold
+            logits[where][mine] = torch.addmm(bias, z[mine], weight.T)
+    scored = folds >= 0
+    # Squared distances add up over a thousand correlated features: the scale is far from 1.
+    oof = logits.numpy()
+    scale = fit_temperature(oof[scored], y[scored], weights[scored], bounds=(1e-2, 1e5))
+    if not scored.any():
+        scale = float(x.shape[1])
+    oof /= np.float32(scale)
+    weight, bias = _nearest_mean(sums.sum(0), counts.sum(0))
+    head = LinearHead(rows.standard.mean, rows.standard.scale, weight / scale, bias / scale)
+    history = [
+        _row("scale", scale, oof[scored], y[scored], weights[scored], began) | {"chosen": True}
+    ]
+    return finish(head, oof, scored, y, weights, history, {"head": "mean", "scale": scale})
+
+
+def _nearest_mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights (K, D) and biases (K,); a class without samples lies at the origin."""
+    means = sums / counts.clamp_min(1)[:, None]
+    return means.float(), (-means.square().sum(1) / 2).float()
+
+
+def fit_knn(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    folds: NDArray[np.int64],
+    n_classes: int,
+    weights: NDArray[np.float64],
+    standard: Standard,
+) -> FittedHead:
+    """Keep the rows; choose the number of neighbours by out-of-fold log-loss.
+
+    Parameters
+    ----------
+    x : array of shape (N, D), float32
+        Features; the head holds a copy, standardised and of unit length.
+    y : array of shape (N,), int64
+        Classes, 0 to K - 1.
+    folds : array of shape (N,), int64
+        Fold of each sample; a sample's neighbours are sought outside its fold. Of more than
+        5,000 samples every n-th is scored.
+    n_classes : int
+        K.
+    weights : array of shape (N,), float64
+        What a sample counts in scores; every neighbour's vote counts the same.
+    standard : Standard
+        How features are standardised.
+
+    Returns
+    -------
+    FittedHead
+    """
+    features = torch.from_numpy(x)
+    z = torch.empty_like(features)
+    for where, chunk in Rows(features, standard).chunks():
+        z[where] = normalize(chunk)  # as KnnHead does with what it is asked about
+    labels = torch.from_numpy(y)
+    queries = np.flatnonzero(folds >= 0)
+    queries = queries[:: -(-len(queries) // _MOST_SCORED) or 1]
+    scored = np.zeros(len(y), np.bool_)
+    scored[queries] = True
+    began = time.perf_counter()
+    distances, neighbours = _neighbours(z, torch.from_numpy(folds), torch.from_numpy(queries))
+    history: list[dict[str, Any]] = []
+    oof, k, least = np.zeros((len(y), n_classes), np.float32), min(5, len(y)), np.inf
+    for tried in [n for n in _NEIGHBOURS if n <= distances.shape[1]] if len(queries) else []:
+        logits = vote(distances[:, :tried], labels[neighbours[:, :tried]], n_classes).numpy()
+        # A vote of few neighbours is too sure or too unsure: compare as it will be used.
+        temperature = fit_temperature(logits, y[queries], weights[queries])
+        calibrated = logits / np.float32(temperature)
+        row = _row("neighbours", tried, calibrated, y[queries], weights[queries], began)
+        history.append(row | {"chosen": False})
+        if row["log_loss"] < least:
+            least, k = row["log_loss"], tried
+            oof[queries] = logits
+        began = time.perf_counter()
+    for row in history:
+        row["chosen"] = row["neighbours"] == k
+    head = KnnHead(standard.mean, standard.scale, z, labels, k, n_classes)
+    return finish(head, oof, scored, y, weights, history, {"head": "knn", "neighbours": k})
+
+
+def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distances (Q, k) and indices of the nearest rows outside each query's fold."""
+    k = min(max(_NEIGHBOURS), len(z))
+    found = []
+    for some in torch.split(queries, _ROWS_AT_ONCE):
+        distances = torch.cdist(z[some], z)
+        distances[folds[some][:, None] == folds] = torch.inf
+        found.append(distances.topk(k, largest=False))
+    if not found:
+        return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def _row(
+    name: str,
+    value: float,
+    logits: NDArray[np.float32] | NDArray[np.float64],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    began: float,
+) -> dict[str, Any]:
+    scores = Scores.of(log_losses(logits, labels), logits.argmax(1) == labels, weights)
+    return {
+        name: value,
+        "log_loss": scores.log_loss,
+        "log_loss_se": scores.standard_error,
+        "accuracy": scores.accuracy,
+        "seconds": round(time.perf_counter() - began, 3),
+    }

@@ -1,0 +1,1 @@
+"""Bytes to pixels to tensors; knows no network."""

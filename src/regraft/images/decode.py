@@ -1,0 +1,393 @@
+"""The one decoder: for training, evaluation and serving the same bytes give the same pixels.
+
+JPEG (also the MPO files of phones), PNG (of an animated one the default image), WebP and GIF (first
+frame), BMP and TIFF (first page). What becomes of the pixels:
+
+========================  ==========================================================================
+stored                    RGB
+========================  ==========================================================================
+grey                      three equal channels
+1 bit                     0 or 255
+palette                   its colours
+alpha, transparent index  composited on white
+CMYK, YCCK                Pillow's conversion, without a colour profile
+16 bit grey               value / 257 rounded: the full range, not stretched (12 bit TIFF: / 4095)
+16 bit colour             the high byte
+32 bit, float, LAB        refused: what would be black and white is not defined
+========================  ==========================================================================
+
+The EXIF orientation is applied; XMP's is not, as in browsers. Colour profiles are not applied.
+Nothing here changes or reads state that is shared by threads: no ``warnings`` filter, no
+``Image.MAX_IMAGE_PIXELS`` of ours, no ``ImageFile.LOAD_TRUNCATED_IMAGES``. That is also why
+Pillow's classes are called themselves instead of ``Image.open``, which warns of large images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from regraft.errors import ImageError
+from regraft.images.headers import KINDS, Header, png_is_short, read_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from regraft.data.samples import Payload
+
+__all__ = [
+    "DECODER_VERSION",
+    "KINDS",
+    "Look",
+    "decode",
+    "decode_opened",
+    "hash_payload",
+    "inspect",
+    "look",
+]
+
+_RULES = 1  # to be raised whenever the same bytes give other pixels than before
+
+
+def _decoder_version() -> str:
+    libraries = {
+        "libjpeg-turbo": features.version("libjpeg_turbo"),
+        "zlib": features.version("zlib_ng") or features.version("zlib"),
+        "libtiff": features.version("libtiff"),
+        "webp": features.version("webp"),
+    }
+    named = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    return (
+        f"rules {_RULES}, simplejpeg {simplejpeg.__version__}, pillow {PIL.__version__} ({named})"
+    )
+
+
+#: What the pixels depend on besides the bytes: versions of the libraries and of our rules.
+DECODER_VERSION = _decoder_version()
+
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+# Pillow checks these against its own limit, with a warning that we could not hold back.
+_LIMITED_BY_PILLOW = {"TIFF", "GIF", "WebP"}
+
+#: What decoders raise for damaged files, as met by mutating files (and MemoryError for lying ones).
+_DAMAGE = (
+    OSError,  # most of Pillow; UnidentifiedImageError
+    SyntaxError,  # Pillow: not what it says
+    ValueError,  # also UnicodeError, and all of simplejpeg
+    TypeError,
+    AttributeError,
+    LookupError,  # IndexError, KeyError
+    ArithmeticError,  # ZeroDivisionError, OverflowError
+    AssertionError,
+    BufferError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class Look(NamedTuple):
+    """What the header alone tells: the size after orientation, and what decoding will lose."""
+
+    height: int
+    width: int
+    deep: bool = False  # 16 bits a channel: dark values come out black
+    several: bool = False  # more frames or pages than the one that is read
+
+
+def inspect(payload: Payload, max_pixels: int) -> tuple[int, int]:
+    """Return height and width after orientation; ``look`` without the rest."""
+    return look(payload, max_pixels)[:2]
+
+
+def look(payload: Payload, max_pixels: int) -> Look:
+    """Return what the header alone tells of an image.
+
+    Parameters
+    ----------
+    payload : bytes or uint8 array of shape (H, W) or (H, W, 3)
+        An image file, or pixels.
+    max_pixels : int
+        Cap on height times width.
+
+    Returns
+    -------
+    Look
+        Height and width in pixels, as ``decode`` will give them, and what it will leave out.
+
+    Raises
+    ------
+    ImageError
+        Where it is no image, has more pixels, or is damaged as far as the header shows.
+
+    Examples
+    --------
+    >>> look(np.zeros((2, 3), np.uint8), max_pixels=6)
+    Look(height=2, width=3, deep=False, several=False)
+    """
+    if isinstance(payload, np.ndarray):
+        return Look(*_pixels(payload, max_pixels).shape[:2])
+    header = _checked_header(payload, max_pixels)
+    sides = header.height, header.width
+    if header.orientation >= 5:
+        sides = sides[::-1]
+    return Look(*sides, header.deep, header.several)
+
+
+def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode an image to RGB, upright.
+
+    Parameters
+    ----------
+    payload : bytes or uint8 array of shape (H, W) or (H, W, 3)
+        An image file, or pixels. Pixels in C order that are RGB already are returned as they are.
+    max_pixels : int
+        Cap on height times width, checked before anything of that size is allocated.
+
+    Returns
+    -------
+    array of shape (H, W, 3), uint8, C-contiguous
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        Where the file cannot be decoded to its last pixel; ``kind`` is one of ``KINDS``.
+
+    Examples
+    --------
+    >>> decode(np.array([[0, 7]], np.uint8), max_pixels=100).tolist()
+    [[[0, 0, 0], [7, 7, 7]]]
+    """
+    if isinstance(payload, np.ndarray):
+        pixels = _pixels(payload, max_pixels)
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2)
+        return np.ascontiguousarray(pixels)
+    header = _checked_header(payload, max_pixels)
+    if header.format == "JPEG" and header.channels != 4:
+        try:
+            return _upright(_fast_jpeg(payload, header), header.orientation)
+        except _DAMAGE as error:
+            if _damaged(error):
+                raise ImageError("corrupt", f"JPEG: {error}") from None
+            # Odd rather than damaged, or cut off: Pillow decides whether all of it is there.
+    # Pillow turns a TIFF itself.
+    orientation = 1 if header.format == "TIFF" else header.orientation
+    return _upright(_decode_by_pillow(header), orientation)
+
+
+def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
+    """Convert a PIL image to RGB, upright, by the table above.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Made, or opened from a file; loaded here, else not changed.
+    max_pixels : int
+        Cap on height times width, checked before anything is loaded.
+
+    Returns
+    -------
+    array of shape (H, W, 3), uint8
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        Where it is too large, cannot be loaded to its last pixel or has pixels of no clear colour.
+
+    Examples
+    --------
+    >>> decode_opened(Image.new("LA", (1, 1), (0, 0)), max_pixels=100).tolist()
+    [[[255, 255, 255]]]
+    """
+    what = image.format or f"a picture of mode {image.mode}"
+    _check_size(what, image.height, image.width, max_pixels)
+    try:
+        image.load()  # first: a PNG's EXIF may stand behind its pixels, and a TIFF is turned here
+        orientation = image.getexif().get(0x0112)
+        pixels = _rgb(image.convert("LA") if image.mode == "La" else image)
+    except _DAMAGE as error:
+        reason = f"{what}: {str(error) or type(error).__name__}"
+        kind = "truncated" if "truncated" in reason.lower() else "corrupt"
+        raise ImageError(kind, reason) from None
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        orientation = 1
+    return _upright(pixels, orientation)
+
+
+def hash_payload(payload: Payload) -> bytes:
+    """Return the sha256 of a file's bytes, or of dtype, shape and bytes of pixels.
+
+    Examples
+    --------
+    >>> hash_payload(b"").hex()[:8]
+    'e3b0c442'
+    >>> flat = np.zeros((1, 4), np.uint8)
+    >>> hash_payload(flat) == hash_payload(flat.reshape(2, 2))
+    False
+    """
+    if isinstance(payload, np.ndarray):
+        digest = hashlib.sha256(f"{payload.dtype.str}{payload.shape}".encode())
+        digest.update(np.ascontiguousarray(payload).data)
+        return digest.digest()
+    return hashlib.sha256(payload).digest()
+
+
+def _pixels(pixels: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colour):
+        raise ImageError(
+            "unsupported pixels",
+            f"an array of {pixels.dtype} and shape {pixels.shape}; it must be uint8 of shape "
+            "(height, width) or (height, width, 3)",
+        )
+    _check_size("array", pixels.shape[0], pixels.shape[1], max_pixels)
+    return pixels
+
+
+def _checked_header(data: bytes, max_pixels: int) -> Header:
+    header = read_header(data)
+    if header.format in _LIMITED_BY_PILLOW and Image.MAX_IMAGE_PIXELS is not None:
+        max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
+    _check_size(header.format, header.height, header.width, max_pixels)
+    return header
+
+
+def _check_size(what: str, height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise ImageError("empty", f"{what} of {width} by {height} pixels")
+    if height * width > max_pixels:
+        raise ImageError(
+            "too many pixels",
+            f"{what} of {width} by {height} pixels; {max_pixels:,} pixels are allowed",
+        )
+
+
+def _fast_jpeg(data: bytes, header: Header) -> NDArray[np.uint8]:
+    # The buffer bounds the memory, should libjpeg read another size than we did.
+    buffer = np.empty(header.height * header.width * 3, np.uint8)
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True)
+    if image.shape != (header.height, header.width, 3):
+        raise ValueError(f"two sizes, {image.shape[:2]} and {(header.height, header.width)}")
+    return image
+
+
+def _damaged(error: Exception) -> bool:
+    """Whether libjpeg's words mean wrong pixels; Pillow would return those in silence."""
+    return any(
+        words in str(error)
+        for words in (
+            "bad Huffman code",
+            "bad arithmetic code",
+            "instead of RST",
+            "premature end of data segment",
+            "Inconsistent progression",
+        )
+    )
+
+
+def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
+    try:
+        data = header.picture()
+        with _PLUGINS[header.format](io.BytesIO(data)) as image:
+            # TIFF's size is after orientation, the others' is before it.
+            sizes = {(header.width, header.height)}
+            if header.format == "TIFF" and header.orientation >= 5:
+                sizes = {(header.height, header.width)}
+            if image.size not in sizes:
+                raise ImageError(
+                    "corrupt", f"{header.format} with two sizes: {image.size}, {sizes}"
+                )
+            image.load()
+            if header.format == "PNG" and _may_be_short(image) and png_is_short(data):
+                raise ImageError("truncated", "PNG: fewer pixels than its header promises")
+            return _rgb(image)
+    except _DAMAGE as error:
+        reason = f"{header.format}: {str(error) or type(error).__name__}"
+        kind = "truncated" if "truncated" in reason.lower() else "corrupt"
+        raise ImageError(kind, reason) from None
+
+
+def _may_be_short(png: ImageFile.ImageFile) -> bool:
+    last_row = png.crop((0, png.height - 1, png.width, png.height))
+    return bool(png.info.get("interlace")) or not any(last_row.tobytes())
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert what Pillow has loaded, by the table above."""
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in {"I", "F", "LAB"}:
+        what = {"I": "32 bit or signed integers", "F": "floating point numbers", "LAB": "LAB"}
+        raise ImageError(
+            "unsupported pixels", f"{image.format or 'a picture'} of {what[image.mode]}"
+        )
+    if image.has_transparency_data or image.mode == "RGBa":
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return np.array(Image.alpha_composite(white, coloured).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
+    values = np.asarray(image).astype(np.uint32)
+    white, bits = False, 16
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        white = image.tag_v2.get(262) == 0  # WhiteIsZero, which Pillow minds up to 8 bit only
+        bits = int(image.tag_v2.get(258, (16,))[0])
+    full = 2**bits - 1
+    grey = ((np.minimum(values, full) * 255 + full // 2) // full).astype(np.uint8)
+    if white:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn and mirror as EXIF says; the same array where there is nothing to do."""
+    if orientation == 1:
+        return image
+    # As whole pixels of three bytes: numpy copies them twice as fast as single bytes.
+    pixels = image.view("V3")[:, :, 0]
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.T,
+        6: pixels.T[:, ::-1],
+        7: pixels.T[::-1, ::-1],
+        8: pixels.T[::-1],
+    }[orientation]
+    return np.ascontiguousarray(turned).view(np.uint8).reshape(*turned.shape, 3)

@@ -1,0 +1,1 @@
+"""Records of a training in TensorBoard and MLflow."""

@@ -1,0 +1,406 @@
+"""Which images are for training, which for validation, which for testing.
+
+A unit is what must not straddle parts: a group (patient, burst, camera), or byte-identical images;
+groups that share an image are one unit. Each unit draws a number in [0, 1) from a hash of the seed
+and its own name or content, and is in the test part where that number is below the fraction. So
+membership depends on the unit and the seed alone: images added next month move no old one.
+
+That leaves the count to chance, which is fine for large classes (200 images, a fifth: 40 give or
+take 6) and silly for small ones. Two guards per class, by the rank of the numbers:
+
+- the test part has at least a quarter of the class's quota, and at least one unit where the class
+  has two or more;
+- it has at most double the quota, and at least one unit stays in training.
+
+Images move only where a guard binds, which is rare above 50 images a class. A class in units of
+several classes (patients with two findings) keeps an image in training as well.
+
+Parts that the data bring are kept as they are, with one exception: of byte-identical images in
+several parts the test part keeps its copy, and the others are left out and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from regraft.data.samples import Part, Parts
+from regraft.errors import DataError
+from regraft.splits.folds import assign_folds, unit_classes
+from regraft.splits.split_csv import fitted_hashes, read_split, write_split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from regraft.data.samples import Samples
+
+__all__ = ["assign_folds", "fitted_hashes", "read_split", "split", "units", "write_split"]
+
+#: Codes of the parts inside this module; the higher one keeps its copy of an image.
+_TRAIN, _VAL, _TEST, _LEFT_OUT, _UNKNOWN = 0, 1, 2, -1, -2
+_NAMES: tuple[Part, ...] = ("train", "val", "test")
+_SHOWN = 10  # names in one line
+
+
+def units(samples: Samples) -> NDArray[np.int64]:
+    """Give a number to each cluster of samples that must not straddle parts or folds.
+
+    Parameters
+    ----------
+    samples : Samples
+        N samples.
+
+    Returns
+    -------
+    array of shape (N,), int64
+        The same number for samples of one group, for byte-identical ones, and along chains of both.
+    """
+    contents = _numbered(samples.hashes)
+    grouped = [index for index, group in enumerate(samples.groups) if group is not None]
+    if not grouped:
+        return contents
+    from scipy.sparse import coo_array  # noqa: PLC0415 - slow to import, needed for groups only
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    # A graph of contents and groups, with one edge for each sample that has a group.
+    n_contents = int(contents.max()) + 1
+    groups = n_contents + _numbered([samples.groups[index] for index in grouped])
+    size = int(groups.max()) + 1
+    edges = coo_array((np.ones(len(grouped)), (contents[grouped], groups)), shape=(size, size))
+    components = connected_components(edges, directed=False)[1]
+    return _numbered(components[contents].tolist())
+
+
+def split(
+    samples: Samples,
+    *,
+    test_fraction: float,
+    seed: int,
+    val_fraction: float = 0.0,
+    split_file: Path | str | None = None,
+) -> Parts:
+    """Divide samples into training, validation and test part.
+
+    Parameters
+    ----------
+    samples : Samples
+        What a scan returned.
+    test_fraction : float
+        Share of the units of each class in the test part, where the data bring none; (0, 1).
+    seed : int
+        Another seed, another division.
+    val_fraction : float
+        Share of the rest in the validation part, where the data bring none; [0, 1). The test part
+        does not depend on it.
+    split_file : path, optional
+        A split.csv: images are known by their contents; those it does not know go with their unit,
+        else by the hash.
+
+    Returns
+    -------
+    Parts
+        Disjoint, ascending; with a note for all that a user may not expect.
+
+    Raises
+    ------
+    DataError
+        Where a class has no training image, or nothing can be held out for testing.
+    TableError
+        Where ``split_file`` cannot be used.
+    """
+    clusters = _clusters(samples)
+    left_out: dict[int, str] = {}
+    notes: list[str] = []
+    if split_file is not None:
+        codes = _from_file(samples, clusters, split_file, test_fraction, seed, notes)
+    elif _has_parts(samples):
+        codes = _as_given(samples, notes)
+    else:
+        if len(set(samples.parts)) == 1 and samples.parts[0] == "train":
+            notes.append("the data bring a train part only: the test part is taken from it")
+        codes = np.zeros(len(samples), dtype=np.int64)
+        codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
+        notes += _name_copies(samples)
+    _leave_out_copies(samples, codes, left_out, notes)
+    if val_fraction > 0 and not (codes == _VAL).any():
+        codes[_draw(samples, clusters, codes == _TRAIN, val_fraction, f"val {seed}")] = _VAL
+    _check(samples, codes, notes)
+    train, val, test = (np.flatnonzero(codes == code) for code in (_TRAIN, _VAL, _TEST))
+    return Parts(train, val, test, left_out, tuple(notes))
+
+
+class _Clusters(NamedTuple):
+    """U units: what decides where they go."""
+
+    members: NDArray[np.int64]  # (N,), unit of each sample
+    keys: list[bytes]  # U: the smallest group name or content hash in it
+
+    def numbers(self, salt: str) -> NDArray[np.float64]:
+        """Draw a number in [0, 1) for each unit from its key alone."""
+        prefix = f"regraft {salt} ".encode()
+        digests = b"".join(hashlib.sha256(prefix + key).digest()[:8] for key in self.keys)
+        whole = np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+        return (whole >> 11).astype(np.float64) * 2.0**-53  # the 53 bits that a float holds
+
+
+def _clusters(samples: Samples) -> _Clusters:
+    members = units(samples)
+    keys: dict[int, bytes] = {}
+    for unit, group, digest in zip(members.tolist(), samples.groups, samples.hashes, strict=True):
+        key = b"image " + digest if group is None else b"group " + group.encode()
+        keys[unit] = min(key, keys.get(unit, key))
+    return _Clusters(members, list(keys.values()))  # in order: units are numbered as they appear
+
+
+def _numbered(values: Sequence[object]) -> NDArray[np.int64]:
+    """Return numbers of values, in the order in which they first appear."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+# --- by hash --------------------------------------------------------------------------------------
+
+
+def _draw(
+    samples: Samples,
+    clusters: _Clusters,
+    eligible: NDArray[np.bool_],
+    fraction: float,
+    salt: str,
+) -> NDArray[np.bool_]:
+    """Choose about ``fraction`` of each class among the eligible samples, whole units only."""
+    drawn = np.zeros(len(samples), dtype=bool)
+    if not eligible.any():
+        return drawn
+    unit, members, sizes = np.unique(
+        clusters.members[eligible], return_inverse=True, return_counts=True
+    )
+    labels = samples.labels[eligible]
+    numbers = clusters.numbers(salt)[unit]
+    classes = unit_classes(labels, members)
+    order = np.lexsort((numbers, classes))
+    chosen = np.zeros(len(unit), dtype=bool)
+    for ranked in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):
+        chosen[_guarded(ranked, numbers, sizes, fraction)] = True
+    # A class may live in units of other classes only; it keeps an image in training as well.
+    kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))
+    for label in np.flatnonzero(np.bincount(labels, minlength=len(kept)) > 0):
+        if not kept[label]:
+            holders = np.unique(members[labels == label])
+            back = holders[np.argmax(numbers[holders])]
+            chosen[back] = False
+            kept += np.bincount(labels[members == back], minlength=len(kept))
+    drawn[eligible] = chosen[members]
+    return drawn
+
+
+def _guarded(
+    ranked: NDArray[np.int64],
+    numbers: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    fraction: float,
+) -> NDArray[np.int64]:
+    """Choose among the units of one class, ranked by their numbers, within both guards."""
+    quota = fraction * sizes[ranked].sum()
+    most_images = max(2 * quota, sizes[ranked].min())
+    candidates = ranked[sizes[ranked] <= most_images]  # a unit of most of the class is for training
+    images = np.cumsum(sizes[candidates])
+    least = int(np.searchsorted(images, quota / 4)) + 1
+    most = int(np.searchsorted(images, most_images, side="right"))
+    count = int((numbers[candidates] < fraction).sum())
+    within: NDArray[np.int64] = candidates[: min(max(count, least), most, len(ranked) - 1)]
+    return within
+
+
+# --- as the data or a file say --------------------------------------------------------------------
+
+
+def _has_parts(samples: Samples) -> bool:
+    """Whether the data bring parts that can be kept as they are."""
+    given = Counter(samples.parts)
+    if given[None] not in {0, len(samples)}:
+        index = samples.parts.index(None)
+        raise DataError(
+            f"{given[None]:,} of {len(samples):,} images are in no part, {samples.ids[index]} for "
+            "one, and the others are",
+            hint="give each image a part (train, val or test), or none of them",
+        )
+    if given[None] == len(samples) or set(given) == {"train"}:
+        return False
+    if "train" not in given:
+        brought = " and ".join(part for part in _NAMES if part in given)
+        raise DataError(
+            f"{samples.source.location} has no training images, only {brought} ones",
+            hint="add a train part, or train on another folder and evaluate on this one",
+        )
+    return True
+
+
+def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
+    codes = np.array([_NAMES.index(part) for part in samples.parts if part], dtype=np.int64)
+    if not (codes == _TEST).any():
+        codes[codes == _VAL] = _TEST
+        notes.append("val is used as the test part: the data bring no other")
+    by_group: dict[str, set[int]] = {}
+    for group, code in zip(samples.groups, codes.tolist(), strict=True):
+        if group is not None:
+            by_group.setdefault(group, set()).add(code)
+    straddling = sorted(group for group, parts in by_group.items() if len(parts) > 1)
+    if straddling:
+        notes.append(
+            "groups in several of the given parts, which makes results look better than they are: "
+            f"{_listed(straddling)}"
+        )
+    return codes
+
+
+def _from_file(
+    samples: Samples,
+    clusters: _Clusters,
+    path: Path | str,
+    test_fraction: float,
+    seed: int,
+    notes: list[str],
+) -> NDArray[np.int64]:
+    """Take parts from a file by content: the same id with other contents is another image."""
+    rows = read_split(path)
+    exact = {(row.sha256, row.id): row for row in rows}
+    by_content: dict[bytes, int] = {}
+    for row in rows:
+        if row.part is not None:
+            code = _NAMES.index(row.part)
+            by_content[row.sha256] = max(code, by_content.get(row.sha256, code))
+    codes = np.array([by_content.get(digest, _UNKNOWN) for digest in samples.hashes])
+    relabelled = 0
+    for index, (digest, name) in enumerate(zip(samples.hashes, samples.ids, strict=True)):
+        found = exact.get((digest, name))
+        if found is not None:  # of copies, each has its own row, and may be the one left out
+            codes[index] = _LEFT_OUT if found.part is None else _NAMES.index(found.part)
+            relabelled += found.label != samples.classes[samples.labels[index]]
+    kept = {digest for digest, code in zip(samples.hashes, codes, strict=True) if code >= 0}
+    for index in np.flatnonzero(codes == _LEFT_OUT).tolist():
+        if samples.hashes[index] not in kept:  # the copy that was kept is gone
+            codes[index] = by_content.get(samples.hashes[index], _UNKNOWN)
+    if not (codes >= 0).any():
+        raise DataError(
+            f"{path} knows none of the {len(samples):,} images",
+            hint="images are known by the sha256 of their files: is it the split of other data?",
+        )
+    missing = len({row.sha256 for row in rows} - set(samples.hashes))
+    if missing:
+        notes.append(f"in {path}, but not among the data: {_many(missing)}")
+    if relabelled:
+        notes.append(f"with another label than in {path}: {_many(relabelled)}")
+    _place_unknown(codes, clusters, test_fraction, seed, str(path), notes)
+    return codes
+
+
+def _place_unknown(
+    codes: NDArray[np.int64],
+    clusters: _Clusters,
+    test_fraction: float,
+    seed: int,
+    path: str,
+    notes: list[str],
+) -> None:
+    """Put images that the file does not know beside the others of their unit, else by hash."""
+    unknown = np.flatnonzero(codes == _UNKNOWN)
+    if not len(unknown):
+        return
+    known = codes >= 0
+    beside = np.zeros((len(clusters.keys), len(_NAMES)), dtype=np.int64)  # (U, 3)
+    np.add.at(beside, (clusters.members[known], codes[known]), 1)
+    majority = _TEST - np.argmax(beside[:, ::-1], axis=1)  # of equals, test before val before train
+    by_hash = np.where(clusters.numbers(f"test {seed}") < test_fraction, _TEST, _TRAIN)
+    of_units = np.where(beside.sum(axis=1) > 0, majority, by_hash)
+    codes[unknown] = of_units[clusters.members[unknown]]
+    counts = np.bincount(codes[unknown], minlength=len(_NAMES)).tolist()
+    placed = ", ".join(
+        f"{count:,} to {name}" for name, count in zip(_NAMES, counts, strict=True) if count
+    )
+    notes.append(f"unknown to {path}: {_many(len(unknown))}; by group or by hash {placed}")
+
+
+# --- for all --------------------------------------------------------------------------------------
+
+
+def _leave_out_copies(
+    samples: Samples, codes: NDArray[np.int64], left_out: dict[int, str], notes: list[str]
+) -> None:
+    """Of byte-identical images in several parts keep those of the test part, else of val."""
+    keepers: dict[bytes, int] = {}
+    for index, digest in enumerate(samples.hashes):
+        if codes[index] > codes[keepers.setdefault(digest, index)]:
+            keepers[digest] = index
+    for index, digest in enumerate(samples.hashes):
+        keeper = keepers[digest]
+        if codes[index] < codes[keeper]:
+            part = _NAMES[codes[keeper]]
+            left_out[index] = (
+                f"byte-identical to {samples.ids[keeper]}, which is in the {part} part"
+            )
+    if left_out:
+        codes[list(left_out)] = _LEFT_OUT
+        named = [f"{samples.ids[index]} is {why}" for index, why in left_out.items()]
+        notes.append(
+            f"left out, as another part holds the same bytes: {_many(len(left_out))} "
+            f"({_listed(named, '; ')})"
+        )
+
+
+def _name_copies(samples: Samples) -> list[str]:
+    """Return a note that names byte-identical images, if there are any."""
+    first: dict[bytes, str] = {}
+    copies = [
+        f"{name} of {first[digest]}"
+        for digest, name in zip(samples.hashes, samples.ids, strict=True)
+        if first.setdefault(digest, name) != name
+    ]
+    if not copies:
+        return []
+    return [
+        (
+            f"copies of other images, kept in one part with them: {_many(len(copies))} "
+            f"({_listed(copies)})"
+        )
+    ]
+
+
+def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None:
+    """Refuse what cannot be trained or tested, and name the classes that cannot be tested."""
+    n_classes = len(samples.classes)
+    trained = np.bincount(samples.labels[codes == _TRAIN], minlength=n_classes)
+    tested = np.bincount(samples.labels[codes == _TEST], minlength=n_classes)
+    untrained = [samples.classes[label] for label in np.flatnonzero(trained == 0)]
+    if untrained:
+        plural = "classes have" if len(untrained) > 1 else "class has"
+        raise DataError(
+            f"{len(untrained):,} {plural} no training image: {_listed(untrained)}",
+            hint="add images to the training part, or take the class out of the data",
+        )
+    if not tested.any():
+        raise DataError(
+            "no image can be held out for testing: every class has one image or group only",
+            hint="add images, or a test part"
+            if all(group is None for group in samples.groups)
+            else "a class needs several groups: in CLASS/GROUP/FILE parent names them, in a file's "
+            "name a pattern such as '(p[0-9]+)_' does",
+        )
+    untested = [samples.classes[label] for label in np.flatnonzero(tested == 0)]
+    if untested:
+        notes.append(f"no test image: {_listed(untested)}")
+
+
+def _many(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _listed(names: Sequence[str], between: str = ", ") -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return between.join(names[:_SHOWN]) + more

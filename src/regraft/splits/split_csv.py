@@ -1,0 +1,141 @@
+"""split.csv: which image was in which part, so that a later run can have the same parts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
+
+from regraft.core.files import read_bounded, write_atomic
+from regraft.data.samples import Part
+from regraft.errors import InputError, TableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from regraft.data.samples import Parts, Samples
+
+COLUMNS = ("id", "label", "part", "sha256", "group")
+LEFT_OUT = ""  # the part of an image in no part: a copy of one in another part
+_LARGEST = 1 << 30  # bytes; five million rows have a third of it
+
+
+class Row(NamedTuple):
+    """One image of a split.csv."""
+
+    id: str
+    label: str
+    part: Part | None  # None: left out
+    sha256: bytes  # 32 bytes
+    group: str | None
+
+
+def write_split(path: Path | str, samples: Samples, parts: Parts) -> None:
+    """Write the parts of all samples; those in no part have an empty one.
+
+    Parameters
+    ----------
+    path : path
+        File to write, at once or not at all; columns id, label, part, sha256 (hex), group.
+    samples, parts
+        As split; in the order of the samples.
+
+    Raises
+    ------
+    RegraftError
+        Where the file cannot be written.
+    """
+    names = [LEFT_OUT] * len(samples)
+    for part, indices in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
+        for index in indices.tolist():
+            names[index] = part
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(
+        (name, samples.classes[label], part, digest.hex(), group or "")
+        for name, label, part, digest, group in zip(
+            samples.ids, samples.labels, names, samples.hashes, samples.groups, strict=True
+        )
+    )
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_split(path: Path | str) -> list[Row]:
+    """Read a split.csv of an earlier run.
+
+    Parameters
+    ----------
+    path : path
+        As ``write_split`` wrote it; more columns and another order of columns are fine.
+
+    Returns
+    -------
+    list of Row
+
+    Raises
+    ------
+    InputError
+        Where the file cannot be read.
+    TableError
+        Where it is no such table; names the row (the first below the header is row 2).
+    """
+    try:
+        text = read_bounded(path, _LARGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} is not UTF-8 text: byte {error.start}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        header = next(reader, [])
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise TableError(
+                f"{path} has no column {', '.join(missing)}",
+                hint=f"a split.csv of a run has the columns {', '.join(COLUMNS)}",
+            )
+        at = [header.index(name) for name in COLUMNS]
+        rows.extend(_row(path, reader.line_num, fields, at) for fields in reader if fields)
+    except csv.Error as error:
+        raise TableError(f"{path}, row {reader.line_num}: {error}") from None
+    if not rows:
+        raise TableError(f"{path} has no rows")
+    return rows
+
+
+def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
+    """Return the sha256 of all images of a split.csv that a run has learnt from.
+
+    Those of the training part, and those of the validation part, which chooses a fine-tuning's
+    epoch and temperature. None where there is no such file.
+
+    Raises
+    ------
+    InputError
+        Where there is one and it cannot be used.
+    """
+    try:
+        rows = read_split(path)
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    return frozenset(row.sha256 for row in rows if row.part in {"train", "val"})
+
+
+def _row(path: Path | str, number: int, fields: list[str], at: list[int]) -> Row:
+    if len(fields) <= max(at):
+        raise TableError(f"{path}, row {number}: {len(fields)} fields, fewer than the header")
+    name, label, part, sha256, group = (fields[index] for index in at)
+    if part != LEFT_OUT and part not in get_args(Part):
+        raise TableError(
+            f"{path}, row {number}: the part is {part!r}",
+            hint="a part is train, val or test, or empty for an image that is left out",
+        )
+    try:
+        digest = bytes.fromhex(sha256)
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise TableError(f"{path}, row {number}: {sha256[:80]!r} is not a sha256 of 64 hex digits")
+    return Row(name, label, cast("Part", part) if part else None, digest, group or None)

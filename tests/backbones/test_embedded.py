@@ -1,0 +1,72 @@
+"""The embedded weights: whole, checked, and in the right places."""
+
+import shutil
+
+import pytest
+import torch
+
+from regraft.backbones import embedded
+from regraft.backbones.registry import load_backbone
+from regraft.core.torchvision_shim import load_timm
+from regraft.errors import WeightsError
+
+
+@pytest.fixture(scope="module")
+def state():
+    return embedded.read()
+
+
+def test_every_tensor_has_its_own_place_in_the_full_network(state):
+    with torch.device("meta"):
+        wanted = load_timm().create_model("tf_efficientnet_lite0").state_dict()
+    # Names by rule, and the file's order as an independent witness that the rule is right.
+    assert list(state) == list(wanted)
+    assert len(state) == 296
+    assert [t.shape for t in state.values()] == [t.shape for t in wanted.values()]
+
+
+def test_what_is_loaded_is_what_the_file_holds(state):
+    backbone = load_backbone("embedded")
+    loaded = backbone.module.state_dict()
+    assert set(state) - set(loaded) == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+    assert not backbone.module.training
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+
+
+def test_record_of_the_weights():
+    backbone = load_backbone("embedded")
+    assert backbone.licence == "apache-2.0"
+    assert backbone.preprocess.mean == backbone.preprocess.std == (0.5, 0.5, 0.5)
+    assert (backbone.preprocess.image_size, backbone.preprocess.resize_size) == (224, 256)
+    assert [stage.path for stage in backbone.stages] == [f"blocks.{n}" for n in range(7)]
+    assert len(backbone.weights_sha256) == 64
+
+
+def test_a_damaged_package_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    installed = embedded.path()
+    damaged = tmp_path / embedded._PACKAGE / embedded._FILE
+    damaged.parent.mkdir(parents=True)
+    shutil.copyfile(installed, damaged)
+    code = f"open({str(tmp_path / 'canary')!r}, 'w').close()"
+    (tmp_path / embedded._PACKAGE / "__init__.py").write_text(code, encoding="utf-8")
+    with damaged.open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)
+        file.seek(1_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(WeightsError, match=f"expected {embedded.SHA256}"):
+        load_backbone("embedded")
+    assert not (tmp_path / "canary").exists()  # the package's own code did not run
+
+
+@pytest.mark.parametrize("name", ["_blocks.16._bn1.weight", "_blocks.0._expand_conv.weight", "bn1"])
+def test_an_unknown_tensor_is_named(name):
+    with pytest.raises(WeightsError, match="unknown tensor"):
+        embedded.timm_name(name)
+
+
+def test_other_weights_do_not_exist():
+    with pytest.raises(WeightsError, match="no weights named V2"):
+        load_backbone("embedded", "V2")

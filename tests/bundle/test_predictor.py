@@ -1,0 +1,225 @@
+"""The predictor: whatever it is given, one image spoils no other, and nothing hangs."""
+
+import dataclasses
+import io
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regraft.bundle.predictor import Predictor
+from regraft.data.sources.registry import open_unlabelled
+from regraft.errors import ConfigError, ImageError, InputError
+from regraft.features.compute import Compute
+from regraft.features.extract import NOT_FINITE
+from regraft.features.taps import TapReader
+from regraft.heads.modules import LinearHead
+from tiny_bundles import CLASSES, tiny_model, write_tiny
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def predictor_of(model):
+    return Predictor(model, TapReader(model.backbone, model.blocks, Compute("cpu", "float32", 4)))
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return predictor_of(tiny_model())
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def spoils_no_other(predictor, image, kind: str) -> ImageError:
+    """Between two good images, the one gives an error and the others their own answers."""
+    first, middle, last = predictor.predict_many([PIXELS, image, PIXELS])
+    alone = predictor.predict(PIXELS)
+    assert first.label == last.label == alone.label
+    assert middle.label == ""
+    assert middle.error.kind == kind
+    with pytest.raises(ImageError, match=re.escape(kind)):
+        predictor.predict(image)
+    return middle.error
+
+
+# --- PIL images -------------------------------------------------------------------------------
+
+GREY = Image.fromarray(PIXELS).convert("L")
+PIL_MODES = {
+    "1": lambda: GREY.convert("1"),
+    "L": lambda: GREY,
+    "LA": lambda: GREY.convert("LA"),
+    "La": lambda: GREY.convert("LA").convert("La"),
+    "P": lambda: Image.fromarray(PIXELS).convert("P"),
+    "PA": lambda: Image.fromarray(PIXELS).convert("P").convert("PA"),
+    "RGB": lambda: Image.fromarray(PIXELS),
+    "RGBA": lambda: Image.fromarray(PIXELS).convert("RGBA"),
+    "RGBa": lambda: Image.fromarray(PIXELS).convert("RGBA").convert("RGBa"),
+    "RGBX": lambda: Image.fromarray(PIXELS).convert("RGBX"),
+    "CMYK": lambda: Image.fromarray(PIXELS).convert("CMYK"),
+    "YCbCr": lambda: Image.fromarray(PIXELS).convert("YCbCr"),
+    "HSV": lambda: Image.fromarray(PIXELS).convert("HSV"),
+    "I;16": lambda: Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257),
+    "I;16B": lambda: Image.fromarray((np.asarray(GREY).astype(np.uint16) * 257).astype(">u2")),
+}
+
+
+@pytest.mark.parametrize("mode", PIL_MODES)
+def test_every_mode_of_pil_has_an_answer_near_that_of_its_colours(predictor, mode):
+    image = PIL_MODES[mode]()
+    assert image.mode == mode
+    plain = np.asarray(GREY if mode in {"L", "LA", "La", "I;16", "I;16B"} else image.convert("RGB"))
+    expected = predictor.predict(plain).probabilities
+    assert np.abs(predictor.predict(image).probabilities - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
+def test_modes_without_a_clear_colour_are_refused(predictor, mode):
+    error = spoils_no_other(predictor, Image.new(mode, (9, 9)), "unsupported pixels")
+    assert "a picture of" in error.reason
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_picture_cut_off_that_pil_had_opened(predictor, kind):
+    image = opened(encoded(Image.fromarray(PIXELS).resize((400, 300)), kind))
+    image.fp.truncate(4000)  # PIL reads pixels only when they are asked for
+    (answer,) = predictor.predict_many([image])
+    assert answer.error.kind in {"truncated", "corrupt"}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_orientation_is_applied_once_before_and_after_loading(predictor, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(PIXELS), kind, exif=exif)
+    image = opened(data)
+    image.load()
+    for given in (opened(data), image, image):
+        difference = predictor.predict(given).probabilities - predictor.predict(data).probabilities
+        assert np.abs(difference).max() < 0.02
+
+
+def test_size_is_looked_at_before_a_picture_is_loaded(predictor):
+    image = opened(encoded(Image.new("1", (4000, 4000))))
+    spoils_no_other(predictor, image, "too many pixels")
+    assert image._im is None  # not loaded
+    spoils_no_other(predictor, np.zeros((4000, 4000), np.uint8), "too many pixels")
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_a_path_of_any_kind_is_read(predictor, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(PIXELS)))
+
+    class Named(os.PathLike):
+        def __fspath__(self):
+            return str(path)
+
+    labels = {a.label for a in predictor.predict_many([path, str(path), Named(), PIXELS])}
+    assert len(labels) == 1
+
+
+def test_paths_that_lead_to_no_image(predictor, tmp_path):
+    spoils_no_other(predictor, "a\0b", "missing")
+    spoils_no_other(predictor, tmp_path / "nowhere.png", "missing")
+    spoils_no_other(predictor, tmp_path, "not a regular file")
+    spoils_no_other(predictor, None, "not an image")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_a_fifo_and_a_device_do_not_hang(predictor, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = threading.Event()
+
+    def ask():
+        for path in (tmp_path / "pipe", "/dev/zero"):
+            spoils_no_other(predictor, path, "not a regular file")
+        done.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert done.wait(60)
+
+
+def test_a_stream_goes_on_behind_a_bad_image(predictor, tmp_path):
+    good = encoded(Image.fromarray(PIXELS))
+    for name, data in {"a.png": good, "b.png": good[:200], "c.png": b"", "d.png": good}.items():
+        (tmp_path / name).write_bytes(data)
+    answers = list(predictor.stream(open_unlabelled([str(tmp_path)]), workers=1))
+    assert [a.error is None for a in answers] == [True, False, False, True]
+
+
+# --- what is one image and what are several ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [PIXELS, PIXELS[:, :, 0], np.array(3), "a.png", b"\x89PNG", GREY, np.zeros((9, 8, 7))]
+)
+def test_one_image_is_not_taken_apart(predictor, given):
+    with pytest.raises(InputError, match=r"predict_many: .*(one image or several|a single )"):
+        predictor.predict_many(given)
+
+
+def test_what_holds_no_images(predictor):
+    with pytest.raises(InputError, match="predict_many takes a list of images, not int"):
+        predictor.predict_many(3)
+    assert predictor.predict_many([]) == []
+
+
+def test_an_array_of_several_colour_images_is_taken_image_by_image(predictor):
+    several = np.stack([PIXELS, PIXELS[::-1]])
+    found = [answer.label for answer in predictor.predict_many(several)]
+    assert found == [predictor.predict(image).label for image in several]
+    grey = predictor.predict_many(list(several[..., 0]))
+    assert [answer.error for answer in grey] == [None, None]
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def broken_for(kind: str):
+    """Return a predictor whose network or head cannot answer for any image."""
+    model = tiny_model(taps="last")
+    width = model.head.n_features
+    if kind == "features":
+        bias = next(m for m in reversed(list(model.backbone.module.modules()))
+                    if isinstance(m, torch.nn.BatchNorm2d)).bias  # fmt: skip
+        bias.data.fill_(torch.nan)
+        return predictor_of(model)
+    weight = torch.full((3, width), 3e38)
+    head = LinearHead(torch.zeros(width), torch.full((width,), 1e30), weight, torch.zeros(3))
+    return predictor_of(dataclasses.replace(model, head=head))
+
+
+@pytest.mark.parametrize("kind", ["features", "head"])
+def test_answers_that_are_not_finite_are_refused_as_in_training(kind):
+    (answer,) = broken_for(kind).predict_many([PIXELS])
+    assert (answer.error.kind, answer.error.reason) == (NOT_FINITE.kind, NOT_FINITE.reason)
+    assert (answer.label, answer.top) == ("", ())
+
+
+@pytest.mark.parametrize(
+    "setting", [{"batch_size": 0}, {"batch_size": -3}, {"precision": "float16"}]
+)
+def test_settings_that_cannot_be_used(tmp_path, setting):
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Predictor.load(tmp_path, **setting)
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_a_tiny_bundle_answers(tmp_path, head):
+    answer = Predictor.load(write_tiny(tmp_path / "bundle", tiny_model(head))).predict(PIXELS)
+    assert answer.label in CLASSES

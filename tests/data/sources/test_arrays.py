@@ -1,0 +1,85 @@
+"""Arrays in Python: what is accepted, and what is said of the rest."""
+
+import numpy as np
+import pytest
+
+from image_trees import pixels, read_all
+from regraft.data.sources.arrays import open_arrays
+from regraft.data.sources.options import SourceOptions
+from regraft.errors import DataError
+
+OPTIONS = SourceOptions()
+GREY = np.stack([pixels(n, channels=0) for n in range(3)])
+COLOUR = np.stack([pixels(n) for n in range(3)])
+LABELS = ["b", "a", "b"]
+
+
+@pytest.mark.parametrize("images", [GREY, COLOUR, list(COLOUR), tuple(GREY)])
+def test_images_come_back_under_their_numbers(images):
+    source = open_arrays((images, LABELS), OPTIONS)
+    read = read_all(source)
+    assert list(read) == ["0", "1", "2"]
+    assert all(np.array_equal(read[str(n)], images[n]) for n in range(3))
+    assert [entry.label for entry in source.entries] == LABELS
+
+
+def test_images_may_have_differing_sizes():
+    images = [pixels(1), pixels(2, height=9), pixels(3, channels=0)]
+    read = read_all(open_arrays((images, LABELS), OPTIONS))
+    assert [image.shape for image in read.values()] == [(6, 5, 3), (9, 5, 3), (6, 5)]
+    ragged = np.empty(3, dtype=object)
+    ragged[:] = images
+    assert len(read_all(open_arrays((ragged, LABELS), OPTIONS))) == 3
+
+
+def test_images_are_not_copied():
+    read = read_all(open_arrays((COLOUR, LABELS), OPTIONS))
+    assert np.shares_memory(read["1"], COLOUR)
+
+
+@pytest.mark.parametrize(
+    "labels", [[9, 10, 9], np.array([9, 10, 9]), ["9", "10", "9"], np.array(["9", "10", "9"]),
+               (np.int64(9), np.str_("10"), 9)],
+)  # fmt: skip
+def test_labels_are_named_by_their_text(labels):
+    source = open_arrays((GREY, labels), OPTIONS)
+    assert [entry.label for entry in source.entries] == ["9", "10", "9"]
+    assert {type(entry.label) for entry in source.entries} == {str}
+
+
+@pytest.mark.parametrize(
+    ("images", "message", "hint"),
+    [
+        (COLOUR / 255, r"the images of type float64 cannot be used", "(images * 255).round()"),
+        (list(COLOUR / 255), r"image 0 of type float64 cannot be used", "(images * 255).round()"),
+        (COLOUR.astype(int), "the images of type int64 cannot be used", "0 to 255 in uint8"),
+        (np.moveaxis(COLOUR, 3, 1), r"of shape \(3, 3, 6, 5\) cannot", "channels come last"),
+        (GREY[..., None], r"of shape \(3, 6, 5, 1\) cannot", "no channel axis"),
+        (np.zeros((3, 4, 4, 4), np.uint8), r"of shape \(3, 4, 4, 4\) cannot", None),
+        (COLOUR[:2], "there are 2 images and 3 labels", None),
+    ],
+)
+def test_images_that_cannot_be_used(images, message, hint):
+    with pytest.raises(DataError, match=message) as caught:
+        open_arrays((images, LABELS), OPTIONS)
+    assert (hint or "") in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 1.5, 1.0], r"label 0 is 0\.0, which is no class"),
+        ([0, 1, None], "label 2 is None"),
+        ([0, 1, float("nan")], "label 2 is nan"),
+        (["a", "", "b"], "label 1 is ''"),
+        (np.eye(3, dtype=int), r"label 0 is \[1, 0, 0\]"),
+    ],
+)
+def test_labels_that_cannot_be_used(labels, message):
+    with pytest.raises(DataError, match=message):
+        open_arrays((GREY, labels), OPTIONS)
+
+
+def test_three_things_are_not_images_and_labels():
+    with pytest.raises(DataError, match="the data are 3 things"):
+        open_arrays((GREY, LABELS, LABELS), OPTIONS)

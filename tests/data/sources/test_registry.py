@@ -1,0 +1,169 @@
+"""What holds for every kind of source, and how a kind is chosen."""
+
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from image_trees import FLOWERS, pixels, write_tar, write_tree, write_zip
+from regraft.config.train_config import TrainConfig
+from regraft.data.scan import scan
+from regraft.data.sources.registry import SOURCES, SourceOptions, open_source
+from regraft.errors import DataError
+from stand_ins import Repository, serve_hub, serve_kaggle, table, use_hub, use_kaggle
+
+
+def make_table(root):
+    write_tree(root, FLOWERS)
+    rows = "".join(f"{name},{name.split('/')[0]}\n" for name in FLOWERS)
+    (root / "flowers.csv").write_text(f"path,label\n{rows}", "utf-8")
+    return root / "flowers.csv"
+
+
+MAKERS = {
+    "folder": lambda root: write_tree(root / "flowers", FLOWERS),
+    "zip": lambda root: write_zip(root / "flowers.zip", FLOWERS),
+    "tar": lambda root: write_tar(root / "flowers.tgz", FLOWERS, "w:gz"),
+    "table": make_table,
+    "named": lambda _: "digits",
+    "kaggle": lambda _: "kaggle:owner/flowers",
+    "hf": lambda _: "hf:owner/flowers",
+    "arrays": lambda _: ([pixels(n, height=4 + n) for n in range(4)], ["a", "b", "a", "b"]),
+}
+
+
+def test_every_kind_is_tested_here():
+    assert list(MAKERS) == list(SOURCES)
+
+
+@pytest.fixture(params=MAKERS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def data(kind, tmp_path, monkeypatch):
+    """Data of this kind; where they come from a server, there is one."""
+    with ExitStack() as stack:
+        if kind == "kaggle":
+            address, _ = stack.enter_context(serve_kaggle(tmp_path))
+            use_kaggle(monkeypatch, address, tmp_path)
+        if kind == "hf":
+            images = table(list(FLOWERS.values()), ["rose", "rose", "tulip", "tulip"], rows=3)
+            repository = Repository({"main": {"train.parquet": images}})
+            address = stack.enter_context(serve_hub({"owner/flowers": repository}))
+            use_hub(monkeypatch, address, tmp_path)
+            monkeypatch.setattr("regraft.data.sources.hub.default_data_root", lambda: tmp_path)
+        yield MAKERS[kind](tmp_path)
+
+
+def test_it_is_known_by_its_kind(data, kind):
+    source = open_source(data)
+    assert source.kind == kind
+    assert isinstance(source.location, str)
+
+
+def test_ids_are_unique_and_normal(data):
+    names = [entry.id for entry in open_source(data).entries]
+    assert len(set(names)) == len(names) > 0
+    assert all(unicodedata.is_normalized("NFC", name) and "\\" not in name for name in names)
+
+
+def test_it_is_the_same_each_time(data):
+    first, second = open_source(data), open_source(data)
+    assert first.entries == second.entries
+    assert list(first.refused) == list(second.refused)
+
+
+def test_loads_may_be_called_later_and_in_any_thread(data):
+    source = open_source(data)
+    wanted = list(range(0, len(source.entries), 2))
+    stream = list(source.stream(wanted))
+    assert [index for index, _ in stream] == wanted
+    stream.reverse()
+    with ThreadPoolExecutor(4) as pool:
+        payloads = dict(pool.map(lambda pair: (pair[0], pair[1]()), stream))
+    for index, load in source.stream(wanted):
+        again = load()
+        assert type(again) is type(payloads[index])
+        assert np.array_equal(again, payloads[index])
+
+
+def test_samples_stream_what_was_hashed(data):
+    samples = scan(data, TrainConfig(workers=2))
+    assert len(samples) == len(samples.source.entries)
+    indices = range(1, len(samples), 3)
+    assert [index for index, _ in samples.stream(indices)] == list(indices)
+    assert samples.classes == tuple(sorted(samples.classes))
+
+
+def test_path_objects_and_text_are_the_same(tmp_path):
+    folder = write_tree(tmp_path, FLOWERS)
+    assert open_source(folder).entries == open_source(str(folder)).entries
+
+
+def test_containers_give_the_same_ids(tmp_path):
+    wrapped = {f"flowers/{name}": content for name, content in FLOWERS.items()}
+    ids = [
+        sorted(entry.id for entry in open_source(data).entries)
+        for data in (
+            write_tree(tmp_path / "tree", wrapped),
+            tmp_path / "tree" / "flowers",
+            write_zip(tmp_path / "a.zip", wrapped),
+            write_tar(tmp_path / "a.tar", wrapped),
+        )
+    ]
+    assert ids == [sorted(FLOWERS)] * 4
+
+
+# --- which kind it is ------------------------------------------------------------------------
+
+
+def test_a_path_wins_over_a_name_and_it_is_said(tmp_path, monkeypatch):
+    write_tree(tmp_path / "mnist", FLOWERS)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("mnist")
+    assert source.kind == "folder"
+    assert source.notes == ("mnist is read as a path here, not as the dataset of that name",)
+
+
+def test_an_unknown_name_lists_its_nearest_matches():
+    with pytest.raises(DataError) as caught:
+        open_source("cifar-10")
+    assert caught.value.message == (
+        "cifar-10 does not exist, and no dataset has that name; did you mean cifar10 or cifar100?"
+    )
+    assert caught.value.hint == (
+        "give a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or "
+        ".parquet table with the columns path and label, the name of a dataset (regraft "
+        "datasets lists them), kaggle:OWNER/NAME or hf:OWNER/NAME"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("notes", "utf-8")
+    with pytest.raises(DataError, match=r"notes\.txt is no data that can be used"):
+        open_source(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "an empty path does not exist"),
+        ("a\0b", r"'a\\x00b' cannot be looked at|a\\x00b does not exist"),
+        ("x" * 5000, "'x{200}' cannot be looked at: "),
+        (["images", "labels"], "data of type list cannot be used"),
+        (None, "data of type NoneType cannot be used"),
+    ],
+)
+def test_what_is_no_path_is_an_error_like_others(tmp_path, monkeypatch, data, message):
+    monkeypatch.chdir(write_tree(tmp_path, FLOWERS))  # "" must not mean the working directory
+    with pytest.raises(DataError, match=message):
+        open_source(data)
+
+
+def test_options_may_be_left_out():
+    assert open_source("digits").entries == open_source("digits", SourceOptions()).entries

@@ -1,0 +1,219 @@
+"""Tables of paths and labels: every way in which a row can be wrong is named with its number."""
+
+import sys
+
+import pytest
+
+from image_trees import FLOWERS, encoded, left_out, read_all, write_tree
+from regraft.data.sources.options import SourceOptions
+from regraft.data.sources.table import open_table
+from regraft.errors import ImageError, MissingExtraError, TableError
+
+OPTIONS = SourceOptions()
+HEAD = "path,label\n"
+ROWS = "rose/1.png,rose\ntulip/1.png,tulip\n"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a table beside the flowers and open it."""
+    write_tree(tmp_path / "data", FLOWERS)
+    write_tree(tmp_path, {"secret.png": encoded(9)})
+
+    def write(content, name="flowers.csv"):
+        path = tmp_path / "data" / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return open_table(path, OPTIONS)
+
+    return write
+
+
+def test_paths_are_relative_to_the_table(table):
+    source = table("path,label,split,group\nrose/1.png,R,train,p1\ntulip/1.png,T,Test,\n")
+    assert read_all(source) == {name: FLOWERS[name] for name in ("rose/1.png", "tulip/1.png")}
+    assert [(e.label, e.part, e.group) for e in source.entries] == [
+        ("R", "train", "p1"),
+        ("T", "test", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label", "File,Class", "filename,TARGET", "Image , Category", '"img",label']
+)
+def test_headers_have_synonyms(table, header):
+    assert len(table(f"{header}\n{ROWS}").entries) == 2
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_dialects(table, end, mark, separator):
+    content = mark + (HEAD + ROWS).replace(",", separator).replace("\n", end)
+    assert [entry.label for entry in table(content).entries] == ["rose", "tulip"]
+
+
+def test_quoted_fields_and_blanks(table):
+    source = table('path, label\n"rose/1.png", "a, b"\n\ntulip/1.png, b \n')
+    assert [entry.label for entry in source.entries] == ["a, b", "b"]
+
+
+def test_a_canonical_name_wins_over_its_synonyms(table):
+    source = table("path,label,class\nrose/1.png,a,x\ntulip/1.png,b,x\n")
+    assert [entry.label for entry in source.entries] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("path,label\n", "has no usable row"),
+        (
+            HEAD + ROWS + "./rose//1.png,tulip\n",
+            "row 4: rose/1.png has the label tulip, and rose in row 2",
+        ),
+        (
+            HEAD + ROWS + "../secret.png,rose\n",
+            r"row 4: \.\./secret\.png lies outside of the table's folder",
+        ),
+        (
+            HEAD + ROWS + "C:/secret.png,rose\n",
+            "row 4: C:/secret.png lies outside of the table's folder",
+        ),
+        (
+            HEAD + ROWS + "rose/2\0.png,rose\n",
+            r"row 4: the path rose/2\\x00\.png holds control characters",
+        ),
+        (HEAD + ROWS + '"a\nb.png",rose\n', r"row 5: the path a\\nb\.png holds control characters"),
+        (HEAD + ROWS + "rose/2.png,ro\x1b[1mse\n", r"row 4: the label ro\\x1b\[1mse holds control"),
+        (HEAD + ROWS + f"rose/2.png,{'x' * 5000}\n", "row 4: the label has 5,000 characters"),
+        (HEAD + ROWS + f"rose/2.png,{'x' * 200_000}\n", "row 4: field larger than field limit"),
+        ("path,label,group\nrose/1.png,rose,a\x07\n", r"row 2: the group a\\x07 holds control"),
+        ("path,colour\n" + ROWS, "has no column label; its columns are: 'path', 'colour'"),
+        ("a,b\n" + ROWS, "has no column path and no column label"),
+        ("file,filename,label\n", "has 2 columns that could be the path: file, filename"),
+        (HEAD + ROWS + "rose/2.png\n", "row 4: 1 fields, and the header has 2"),
+        (HEAD + ROWS + "rose/2.png,a,b\n", "row 4: 3 fields, and the header has 2"),
+        (HEAD + ROWS + "rose/2.png, \n", "row 4: the label is empty"),
+        (HEAD + ",rose\n", "row 2: the path is empty"),
+        ("path,label,split\nrose/1.png,rose,holdout\n", "row 2: the split is 'holdout'"),
+        ("path,label,split\nrose/1.png,rose,\n", "row 2: the split is ''"),
+        (f"path,label,split\nrose/1.png,rose,{'x' * 5000}\n", "row 2: the split has 5,000 "),
+        (HEAD + '"rose/1.png,rose\n', "row 2: unexpected end of data"),
+        (HEAD.encode() + b"rose/\xff.png,rose\n", "is not UTF-8 text"),
+    ],
+)
+def test_what_is_wrong_is_named(table, content, message):
+    with pytest.raises(TableError, match=message) as caught:
+        table(content)
+    assert "flowers.csv" in caught.value.message
+
+
+def test_paths_that_lead_out_are_an_error_unless_they_come_back(table, tmp_path):
+    inside = (tmp_path / "data" / "rose" / "2.png").as_posix()
+    source = table(f"{HEAD}{ROWS}{inside},rose\n../data/tulip/deep/../deep/er/2.png,tulip\n")
+    assert [entry.id for entry in source.entries] == [
+        "rose/1.png", "rose/2.png", "tulip/1.png", "tulip/deep/er/2.png",
+    ]  # fmt: skip
+    outside = f"{tmp_path.as_posix()}/secret.png"
+    with pytest.raises(TableError, match=f"row 4: {outside} lies outside of the table's folder"):
+        table(f"{HEAD}{ROWS}{outside},rose\n")
+
+
+def test_a_link_out_of_the_folder_is_refused_when_it_is_read(table, tmp_path):
+    try:
+        (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
+    except OSError:
+        pytest.skip("links cannot be made here")
+    (_, load), *_ = table(f"{HEAD}link.png,a\n{ROWS}").stream([0])
+    with pytest.raises(ImageError, match="link out of the tree"):
+        load()
+
+
+def test_a_missing_file_is_refused_when_it_is_read(table):
+    source = table(f"{HEAD}{ROWS}rose/none.png,rose\n")
+    (_, load), *_ = source.stream([1])
+    with pytest.raises(ImageError, match="missing: there is no such file"):
+        load()
+
+
+def test_a_path_that_comes_twice_is_refused(table):
+    source = table(f"{HEAD}{ROWS}./rose//1.png,rose\n")
+    assert left_out(source) == {"rose/1.png": ("refused", "duplicate name")}
+    assert source.refused[0].reason == "row 4: row 2 has it already"
+
+
+def test_backslashes_are_separators_and_said(table):
+    source = table(f"{HEAD}rose\\1.png,rose\ntulip/1.png,tulip\n")
+    assert read_all(source)["rose/1.png"] == FLOWERS["rose/1.png"]
+    assert source.notes == ("1 paths are written with backslashes, which are read as separators",)
+
+
+def test_other_files_are_no_tables(tmp_path):
+    (tmp_path / "notes.txt").write_text("path,label\n", "utf-8")
+    assert open_table(tmp_path / "notes.txt", OPTIONS) is None
+    assert open_table(tmp_path / "none.csv", OPTIONS) is None
+
+
+# --- Parquet ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Write a Parquet table beside the flowers and open it."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+
+    write_tree(tmp_path, FLOWERS)
+
+    def write(**columns):
+        pq.write_table(pa.table(columns), tmp_path / "flowers.parquet", row_group_size=2)
+        return open_table(tmp_path / "flowers.parquet", OPTIONS)
+
+    return write
+
+
+def test_parquet_tables(parquet):
+    paths = sorted(FLOWERS)
+    source = parquet(path=paths, label=[0, 10, 0, 10], split=["train", "val", "test", "test"],
+                     group=["a", None, "", "b"], other=[1.0] * 4)  # fmt: skip
+    assert list(read_all(source).values()) == [FLOWERS[name] for name in paths]
+    assert [(e.label, e.part, e.group) for e in source.entries] == [
+        ("0", "train", "a"), ("10", "val", None), ("0", "test", None), ("10", "test", "b"),
+    ]  # fmt: skip
+
+
+def test_dictionary_columns_are_read(parquet):
+    pa = pytest.importorskip("pyarrow")
+
+    source = parquet(path=["rose/1.png", "tulip/1.png"],
+                     label=pa.array(["r", "t"]).dictionary_encode())  # fmt: skip
+    assert [entry.label for entry in source.entries] == ["r", "t"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["a", "b", "c"], "label": ["x", "y", None]}, "row 3: the label is empty"),
+        ({"path": ["a", "b"], "label": [1.0, float("nan")]}, "row 2: the label is empty"),
+        ({"path": [1, 2], "label": ["x", "y"]}, "row 1: the path is of type int, not text"),
+        ({"path": ["a"], "label": [["x"]]}, "row 1: the label is of type list"),
+        ({"path": ["a"], "labels": ["x"]}, "has no column label"),
+    ],
+)
+def test_what_is_wrong_in_parquet_is_named(parquet, columns, message):
+    with pytest.raises(TableError, match=message):
+        parquet(**columns)
+
+
+def test_what_is_no_parquet_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(TableError, match=r"a\.parquet cannot be read as Parquet"):
+        open_table(tmp_path / "a.parquet", OPTIONS)
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=r"pip install 'regraft\[parquet\]'"):
+        open_table(tmp_path / "a.parquet", OPTIONS)

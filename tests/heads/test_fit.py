@@ -1,0 +1,224 @@
+"""Every head of the registry, on ordinary data and on the hardest that may come."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+
+from regraft.errors import InputError
+from regraft.heads.fit import FITTERS, fit_head
+from regraft.heads.modules import HEADS
+from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
+
+
+def blobs(n, d, k, *, seed=0, noise=1.0):
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(k, d))
+    y = np.arange(n) % k
+    x = centres[y] + noise * generator.normal(size=(n, d))
+    return x.astype(np.float16).astype(np.float32), y.astype(np.int64), np.arange(n) // k % 5
+
+
+@pytest.mark.parametrize("name", sorted(FITTERS))
+class TestEveryFitter:
+    def test_learns_what_can_be_learnt(self, name):
+        x, y, folds = blobs(400, 30, 4)
+        test_x, test_y, _ = blobs(400, 30, 4, seed=0, noise=1.0)
+        fitted = fit_head(x, y, folds=folds, n_classes=4, name=name)
+        with torch.inference_mode():
+            logits = fitted.head(torch.from_numpy(test_x)).numpy()
+        assert (logits.argmax(1) == test_y).mean() > 0.95
+        assert fitted.record["out_of_fold"]["accuracy"] > 0.95
+
+    def test_tells_what_it_did_in_json(self, name):
+        x, y, folds = blobs(100, 10, 2)
+        fitted = fit_head(x, y, folds=folds, n_classes=2, name=name)
+        record = json.loads(json.dumps(fitted.record, allow_nan=False))
+        assert (record["head"], record["n"], record["d"]) == (name, 100, 10)
+        assert record["temperature"] == fitted.temperature
+        assert json.dumps(fitted.history, allow_nan=False)
+        assert sum(row["chosen"] for row in fitted.history) == 1
+        assert len({tuple(row) for row in fitted.history}) == 1  # columns of one table
+        assert {"log_loss", "log_loss_se", "accuracy", "seconds"} <= set(fitted.history[0])
+
+    def test_out_of_fold_scores_are_those_of_its_logits(self, name):
+        x, y, folds = blobs(150, 10, 3, noise=3.0)
+        folds[:10] = -1
+        fitted = fit_head(x, y, folds=folds, n_classes=3, name=name)
+        assert np.array_equal(fitted.scored, folds >= 0)
+        logits, labels = fitted.oof_logits[fitted.scored].astype(float), y[fitted.scored]
+        told = fitted.record["out_of_fold"]
+        assert told["log_loss"] == pytest.approx(log_loss(labels, softmax(logits, 1)), rel=1e-5)
+        calibrated = softmax(logits / fitted.temperature, 1)
+        assert told["calibrated_log_loss"] == pytest.approx(log_loss(labels, calibrated), rel=1e-5)
+        assert told["calibrated_log_loss"] <= told["log_loss"] + 1 / 150  # one mistake expected
+        assert told["accuracy"] == (logits.argmax(1) == labels).mean()
+
+    def test_does_the_same_twice(self, name):
+        x, y, folds = blobs(100, 10, 3, noise=2.0)
+        first, second = (fit_head(x, y, folds=folds, n_classes=3, name=name) for _ in range(2))
+        assert np.array_equal(first.oof_logits, second.oof_logits)
+        assert first.temperature == second.temperature
+        mine, other = first.head.tensors(), second.head.tensors()
+        assert all(torch.equal(mine[key], other[key]) for key in mine)
+
+    @pytest.mark.parametrize(
+        ("n", "d", "k"),
+        [(2, 3, 2), (12, 500, 3), (12, 1, 2), (40, 60, 20), (2000, 50, 1000)],
+        ids=["one a class", "wide", "one feature", "two a class", "1000 classes"],
+    )
+    def test_hard_shapes(self, name, n, d, k):
+        x, y, _ = blobs(n, d, k)
+        # As the folds are made: a class with one image is always in training.
+        folds = np.arange(n) // k if n // k > 1 else np.full(n, -1)
+        fitted = fit_head(x, y, folds=folds, n_classes=k, name=name)
+        self.check(fitted, x, k)
+
+    def test_a_class_with_one_image_among_large_ones(self, name):
+        x, y, folds = blobs(101, 20, 2)
+        y[100], folds[100] = 2, -1
+        x[100] += 5
+        fitted = fit_head(x, y, folds=folds, n_classes=3, name=name)
+        self.check(fitted, x, 3)
+
+    def test_a_class_that_one_folds_training_side_lacks(self, name):
+        x, y, folds = blobs(60, 10, 3)
+        folds[y == 2] = 1
+        fitted = fit_head(x, y, folds=folds, n_classes=3, name=name)
+        self.check(fitted, x, 3)
+
+    def test_constant_and_huge_features(self, name):
+        x, y, folds = blobs(60, 10, 3)
+        x[:, 0] = 7.3
+        x[:, 1] = 0
+        x[:, 2] *= 6000
+        x[:, 3] *= 1e-7
+        fitted = fit_head(x, y, folds=folds, n_classes=3, name=name)
+        self.check(fitted, x, 3)
+        assert fitted.head.scale[:2].tolist() == [0, 0]
+
+    def test_nothing_but_constants(self, name):
+        x, y, folds = blobs(60, 10, 3)
+        fitted = fit_head(np.ones_like(x), y, folds=folds, n_classes=3, name=name)
+        self.check(fitted, np.ones_like(x), 3)
+
+    def test_no_folds_means_no_scores_and_a_temperature_of_one(self, name):
+        x, y, _ = blobs(30, 10, 3)
+        fitted = fit_head(x, y, folds=np.full(30, -1), n_classes=3, name=name)
+        assert fitted.temperature == 1
+        assert not fitted.scored.any()
+        assert fitted.record["out_of_fold"] is None
+        json.dumps(fitted.record, allow_nan=False)
+        self.check(fitted, x, 3)
+
+    def test_goes_through_a_bundle(self, name):
+        x, y, folds = blobs(60, 10, 3)
+        head = fit_head(x, y, folds=folds, n_classes=3, name=name).head
+        again = HEADS[head.kind].from_tensors(head.tensors())
+        assert torch.equal(head(torch.from_numpy(x)), again(torch.from_numpy(x)))
+
+    def check(self, fitted, x, k):
+        with torch.inference_mode():
+            logits = fitted.head(torch.from_numpy(x)).numpy()
+        assert logits.shape == (len(x), k)
+        assert np.isfinite(logits).all()
+        assert np.isfinite(fitted.oof_logits).all()
+        assert LOWEST <= fitted.temperature <= HIGHEST
+
+
+def test_balanced_weights_raise_the_recall_of_a_rare_class():
+    generator = np.random.default_rng(0)
+    y = (np.arange(400) % 20 == 0).astype(np.int64)
+    x = (generator.normal(size=(400, 5)) + 1.2 * y[:, None] * np.eye(5)[0]).astype(np.float32)
+    folds = generator.permutation(np.arange(400) % 5)
+    folds[y == 1] = np.arange(20) % 5
+    plain, balanced = (
+        fit_head(x, y, folds=folds, n_classes=2, class_weight=how)  # type: ignore[arg-type]
+        for how in ("none", "balanced")
+    )
+    recall = [(f.oof_logits[y == 1].argmax(1) == 1).mean() for f in (plain, balanced)]
+    assert recall[1] > recall[0] + 0.3
+
+
+def test_mean_is_the_nearest_class_mean():
+    x, y, folds = blobs(90, 6, 3, noise=2.0)
+    head = fit_head(x, y, folds=folds, n_classes=3, name="mean").head
+    z = (x - head.mean.numpy()) * head.scale.numpy()
+    means = np.stack([z[y == label].mean(0) for label in range(3)])
+    nearest = np.square(z[:, None] - means).sum(2).argmin(1)
+    with torch.inference_mode():
+        assert np.array_equal(head(torch.from_numpy(x)).argmax(1).numpy(), nearest)
+
+
+def test_knn_never_counts_a_neighbour_of_the_same_fold():
+    x, y, folds = blobs(60, 6, 3, noise=0.0)
+    x, y = np.repeat(x, 2, axis=0), np.repeat(y, 2)
+    folds = np.repeat(np.arange(60), 2)  # each pair of duplicates is one fold
+    y[:] = np.repeat(np.random.default_rng(0).integers(0, 3, 60), 2)
+    fitted = fit_head(x, y, folds=folds, n_classes=3, name="knn")
+    assert fitted.record["out_of_fold"]["accuracy"] < 0.6  # 1 if duplicates told the label
+
+
+def test_blocks_of_their_own_widths():
+    x, y, folds = blobs(100, 10, 2)
+    x[:, :5] *= 100
+    apart = fit_head(x, y, folds=folds, n_classes=2, widths=[5, 5])
+    scale = apart.head.scale
+    torch.testing.assert_close(scale[:5].mean() * 100, scale[5:].mean(), rtol=0.2, atol=0)
+    with pytest.raises(InputError, match=r"blocks of widths \[5, 6\] do not make 10 features"):
+        fit_head(x, y, folds=folds, n_classes=2, widths=[5, 6])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "svm"}, "there is no head 'svm'\nhint: one of logistic, ridge, knn, mean"),
+        ({"n_classes": 1}, "there is 1 class; a classifier needs two"),
+        ({"n_classes": 2}, "labels lie from 0 to 2, outside 0 to 1"),
+        ({"x": np.zeros((30, 0), np.float32)}, "features have shape (30, 0)"),
+        ({"x": np.zeros((29, 4), np.float32)}, "29 rows of features, labels of shape (30,)"),
+        ({"folds": np.zeros(3, np.int64)}, "folds of shape (3,) do not belong together"),
+    ],
+)
+def test_refuses_what_does_not_fit_together(change, message):
+    x, y, folds = blobs(30, 4, 3)
+    given = {"x": x, "y": y, "folds": folds, "n_classes": 3} | change
+    with pytest.raises(InputError) as caught:
+        fit_head(given.pop("x"), given.pop("y"), **given)
+    assert message in str(caught.value)
+
+
+def test_names_the_feature_that_is_not_finite():
+    x, y, folds = blobs(30, 4, 3)
+    x[17, 2] = np.inf
+    with pytest.raises(InputError, match=r"^feature 2 of sample 17 is not finite$"):
+        fit_head(x, y, folds=folds, n_classes=3)
+
+
+def test_temperature_mends_what_was_scaled():
+    generator = np.random.default_rng(0)
+    logits = 2 * generator.normal(size=(5000, 4))
+    labels = (logits + generator.gumbel(size=logits.shape)).argmax(1)
+    scaled = (2 * logits).astype(np.float32)
+    assert fit_temperature(scaled, labels) == pytest.approx(2, rel=0.05)
+    for factor, bound in ((100, HIGHEST), (0.01, LOWEST)):
+        found = fit_temperature((factor * logits).astype(np.float32), labels)
+        assert found == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("n", [9, 900])
+def test_where_every_answer_is_right_one_mistake_more_is_expected(n, n_classes):
+    labels = np.arange(n) % n_classes
+    logits = np.eye(n_classes, dtype=np.float32)[labels]
+    temperature = fit_temperature(logits, labels, bounds=(1e-3, 1e3))
+    wrong = 1 - np.exp(-log_losses(logits / np.float32(temperature), labels)).mean()
+    assert wrong == pytest.approx(1 / (n + 2), rel=0.01)
+
+
+def test_log_losses_do_not_overflow():
+    logits = np.array([[1e30, 0.0], [0.0, 500.0]], np.float32)
+    assert log_losses(logits, np.array([0, 0])).tolist() == [0, 500]

@@ -1,0 +1,327 @@
+"""Places of runs: taken by one at a time, given back however a process ends, and nothing lost."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from regraft.errors import DataError, DiskFullError, RunError
+from regraft.runs.metrics_file import write_metrics
+from regraft.runs.reserve import claim
+
+MAKE = "import sys; from pathlib import Path; from regraft.runs.reserve import claim\n"
+
+
+def fill(folder, word="new"):
+    """Write what makes a folder a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "split.csv").write_text(word, encoding="utf-8")
+    write_metrics(folder, {"regraft": "0", "task": "single-label", "backbone": {}})
+    return folder
+
+
+def word_of(folder):
+    return (folder / "split.csv").read_text(encoding="utf-8")
+
+
+def make(out, *, word="new", meanwhile=None, **options):
+    with claim(out, "photos", **{"overwrite": False, **options}) as place:
+        if meanwhile is not None:
+            meanwhile()
+        with place.new_run() as beside:
+            fill(beside, word)
+    return place.folder
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+RUN = ["metrics.json", "split.csv"]
+
+
+def test_a_run_appears_whole_and_nothing_else_stays(tmp_path):
+    assert make(tmp_path / "a" / "run") == tmp_path / "a" / "run"
+    assert tree(tmp_path) == ["a", "a/run", *(f"a/run/{name}" for name in RUN)]
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    for error in (ValueError, KeyboardInterrupt):
+        with (  # noqa: PT012 - the error comes from the block
+            pytest.raises(error),
+            claim(tmp_path / "a" / "b", "x", overwrite=False) as place,
+            place.new_run() as beside,
+        ):
+            (beside / "half").touch()
+            raise error
+        assert tree(tmp_path) == []
+
+
+def close_as_a_lost_mount_does(lock):
+    """Close the lock's descriptor, so that closing it once more fails."""
+    for descriptor in range(3, 4096):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.close(descriptor)
+                return
+    raise AssertionError(lock)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are opened otherwise there")
+def test_what_ended_a_run_is_told_though_its_lock_cannot_be_closed(tmp_path):
+    """A network file system that went away in the middle; closing told EIO or ENOTCONN."""
+    with (  # noqa: PT012 - the error comes from the block
+        pytest.raises(DataError, match="cannot be read"),
+        claim(tmp_path / "run", "x", overwrite=False),
+    ):
+        close_as_a_lost_mount_does(tmp_path / ".run.part" / "regraft.lock")
+        raise DataError("a.jpg cannot be read")
+    assert tree(tmp_path) == []
+
+
+def test_names_follow_the_data(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for data, name in (
+        ("photos/flowers.zip", "flowers"),
+        (Path("a b/c d"), "c-d"),
+        ("x.TAR.gz", "x"),
+        (([], []), "arrays"),
+        ("é" * 300, "é" * 60),
+        ("...", "run"),
+    ):
+        with claim(None, data, overwrite=False) as place:
+            assert place.folder == Path("regraft-runs") / name
+    assert tree(tmp_path) == ["here"]
+
+
+def test_the_name_of_a_stopped_training_is_left_to_it(tmp_path, monkeypatch):
+    """A probe of the same data took it, and the training that was resumed began anew elsewhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def stopped(run):
+        return run.name in {"photos", "photos-3"}
+
+    assert make(None, stopped=stopped).name == "photos-2"
+    assert make(None, stopped=stopped).name == "photos-4"
+    assert make(None, stopped=stopped, resume=True).name == "photos"
+    assert make(None, stopped=stopped, resume=True).name == "photos-3"
+    assert make(None, stopped=stopped, resume=True).name == "photos-5"  # nothing to resume
+
+
+def test_two_at_once_have_two_places(tmp_path, monkeypatch):
+    """In one process and in two: the second one sees that the first place is taken."""
+    monkeypatch.chdir(tmp_path)
+    code = MAKE + "with claim(None, 'photos', overwrite=False) as place: print(place.folder.name)"
+    with claim(None, "photos", overwrite=False) as first:
+        with claim(None, "photos", overwrite=False) as second:
+            other = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            )
+            with second.new_run() as beside:
+                fill(beside, "second")
+        with first.new_run() as beside:
+            fill(beside, "first")
+    assert (first.folder.name, second.folder.name) == ("photos", "photos-2")
+    assert (other.stdout.strip(), other.stderr) == ("photos-3", "")
+    assert [word_of(place.folder) for place in (first, second)] == ["first", "second"]
+    assert sorted(path.name for path in Path("regraft-runs").iterdir()) == ["photos", "photos-2"]
+
+
+def test_many_at_once_have_as_many_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = threading.Barrier(8)
+    made = []
+
+    def one(number):
+        start.wait()
+        made.extend(make(None, word=f"{number} {turn}") for turn in range(5))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 40
+    assert len({word_of(folder) for folder in made}) == 40
+    assert len(list(Path("regraft-runs").iterdir())) == 40
+
+
+def test_a_named_place_that_is_taken_is_told_at_once(tmp_path):
+    message = (
+        f"another run is writing to {tmp_path / 'run'}\nhint: --out names another place; "
+        f"where no run is alive, remove {tmp_path / '.run.part'}"
+    )
+    with claim(tmp_path / "run", "x", overwrite=True):
+        with pytest.raises(RunError) as caught, claim(tmp_path / "run", "x", overwrite=True):
+            pass
+        assert str(caught.value) == message
+    assert tree(tmp_path) == []
+
+
+KILLED = """
+place = Path(sys.argv[1])
+with claim(place, "x", overwrite=True) as claimed:
+    with claimed.new_run() as beside:
+        (beside / "half").touch()
+        if sys.argv[2] == "between":
+            real = Path.replace
+            def replace(self, target):
+                if target == place:
+                    print("ready", flush=True); sys.stdin.read()
+                return real(self, target)
+            Path.replace = replace
+        else:
+            print("ready", flush=True); sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "between"])
+@pytest.mark.parametrize("following", ["run", "other"])
+def test_after_a_kill_the_next_run_tidies_up_and_the_old_run_is_back(tmp_path, moment, following):
+    """In the middle of writing, and between the two renames, when no run is in place."""
+    run = fill(tmp_path / "run", "old")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKE + KILLED, str(run), moment],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline().strip() == b"ready"
+        with pytest.raises(RunError, match="another run is writing to"):
+            make(run, overwrite=True)  # it still lives: hands off
+        process.kill()
+    assert (tmp_path / ".run.part").is_dir()
+    if following == "run":
+        with pytest.raises(RunError, match="already holds a run"):
+            make(run)
+        assert word_of(run) == "old"
+        make(run, overwrite=True)
+        assert word_of(run) == "new"
+        assert tree(tmp_path) == ["run", *(f"run/{name}" for name in RUN)]
+    else:
+        make(tmp_path / "other")
+        assert word_of(run) == "old"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+
+
+def test_folders_that_only_look_like_leftovers_stay(tmp_path):
+    for name in (".run.part", ".other.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(RunError, match="another run is writing to"):
+        make(tmp_path / "run")
+    make(tmp_path / "third")
+    assert (tmp_path / ".run.part" / "thesis.txt").exists()
+    assert (tmp_path / ".other.part" / "thesis.txt").exists()
+
+
+def test_what_came_meanwhile_is_left_alone_and_the_new_run_is_kept(tmp_path):
+    def thesis():
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.txt").write_text("precious", encoding="utf-8")
+
+    with pytest.raises(RunError) as caught:
+        make(tmp_path / "run", meanwhile=thesis, overwrite=True)
+    assert str(caught.value) == (
+        f"something else was put at {tmp_path / 'run'} while this run was computing; "
+        f"it is left alone\nhint: the new run is at {tmp_path / 'run-2'}"
+    )
+    assert tree(tmp_path / "run") == ["thesis.txt"]
+    assert word_of(tmp_path / "run-2") == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_that_came_meanwhile_is_replaced_only_where_asked(tmp_path):
+    def other():
+        fill(tmp_path / "run", "other")
+
+    with pytest.raises(RunError, match="something else was put"):
+        make(tmp_path / "run", meanwhile=other)
+    assert word_of(tmp_path / "run") == "other"
+    make(tmp_path / "run", meanwhile=other, overwrite=True)
+    assert word_of(tmp_path / "run") == "new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_are_named_and_links_on_the_way_are_followed_once(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for target in (tmp_path / "link", tmp_path / "dangling"):
+        if not target.is_symlink():
+            target.symlink_to("nowhere")
+        with pytest.raises(RunError) as caught:
+            make(target, overwrite=True)
+        assert str(caught.value) == (
+            f"{target} is a link\nhint: name the folder itself: --out {os.path.realpath(target)}"
+        )
+
+    def turn():
+        (tmp_path / "link").unlink()
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "link").symlink_to("elsewhere")
+
+    make(tmp_path / "link" / "run", meanwhile=turn)
+    assert word_of(tmp_path / "real" / "run") == "new"
+    assert tree(tmp_path / "elsewhere") == []
+
+
+def test_a_change_of_directory_moves_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    make(Path("run"), meanwhile=lambda: os.chdir("sub"))
+    assert word_of(tmp_path / "run") == "new"
+    assert tree(tmp_path / "sub") == []
+
+
+def test_nothing_that_the_run_needs_lies_in_what_is_replaced(tmp_path):
+    run = tmp_path / "run"
+    (run / "photos").mkdir(parents=True)
+    for data, store, what in (
+        (
+            "x",
+            run / "cache",
+            f"the feature store, {run / 'cache'}, would be in the run folder {run}",
+        ),
+        ("x", run, "the feature store"),
+        (run / "photos", None, f"the data, {run / 'photos'}, would be in the run folder {run}"),
+    ):
+        with pytest.raises(RunError) as caught, claim(run, data, overwrite=True, store=store):
+            pass
+        assert str(caught.value).startswith(what)
+        assert caught.value.hint == "choose another folder with --out"
+    with claim(run / "photos" / "deep", "x", overwrite=False, store=run):
+        pass  # a store above is fine: nothing of it is replaced
+
+
+def test_a_run_is_not_put_into_the_data(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "roses").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    for out in (None, Path("run"), tmp_path / "photos" / "roses" / "run"):
+        message = r"would be in the data, \.: the next training would take its pictures for images"
+        with pytest.raises(RunError, match=message), claim(out, ".", overwrite=False):
+            pass
+    with claim(tmp_path / "run", ".", overwrite=False):
+        pass
+    assert tree(tmp_path) == ["photos", "photos/roses"]
+
+
+def test_places_that_cannot_be_written_are_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot be made: .*file is a file"):
+        make(tmp_path / "file" / "a" / "b")
+    with pytest.raises(RunError, match="exists and is not a run; it is left alone"):
+        make(tmp_path / "file")
+    with pytest.raises(RunError, match="cannot be written: File name too long"):
+        make(tmp_path / ("x" * 255))
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(DiskFullError, match="no space left for"):
+        make(tmp_path / "run")

@@ -1,0 +1,109 @@
+"""--folds: every image is tested once, by a model that has not seen it."""
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import make_photographs
+from regraft.commands.evaluate import evaluate
+from regraft.commands.train import train
+from regraft.config.train_config import TrainConfig
+from regraft.data.scan import scan
+from regraft.errors import ConfigError, RunError
+from regraft.splits.rounds import outer_rounds, whole
+from regraft.splits.split import units
+
+pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
+SMALL = {"image_size": "64", "batch_size": 8}
+
+
+def test_every_image_is_tested_once_and_never_by_a_model_that_saw_it_or_its_copy(tmp_path):
+    data = make_photographs(tmp_path / "data", a_class=12)
+    copy = data / "blobs" / "copy.png"
+    copy.write_bytes((data / "blobs" / "000.png").read_bytes())
+    samples = scan(data, TrainConfig())
+    rounds = outer_rounds(samples, np.arange(len(samples)), 4, seed=0)
+    tested = np.concatenate([parts.test for parts in rounds])
+    assert sorted(tested) == list(range(len(samples)))
+    cluster = units(samples)
+    for parts in rounds:
+        assert not set(cluster[parts.train]) & set(cluster[parts.test])
+        assert len(parts.train) + len(parts.test) == len(samples)
+        assert set(samples.labels[parts.train]) == {0, 1, 2}
+
+
+def test_a_class_of_one_image_is_told_and_never_tested(tmp_path):
+    data = make_photographs(tmp_path / "data", a_class=6)
+    (data / "alone").mkdir()
+    (data / "blobs" / "000.png").rename(data / "alone" / "000.png")
+    samples = scan(data, TrainConfig())
+    rounds = outer_rounds(samples, np.arange(len(samples)), 3, seed=0)
+    assert len(np.concatenate([parts.test for parts in rounds])) == len(samples) - 1
+    assert rounds[0].notes == ("never tested, since it is one image or group: class alone",)
+
+
+def test_data_with_a_test_part_are_not_mixed(tmp_path):
+    make_photographs(tmp_path / "data" / "train", a_class=4)
+    make_photographs(tmp_path / "data" / "test", a_class=4, first=4)
+    samples = scan(tmp_path / "data", TrainConfig())
+    message = "--folds tests every image, and these data bring a test part of their own"
+    with pytest.raises(ConfigError, match=message):
+        whole(samples)
+
+
+def test_folds_and_another_way_of_testing_exclude_each_other():
+    with pytest.raises(ConfigError, match="folds is 5, and strategy finetune is given"):
+        TrainConfig(folds=5, strategy="finetune")
+    with pytest.raises(ConfigError, match="folds is 5, and split is given: one of the two"):
+        TrainConfig(folds=5, split="split.csv")
+    with pytest.raises(ConfigError, match="folds is 1; it must be 0 or lie between 2 and 100"):
+        TrainConfig(folds=1)
+
+
+def test_a_run_in_rounds_says_so_and_its_bundle_has_seen_all(photographs, tmp_path):
+    run = train(photographs, TrainConfig(folds=3, out=tmp_path / "run", **SMALL))
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["test"]["n"] == metrics["data"]["n"]["train"] == 60
+    assert metrics["protocol"].startswith("every image tested once, in 3 rounds")
+    assert [each["n"]["test"] for each in metrics["rounds"]] == [20, 20, 20]
+    assert set(metrics["baselines"]) == {"majority", "knn", "last_stage"}
+    with (run.folder / "split.csv").open() as file:
+        assert {row["part"] for row in csv.DictReader(file)} == {"train"}
+    with (run.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    assert Counter(row["round"] for row in rows) == {"1": 20, "2": 20, "3": 20}
+    assert "60 images to train, 60 to test: every image tested once" in run.summary()
+    with pytest.raises(RunError, match="was fitted on every image"):
+        evaluate(run.folder, photographs)
+    again = train(photographs, TrainConfig(folds=3, out=tmp_path / "again", **SMALL))
+    assert again.metrics["test"] == metrics["test"]
+
+
+def test_a_near_copy_that_was_learnt_from_in_a_round_is_told(tmp_path):
+    """Labels by chance, each photograph twice in two sizes: half of them look as if learnt."""
+    data = make_photographs(tmp_path / "data", a_class=8)
+    for path in sorted(data.rglob("*.png")):
+        with Image.open(path) as image:
+            large = image.resize((128, 128))
+        large.save(path)
+        large.resize((80, 80)).save(path.with_name(f"copy of {path.name}"))
+    run = train(data, TrainConfig(folds=4, out=tmp_path / "run", **SMALL))
+    (line,) = [note for note in run.metrics["data"]["notes"] if "nearly the same" in note]
+    n_near = int(line.split()[0])
+    assert 10 < n_near <= 48
+    assert line.startswith(
+        f"{n_near} of 48 test images are nearly the same as an image of training"
+    )
+    assert (run.folder / "duplicates.png").exists()
+
+
+@pytest.mark.parametrize("settings", [{"head": "mean", "taps": "all"}, {"taps": "last"}])
+def test_no_round_calls_another_model_the_last_stage(photographs, tmp_path, settings):
+    """Where none was fitted beside, the model of all stages stood there under that name."""
+    config = TrainConfig(folds=2, out=tmp_path / "run", **settings, **SMALL)
+    assert set(train(photographs, config).metrics["baselines"]) == {"majority", "knn"}

@@ -1,0 +1,484 @@
+"""Splits and folds: stable, stratified, units kept together; what a file or folders say is kept."""
+
+import hashlib
+import itertools
+import random
+import time
+
+import numpy as np
+import pytest
+
+from regraft.data.ledger import Ledger
+from regraft.data.samples import Samples, Source
+from regraft.errors import DataError, InputError, TableError
+from regraft.splits.split import (
+    assign_folds,
+    fitted_hashes,
+    read_split,
+    split,
+    units,
+    write_split,
+)
+
+
+def samples_of(rows):
+    """Make samples from dictionaries with label, and optionally id, content, group and part."""
+    rows = [{"id": f"{row['label']}/{index}", **row} for index, row in enumerate(rows)]
+    classes = tuple(sorted({row["label"] for row in rows}))
+    return Samples(
+        source=Source("folder", "photos", (), lambda _: iter(())),
+        ids=tuple(row["id"] for row in rows),
+        classes=classes,
+        labels=np.array([classes.index(row["label"]) for row in rows], dtype=np.int64),
+        hashes=tuple(
+            hashlib.sha256(row.get("content", row["id"]).encode()).digest() for row in rows
+        ),
+        parts=tuple(row.get("part") for row in rows),
+        groups=tuple(row.get("group") for row in rows),
+        sizes=np.ones((len(rows), 2), dtype=np.int32),
+        positions=np.arange(len(rows)),
+        ledger=Ledger(()),
+    )
+
+
+def images(label, count, start=0, **more):
+    return [{"label": label, "id": f"{label}/{i}", **more} for i in range(start, start + count)]
+
+
+def divide(samples, test_fraction=0.2, seed=0, **options):
+    return split(samples, test_fraction=test_fraction, seed=seed, **options)
+
+
+def names(samples, indices):
+    return {samples.ids[index] for index in indices}
+
+
+def assert_sound(samples, parts):
+    """Disjoint, complete, ascending; no unit in two parts; no class without training images."""
+    everything = np.concatenate([parts.train, parts.val, parts.test, list(parts.left_out)])
+    assert sorted(everything.tolist()) == list(range(len(samples)))
+    clusters = units(samples)
+    for one in (parts.train, parts.val, parts.test):
+        assert (np.diff(one) > 0).all()
+    for one, other in itertools.combinations((parts.train, parts.val, parts.test), 2):
+        assert not set(clusters[one]) & set(clusters[other])
+    assert set(samples.labels[parts.train]) == set(range(len(samples.classes)))
+
+
+def random_samples(chance):
+    """Groups of several classes, duplicates, classes of a few images."""
+    rows = []
+    for label in "abcdef"[: chance.randint(1, 6)]:
+        for index in range(chance.choice([2, 3, 5, 20, 100])):
+            row = {"label": label, "id": f"{label}{index}"}
+            if chance.random() < 0.2:
+                row["content"] = f"same {chance.randint(0, 9)}"
+            if chance.random() < 0.3:
+                row["group"] = f"g{chance.randint(0, 30)}"
+            rows.append(row)
+    return rows
+
+
+# --- by hash --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_data_are_divided_soundly(seed):
+    chance = random.Random(seed)
+    rows = random_samples(chance)
+    samples = samples_of(rows)
+    val_fraction = chance.choice([0.0, 0.1, 0.5])
+    try:
+        parts = divide(samples, chance.choice([0.1, 0.2, 0.5]), seed, val_fraction=val_fraction)
+    except DataError as error:  # everything hangs together
+        assert len(set(units(samples).tolist())) <= len(samples.classes), error  # noqa: PT017
+        return
+    assert_sound(samples, parts)
+    assert len(parts.test)
+    chance.shuffle(rows)
+    again = samples_of(rows)
+    assert_sound(again, divide(again, 0.2, seed))
+
+
+def test_shares_and_strata():
+    samples = samples_of(images("cat", 1000) + images("dog", 300))
+    parts = divide(samples, val_fraction=0.1)
+    of_class = np.bincount(samples.labels[parts.test])
+    assert 160 < of_class[0] < 240
+    assert 40 < of_class[1] < 80
+    assert 60 < len(parts.val) < 150
+
+
+def test_order_and_ids_do_not_matter_and_seeds_do():
+    rows = images("cat", 200) + images("dog", 200)
+    one, other = samples_of(rows), samples_of(rows[::-1])
+    assert names(one, divide(one).test) == names(other, divide(other).test)
+    assert names(one, divide(one).test) != names(one, divide(one, seed=1).test)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_added_images_move_no_old_one(seed):
+    rows = images("cat", 200) + images("dog", 200) + images("owl", 200, group=None)
+    rows += [{"label": "elk", "id": f"elk{i}", "group": f"herd{i // 4}"} for i in range(400)]
+    old = samples_of(rows)
+    more = [image for label in ("cat", "dog", "owl") for image in images(label, 40, start=200)]
+    more += [{"label": "elk", "id": f"elk{i}", "group": f"herd{i // 4}"} for i in range(398, 480)]
+    more += images("yak", 30)  # a new class, which shifts the others' numbers
+    new = samples_of(rows + more[1:])
+    before, after = (
+        divide(old, seed=seed, val_fraction=0.2),
+        divide(new, seed=seed, val_fraction=0.2),
+    )
+    known = set(old.ids)
+    for part in ("train", "val", "test"):
+        assert names(old, getattr(before, part)) == names(new, getattr(after, part)) & known
+
+
+def test_the_test_part_does_not_depend_on_validation():
+    samples = samples_of(images("cat", 100) + images("dog", 9))
+    with_val = divide(samples, val_fraction=0.3)
+    assert with_val.test.tolist() == divide(samples).test.tolist()
+    assert len(with_val.val)
+
+
+@pytest.mark.parametrize("count", range(2, 13))
+def test_guards_of_small_classes(count):
+    for seed in range(30):
+        samples = samples_of(images("many", 50) + images("few", count))
+        parts = divide(samples, seed=seed)
+        tested = np.bincount(samples.labels[parts.test], minlength=2)[samples.classes.index("few")]
+        assert max(1, 0.05 * count) <= tested <= max(1, 0.4 * count)
+
+
+def test_a_class_of_one_image_is_trained_on_and_named():
+    samples = samples_of(images("cat", 20) + images("dodo", 1))
+    parts = divide(samples)
+    assert samples.ids.index("dodo/0") in parts.train
+    assert "no test image: dodo" in parts.notes
+
+
+def test_nothing_to_hold_out_is_an_error():
+    with pytest.raises(DataError, match="no image can be held out"):
+        divide(samples_of(images("cat", 1) + images("dog", 1)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_of_most_of_a_class_stays_in_training(seed):
+    rows = [{"label": "a", "group": "large"} for _ in range(80)]
+    rows += [{"label": "a", "group": f"small{i}"} for i in range(20)]
+    rows += images("b", 20)
+    samples = samples_of(rows)
+    assert not set(divide(samples, seed=seed).test.tolist()) & set(range(80))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_inside_groups_of_others_keeps_a_training_image(seed):
+    rows = [{"label": "a", "group": f"p{i // 5}"} for i in range(100)]
+    rows += [{"label": "rare", "group": "p3"}, {"label": "rare", "group": "p7"}]
+    assert_sound(samples_of(rows), divide(samples_of(rows), 0.5, seed))
+
+
+def test_copies_stay_together_and_are_counted():
+    rows = [{"label": "a", "content": f"c{i % 50}"} for i in range(150)] + images("b", 50)
+    samples = samples_of(rows)
+    parts = divide(samples)
+    assert_sound(samples, parts)
+    (note,) = parts.notes
+    assert note.startswith(
+        "copies of other images, kept in one part with them: 100 images (a/50 of a/0, a/51 of a/1, "
+    )
+    assert note.endswith(", a/59 of a/9 and 90 more)")
+    assert not parts.left_out
+
+
+def test_units_are_chains_of_groups_and_copies():
+    rows = [
+        {"label": "a", "group": "g", "content": "1"},
+        {"label": "a", "group": "g", "content": "2"},
+        {"label": "a", "group": "h", "content": "2"},
+        {"label": "a", "content": "3"},
+        {"label": "a", "group": "h", "content": "4"},
+        {"label": "a", "content": "1"},
+    ]
+    assert units(samples_of(rows)).tolist() == [0, 0, 0, 1, 0, 0]
+    assert units(samples_of(images("a", 3))).tolist() == [0, 1, 2]
+
+
+# --- given parts ----------------------------------------------------------------------------------
+
+
+def test_given_parts_are_kept():
+    rows = images("a", 10, part="train") + images("b", 3, part="train")
+    rows += images("a", 2, 50, part="test") + images("b", 1, 50, part="test")
+    samples = samples_of(rows)
+    parts = divide(samples)
+    assert (len(parts.train), len(parts.val), len(parts.test)) == (13, 0, 3)
+    assert parts.notes == ()
+    carved = divide(samples, val_fraction=0.3)
+    assert carved.test.tolist() == parts.test.tolist()
+    assert len(carved.val)
+    assert_sound(samples, carved)
+
+
+def test_val_is_the_test_part_where_there_is_no_other():
+    samples = samples_of(images("a", 5, part="train") + images("a", 2, 9, part="val"))
+    parts = divide(samples)
+    assert parts.test.tolist() == [5, 6]
+    assert parts.notes == ("val is used as the test part: the data bring no other",)
+
+
+def test_all_three_parts_are_kept():
+    rows = images("a", 5, part="train") + images("a", 2, 9, part="val")
+    samples = samples_of([*rows, *images("a", 1, 20, part="test")])
+    parts = divide(samples, val_fraction=0.5)
+    assert (parts.val.tolist(), parts.test.tolist()) == ([5, 6], [7])
+
+
+def test_a_train_part_alone_is_split():
+    samples = samples_of(images("a", 50, part="train"))
+    parts = divide(samples)
+    assert len(parts.test)
+    assert parts.notes == ("the data bring a train part only: the test part is taken from it",)
+
+
+def test_parts_without_training_images_are_refused():
+    with pytest.raises(DataError, match="photos has no training images, only val and test ones"):
+        divide(samples_of(images("a", 5, part="test") + images("a", 2, 9, part="val")))
+
+
+def test_parts_for_some_images_only_are_refused():
+    rows = images("a", 5, part="train") + images("a", 2, 9)
+    with pytest.raises(DataError, match="2 of 7 images are in no part, a/9 for one"):
+        divide(samples_of(rows))
+
+
+def test_copies_in_several_given_parts_leave_training():
+    rows = [
+        {"label": "a", "id": "train/1", "content": "same", "part": "train"},
+        {"label": "a", "id": "train/2", "part": "train"},
+        {"label": "a", "id": "val/1", "content": "same", "part": "val"},
+        {"label": "a", "id": "val/2", "part": "val"},
+        {"label": "a", "id": "test/1", "content": "same", "part": "test"},
+        {"label": "a", "id": "test/2", "content": "same", "part": "test"},
+    ]
+    parts = divide(samples_of(rows))
+    assert (parts.train.tolist(), parts.val.tolist(), parts.test.tolist()) == ([1], [3], [4, 5])
+    reason = "byte-identical to test/1, which is in the test part"
+    assert parts.left_out == {0: reason, 2: reason}
+    assert parts.notes == (
+        (
+            f"left out, as another part holds the same bytes: 2 images (train/1 is {reason}; "
+            f"val/1 is {reason})"
+        ),
+    )
+
+
+def test_groups_in_several_given_parts_are_said_and_not_moved():
+    rows = images("a", 3, part="train", group="p1") + images("a", 2, 9, part="test", group="p1")
+    parts = divide(samples_of(rows))
+    assert (len(parts.train), len(parts.test)) == (3, 2)
+    assert parts.notes[0].startswith("groups in several of the given parts")
+    assert parts.notes[0].endswith(": p1")
+
+
+def test_a_class_without_training_images_is_refused():
+    rows = images("a", 3, part="train") + images("b", 2, part="test")
+    with pytest.raises(DataError, match="1 class has no training image: b"):
+        divide(samples_of(rows))
+
+
+# --- split.csv ------------------------------------------------------------------------------------
+
+
+def mixed_samples():
+    return images("größe, 1", 30) + [
+        {"label": "b", "id": f'b/"{i}"', "group": f"p{i // 3}"} for i in range(30)
+    ]
+
+
+def test_a_written_split_gives_the_same_parts(tmp_path):
+    samples = samples_of(mixed_samples())
+    parts = divide(samples, seed=3, val_fraction=0.2)
+    write_split(tmp_path / "split.csv", samples, parts)
+    lines = (tmp_path / "split.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "id,label,part,sha256,group"
+    assert len(lines) == 61
+    again = divide(samples, seed=99, split_file=tmp_path / "split.csv")
+    for part in ("train", "val", "test"):
+        assert getattr(parts, part).tolist() == getattr(again, part).tolist()
+    assert again.notes == ()
+    seen = {samples.hashes[index] for index in (*parts.train, *parts.val)}
+    assert fitted_hashes(tmp_path / "split.csv") == seen
+
+
+def test_images_that_were_left_out_stay_so(tmp_path):
+    rows = images("a", 3, part="train") + images("a", 2, 9, part="test")
+    rows[1]["content"] = rows[4]["content"] = "same"
+    samples = samples_of(rows)
+    parts = divide(samples)
+    write_split(tmp_path / "split.csv", samples, parts)
+    again = divide(samples, split_file=tmp_path / "split.csv")
+    assert (
+        again.left_out == parts.left_out == {1: "byte-identical to a/10, which is in the test part"}
+    )
+    alone = samples_of(rows[:4])  # the copy in the test part is gone: the image takes its place
+    assert divide(alone, split_file=tmp_path / "split.csv").test.tolist() == [1, 3]
+
+
+def test_renamed_images_are_known_and_changed_ones_are_not(tmp_path):
+    rows = images("a", 40)
+    old = samples_of(rows)
+    parts = divide(old)
+    write_split(tmp_path / "split.csv", old, parts)
+    renamed = samples_of([{**row, "content": row["id"], "id": f"new/{row['id']}"} for row in rows])
+    assert divide(renamed, split_file=tmp_path / "split.csv").test.tolist() == parts.test.tolist()
+    moved = parts.test.tolist()[0]
+    rows[moved]["content"] = "drawn anew"
+    changed = divide(samples_of(rows), split_file=tmp_path / "split.csv")
+    assert changed.notes[0].endswith("split.csv, but not among the data: 1 image")
+    assert "split.csv: 1 image; by group or by hash" in changed.notes[1]
+
+
+def test_unknown_images_follow_their_group_or_the_hash(tmp_path):
+    rows = images("a", 100) + [
+        {"label": "b", "id": f"b{i}", "group": f"p{i // 5}"} for i in range(100)
+    ]
+    old = samples_of(rows)
+    parts = divide(old)
+    write_split(tmp_path / "split.csv", old, parts)
+    more = images("a", 100, 100) + [
+        {"label": "b", "id": f"c{i}", "group": f"p{i}"} for i in range(20)
+    ]
+    new = samples_of(rows + more)
+    again = divide(new, split_file=tmp_path / "split.csv")
+    assert_sound(new, again)
+    assert set(parts.test.tolist()) == {index for index in again.test.tolist() if index < 200}
+    assert 8 < len([index for index in again.test.tolist() if 200 <= index < 300]) < 35
+    assert len(again.notes) == 1
+    assert "split.csv: 120 images; by group or by hash " in again.notes[0]
+    fewer = divide(samples_of(rows[20:]), split_file=tmp_path / "split.csv")
+    assert fewer.notes == (f"in {tmp_path / 'split.csv'}, but not among the data: 20 images",)
+
+
+def test_changed_labels_are_said(tmp_path):
+    rows = images("a", 20) + images("b", 20)
+    samples = samples_of(rows)
+    write_split(tmp_path / "split.csv", samples, divide(samples))
+    rows[0]["label"] = "b"
+    notes = divide(samples_of(rows), split_file=tmp_path / "split.csv").notes
+    assert notes == (f"with another label than in {tmp_path / 'split.csv'}: 1 image",)
+
+
+def test_the_split_of_other_data_is_refused(tmp_path):
+    samples = samples_of(images("a", 20))
+    write_split(tmp_path / "split.csv", samples, divide(samples))
+    with pytest.raises(DataError, match="knows none of the 5 images"):
+        divide(samples_of(images("z", 5)), split_file=tmp_path / "split.csv")
+
+
+HEADER = "id,label,part,sha256,group\n"
+SHA = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no column id, label, part, sha256, group"),
+        ("id,label\n", "no column part, sha256, group"),
+        (HEADER, "no rows"),
+        (HEADER + f"x,a,train,{SHA},\ny,a,trian,{SHA},\n", "row 3: the part is 'trian'"),
+        (HEADER + "x,a,train,abc,\n", "row 2: 'abc' is not a sha256"),
+        (HEADER + f"x,a,train,{'g' * 64},\n", "row 2: 'gggg"),
+        (HEADER + "x,a\n", "row 2: 2 fields"),
+        (HEADER + f'"x,a,train,{SHA},\n', "row 2: "),
+        (HEADER + f"{'x' * 200_000},a,train,{SHA},\n", "row 2: field larger"),
+    ],
+)
+def test_bad_split_files_are_refused_by_row(tmp_path, text, words):
+    path = tmp_path / "split.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TableError) as caught:
+        read_split(path)
+    assert words in caught.value.message
+    with pytest.raises(TableError):
+        fitted_hashes(path)
+
+
+def test_missing_and_binary_split_files(tmp_path):
+    assert fitted_hashes(tmp_path / "none.csv") is None
+    with pytest.raises(InputError, match="cannot be read"):
+        read_split(tmp_path / "none.csv")
+    (tmp_path / "binary.csv").write_bytes(b"id\xff\xfe")
+    with pytest.raises(TableError, match="not UTF-8 text: byte 2"):
+        read_split(tmp_path / "binary.csv")
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def keys_of(count):
+    return [hashlib.sha256(str(index).encode()).digest() for index in range(count)]
+
+
+def assert_folds_sound(labels, clusters, folds, n_folds):
+    assert folds.min() >= -1
+    assert folds.max() < n_folds
+    for cluster in np.unique(clusters):
+        assert len(set(folds[clusters == cluster])) == 1
+    for fold in range(n_folds):
+        if (folds == fold).any():
+            assert set(labels[folds != fold]) == set(labels)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_folds_of_random_data_are_sound(seed):
+    random_state = np.random.default_rng(seed)
+    n, n_folds = int(random_state.integers(1, 200)), int(random_state.integers(2, 8))
+    labels = random_state.integers(0, int(random_state.integers(1, 12)), n) ** 2
+    clusters = random_state.integers(0, int(random_state.integers(1, 2 * n + 1)), n)
+    folds = assign_folds(labels, clusters, n_folds, seed, keys_of(n))
+    assert_folds_sound(labels, clusters, folds, n_folds)
+    shuffled = random_state.permutation(n)
+    again = assign_folds(
+        labels[shuffled], clusters[shuffled] + 7, n_folds, seed, [keys_of(n)[i] for i in shuffled]
+    )
+    np.testing.assert_array_equal(again, folds[shuffled])
+
+
+def test_folds_are_stratified_and_even():
+    labels = np.repeat([0, 1, 2], [503, 57, 40])
+    folds = assign_folds(labels, np.arange(600), 5, 0, keys_of(600))
+    for label in range(3):
+        counts = np.bincount(folds[labels == label])
+        assert counts.max() - counts.min() <= 1
+    assert set(np.bincount(folds)) == {120}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_small_classes_are_spread_over_as_many_folds_as_they_can(count):
+    labels = np.repeat([0, 1], [100, count])
+    folds = assign_folds(labels, np.arange(len(labels)), 5, 0, keys_of(len(labels)))
+    small = folds[100:]
+    if count == 1:
+        assert small.tolist() == [-1]
+    else:
+        assert small.min() >= 0
+        assert len(set(small.tolist())) == min(count, 5)
+
+
+def test_folds_follow_the_seed_and_are_empty_for_nothing():
+    labels = np.zeros(100, dtype=np.int64)
+    one, other = (assign_folds(labels, np.arange(100), 5, seed, keys_of(100)) for seed in (0, 1))
+    assert (one != other).any()
+    assert len(assign_folds(labels[:0], labels[:0], 5, 0, [])) == 0
+
+
+def test_large_data_take_seconds():
+    n = 100_000
+    rows = [{"label": str(i % 500), "id": str(i), "group": str(i // 3)} for i in range(n)]
+    samples = samples_of(rows)
+    start = time.perf_counter()
+    parts = divide(samples)
+    assign_folds(samples.labels, units(samples), 5, 0, samples.hashes)
+    assert time.perf_counter() - start < 15  # 1.5 s where nothing else runs
+    assert len(parts.test)
