@@ -12,10 +12,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from regraft.core.files import write_atomic
+from regraft.core.text import columns
 from regraft.errors import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 #: Fields of tables that hold bytes.
@@ -139,43 +140,6 @@ def as_table(rows: Sequence[Any]) -> str:
     }
     cells = [[_cell(*pair) for pair in zip(names, line, strict=True)] for line in values]
     return columns([name.replace("_", " ") for name in names], cells, right=numeric)
-
-
-def columns(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
-) -> str:
-    """Write a heading and lines as aligned columns.
-
-    Parameters
-    ----------
-    header : sequence of str
-        One heading a column.
-    rows : sequence of sequence of str
-        As many cells each.
-    right : set of int
-        Numbers of the columns that are aligned to the right.
-
-    Returns
-    -------
-    str
-        Without a line break at the end.
-
-    Examples
-    --------
-    >>> print(columns(["class", "n"], [["daisy", "126"], ["rose", "9"]], right={1}))
-    class    n
-    daisy  126
-    rose     9
-    """
-    lines = [header, *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _cell(name: str, value: Any) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.cli.output import columns
 from regraft.config.yaml_file import read_config
 from regraft.core.files import read_bounded
+from regraft.core.text import columns
 from regraft.errors import InputError, RunError
 from regraft.evaluation.paired import compare
 from regraft.plots.runs import Drawn, draw_runs

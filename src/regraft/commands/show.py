@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.cli.output import columns
 from regraft.commands.steps import with_augmentation
 from regraft.config.settings import SHOWING, some_settings
 from regraft.core.reporter import Reporter
+from regraft.core.text import columns
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, ImageError
 from regraft.images.decode import decode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -65,7 +66,7 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        if error.errno in _FULL:
+        if is_full(error):
             raise DiskFullError(
                 f"no space left for {path}: {len(data)} bytes were needed",
                 hint="free some space there, or choose another place",
@@ -75,10 +76,10 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a rename survive a power cut; Windows and some network file systems cannot."""
     if not hasattr(os, "O_DIRECTORY"):
         return
@@ -88,6 +89,47 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error says that a disk or a quota is full.
+
+    Examples
+    --------
+    >>> is_full(OSError(errno.ENOSPC, "no space")), is_full(OSError(errno.EACCES, "no"))
+    (True, False)
+    """
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path itself where it exists, else the nearest folder above it that does."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
+def refuse_full_disk(path: Path, needed: int, what: str) -> None:
+    """Refuse to begin what cannot fit on the disk.
+
+    Parameters
+    ----------
+    path : path
+        Where it would be written; need not exist yet.
+    needed : int
+        Bytes.
+    what : str
+        For the message, such as ``"checkpoints in FOLDER"``.
+
+    Raises
+    ------
+    DiskFullError
+        Names both numbers of bytes.
+    """
+    free = shutil.disk_usage(existing_parent(path)).free
+    if free < needed:
+        raise DiskFullError(
+            f"{what} need up to {needed:,} bytes; {free:,} are free",
+            hint="free some space there, or choose another place with --out",
+        )
 
 
 def read_regular(

@@ -39,6 +39,10 @@ class Reporter:
         yield advance
 
 
+#: What a function takes where nobody follows its work.
+SILENT = Reporter()
+
+
 class Stopwatch:
     """Seconds of each phase, and of everything since it was made."""
 
