@@ -27,7 +27,7 @@ from PIL import Image
 
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
-from regraft.evaluation.metrics import evaluate
+from regraft.evaluation.metrics import measure_classification
 from regraft.heads.fit import fit_head
 from regraft.images.decode import decode
 from regraft.splits.split import assign_folds, split
@@ -109,7 +109,7 @@ def raw_pixels(arguments: list[str], seed: int, folder: Path) -> dict:
     folds = assign_folds(y[train_part], train_part, 5, seed, keys)
     fitted = fit_head(x[train_part], y[train_part], folds=folds, n_classes=len(samples.classes))
     logits = fitted.head(torch.from_numpy(x[parts.test])) / fitted.temperature
-    result = evaluate(logits.softmax(1).numpy(), y[parts.test], samples.classes)
+    result = measure_classification(logits.softmax(1).numpy(), y[parts.test], samples.classes)
     seconds = time.perf_counter() - began
     return {
         "n": result["n"],

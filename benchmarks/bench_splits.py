@@ -32,7 +32,7 @@ from regraft.commands.steps import compute_of, extract_features, load_backbone, 
 from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.reporter import Reporter  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.evaluation.metrics import evaluate  # noqa: E402
+from regraft.evaluation.metrics import measure_classification  # noqa: E402
 from regraft.heads import standardise as rows  # noqa: E402
 from regraft.probe.fit import fit_probe, score  # noqa: E402
 from regraft.splits.split import split  # noqa: E402
@@ -92,7 +92,7 @@ def main() -> None:
         truth = samples.labels[parts.test]
         for name, model in (("probe", probe.model), ("last_stage", probe.last_stage)):
             probabilities = score(model or probe.model, features, parts.test)
-            result = evaluate(probabilities, truth, samples.classes)
+            result = measure_classification(probabilities, truth, samples.classes)
             results[name].append((result["accuracy"]["value"], result["log_loss"]["value"]))
     probe, last = np.asarray(results["probe"]), np.asarray(results["last_stage"])
     gain = probe - last

@@ -12,7 +12,7 @@ from regraft.cli.main import main
 from regraft.commands.compare_runs import compare_runs
 from regraft.commands.train import train
 from regraft.errors import InputError, RunError
-from regraft.evaluation.paired import compare, holm
+from regraft.evaluation.paired import compare_pairs, holm
 from regraft.runs.metrics_file import read_metrics, write_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -33,7 +33,7 @@ def answers(both, first, second, neither):
 
 
 def test_mcnemar_is_the_exact_test_of_the_images_that_one_alone_has_right():
-    (found,) = compare(answers(50, 15, 5, 10))
+    (found,) = compare_pairs(answers(50, 15, 5, 10))
     assert (found.only_first, found.only_second) == (15, 5)
     assert found.value == 10 / 80
     # Twice the binomial tail, since a fair coin's distribution is symmetric.
@@ -47,20 +47,20 @@ def test_the_interval_covers_as_often_as_it_says():
     shares = np.array([0.5, 0.2, 0.1, 0.2])  # the true difference is 0.1
     covered = 0
     for repeat in range(400):
-        (found,) = compare(answers(*random.multinomial(300, shares)), seed=repeat)
+        (found,) = compare_pairs(answers(*random.multinomial(300, shares)), seed=repeat)
         covered += found.low <= 0.1 <= found.high
     assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_models_that_agree_everywhere_do_not_differ():
-    (found,) = compare(answers(30, 0, 0, 10))
+    (found,) = compare_pairs(answers(30, 0, 0, 10))
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
     assert not found.significant
 
 
 def test_order_of_the_models_changes_the_sign_alone():
     right = answers(50, 12, 6, 10)
-    (one,), (two,) = compare(right), compare(right[::-1])
+    (one,), (two,) = compare_pairs(right), compare_pairs(right[::-1])
     assert (one.value, one.p) == (-two.value, two.p)
     assert one.low == pytest.approx(-two.high, abs=0.02)
 
@@ -85,7 +85,7 @@ def test_many_models_that_guess_are_seldom_told_apart():
     random = np.random.default_rng(2)
     corrected = uncorrected = 0
     for _ in range(12):
-        found = compare(random.random((10, 200)) < 0.5)
+        found = compare_pairs(random.random((10, 200)) < 0.5)
         corrected += any(each.significant for each in found)
         uncorrected += any(each.p < 0.05 for each in found)
     assert corrected <= 2  # at most 0.6 are expected

@@ -9,7 +9,7 @@ from scipy import stats
 
 from regraft.errors import InputError
 from regraft.evaluation.intervals import bootstrap, of_mean, wilson
-from regraft.evaluation.metrics import accuracy_gain, evaluate, majority_baseline
+from regraft.evaluation.metrics import accuracy_gain, measure_classification
 
 NAMES = tuple("abcdefgh")
 
@@ -25,7 +25,7 @@ def predictions(n, n_classes, seed=0, skill=1.5):
 
 def test_values_are_those_of_scikit_learn():
     p, y = predictions(500, 8)
-    result = evaluate(p, y, NAMES)
+    result = measure_classification(p, y, NAMES)
     guess = p.argmax(axis=1)
     reference = sklearn.metrics
     labels = np.arange(8)
@@ -46,7 +46,7 @@ def test_values_are_those_of_scikit_learn():
 
 def test_every_interval_holds_its_value():
     p, y = predictions(300, 8, seed=1)
-    result = evaluate(p, y, NAMES)
+    result = measure_classification(p, y, NAMES)
     whole = ("accuracy", "top5", "log_loss", "brier")
     macro = ("macro_f1", "macro_precision", "macro_recall")
     estimates = [result[name] for name in whole + macro]
@@ -95,15 +95,21 @@ def test_bootstrap_is_resampling_of_images(n):
 
 def test_a_seed_fixes_the_intervals():
     p, y = predictions(200, 3, seed=3)
-    assert evaluate(p, y, NAMES[:3], seed=1) == evaluate(p, y, NAMES[:3], seed=1)
-    assert evaluate(p, y, NAMES[:3], seed=1) != evaluate(p, y, NAMES[:3], seed=2)
+    assert measure_classification(p, y, NAMES[:3], seed=1) == measure_classification(
+        p, y, NAMES[:3], seed=1
+    )
+    assert measure_classification(p, y, NAMES[:3], seed=1) != measure_classification(
+        p, y, NAMES[:3], seed=2
+    )
 
 
 def test_the_order_of_images_does_not_matter():
     p, y = predictions(200, 3, seed=4)
     p[:100] = p[0]  # equal confidences
     shuffled = np.random.default_rng(0).permutation(200)
-    one, other = (evaluate(*data, NAMES[:3]) for data in ((p, y), (p[shuffled], y[shuffled])))
+    one, other = (
+        measure_classification(*data, NAMES[:3]) for data in ((p, y), (p[shuffled], y[shuffled]))
+    )
     assert one["ece"]["value"] == pytest.approx(other["ece"]["value"])
     assert one["macro_f1"] == pytest.approx(other["macro_f1"], abs=0.02)
     assert one["confusion"] == other["confusion"]
@@ -112,17 +118,17 @@ def test_the_order_of_images_does_not_matter():
 def test_calibration_error_of_known_cases():
     sure = np.tile([0.8, 0.2], (100, 1))
     truth = np.repeat([0, 1], [80, 20])
-    assert evaluate(sure, truth, ("a", "b"))["ece"]["value"] == pytest.approx(0)
+    assert measure_classification(sure, truth, ("a", "b"))["ece"]["value"] == pytest.approx(0)
     wrong = np.repeat([0, 1], [30, 70])
-    assert evaluate(sure, wrong, ("a", "b"))["ece"]["value"] == pytest.approx(0.5)
+    assert measure_classification(sure, wrong, ("a", "b"))["ece"]["value"] == pytest.approx(0.5)
     halves = np.concatenate([np.tile([0.6, 0.4], (50, 1)), np.tile([0.9, 0.1], (50, 1))])
     truth = np.repeat([0, 1, 0], [40, 10, 50])  # 0.8 where 0.6 was said, 1 where 0.9 was
-    assert evaluate(halves, truth, ("a", "b"))["ece"]["value"] == pytest.approx(0.15)
+    assert measure_classification(halves, truth, ("a", "b"))["ece"]["value"] == pytest.approx(0.15)
 
 
 def test_absent_classes_are_undefined_with_a_reason():
     p = np.array([[0.7, 0.2, 0.1, 0.0], [0.6, 0.3, 0.1, 0.0]] * 60)
-    result = evaluate(p, np.array([0, 1] * 60), ("a", "b", "c", "d"))
+    result = measure_classification(p, np.array([0, 1] * 60), ("a", "b", "c", "d"))
     c = result["per_class"][2]
     assert c["n"] == 0
     assert c["precision"] == {"value": None, "low": None, "high": None, "reason": "never predicted"}
@@ -139,13 +145,15 @@ def test_absent_classes_are_undefined_with_a_reason():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_smallest_parts_give_json_without_nan(n, seed):
     p, y = predictions(n, 8, seed=seed)
-    result = evaluate(p, y, NAMES)
+    result = measure_classification(p, y, NAMES)
     json.dumps(result, allow_nan=False)
     assert (result["log_loss"]["low"] is None) == (n == 1)
 
 
 def test_impossible_answers_stay_finite():
-    result = evaluate(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), ("a", "b"))
+    result = measure_classification(
+        np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), ("a", "b")
+    )
     assert result["log_loss"]["value"] == pytest.approx(36.04 / 2, abs=0.01)
     json.dumps(result, allow_nan=False)
 
@@ -154,27 +162,24 @@ def test_too_few_images_are_said():
     p, y = predictions(99, 3, seed=5)
     y[:95] = 0
     y[95:] = 1
-    few, of_classes = evaluate(p, y, NAMES[:3])["warnings"]
+    few, of_classes = measure_classification(p, y, NAMES[:3])["warnings"]
     assert few.startswith("99 test images are too few for a claim about accuracy")
     assert of_classes.endswith("b (4), c (0)")
     p, y = predictions(2000, 3)
-    assert evaluate(p, y, NAMES[:3])["warnings"] == []
+    assert measure_classification(p, y, NAMES[:3])["warnings"] == []
     y[:] = 0
-    [few] = evaluate(np.full((2000, 20), 0.05), y, [f"{i:02}" for i in range(20)])["warnings"]
+    [few] = measure_classification(np.full((2000, 20), 0.05), y, [f"{i:02}" for i in range(20)])[
+        "warnings"
+    ]
     assert few.endswith("09 (0), 10 (0) and 9 more")
 
 
 def test_float32_is_measured_like_float64():
     p, y = predictions(300, 8)
-    single = evaluate(p.astype(np.float32), y, NAMES)
-    assert single["log_loss"]["value"] == pytest.approx(evaluate(p, y, NAMES)["log_loss"]["value"])
-
-
-def test_majority_baseline():
-    baseline = majority_baseline(np.array([1, 1, 0]), np.array([0, 1, 2]), 3)
-    assert baseline.shape == (3, 3)
-    assert baseline.dtype == np.float32
-    assert evaluate(baseline, np.array([0, 1, 1]), ("a", "b", "c"))["accuracy"]["value"] == 2 / 3
+    single = measure_classification(p.astype(np.float32), y, NAMES)
+    assert single["log_loss"]["value"] == pytest.approx(
+        measure_classification(p, y, NAMES)["log_loss"]["value"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_majority_baseline():
 )
 def test_what_cannot_be_measured_is_refused(p, y, words):
     with pytest.raises(InputError, match=words):
-        evaluate(p, np.array(y, dtype=np.int64), ("a", "b"))
+        measure_classification(p, np.array(y, dtype=np.int64), ("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from regraft.features.taps import Block, select_blocks
 from regraft.heads.fit import fit_head
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.standardise import Standard
-from regraft.probe.block_weights import weigh_blocks
+from regraft.probe.block_weights import block_weights
 from regraft.probe.fit import tell_candidates
 from regraft.probe.landmarks import Scout, Sight, coordinates, memory_limit
-from regraft.probe.projection import represent
-from regraft.probe.selection import Candidate, choose, paired_difference
+from regraft.probe.projection import span_of
+from regraft.probe.selection import Candidate, paired_difference, smallest_within_one_error
 
 
 def blocks_of(n=240, seed=0, n_classes=3, signal=2.0):
@@ -43,7 +43,7 @@ def kernels_of(parts):
 
 def test_a_block_weighs_what_it_knows():
     parts, y = blocks_of()
-    shares = weigh_blocks(kernels_of(parts), y, prior=[1, 1, 1])
+    shares = block_weights(kernels_of(parts), y, prior=[1, 1, 1])
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > 0.6
     assert shares[0] > shares[2] > shares[1]
@@ -51,29 +51,29 @@ def test_a_block_weighs_what_it_knows():
 
 def test_the_order_of_blocks_and_of_images_changes_no_share():
     parts, y = blocks_of()
-    shares = weigh_blocks(kernels_of(parts), y, prior=[3, 1, 2])
+    shares = block_weights(kernels_of(parts), y, prior=[3, 1, 2])
     order = np.random.default_rng(1).permutation(len(y))
-    other = weigh_blocks(kernels_of([x[order] for x in parts[::-1]]), y[order], prior=[2, 1, 3])
+    other = block_weights(kernels_of([x[order] for x in parts[::-1]]), y[order], prior=[2, 1, 3])
     assert other[::-1] == pytest.approx(shares, abs=5e-3)
 
 
 def test_a_handful_of_images_leaves_the_prior_nearly_where_it_is():
     parts, y = blocks_of(n=4, n_classes=2, signal=0.1)
-    shares = weigh_blocks(kernels_of(parts), y, prior=[5, 3, 2])
+    shares = block_weights(kernels_of(parts), y, prior=[5, 3, 2])
     assert (shares > 0.2 * np.array([0.5, 0.3, 0.2])).all()
     assert shares[0] == max(shares)
 
 
 def test_one_block_needs_no_weighing():
     parts, y = blocks_of()
-    assert weigh_blocks(kernels_of(parts[:1]), y, prior=[7.0]).tolist() == [1.0]
+    assert block_weights(kernels_of(parts[:1]), y, prior=[7.0]).tolist() == [1.0]
 
 
 def test_images_of_one_class_alone_leave_the_prior():
     """Of 2,000 images with two of another class, the first 800 are of one class in 36 %."""
     parts, y = blocks_of()
     kernels = kernels_of(parts)
-    shares = weigh_blocks(kernels, np.zeros_like(y), prior=[5, 3, 2])
+    shares = block_weights(kernels, np.zeros_like(y), prior=[5, 3, 2])
     assert shares == pytest.approx([0.5, 0.3, 0.2])
 
 
@@ -86,14 +86,14 @@ def test_a_head_on_coordinates_is_the_head_on_weighted_features(n):
     """With no more images than landmarks the projection loses nothing: within 2e-3 of a logit."""
     parts, y = blocks_of(n)
     x, widths = np.concatenate(parts, 1), [12, 40, 6]
-    seen = represent(torch.from_numpy(x), standard_of(x, widths), widths, [0.7, 0.1, 0.2])
+    seen = span_of(torch.from_numpy(x), standard_of(x, widths), widths, [0.7, 0.1, 0.2])
     assert seen.width == min(n, x.shape[1])
     folds = np.arange(n) // 3 % 5
     z = seen.apply(torch.from_numpy(x.copy())).numpy()
     on_z = fit_head(z, y, folds=folds, n_classes=3, standard=Standard.none(z.shape[1]))
     on_x = fit_head(x, y, folds=folds, n_classes=3, standard=seen.standard)
     new = np.concatenate(blocks_of(50, seed=7)[0], 1)
-    carried = seen.carry_back(on_z.head)
+    carried = seen.to_features(on_z.head)
     with torch.inference_mode():
         rows = torch.from_numpy(new)
         assert torch.allclose(carried(rows), on_z.head(seen.apply(rows.clone())), atol=1e-4)
@@ -107,7 +107,7 @@ def test_a_head_on_coordinates_is_the_head_on_weighted_features(n):
 def test_shares_are_parts_of_a_row_s_squared_length():
     parts, _ = blocks_of(300)
     x, widths, shares = np.concatenate(parts, 1), [12, 40, 6], [0.7, 0.1, 0.2]
-    seen = represent(torch.from_numpy(x), standard_of(x, widths), widths, shares)
+    seen = span_of(torch.from_numpy(x), standard_of(x, widths), widths, shares)
     z = seen.apply(torch.from_numpy(x.copy()))
     lengths = [float(part.square().sum(1).mean()) for part in torch.split(z, widths, dim=1)]
     assert np.asarray(lengths) / sum(lengths) == pytest.approx(shares, abs=1e-4)
@@ -116,7 +116,7 @@ def test_shares_are_parts_of_a_row_s_squared_length():
 def test_landmarks_that_are_copies_of_each_other_span_what_one_spans():
     parts, _ = blocks_of(20)
     x = np.concatenate([np.concatenate(parts, 1)] * 2)
-    seen = represent(torch.from_numpy(x), standard_of(x, [58]), [58], [1.0])
+    seen = span_of(torch.from_numpy(x), standard_of(x, [58]), [58], [1.0])
     z = seen.apply(torch.from_numpy(x.copy()))
     assert bool(z.isfinite().all())
     assert torch.allclose(z[:20], z[20:], atol=1e-3)
@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_an_error_and_no_endless_search():
     x = torch.randn(20, 58, generator=torch.Generator().manual_seed(0))
     x[3, 5] = torch.inf
     with pytest.raises(InputError, match="features, or products of them, are not finite"):
-        represent(x, Standard.none(58), [58], [1.0])
+        span_of(x, Standard.none(58), [58], [1.0])
 
 
 @pytest.mark.parametrize("name", ["logistic", "ridge", "knn", "mean"])
@@ -167,7 +167,7 @@ def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     assert np.array_equal(held, mapped)
     for first, source in ((0, rows), (5000, rows.views[0])):  # the images, then their view
         x = torch.from_numpy(source.matrix(np.arange(2048), sight.blocks))
-        assert np.array_equal(held[first : first + 2048], sight.representation.apply(x).numpy())
+        assert np.array_equal(held[first : first + 2048], sight.basis.apply(x).numpy())
     weights = [
         fit_head(
             z,
@@ -213,12 +213,12 @@ def candidate(name, n_features, losses_up, parts, y):
 def test_the_smaller_set_within_one_error_is_chosen():
     parts, y = blocks_of(300)
     small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))
-    chosen, table = choose([small, large], y, np.arange(300), np.ones(300))
+    chosen, table = smallest_within_one_error([small, large], y, np.arange(300), np.ones(300))
     assert chosen == "small"
     assert [row["taps"] for row in table] == ["small", "large"]
     assert [row["chosen"] for row in table] == [True, False]
     worse = candidate("small", 10, 3, parts, y)
-    chosen, table = choose([worse, large], y, np.arange(300), np.ones(300))
+    chosen, table = smallest_within_one_error([worse, large], y, np.arange(300), np.ones(300))
     assert chosen == "large"
     assert table[0]["above_best"] > table[0]["above_best_se"] > 0
 
@@ -227,7 +227,7 @@ def test_a_larger_set_is_never_preferred_for_being_as_good():
     parts, y = blocks_of(300)
     small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))
     large.fitted.oof_logits[...] *= np.float32(0.999)
-    assert choose([large, small], y, np.arange(300), np.ones(300))[0] == "small"
+    assert smallest_within_one_error([large, small], y, np.arange(300), np.ones(300))[0] == "small"
 
 
 def test_candidates_are_compared_where_all_have_been_scored():
@@ -237,7 +237,7 @@ def test_candidates_are_compared_where_all_have_been_scored():
     large.fitted.oof_logits[150:] = 0
     fitted = dataclasses.replace(large.fitted, scored=np.arange(300) < 150)
     large = dataclasses.replace(large, fitted=fitted)
-    chosen, table = choose([small, large], y, np.arange(300), np.ones(300))
+    chosen, table = smallest_within_one_error([small, large], y, np.arange(300), np.ones(300))
     assert chosen == "large"
     assert table[1]["log_loss"] < 0.9 * np.log(3)
 
@@ -251,7 +251,7 @@ def test_where_nothing_was_scored_no_figure_is_told():
         dataclasses.replace(fit, fitted=dataclasses.replace(fit.fitted, scored=nobody))
         for fit in fits
     ]
-    chosen, table = choose(fits, y, np.arange(6), np.ones(6))
+    chosen, table = smallest_within_one_error(fits, y, np.arange(6), np.ones(6))
     assert chosen == "small"
     assert {row["log_loss"] for row in table} == {row["accuracy"] for row in table} == {None}
     told = Told()

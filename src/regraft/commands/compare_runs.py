@@ -14,7 +14,7 @@ from regraft.config.yaml_file import read_config
 from regraft.core.files import read_bounded
 from regraft.core.text import columns
 from regraft.errors import InputError, RunError
-from regraft.evaluation.paired import compare
+from regraft.evaluation.paired import compare_pairs
 from regraft.plots.runs import Drawn, draw_runs
 from regraft.runs.metrics_file import read_metrics
 from regraft.runs.reserve import picture_place
@@ -129,7 +129,7 @@ def tell_runs(folders: Mapping[str, Path], picture: Path) -> str:
     runs = [_read(folder, name) for name, folder in folders.items()]
     for other in runs[1:]:
         _check_same(runs[0], other)
-    differences = compare(np.stack([run.right for run in runs]))
+    differences = compare_pairs(np.stack([run.right for run in runs]))
     draw_runs(picture, [_drawn(run) for run in runs])
     reused = [run.name for run in runs if run.reused]
     notes = [f"fewer seconds, by the store of features: {', '.join(reused)}"] if reused else []

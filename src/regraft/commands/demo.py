@@ -15,7 +15,7 @@ from regraft.commands.steps import compute_of, extract_features
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
-from regraft.evaluation.metrics import evaluate
+from regraft.evaluation.metrics import measure_classification
 from regraft.heads.fit import fit_head
 from regraft.probe.fit import FOLDS, fit_probe, score
 from regraft.splits.split import assign_folds, split
@@ -87,7 +87,9 @@ def _contenders(
 
     def row(name: str, *answers: NDArray[np.float32] | dict[str, Any]) -> list[str]:
         measured = [
-            known if isinstance(known, dict) else evaluate(known, truth, samples.classes)
+            known
+            if isinstance(known, dict)
+            else measure_classification(known, truth, samples.classes)
             for known in answers
         ]
         return [name, *(_interval(each["accuracy"]) for each in measured)]

@@ -61,7 +61,7 @@ def evaluate(
     """
     config, reporter, run = some_settings(settings, READING), reporter or Reporter(), Path(run)
     from regraft.bundle.predictor import Predictor
-    from regraft.evaluation.metrics import evaluate as measure
+    from regraft.evaluation.metrics import measure_classification
     from regraft.probe.fit import score
     from regraft.runs.summary import describe_test
 
@@ -84,7 +84,9 @@ def evaluate(
         chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
         probabilities = score(predictor.model, features, chosen)
     notes += missing_classes(labels[chosen], predictor.classes)
-    results = measure(probabilities, labels[chosen], predictor.classes, seed=config.seed)
+    results = measure_classification(
+        probabilities, labels[chosen], predictor.classes, seed=config.seed
+    )
     entries = samples.ledger.entries
     refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
     tell_refused(samples.ledger, reporter, "among the figures")

@@ -280,12 +280,11 @@ def _measure(
     config: TrainConfig,
 ) -> dict[str, Any]:
     """Measure all models that are shown in one pass; the test labels are read here only."""
-    from regraft.evaluation.metrics import accuracy_gain
-    from regraft.evaluation.metrics import evaluate as measure
+    from regraft.evaluation.metrics import accuracy_gain, measure_classification
     from regraft.probe.fit import score
 
     truth = samples.labels[scored.tested]
-    test = measure(scored.probabilities, truth, samples.classes, seed=config.seed)
+    test = measure_classification(scored.probabilities, truth, samples.classes, seed=config.seed)
     for text in test["warnings"]:
         warnings.warn(text, SmallSampleWarning, stacklevel=2)
     results: dict[str, Any] = {"protocol": scored.protocol, "test": test, "baselines": {}}
@@ -293,11 +292,11 @@ def _measure(
         results["rounds"] = scored.rounds
     if len(parts.val):
         validated = score(model, features, parts.val)
-        results["val"] = measure(
+        results["val"] = measure_classification(
             validated, samples.labels[parts.val], samples.classes, seed=config.seed
         )
     for name, (baseline, description) in scored.baselines.items():
-        measured = measure(baseline, truth, samples.classes, seed=config.seed)
+        measured = measure_classification(baseline, truth, samples.classes, seed=config.seed)
         kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
         gain = accuracy_gain(scored.probabilities, baseline, truth)
         results["baselines"][name] = {"description": description, **kept, "gain": gain}

@@ -45,7 +45,7 @@ _ROWS_AT_ONCE = 4_000_000  # probabilities; 32 MB in float64
 _SHOWN = 10
 
 
-def evaluate(
+def measure_classification(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.int64],
     classes: Sequence[str],
@@ -86,7 +86,7 @@ def evaluate(
     Examples
     --------
     >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    >>> result = evaluate(p, np.array([0, 0, 1, 1]), ("cat", "dog"))
+    >>> result = measure_classification(p, np.array([0, 0, 1, 1]), ("cat", "dog"))
     >>> result["accuracy"]["value"], result["confusion"]
     (0.75, [[2, 0], [1, 1]])
     """
@@ -146,32 +146,6 @@ def accuracy_gain(
         unseen = (1 - 0.025 ** (1 / len(difference))) * (1 + abs(value))
         low, high = max(-1.0, value - unseen), min(1.0, value + unseen)
     return {"value": value, "low": low, "high": high}
-
-
-def majority_baseline(
-    labels_train: NDArray[np.int64], labels_test: NDArray[np.int64], n_classes: int
-) -> NDArray[np.float32]:
-    """Return the classes' shares in the training part as the answer to every test image.
-
-    Parameters
-    ----------
-    labels_train, labels_test : arrays of int64
-        Of the test part, only the number counts.
-    n_classes : int
-        K.
-
-    Returns
-    -------
-    array of shape (N_test, K), float32
-        The most common class is the most probable one; read-only.
-
-    Examples
-    --------
-    >>> majority_baseline(np.array([0, 1, 1, 1]), np.array([0, 0]), 2).tolist()
-    [[0.25, 0.75], [0.25, 0.75]]
-    """
-    shares = np.bincount(labels_train, minlength=n_classes) / len(labels_train)
-    return np.broadcast_to(shares.astype(np.float32), (len(labels_test), n_classes))
 
 
 class _Seen(NamedTuple):

@@ -44,7 +44,7 @@ class Difference(NamedTuple):
         return self.p_holm < 1 - LEVEL
 
 
-def compare(right: NDArray[np.bool_], *, seed: int = 0) -> list[Difference]:
+def compare_pairs(right: NDArray[np.bool_], *, seed: int = 0) -> list[Difference]:
     """Compare every classifier with every other.
 
     Parameters
@@ -68,7 +68,7 @@ def compare(right: NDArray[np.bool_], *, seed: int = 0) -> list[Difference]:
     Examples
     --------
     >>> right = np.array([[True] * 20, [True] * 10 + [False] * 10])
-    >>> (found,) = compare(right)
+    >>> (found,) = compare_pairs(right)
     >>> found.only_first, found.value, round(found.p, 4), found.significant
     (10, 0.5, 0.002, True)
     """

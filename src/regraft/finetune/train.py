@@ -29,6 +29,7 @@ from regraft.finetune.rate_trial import try_rates
 from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
 from regraft.finetune.validation import Validation
+from regraft.heads.fit import class_weights
 from regraft.heads.fitted import FittedHead
 from regraft.heads.temperature import fit_temperature, log_losses
 from regraft.images.augment import AUGMENTATIONS
@@ -329,8 +330,7 @@ def _schedule(
     warmup = min(round(config.warmup * steps), total)
     weights = None
     if config.class_weight == "balanced":
-        counts = np.bincount(samples.labels[parts.train], minlength=len(samples.classes))
-        balanced = counts.sum() / (len(counts) * counts)
+        balanced = class_weights(samples.labels[parts.train], len(samples.classes))
         weights = torch.from_numpy(balanced.astype(np.float32)).to(device)
     return Schedule(
         learning_rate=rate,

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from regraft.errors import InputError
-from regraft.heads.fitted import FittedHead
 from regraft.heads.logistic import fit_logistic
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.simple import fit_knn, fit_mean
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.config.train_config import ClassWeight, HeadName
-
-__all__ = ["FITTERS", "FittedHead", "fit_head"]
+    from regraft.heads.fitted import FittedHead
 
 #: Name on the command line to ``fit(x, y, *, folds, n_classes, weights, standard) -> FittedHead``.
 FITTERS: dict[str, Callable[..., FittedHead]] = {
@@ -93,7 +91,7 @@ def fit_head(
     _check(x, y, folds, n_classes)
     if widths is not None and (min(widths, default=0) < 1 or sum(widths) != x.shape[1]):
         raise InputError(f"blocks of widths {list(widths)} do not make {x.shape[1]} features")
-    weights = class_weights(y, n_classes, class_weight)
+    weights = sample_weights(y, n_classes, class_weight)
     x = _for_torch(x, np.float32)
     return FITTERS[name](
         x,
@@ -106,20 +104,34 @@ def fit_head(
     )
 
 
-def class_weights(
-    y: NDArray[np.int64], n_classes: int, class_weight: ClassWeight
-) -> NDArray[np.float64]:
-    """Return what each sample counts, with a mean of 1.
+def class_weights(y: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:  # (K,)
+    """Return weights with which all classes count the same; 0 for a class without rows.
 
     Examples
     --------
-    >>> class_weights(np.array([0, 0, 0, 1]), 2, "balanced").round(2).tolist()
+    >>> class_weights(np.array([0, 0, 0, 1]), 3).round(2).tolist()
+    [0.67, 2.0, 0.0]
+    """
+    counts = np.bincount(y, minlength=n_classes)
+    present = counts > 0
+    weights = np.zeros(n_classes)
+    weights[present] = len(y) / (np.count_nonzero(present) * counts[present])
+    return weights
+
+
+def sample_weights(
+    y: NDArray[np.int64], n_classes: int, class_weight: ClassWeight
+) -> NDArray[np.float64]:  # (N,)
+    """Return the weight of each row, with a mean of 1.
+
+    Examples
+    --------
+    >>> sample_weights(np.array([0, 0, 0, 1]), 2, "balanced").round(2).tolist()
     [0.67, 0.67, 0.67, 2.0]
     """
     if class_weight == "none":
         return np.ones(len(y))
-    counts = np.bincount(y, minlength=n_classes)
-    return np.asarray(len(y) / (np.count_nonzero(counts) * counts[y]))
+    return class_weights(y, n_classes)[y]
 
 
 def _for_torch(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

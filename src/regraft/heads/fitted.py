@@ -44,7 +44,7 @@ class FittedHead:
 
 
 @dataclass(frozen=True)
-class Scores:
+class OutOfFoldScores:
     """Out-of-fold log-loss (weighted mean, with its standard error) and accuracy."""
 
     log_loss: float
@@ -54,7 +54,7 @@ class Scores:
     @classmethod
     def of(
         cls, losses: NDArray[np.float64], right: NDArray[np.bool_], weights: NDArray[np.float64]
-    ) -> Scores:
+    ) -> OutOfFoldScores:
         """Sum up scored samples; the accuracy is not weighted."""
         mean, error = weighted_mean(losses, weights)
         return cls(mean, error, float(right.mean()) if len(right) else float("nan"))
@@ -79,7 +79,7 @@ def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> 
     return mean, float(np.sqrt(np.square(weights * (values - mean)).sum()) / total)
 
 
-def finish(
+def finish_fit(
     head: nn.Module,
     oof_logits: NDArray[np.float32],
     scored: NDArray[np.bool_],
@@ -92,8 +92,8 @@ def finish(
     logits, labels, share = oof_logits[scored], y[scored], weights[scored]
     temperature = fit_temperature(logits, labels, share)
     right = logits.argmax(1) == labels
-    before = Scores.of(log_losses(logits, labels), right, share)
-    after = Scores.of(log_losses(logits / np.float32(temperature), labels), right, share)
+    before = OutOfFoldScores.of(log_losses(logits, labels), right, share)
+    after = OutOfFoldScores.of(log_losses(logits / np.float32(temperature), labels), right, share)
     out_of_fold = None
     if scored.any():
         out_of_fold = {

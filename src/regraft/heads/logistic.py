@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from regraft.errors import ConvergenceWarning
-from regraft.heads.fitted import FittedHead, Scores, finish, weighted_mean
+from regraft.heads.fitted import FittedHead, OutOfFoldScores, finish_fit, weighted_mean
 from regraft.heads.lbfgs import Solution, minimise
 from regraft.heads.modules import LinearHead
 from regraft.heads.softmax import Softmax
@@ -153,7 +153,7 @@ def fit_logistic(  # noqa: PLR0913 - by name, all but the first two
         "converged": final.converged,
         "folds_scored": path.n_folds,
     }
-    return finish(head, path.oof_logits, path.scored, y, weights, path.history(), record)
+    return finish_fit(head, path.oof_logits, path.scored, y, weights, path.history(), record)
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _Tried:
     penalty: float
     solution: Solution
     losses: NDArray[np.float64]
-    scores: Scores
+    scores: OutOfFoldScores
     seconds: float
 
 
@@ -246,7 +246,7 @@ class _Path:
         logits = self.members.logits(solution.parameters, self.member_of).numpy()
         mine, labels = logits[self.scored], self.labels[self.scored]
         losses = log_losses(mine, labels)
-        scores = Scores.of(losses, mine.argmax(1) == labels, self.weights[self.scored])
+        scores = OutOfFoldScores.of(losses, mine.argmax(1) == labels, self.weights[self.scored])
         seconds = time.perf_counter() - began
         best = self.tried.get(self.chosen)
         self.tried[penalty] = _Tried(penalty, solution, losses, scores, seconds)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from regraft.heads.fitted import FittedHead, Scores, finish
+from regraft.heads.fitted import FittedHead, OutOfFoldScores, finish_fit
 from regraft.heads.modules import LinearHead
 from regraft.heads.standardise import Rows, Standard
 from regraft.heads.temperature import fit_temperature, log_losses
@@ -83,7 +83,7 @@ def fit_ridge(
         )
         logits = held_out / temperature
         losses = log_losses(logits[scored], y[scored])
-        scores = Scores.of(losses, logits[scored].argmax(1) == y[scored], weights[scored])
+        scores = OutOfFoldScores.of(losses, logits[scored].argmax(1) == y[scored], weights[scored])
         history.append(
             {
                 "penalty": tried,
@@ -105,7 +105,7 @@ def fit_ridge(
     head = LinearHead(standard.mean, standard.scale, weight.float().contiguous(), bias.float())
     record = {"head": "ridge", "penalty": penalty, "scale": scale}
     oof = ((oof + middle.numpy()) / scale).astype(np.float32)
-    return finish(head, oof, scored, y, weights, history, record)
+    return finish_fit(head, oof, scored, y, weights, history, record)
 
 
 def _decompose(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from regraft.heads.fitted import FittedHead, Scores, finish
+from regraft.heads.fitted import FittedHead, OutOfFoldScores, finish_fit
 from regraft.heads.modules import KnnHead, LinearHead, vote
 from regraft.heads.standardise import Rows, Standard
 from regraft.heads.temperature import fit_temperature, log_losses
@@ -23,6 +23,32 @@ _NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 #: Samples whose neighbours decide k and the temperature: enough for two digits of a log-loss.
 _MOST_SCORED = 5_000
 _ROWS_AT_ONCE = 256
+
+
+def majority_baseline(
+    labels_train: NDArray[np.int64], labels_test: NDArray[np.int64], n_classes: int
+) -> NDArray[np.float32]:
+    """Return the classes' shares in the training part as the answer to every test image.
+
+    Parameters
+    ----------
+    labels_train, labels_test : arrays of int64
+        Of the test part, only the number counts.
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    array of shape (N_test, K), float32
+        The most common class is the most probable one; read-only.
+
+    Examples
+    --------
+    >>> majority_baseline(np.array([0, 1, 1, 1]), np.array([0, 0]), 2).tolist()
+    [[0.25, 0.75], [0.25, 0.75]]
+    """
+    shares = np.bincount(labels_train, minlength=n_classes) / len(labels_train)
+    return np.broadcast_to(shares.astype(np.float32), (len(labels_test), n_classes))
 
 
 def fit_mean(
@@ -88,7 +114,7 @@ def fit_mean(
     history = [
         _row("scale", scale, oof[scored], y[scored], weights[scored], began) | {"chosen": True}
     ]
-    return finish(head, oof, scored, y, weights, history, {"head": "mean", "scale": scale})
+    return finish_fit(head, oof, scored, y, weights, history, {"head": "mean", "scale": scale})
 
 
 def _nearest_mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +181,7 @@ def fit_knn(
     for row in history:
         row["chosen"] = row["neighbours"] == k
     head = KnnHead(standard.mean, standard.scale, z, labels, k, n_classes)
-    return finish(head, oof, scored, y, weights, history, {"head": "knn", "neighbours": k})
+    return finish_fit(head, oof, scored, y, weights, history, {"head": "knn", "neighbours": k})
 
 
 def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +205,7 @@ def _row(
     weights: NDArray[np.float64],
     began: float,
 ) -> dict[str, Any]:
-    scores = Scores.of(log_losses(logits, labels), logits.argmax(1) == labels, weights)
+    scores = OutOfFoldScores.of(log_losses(logits, labels), logits.argmax(1) == labels, weights)
     return {
         name: value,
         "log_loss": scores.log_loss,

@@ -40,7 +40,7 @@ _SHARE = (-12.0, 5.0)
 _JITTER = 1e-4
 
 
-def weigh_blocks(
+def block_weights(
     kernels: Sequence[Tensor], y: NDArray[np.int64], *, prior: Sequence[float]
 ) -> NDArray[np.float64]:
     """Return the share of each block in what the head sees.
@@ -67,7 +67,7 @@ def weigh_blocks(
     >>> signal = torch.randn(80, 4, generator=generator) + 3 * torch.from_numpy(y)[:, None]
     >>> noise = torch.randn(80, 4, generator=generator)
     >>> kernels = [x @ x.T / x.square().sum(1).mean() for x in (signal - 1.5, noise)]
-    >>> shares = weigh_blocks(kernels, y, prior=[1, 1])
+    >>> shares = block_weights(kernels, y, prior=[1, 1])
     >>> bool(shares[0] > 0.9)
     True
     """

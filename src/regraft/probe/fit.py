@@ -11,9 +11,9 @@ import numpy as np
 
 from regraft.bundle.format import Statistics
 from regraft.core.reporter import Reporter
-from regraft.evaluation.metrics import majority_baseline
 from regraft.features.taps import POOLED, Block, select_blocks
-from regraft.heads.fit import class_weights, fit_head
+from regraft.heads.fit import fit_head, sample_weights
+from regraft.heads.simple import majority_baseline
 from regraft.heads.standardise import Standard
 from regraft.model import Model
 from regraft.probe.landmarks import (
@@ -24,7 +24,7 @@ from regraft.probe.landmarks import (
     memory_limit,
     send_scout,
 )
-from regraft.probe.selection import Candidate, choose
+from regraft.probe.selection import Candidate, smallest_within_one_error
 from regraft.splits.split import assign_folds, units
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
-    from regraft.heads.fit import FittedHead
+    from regraft.heads.fitted import FittedHead
     from regraft.heads.modules import LinearHead
 
 _ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
@@ -139,14 +139,14 @@ def fit_probe(
     wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
     rows = _with_views(few, features)
     y = samples.labels[rows]
-    chosen, table = choose(
+    chosen, table = smallest_within_one_error(
         [
             Candidate(name, fit.fitted.record["d"], fit.fitted, fit.seconds)
             for name, fit in wanted.items()
         ],
         y,
         units(samples)[rows],
-        class_weights(y, len(samples.classes), config.class_weight),
+        sample_weights(y, len(samples.classes), config.class_weight),
     )
     tell_candidates(table, reporter or Reporter())
     if some:  # chosen on some, fitted on all: the last stage beside it
@@ -260,7 +260,7 @@ def _fit_sights(
             **options,
         )
         # Every head that weighs features is linear in them.
-        head = sight.representation.carry_back(cast("LinearHead", fitted.head))
+        head = sight.basis.to_features(cast("LinearHead", fitted.head))
         record = fitted.record | {"d": head.n_features, "coordinates": x.shape[1]}
         carried = dataclasses.replace(fitted, head=head, record=record)
         fits[name] = SightFit(sight, carried, fitted, time.perf_counter() - began)

@@ -17,8 +17,8 @@ import torch
 
 from regraft.errors import InputError
 from regraft.heads.standardise import Standard
-from regraft.probe.block_weights import weigh_blocks
-from regraft.probe.projection import Representation, represent
+from regraft.probe.block_weights import block_weights
+from regraft.probe.projection import Basis, span_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,13 +52,13 @@ class Sight:
         Those that were worth keeping, in the row's order.
     shares : tuple of float
         Of each; their sum is 1.
-    representation : Representation
+    basis : Basis
         From their features to coordinates.
     """
 
     blocks: tuple[Block, ...]
     shares: tuple[float, ...]
-    representation: Representation
+    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,18 @@ class Scout:
         Sight
         """
         prior = [self._width(b) / b.grid**2 * _PRIOR_OF_GRID.get(b.grid, 0.1) for b in blocks]
-        shares = weigh_blocks([self._kernel(block) for block in blocks], self.y, prior=prior)
+        shares = block_weights([self._kernel(block) for block in blocks], self.y, prior=prior)
         kept = [i for i, share in enumerate(shares) if share >= min(_LEAST_SHARE, shares.max())]
         shares = shares[kept] / shares[kept].sum()
         chosen = tuple(blocks[i] for i in kept)
         columns = torch.cat([torch.arange(*self._span(block)) for block in chosen])
-        representation = represent(
+        basis = span_of(
             self.x[:, columns],
             Standard(self.standard.mean[columns], self.standard.scale[columns]),
             [self._width(block) for block in chosen],
             shares.tolist(),
         )
-        return Sight(chosen, tuple(shares.tolist()), representation)
+        return Sight(chosen, tuple(shares.tolist()), basis)
 
     def _width(self, block: Block) -> int:
         return self.widths[self.blocks.index(block)]
@@ -227,8 +227,8 @@ def coordinates(
     ends = np.cumsum([features.widths[block] for block in union])
     spans = {b: slice(end - features.widths[b], end) for b, end in zip(union, ends, strict=True)}
     n = (1 + len(features.views)) * len(indices)
-    needed = 4 * n * sum(sight.representation.width for sight in sights)
-    made = [_room((n, sight.representation.width), in_memory=needed <= memory) for sight in sights]
+    needed = 4 * n * sum(sight.basis.width for sight in sights)
+    made = [_room((n, sight.basis.width), in_memory=needed <= memory) for sight in sights]
     for view, source in enumerate((features, *features.views)):
         for start in range(0, len(indices), _ROWS_AT_ONCE):
             chosen = indices[start : start + _ROWS_AT_ONCE]
@@ -237,7 +237,7 @@ def coordinates(
             rows = torch.from_numpy(source.matrix(chosen, union))
             for sight, into in zip(sights, made, strict=True):
                 x = torch.cat([rows[:, spans[block]] for block in sight.blocks], dim=1)
-                into[where] = sight.representation.apply(x).numpy()
+                into[where] = sight.basis.apply(x).numpy()
     return made
 
 

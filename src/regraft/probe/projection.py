@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Representation:
+class Basis:
     """Standardise, weigh each block, and project on the span of the landmarks' rows.
 
     Attributes
@@ -52,7 +52,7 @@ class Representation:
         x.sub_(self.standard.mean).mul_(self.standard.scale)
         return x if self.basis is None else x @ self.basis
 
-    def carry_back(self, head: LinearHead) -> LinearHead:
+    def to_features(self, head: LinearHead) -> LinearHead:
         """Return the head on features that gives what a head on coordinates gives.
 
         Parameters
@@ -72,9 +72,9 @@ class Representation:
         )
 
 
-def represent(
+def span_of(
     landmarks: Tensor, standard: Standard, widths: Sequence[int], shares: Sequence[float]
-) -> Representation:
+) -> Basis:
     """Make the representation that the landmarks' rows span.
 
     Parameters
@@ -90,7 +90,7 @@ def represent(
 
     Returns
     -------
-    Representation
+    Basis
         Rows have a mean squared length of 1, so that penalties of several sets compare.
 
     Raises
@@ -102,7 +102,7 @@ def represent(
     --------
     >>> x = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
     >>> standard = Standard.measure(x, [30, 20])
-    >>> seen = represent(x, standard, [30, 20], [0.5, 0.5])
+    >>> seen = span_of(x, standard, [30, 20], [0.5, 0.5])
     >>> seen.width, tuple(seen.apply(x.clone()).shape)
     (20, (20, 20))
     """
@@ -114,7 +114,7 @@ def represent(
     factor = torch.tensor(factors)
     weighted = Standard(standard.mean, standard.scale * factor)
     if z.shape[1] <= len(z):
-        return Representation(weighted, None)
+        return Basis(weighted, None)
     z *= factor
     # Cholesky's factor of the kernel makes rows orthonormal: a basis of their span at a thirtieth
     # of the price of its eigenvectors. Copies among the landmarks, and what float32 has rounded,
@@ -129,4 +129,4 @@ def represent(
         factor_of_kernel, failed = torch.linalg.cholesky_ex(kernel)
         shift *= 10
     basis = torch.linalg.solve_triangular(factor_of_kernel, z.double(), upper=False)
-    return Representation(weighted, basis.T.float().contiguous())
+    return Basis(weighted, basis.T.float().contiguous())

@@ -44,7 +44,7 @@ class Candidate:
     seconds: float
 
 
-def choose(
+def smallest_within_one_error(
     candidates: Sequence[Candidate],
     y: NDArray[np.int64],
     clusters: NDArray[np.int64],

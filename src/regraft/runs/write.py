@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Load, Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
-    from regraft.heads.fit import FittedHead
+    from regraft.heads.fitted import FittedHead
     from regraft.model import Model
     from regraft.probe.score import Scored
 
