@@ -154,7 +154,7 @@ def decoding(root: Path) -> dict:
     from regraft.backbones.registry import load_backbone
     from regraft.config.train_config import TrainConfig
     from regraft.data.scan import scan
-    from regraft.features.extract import render_ahead
+    from regraft.images.ahead import render_ahead
 
     config = TrainConfig()
     samples = scan(str(root), config)

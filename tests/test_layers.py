@@ -42,9 +42,8 @@ MAY_IMPORT = {
 #: Arrows that the moves alone have not paid yet.
 DEBTS = {
     "bundle/format.py", "check/near_duplicates.py", "cli/doctor.py", "cli/main.py",
-    "commands/compare_runs.py", "commands/compare_trainings.py", "commands/show.py", "estimator.py",
-    "finetune/rate_trial.py", "images/augment.py", "images/decode.py", "images/render.py",
-    "probe/fit.py", "runs/reserve.py", "runs/write.py",
+    "commands/compare_trainings.py", "estimator.py",
+    "finetune/rate_trial.py", "probe/fit.py", "runs/reserve.py", "runs/write.py",
 }  # fmt: skip
 
 #: Rooms whose types alone may be named, under TYPE_CHECKING.

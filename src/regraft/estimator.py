@@ -27,7 +27,7 @@ from regraft.commands.steps import compute_of, extract_features, load_backbone, 
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
 from regraft.core.reporter import Reporter
-from regraft.data.samples import Entry, Load, Parts, Payload, Source
+from regraft.data.samples import Entry, Parts, Source
 from regraft.data.scan import scan
 from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, EstimatorError, InputError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from regraft.images.payload import Load, Payload
 
 #: One array (N, H, W) or (N, H, W, 3), or N images of any kind and size.
 Images: TypeAlias = "NDArray[np.uint8] | Sequence[ImageLike]"

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from regraft.errors import ImageError
-from regraft.images.decode import KINDS, decode, look
+from regraft.images.decode import KINDS, decode, inspect_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,7 +273,7 @@ def attack(seed: int, number: int) -> str:
 def check(data: bytes, cap: int = CAP) -> str:
     """Decode; return "pixels" or the kind of the refusal, and raise where neither is the case."""
     try:
-        seen = look(data, cap)
+        seen = inspect_header(data, cap)
         image = decode(data, cap)
     except ImageError as error:
         if error.kind not in KINDS or not error.reason or "\n" in error.reason:

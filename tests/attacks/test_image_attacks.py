@@ -19,7 +19,7 @@ from attacks.images import attack, check, chunk, corpus, encode
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ImageError
-from regraft.images.decode import decode, look
+from regraft.images.decode import decode, inspect_header
 
 CAP = 40_000_000
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
@@ -226,7 +226,7 @@ def test_every_kind_of_every_format_is_golden_or_refused(name, kind):
         assert check(data, CAP) in expected
     else:
         np.testing.assert_array_equal(decode(data, CAP), expected)
-        assert look(data, CAP)[:2] == expected.shape[:2]
+        assert inspect_header(data, CAP)[:2] == expected.shape[:2]
     assert time.process_time() - start < 5
 
 

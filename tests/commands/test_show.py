@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from image_trees import FLOWERS, encoded, write_tree
-from regraft.backbones.backbone import Preprocess
 from regraft.cli.main import main
 from regraft.commands.show import VIEWS, _views, choose_examples, show
 from regraft.config.train_config import TrainConfig
@@ -13,7 +12,7 @@ from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
 from regraft.finetune.batches import TrainingImages
 from regraft.images.augment import AUGMENTATIONS
-from regraft.images.render import render
+from regraft.images.render import Preprocess, render
 
 COUNTED = """\
 {place}: 4 images of 2 classes

@@ -15,9 +15,10 @@ from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import StoreError, StoreWarning
 from regraft.features.compute import Compute, choose_compute
-from regraft.features.extract import extract, render_ahead
+from regraft.features.extract import extract
 from regraft.features.store.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
+from regraft.images.ahead import render_ahead
 
 SIDE = 64
 

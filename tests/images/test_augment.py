@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from conftest import CLASSES, texture
-from regraft.backbones.backbone import Preprocess
 from regraft.config.train_config import TrainConfig
 from regraft.core.keyed_random import generator, key_of, torch_seeded
 from regraft.data.scan import scan
 from regraft.errors import DataError
 from regraft.finetune.batches import TrainingImages
 from regraft.finetune.mixing import draw_mixing
-from regraft.images.augment import AUGMENTATIONS, Recipe, _operations, augment
-from regraft.images.render import render
+from regraft.images.augment import AUGMENTATIONS, Augmentation, _operations, augment
+from regraft.images.render import Preprocess, render
 
 PREPROCESS = Preprocess(48, 54, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bicubic")
 
@@ -153,11 +152,11 @@ def test_digits_are_moved_and_never_mirrored():
 def test_half_of_the_images_are_mirrored_and_a_quarter_loses_a_rectangle():
     picture = np.zeros((48, 48, 3), np.uint8)
     picture[:, 24:] = 255
-    recipe = Recipe(flip=True)
+    recipe = Augmentation(flip=True)
     found = [augment(picture, PREPROCESS, recipe, generator(k)) for k in range(400)]
     mirrored = [image[0, 24, 2] > 0 for image in found]
     assert 160 < sum(mirrored) < 240
-    recipe = Recipe(erase=0.25)
+    recipe = Augmentation(erase=0.25)
     plain = render(picture, PREPROCESS)
     erased = [augment(picture, PREPROCESS, recipe, generator(k)) for k in range(400)]
     lost = [found for found in erased if not torch.equal(found, plain)]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from regraft.errors import ImageError
-from regraft.images.decode import DECODER_VERSION, KINDS, decode, hash_payload, inspect
+from regraft.images.decode import DECODER_VERSION, KINDS, decode, hash_payload, image_size
 
 CAP = 1_000_000
 ROWS, COLUMNS = np.mgrid[0:24, 0:36]
@@ -94,7 +94,7 @@ LOSSLESS = {
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_formats_give_the_very_pixels(name):
-    assert inspect(LOSSLESS[name], CAP) == (24, 36)
+    assert image_size(LOSSLESS[name], CAP) == (24, 36)
     image = decode(LOSSLESS[name], CAP)
     assert image.flags.c_contiguous
     assert image.flags.writeable
@@ -119,7 +119,7 @@ def test_phones_mpo_is_its_first_picture():
 def test_gif_is_its_first_frame():
     still = Image.fromarray(GREY).convert("P")
     data = encode(still, "GIF", save_all=True, append_images=[Image.new("P", (36, 24), 3)])
-    assert inspect(data, CAP) == (24, 36)
+    assert image_size(data, CAP) == (24, 36)
     np.testing.assert_array_equal(decode(data, CAP), np.dstack([GREY] * 3))
 
 
@@ -136,7 +136,7 @@ def test_every_orientation_is_applied(file_format, orientation):
     upright.getexif()[0x0112] = block[0x0112]
     golden = np.asarray(ImageOps.exif_transpose(upright))
     np.testing.assert_array_equal(decode(data, CAP), golden)
-    assert inspect(data, CAP) == golden.shape[:2]
+    assert image_size(data, CAP) == golden.shape[:2]
 
 
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff",
@@ -244,7 +244,7 @@ def test_golden_pixels_of_a_picture(name):
 def test_golden_pixels_of_a_row(name):
     data, row = GOLDEN_ROWS[name]
     golden = np.array([[[v] * 3 if isinstance(v, int) else v for v in row]], np.uint8)
-    assert inspect(data, CAP) == golden.shape[:2]
+    assert image_size(data, CAP) == golden.shape[:2]
     np.testing.assert_array_equal(decode(data, CAP), golden)
 
 
@@ -376,9 +376,9 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_sizes_are_capped_before_decoding(name):
-    for look in (inspect, decode):
+    for read in (image_size, decode):
         with pytest.raises(ImageError) as caught:
-            look(TOO_LARGE[name], 40_000_000)
+            read(TOO_LARGE[name], 40_000_000)
         assert caught.value.kind == "too many pixels"
     assert "40,000,000 pixels are allowed" in caught.value.reason
 
@@ -418,7 +418,7 @@ def test_arrays():
     mirrored = decode(RGB[:, ::-1], CAP)
     assert mirrored.flags.c_contiguous
     np.testing.assert_array_equal(mirrored, RGB[:, ::-1])
-    assert inspect(RGB, CAP) == (24, 36)
+    assert image_size(RGB, CAP) == (24, 36)
     assert refusal(np.zeros((2, 2), np.float32)).kind == "unsupported pixels"
     assert refusal(np.zeros((2, 2, 4), np.uint8)).kind == "unsupported pixels"
     assert refusal(np.zeros((0, 2), np.uint8)).kind == "empty"
@@ -476,7 +476,7 @@ def test_mutated_files_give_pixels_or_an_image_error(name):
                 flipped = data[position] ^ 1 << chance.randrange(8)
                 data[position] = chance.choice([flipped, 0, 255])
         try:
-            size = inspect(bytes(data), CAP)
+            size = image_size(bytes(data), CAP)
             image = decode(bytes(data), CAP)
         except ImageError as error:
             kinds.add(error.kind)

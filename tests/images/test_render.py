@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.backbones.backbone import Preprocess
 from regraft.core.torchvision_shim import torchvision
-from regraft.images.render import normalise, render
+from regraft.images.render import Preprocess, normalise, render
 
 functional = importlib.import_module("torchvision.transforms.v2.functional")
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from regraft.images.render import Preprocess
+
 #: Where the channels of a stage's output are: NCHW, NHWC, or (N, tokens, C).
 Layout = Literal["nchw", "nhwc", "tokens"]
-Interpolation = Literal["bilinear", "bicubic"]
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -37,35 +38,6 @@ class Stage:
     channels: int
     layout: Layout = "nchw"
     prefix_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """From a decoded image to what the network sees, as the weights' own record says.
-
-    The short side is resized to ``resize_size`` with antialiasing, the centre square of
-    ``image_size`` is cut out, pixels are divided by 255, ``mean`` is subtracted and the result
-    divided by ``std``.
-
-    With ``views``, so many augmented views of the image are rendered beside the plain one, the same
-    ones of every image, and features are the mean over all. With ``view``, one augmented view of
-    its own takes the image's place: of training images only, never in a bundle.
-    """
-
-    image_size: int  # pixels, side of the square
-    resize_size: int  # pixels, short side before the crop; at least image_size
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: Interpolation
-    views: int = 0
-    view: int = 0
-    augment: str = "none"  # key of ``regraft.images.augment.AUGMENTATIONS``: what views are
-
-    def recorded(self) -> dict[str, Any]:
-        """Return what bundles and metrics.json hold of it."""
-        fields = asdict(self)
-        del fields["view"]
-        return fields
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.backbones.family import Family, Record
+    from regraft.images.render import Preprocess
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.backbones import weights as weight_files
-from regraft.backbones.backbone import ImageSizes, Preprocess
+from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.family import Family, Record
 from regraft.core.torchvision_shim import load_timm
 from regraft.errors import BackboneError, WeightsError
+from regraft.images.render import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from regraft.backbones.backbone import ImageSizes, Preprocess, Scalar
+    from regraft.backbones.backbone import ImageSizes, Scalar
+    from regraft.images.render import Preprocess
 
 #: Tensors by name.
 State: TypeAlias = Mapping[str, "torch.Tensor"]

@@ -13,7 +13,8 @@ from regraft.errors import BackboneError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Backbone, Preprocess
+    from regraft.backbones.backbone import Backbone
+    from regraft.images.render import Preprocess
 
 MAX_IMAGE_SIZE = 4096  # pixels
 #: Digits of 8 pixels, twelve splits: 0.9954 and a log-loss of 0.0150 at 64, 0.9973 and 0.0106 here.
@@ -39,7 +40,7 @@ def scaled(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
 
     Examples
     --------
-    >>> from regraft.backbones.backbone import Preprocess
+    >>> from regraft.images.render import Preprocess
     >>> own = Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     >>> scaled(own, 112, crop=True).resize_size, scaled(own, 112, crop=False).resize_size
     (128, 112)

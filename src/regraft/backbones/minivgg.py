@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from regraft.backbones.backbone import ImageSizes, Preprocess
+from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.family import Family, Record
 from regraft.errors import BackboneError, WeightsError
+from regraft.images.render import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,12 +10,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.backbones.backbone import ImageSizes, Preprocess
+from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.downloads import fetch_hub, fetch_hub_file, fetch_url
 from regraft.backbones.family import Family, Record
 from regraft.backbones.weights import listed, read_file
 from regraft.core.torchvision_shim import load_timm
 from regraft.errors import BackboneError, WeightsError
+from regraft.images.render import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from regraft.backbones.backbone import ImageSizes, Preprocess
+from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.downloads import fetch_url
 from regraft.backbones.family import Family, Record
 from regraft.backbones.weights import listed
 from regraft.core.torchvision_shim import torchvision
 from regraft.errors import BackboneError, WeightsError
+from regraft.images.render import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from regraft.backbones.backbone import Interpolation, Scalar
+    from regraft.backbones.backbone import Scalar
     from regraft.backbones.family import State
+    from regraft.images.render import Interpolation
 
 #: Architecture (class name) to the layer that makes class scores; all before it stays.
 CLASSIFIERS: dict[str, str] = {

@@ -25,9 +25,9 @@ from regraft.images.decode import decode
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.bundle.manifest import Manifest
     from regraft.features.compute import Compute
+    from regraft.images.render import Preprocess
     from regraft.model import Model
 
 #: Largest difference of a golden pixel, of 255: JPEG decoders and resizing kernels round apart.

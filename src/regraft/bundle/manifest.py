@@ -38,7 +38,7 @@ class FileRecord(_Strict, frozen=True):
 
 
 class PreprocessRecord(_Strict, frozen=True):
-    """``regraft.backbones.backbone.Preprocess``."""
+    """``regraft.images.render.Preprocess``."""
 
     image_size: Side
     resize_size: Annotated[int, Meta(ge=1, le=8192)]

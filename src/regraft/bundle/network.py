@@ -14,11 +14,12 @@ import msgspec
 import torch
 
 from regraft.backbones import registry
-from regraft.backbones.backbone import Backbone, Preprocess, Stage
+from regraft.backbones.backbone import Backbone, Stage
 from regraft.backbones.describe import skeleton
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.stages import Shapes, find_stages
 from regraft.errors import BackboneError, BundleError, WeightsError
+from regraft.images.render import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -19,8 +19,9 @@ from regraft.bundle.golden import check_golden
 from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute, images_at_once
-from regraft.features.extract import NOT_FINITE, render_ahead
+from regraft.features.extract import NOT_FINITE
 from regraft.features.taps import TapReader, read_features
+from regraft.images.ahead import render_ahead
 from regraft.images.augment import render_views
 from regraft.images.decode import decode, decode_opened
 

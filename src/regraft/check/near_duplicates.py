@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.data.samples import Load, Parts, Samples
+    from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
+    from regraft.images.payload import Load
 
 #: Correlation of two grey pictures of 32 by 32 pixels from which on they count as nearly the same.
 THRESHOLD = 0.9

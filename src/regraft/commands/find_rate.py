@@ -144,7 +144,7 @@ def _unreadable(
     samples: Samples, parts: Parts, backbone: Backbone, config: TrainConfig, reporter: Reporter
 ) -> dict[int, ImageError]:
     """Decode the training part, which no network has read, and return what cannot be used."""
-    from regraft.features.extract import render_ahead
+    from regraft.images.ahead import render_ahead
 
     refused: dict[int, ImageError] = {}
     with (

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
+    from regraft.images.render import Preprocess
 
 VIEWS = 4  # augmented ones of an image, in epochs 1 to 4
 

@@ -7,23 +7,20 @@ themselves are never held: they are streamed when they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
     from regraft.data.ledger import Ledger, LedgerEntry
+    from regraft.images.payload import Load
 
 Part = Literal["train", "val", "test"]
-
-#: An encoded image file, or decoded pixels: uint8 (H, W) or (H, W, 3).
-Payload: TypeAlias = bytes | NDArray[np.uint8]
-
-#: Reads one payload; called in a worker thread, may raise ImageError.
-Load: TypeAlias = Callable[[], Payload]
 
 
 @dataclass(frozen=True, slots=True)

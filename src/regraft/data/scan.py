@@ -14,16 +14,17 @@ import numpy as np
 
 from regraft.core.reporter import Reporter
 from regraft.data.ledger import Ledger, LedgerEntry
-from regraft.data.samples import Entry, Load, Samples, Source
+from regraft.data.samples import Entry, Samples, Source
 from regraft.data.sources.options import Data, SourceOptions
 from regraft.data.sources.registry import open_source
 from regraft.errors import DataError, ImageError
-from regraft.images.decode import Look, decode, hash_payload, look
+from regraft.images.decode import HeaderInfo, decode, hash_payload, inspect_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regraft.config.train_config import TrainConfig
+    from regraft.images.payload import Load
 
 #: More than this share of refused images is an error: the result would speak of other data.
 LARGEST_LOSS = 0.05
@@ -41,7 +42,7 @@ class _Seen(NamedTuple):
     """What is kept of an image that was read."""
 
     digest: bytes
-    look: Look
+    look: HeaderInfo
 
 
 def scan(
@@ -193,7 +194,7 @@ def _see(loads: list[Load], max_pixels: int) -> list[_Seen | ImageError]:
     for load in loads:
         try:
             payload = load()
-            seen = look(payload, max_pixels)
+            seen = inspect_header(payload, max_pixels)
             outcomes.append(_Seen(hash_payload(payload), seen))
         except ImageError as error:
             outcomes.append(error.with_traceback(None))  # a traceback would keep the payload

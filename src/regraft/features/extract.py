@@ -7,7 +7,6 @@ depend on how many others were missing.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import itertools
@@ -18,22 +17,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from regraft.core.reporter import Reporter
 from regraft.errors import ImageError, StoreError
 from regraft.features.store.rows import encode_row, fingerprint_of, row_key
 from regraft.features.taps import Block, TapReader, padded, round_rows, row_blocks
-from regraft.images.augment import render_views
-from regraft.images.decode import DECODER_VERSION, decode, hash_payload
+from regraft.images.ahead import render_ahead
+from regraft.images.decode import DECODER_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Backbone, Preprocess
-    from regraft.data.samples import Load, Samples
+    from regraft.backbones.backbone import Backbone
+    from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.features.store.store import FeatureStore
 
@@ -299,73 +297,6 @@ def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Co
             "compute": compute.fingerprint(),
         }
     )
-
-
-def render_ahead(
-    stream: Iterable[tuple[int, Load]],
-    preprocess: Preprocess,
-    workers: int,
-    max_pixels: int,
-    hashes: Sequence[bytes] | None = None,
-) -> Generator[tuple[int, torch.Tensor | ImageError]]:
-    """Read, decode and render in threads, a bounded number of images ahead.
-
-    Parameters
-    ----------
-    stream : iterable of (int, callable)
-        As ``Samples.stream`` and ``Source.stream`` give it.
-    preprocess : Preprocess
-        The backbone's.
-    workers : int
-        Threads.
-    max_pixels : int
-        Larger images are refused.
-    hashes : sequence of bytes, optional
-        By index: what the images were when they were scanned. One that has changed since is
-        refused, since its row would stand under another image's key.
-
-    Yields
-    ------
-    tuple of int and (tensor as from ``render_views``, or ImageError)
-        In the order of the stream.
-    """
-
-    def render_one(index: int, load: Load) -> torch.Tensor | ImageError:
-        try:
-            payload = load()
-            content = b"" if hashes is None else hash_payload(payload)
-            if hashes is not None and content != hashes[index]:
-                return ImageError("changed", "its bytes have changed since they were first read")
-            return render_views(decode(payload, max_pixels), preprocess, content)
-        except ImageError as error:
-            return error
-        except OSError as error:
-            return ImageError("unreadable", error.strerror or type(error).__name__)
-
-    ahead = 2 * workers + 32  # a batch or two: enough to keep the network busy, little memory
-    waiting: collections.deque[tuple[int, Future[torch.Tensor | ImageError]]] = collections.deque()
-    pool = ThreadPoolExecutor(workers, "regraft-decode", initializer=_use_one_thread)
-    try:
-        for index, load in stream:
-            waiting.append((index, pool.submit(render_one, index, load)))
-            if len(waiting) > ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _use_one_thread() -> None:
-    """Let torch use the calling thread alone, else every resize wakes all processors.
-
-    OpenMP counts its threads by calling thread. ``torch.set_num_threads`` would also set what
-    threads that start later take over; asked for the number first, torch does that only once.
-    """
-    torch.get_num_threads()
-    threadpool_limits(1, user_api="openmp")
 
 
 class _Writer:

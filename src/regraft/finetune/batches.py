@@ -14,7 +14,7 @@ import torch
 from regraft.core.keyed_random import generator, key_of
 from regraft.errors import DataError, ImageError
 from regraft.finetune.processes.group import ALONE
-from regraft.images.augment import Recipe, augment
+from regraft.images.augment import Augmentation, augment
 from regraft.images.decode import decode, hash_payload
 
 if TYPE_CHECKING:
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
-    from regraft.data.samples import Load, Samples
+    from regraft.data.samples import Samples
     from regraft.finetune.frozen.cut_network import AtCut
     from regraft.finetune.frozen.prefix import FrozenPrefix
     from regraft.finetune.processes.group import Ranks
+    from regraft.images.payload import Load
+    from regraft.images.render import Preprocess
 
 _AHEAD = 2  # batches that are rendered while one is learnt
 
@@ -84,7 +85,7 @@ class TrainingImages:
         Which samples: the training part, and nothing else.
     preprocess : Preprocess
         The backbone's.
-    recipe : Recipe
+    recipe : Augmentation
         Augmentation.
     seed : int
         Of order and augmentation.
@@ -108,7 +109,7 @@ class TrainingImages:
         samples: Samples,
         indices: NDArray[np.int64],
         preprocess: Preprocess,
-        recipe: Recipe,
+        recipe: Augmentation,
         *,
         seed: int,
         max_pixels: int,

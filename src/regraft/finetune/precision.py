@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.features.compute import Compute
+    from regraft.images.render import Preprocess
 
 
 def on_device(images: Tensor, preprocess: Preprocess, compute: Compute) -> Tensor:

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 
 from regraft.errors import ImageError
-from regraft.features.extract import render_ahead
 from regraft.features.taps import TapReader, padded, read_features
 from regraft.finetune.batches import lost
 from regraft.finetune.frozen.cut_reader import CutReader
 from regraft.finetune.processes.group import ALONE
 from regraft.heads.temperature import log_losses
+from regraft.images.ahead import render_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.finetune.frozen.prefix import FrozenPrefix
     from regraft.finetune.processes.group import Ranks
+    from regraft.images.render import Preprocess
     from regraft.model import Model
 
 _ROWS_AT_ONCE = 8192  # as ``probe.score``: the same products of matrices, so the same bits

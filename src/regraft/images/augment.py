@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
+    from regraft.images.render import Preprocess
 
     Random: TypeAlias = np.random.Generator
     Fill: TypeAlias = list[float]
@@ -33,7 +33,7 @@ _ATTEMPTS = 10  # torchvision's, before RandomResizedCrop settles for the middle
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Augmentation:
     """What may happen to a training image.
 
     Attributes
@@ -60,13 +60,13 @@ class Recipe:
     zoom: float = 0.0
 
 
-AUGMENTATIONS: dict[str, Recipe] = {
-    "none": Recipe(),
-    "light": Recipe(area=(0.5, 1.0), flip=True),
-    "standard": Recipe(area=(0.35, 1.0), flip=True, strength=0.5),
-    "strong": Recipe(area=(0.08, 1.0), flip=True, strength=1.0, erase=0.25),
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(),
+    "light": Augmentation(area=(0.5, 1.0), flip=True),
+    "standard": Augmentation(area=(0.35, 1.0), flip=True, strength=0.5),
+    "strong": Augmentation(area=(0.08, 1.0), flip=True, strength=1.0, erase=0.25),
     # The tutorials' RandomRotation(10), with small moves: a mirrored digit is another sign.
-    "digits": Recipe(turn=10.0, shift=0.08, zoom=0.1),
+    "digits": Augmentation(turn=10.0, shift=0.08, zoom=0.1),
 }
 
 
@@ -102,7 +102,7 @@ def render_views(
 
 
 def augment(
-    image: NDArray[np.uint8], preprocess: Preprocess, recipe: Recipe, random: Random
+    image: NDArray[np.uint8], preprocess: Preprocess, recipe: Augmentation, random: Random
 ) -> torch.Tensor:
     """Render an image for training.
 
@@ -112,7 +112,7 @@ def augment(
         Decoded pixels.
     preprocess : Preprocess
         Size and interpolation.
-    recipe : Recipe
+    recipe : Augmentation
         An entry of ``AUGMENTATIONS``.
     random : numpy.random.Generator
         Of this image in this epoch alone.
@@ -128,7 +128,7 @@ def augment(
 
     Examples
     --------
-    >>> from regraft.backbones.backbone import Preprocess
+    >>> from regraft.images.render import Preprocess
     >>> from regraft.core.keyed_random import generator
     >>> preprocess = Preprocess(64, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     >>> image = np.zeros((80, 120, 3), dtype=np.uint8)
@@ -185,7 +185,7 @@ def _random_crop(
     return resized
 
 
-def _move(pixels: torch.Tensor, recipe: Recipe, random: Random) -> torch.Tensor:
+def _move(pixels: torch.Tensor, recipe: Augmentation, random: Random) -> torch.Tensor:
     """Turn, shift and zoom; what comes in from outside has the colour of the border."""
     kernels = load_functional()
     side = pixels.shape[-1]

@@ -51,17 +51,17 @@ from regraft.images.headers import KINDS, Header, png_is_short, read_header
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.data.samples import Payload
+    from regraft.images.payload import Payload
 
 __all__ = [
     "DECODER_VERSION",
     "KINDS",
-    "Look",
+    "HeaderInfo",
     "decode",
     "decode_opened",
     "hash_payload",
-    "inspect",
-    "look",
+    "image_size",
+    "inspect_header",
 ]
 
 _RULES = 1  # to be raised whenever the same bytes give other pixels than before
@@ -114,7 +114,7 @@ _DAMAGE = (
 )
 
 
-class Look(NamedTuple):
+class HeaderInfo(NamedTuple):
     """What the header alone tells: the size after orientation, and what decoding will lose."""
 
     height: int
@@ -123,12 +123,12 @@ class Look(NamedTuple):
     several: bool = False  # more frames or pages than the one that is read
 
 
-def inspect(payload: Payload, max_pixels: int) -> tuple[int, int]:
-    """Return height and width after orientation; ``look`` without the rest."""
-    return look(payload, max_pixels)[:2]
+def image_size(payload: Payload, max_pixels: int) -> tuple[int, int]:
+    """Return height and width after orientation; ``inspect_header`` without the rest."""
+    return inspect_header(payload, max_pixels)[:2]
 
 
-def look(payload: Payload, max_pixels: int) -> Look:
+def inspect_header(payload: Payload, max_pixels: int) -> HeaderInfo:
     """Return what the header alone tells of an image.
 
     Parameters
@@ -140,7 +140,7 @@ def look(payload: Payload, max_pixels: int) -> Look:
 
     Returns
     -------
-    Look
+    HeaderInfo
         Height and width in pixels, as ``decode`` will give them, and what it will leave out.
 
     Raises
@@ -150,16 +150,16 @@ def look(payload: Payload, max_pixels: int) -> Look:
 
     Examples
     --------
-    >>> look(np.zeros((2, 3), np.uint8), max_pixels=6)
-    Look(height=2, width=3, deep=False, several=False)
+    >>> inspect_header(np.zeros((2, 3), np.uint8), max_pixels=6)
+    HeaderInfo(height=2, width=3, deep=False, several=False)
     """
     if isinstance(payload, np.ndarray):
-        return Look(*_pixels(payload, max_pixels).shape[:2])
+        return HeaderInfo(*_pixels(payload, max_pixels).shape[:2])
     header = _checked_header(payload, max_pixels)
     sides = header.height, header.width
     if header.orientation >= 5:
         sides = sides[::-1]
-    return Look(*sides, header.deep, header.several)
+    return HeaderInfo(*sides, header.deep, header.several)
 
 
 def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:

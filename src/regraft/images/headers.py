@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from regraft.errors import ImageError
 from regraft.images.tiff import bare_tiff, exif_orientation, read_directory
-from regraft.images.unrecognised import refusal
+from regraft.images.unrecognised import explain_unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ def read_header(data: bytes) -> Header:
                 raise ImageError(
                     "truncated", f"the {name} file ends within its header, after {len(data)} bytes"
                 ) from None
-    raise refusal(data)
+    raise explain_unrecognised(data)
 
 
 #: Segments, chunks or blocks of a file, a limit on time: a PNG of 1.6 GB in chunks of 8 kB.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import interpolate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Preprocess
+Interpolation = Literal["bilinear", "bicubic"]
 
 # A centre crop sees no more of the long side than one short side; a longer side is cut to its
 # middle before anything is resized. Without the cut 1 x 65,535 pixels, enlarged to a short side of
@@ -19,6 +20,35 @@ if TYPE_CHECKING:
 # side even where the short side is one pixel. Images of up to 4:1 are not touched, and come out as
 # torchvision's Resize and CenterCrop render them, bit for bit.
 _LONGEST = 4
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a decoded image to what the network sees, as the weights' own record says.
+
+    The short side is resized to ``resize_size`` with antialiasing, the centre square of
+    ``image_size`` is cut out, pixels are divided by 255, ``mean`` is subtracted and the result
+    divided by ``std``.
+
+    With ``views``, so many augmented views of the image are rendered beside the plain one, the same
+    ones of every image, and features are the mean over all. With ``view``, one augmented view of
+    its own takes the image's place: of training images only, never in a bundle.
+    """
+
+    image_size: int  # pixels, side of the square
+    resize_size: int  # pixels, short side before the crop; at least image_size
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation
+    views: int = 0
+    view: int = 0
+    augment: str = "none"  # key of ``regraft.images.augment.AUGMENTATIONS``: what views are
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what bundles and metrics.json hold of it."""
+        fields = asdict(self)
+        del fields["view"]
+        return fields
 
 
 def render(image: NDArray[np.uint8], preprocess: Preprocess) -> torch.Tensor:
@@ -40,7 +70,7 @@ def render(image: NDArray[np.uint8], preprocess: Preprocess) -> torch.Tensor:
     Examples
     --------
     >>> import numpy as np
-    >>> from regraft.backbones.backbone import Preprocess
+    >>> from regraft.images.render import Preprocess
     >>> preprocess = Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     >>> render(np.zeros((1, 65535, 3), dtype=np.uint8), preprocess).shape
     torch.Size([3, 224, 224])
@@ -99,7 +129,7 @@ def normalise(
 
     Examples
     --------
-    >>> from regraft.backbones.backbone import Preprocess
+    >>> from regraft.images.render import Preprocess
     >>> preprocess = Preprocess(1, 1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     >>> batch = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     >>> normalise(batch, preprocess).view(-1)

@@ -30,7 +30,7 @@ _OTHERS = (
 )  # fmt: skip
 
 
-def refusal(data: bytes) -> ImageError:
+def explain_unrecognised(data: bytes) -> ImageError:
     """Return the error that says what a file is that has none of the formats.
 
     Parameters
@@ -40,7 +40,7 @@ def refusal(data: bytes) -> ImageError:
 
     Examples
     --------
-    >>> print(refusal(b"<html>404"))
+    >>> print(explain_unrecognised(b"<html>404"))
     not an image: an HTML page, as servers send in place of a missing image
     """
     for offset, magic, kind, what in _OTHERS:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from regraft.bundle.format import Statistics
     from regraft.check.near_duplicates import Pair
     from regraft.config.train_config import TrainConfig
-    from regraft.data.samples import Load, Parts, Samples
+    from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.heads.fitted import FittedHead
+    from regraft.images.payload import Load
     from regraft.model import Model
     from regraft.probe.score import Scored
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.samples import Entry, Load, Source
+from regraft.data.samples import Entry, Source
 from regraft.data.sources.layout import normalise
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 #: One array (N, H, W) or (N, H, W, 3), or N arrays (H, W) or (H, W, 3); uint8.
 Images: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]

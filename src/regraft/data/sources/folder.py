@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.core.files import read_regular
-from regraft.data.samples import Load, Source
+from regraft.data.samples import Source
 from regraft.data.sources.layout import Members, arrange, is_hidden, normalise
 from regraft.errors import DataError, ImageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 #: No image file that anybody trains on is larger (bytes); a bound for hostile and mistaken ones.
 LARGEST_FILE = 256 << 20

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from regraft.data.ledger import LedgerEntry
-from regraft.data.samples import Entry, Load, Part, Source
+from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.folder import LARGEST_FILE
 from regraft.data.sources.layout import PART_NAMES, normalise
 from regraft.errors import DataError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from regraft.images.payload import Load
 
 _LARGEST_GROUP = 1 << 33  # bytes that a row group declares, decompressed
 _SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+(-[0-9a-f]+)?|[-_.]?\d+)?\.parquet")

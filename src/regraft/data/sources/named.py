@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.data.samples import Entry, Load, Part, Source
+from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.arrays import stream_arrays
 from regraft.data.sources.fetched import FETCHED, Parts, fetch_idx
 from regraft.data.sources.folder import read_file
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 
 @dataclass(frozen=True)

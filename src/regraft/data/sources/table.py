@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.core.files import read_regular
-from regraft.data.samples import Entry, Load, Source
+from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import is_inside, read_file
 from regraft.data.sources.layout import LONGEST_LABEL, PART_NAMES, Members, normalise, printable
 from regraft.errors import ImageError, MissingExtraError, TableError
 
 if TYPE_CHECKING:
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 #: Column names in lower case; the first is the canonical one, which wins over its synonyms.
 COLUMNS: dict[str, tuple[str, ...]] = {

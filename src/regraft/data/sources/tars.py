@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from regraft.data.samples import Load, Source
+from regraft.data.samples import Source
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, say
 from regraft.data.sources.folder import LARGEST_FILE, read_head
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw)),

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from regraft.data.ledger import LedgerEntry
-from regraft.data.samples import Entry, Load, Source
+from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import LARGEST_FILE, read_file, walk
 from regraft.data.sources.layout import has_image_magic, normalise, printable
 from regraft.data.sources.tars import is_tar, list_tar
 from regraft.data.sources.zips import is_zip, list_zip
 from regraft.errors import DataError
+from regraft.images.payload import Load
 
 #: One container's entries and the function that streams them, as in ``Source``.
 _Stream = Callable[[Sequence[int]], Iterator[tuple[int, Load]]]

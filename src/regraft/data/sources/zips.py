@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.data.samples import Load, Source
+from regraft.data.samples import Source
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, say
 from regraft.data.sources.folder import LARGEST_FILE, read_head
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regraft.data.sources.options import Data, SourceOptions
+    from regraft.images.payload import Load
 
 _LOCAL_HEADER = 30  # bytes, without name and extra fields
 _UTF8 = 0x800  # flag: the name is UTF-8
