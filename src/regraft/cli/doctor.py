@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import io
-import os
 import platform
 import shutil
 import sys
@@ -16,7 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import regraft
+from regraft.core.files import existing_parent
+from regraft.core.machine import free_memory, n_processors
+from regraft.core.text import counted
+from regraft.core.version import __version__
 from regraft.errors import RegraftError
 
 if TYPE_CHECKING:
@@ -103,12 +105,14 @@ def _safely(name: str, look: Callable[[str], Check]) -> Check:
 
 
 def _python(name: str) -> Check:
-    detail = f"{platform.python_version()} at {sys.executable}, regraft {regraft.__version__}"
+    detail = f"{platform.python_version()} at {sys.executable}, regraft {__version__}"
     return Check(name, ok=sys.version_info >= (3, 11), detail=detail)
 
 
 def _platform(name: str) -> Check:
-    return Check(name, ok=True, detail=f"{platform.platform()}, {os.cpu_count()} processors")
+    processors = counted(n_processors(), "processor")
+    memory = f"{free_memory() / 2**30:,.1f} GiB of memory free"
+    return Check(name, ok=True, detail=f"{platform.platform()}, {processors}, {memory}")
 
 
 def _torch(name: str) -> Check:
@@ -228,7 +232,7 @@ def _store(name: str) -> Check:
                 f"{info.rows:,} rows in {info.bytes / 2**20:,.0f} of {info.limit / 2**20:,.0f} MiB"
             )
         else:
-            _try_to_write(_nearest(folder))
+            _try_to_write(existing_parent(folder))
             held = "not made yet"
     except (RegraftError, OSError) as error:
         what = error.message if isinstance(error, RegraftError) else f"{folder}: {error.strerror}"
@@ -250,7 +254,7 @@ def _runs(name: str) -> Check:
 
     folder = HOME.absolute()
     try:
-        _try_to_write(_nearest(folder))
+        _try_to_write(existing_parent(folder))
     except OSError as error:
         return Check(
             name, ok=False, detail=f"{folder} cannot be written: {error.strerror}",
@@ -259,10 +263,6 @@ def _runs(name: str) -> Check:
     detail, free = _place(folder)
     few = "a run takes 20 to 400 MB" if free < LEAST_FREE // 4 else None
     return Check(name, ok=True, detail=detail, hint=few and f"little space: {few}")
-
-
-def _nearest(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _try_to_write(folder: Path) -> None:
@@ -274,7 +274,7 @@ def _place(folder: Path) -> tuple[str, int]:
     """Return a folder with its file system and free space, in words, and the free bytes."""
     import psutil
 
-    existing = _nearest(folder)
+    existing = existing_parent(folder)
     free = shutil.disk_usage(existing).free
     here = existing.resolve()
     mounts = [

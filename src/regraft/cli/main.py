@@ -14,7 +14,6 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-import regraft
 from regraft.cli.compare import compare
 from regraft.cli.console import end, guarded
 from regraft.cli.help import HelpFormatter, usage_error
@@ -34,11 +33,13 @@ from regraft.cli.options import (
 from regraft.cli.tuning import tune_process
 from regraft.config.settings import placeholder, refuse_unread
 from regraft.config.train_config import Augment
+from regraft.core.launched import is_first
+from regraft.core.version import __version__
 from regraft.errors import InputError, visible
 
 app = App(
     name="regraft",
-    version=regraft.__version__,
+    version=__version__,
     help_format="plaintext",
     help_formatter=HelpFormatter(),
     suppress_keyboard_interrupt=False,
@@ -117,7 +118,6 @@ def train(
     tune_process()
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import train as command
-    from regraft.finetune.processes.group import is_first
 
     run = command.train(data, settings, ConsoleReporter())
     if is_first():  # of the processes that torchrun has started

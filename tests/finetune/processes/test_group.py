@@ -15,8 +15,9 @@ import safetensors.numpy
 
 import regraft
 from conftest import make_photographs
+from regraft.core.launched import is_first
 from regraft.errors import ConfigError
-from regraft.finetune.processes.group import Ranks, is_first, joined
+from regraft.finetune.processes.group import Ranks, joined
 from regraft.runs.metrics_file import read_metrics
 
 pytestmark = [

@@ -11,7 +11,6 @@ safetensors and JSON: no pickle.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from regraft.core.launched import launch_number, rank_and_size
 from regraft.errors import ConfigError, RegraftError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     import torch
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST = timedelta(minutes=30)  # a process waits for another one in a step; one that died is told
 _PAUSE = 0.2  # seconds between two looks while the first process works alone
 _TRAININGS = itertools.count()  # of this process
@@ -168,11 +167,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def is_first() -> bool:
-    """Tell whether this process is the one that prints."""
-    return _started()[0] == 0
-
-
 @contextmanager
 def joined(strategy: str) -> Iterator[Ranks]:
     """Join the other processes that ``torchrun`` has started, if it has.
@@ -193,7 +187,7 @@ def joined(strategy: str) -> Iterator[Ranks]:
     RegraftError
         Where another process ends before its time.
     """
-    rank, size = _started()
+    rank, size = rank_and_size()
     if size == 1:
         yield Ranks()
         return
@@ -202,11 +196,14 @@ def joined(strategy: str) -> Iterator[Ranks]:
 
     # torchrun's store outlives its restarts, and this process may train twice: what was told in
     # another training is over.
-    attempt = f"regraft/{_number('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_TRAININGS)}"
+    attempt = f"regraft/{launch_number('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_TRAININGS)}"
     with _told():
         found, _, _ = next(rendezvous("env://", timeout=_LONGEST))
         store = distributed.PrefixStore(attempt, found)  # type: ignore[attr-defined]
-    local_rank, local_size = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size)
+    local_rank, local_size = (
+        launch_number("LOCAL_RANK", rank),
+        launch_number("LOCAL_WORLD_SIZE", size),
+    )
     ranks = Ranks(rank, size, local_rank, local_size, store)
     try:
         if ranks.first:
@@ -248,20 +245,6 @@ def _backend() -> str:
     import torch
 
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-
-
-def _started() -> tuple[int, int]:
-    """Return this process's number and how many there are."""
-    if not all(name in os.environ for name in _VARIABLES):
-        return 0, 1
-    return _number("RANK", 0), _number("WORLD_SIZE", 1)
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"the variable {name} is {text!r}; torchrun sets it to a number")
-    return int(text)
 
 
 @contextmanager
