@@ -41,7 +41,7 @@ MAY_IMPORT = {
 
 #: Arrows that the moves alone have not paid yet.
 DEBTS = {
-    "bundle/format.py", "check/near_duplicates.py", 
+    "bundle/format.py", "check/near_duplicates.py",
     "commands/compare_trainings.py", "estimator.py",
     "finetune/rate_trial.py", "probe/fit.py", "runs/reserve.py", "runs/write.py",
 }  # fmt: skip
