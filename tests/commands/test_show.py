@@ -10,7 +10,7 @@ from regraft.commands.show import VIEWS, _views, choose_examples, show
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
-from regraft.finetune.batches import TrainingImages
+from regraft.finetune.batches import TrainingBatches
 from regraft.images.augment import AUGMENTATIONS
 from regraft.images.render import Preprocess, render
 
@@ -52,7 +52,7 @@ def test_views_are_what_a_training_sees(photographs, name):
     config = TrainConfig()
     samples = scan(photographs, config)
     preprocess = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
-    images = TrainingImages(
+    images = TrainingBatches(
         samples, np.arange(4), preprocess, AUGMENTATIONS[name],
         seed=5, max_pixels=config.max_pixels, workers=1,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.memory import activation_bytes, available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.state import State
-from regraft.finetune.train import discard, prepare
+from regraft.finetune.train import build_loop, remove_checkpoints
 from regraft.finetune.validation import Validation
 from regraft.heads.modules import KnnHead, LinearHead
 from regraft.images.render import normalise
@@ -102,7 +102,7 @@ def test_labels_follow_the_order_in_which_a_compressed_tar_is_read(tmp_path):
         fits.append(
             dataclasses.replace(trial.at(tmp_path / "y"), samples=samples, parts=parts).run()
         )
-        discard(tmp_path / "y")
+        remove_checkpoints(tmp_path / "y")
     of_folder, of_tar = scores
     assert len(of_tar.logits) > 3
     assert np.array_equal(of_tar.logits, of_folder.logits)
@@ -404,7 +404,7 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tm
                              r"learning rate \d+.*; images: \d+\nhint: try a smaller --lr"
     ):  # fmt: skip
         trial.run()
-    _, loop, _ = prepare(
+    _, loop, _ = build_loop(
         trial.probe, trial.samples, trial.parts, trial.compute, trial.config, trial.folder,
         Reporter(),
     )  # fmt: skip

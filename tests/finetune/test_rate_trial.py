@@ -23,7 +23,7 @@ from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
-from regraft.finetune.train import find
+from regraft.finetune.train import try_rates_from
 from regraft.probe.fit import fit_probe
 from regraft.splits.split import split
 
@@ -37,7 +37,9 @@ SMALL = {
 
 def try_out(trial, **changes):
     config = trial.config.replace(**changes)
-    return find(trial.probe, trial.samples, trial.parts, trial.compute, config, Reporter())
+    return try_rates_from(
+        trial.probe, trial.samples, trial.parts, trial.compute, config, Reporter()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +117,12 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     found = _read(RATES, start - falling + rising + noise, 1e-4)
     assert 0.01 < found.limit < 0.3  # smoothing carries the rise a little to the left
     words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, behind which the loss rose"
-    assert found.told().startswith(words)
+    assert found.summary().startswith(words)
 
 
 def test_a_loss_that_never_rises_is_told():
     found = _read(RATES, np.linspace(2, 1, STEPS), 1e-4)
-    assert found.told().splitlines() == [
+    assert found.summary().splitlines() == [
         "--lr 1.0e+00: the loss had not risen at 1.0e+01, the largest rate tried",
         "loss 1.9900 at first, 1.0100 at its lowest, 1.0000 at last, in 120 steps",
         "where no rate is given: 1.0e-04",
@@ -157,7 +159,7 @@ def rates_after_a_probe(data, config):
             samples, parts.train, backbone, compute, config, stack, Reporter()
         )
         probe = fit_probe(features, samples, parts, backbone, probing(config))
-    return find(probe.model, samples, parts, compute, config, Reporter())
+    return try_rates_from(probe.model, samples, parts, compute, config, Reporter())
 
 
 DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}

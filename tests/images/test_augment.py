@@ -9,7 +9,7 @@ from regraft.config.train_config import TrainConfig
 from regraft.core.keyed_random import generator, key_of, torch_seeded
 from regraft.data.scan import scan
 from regraft.errors import DataError
-from regraft.finetune.batches import TrainingImages
+from regraft.finetune.batches import TrainingBatches
 from regraft.finetune.mixing import draw_mixing
 from regraft.images.augment import AUGMENTATIONS, Augmentation, _operations, augment
 from regraft.images.render import Preprocess, render
@@ -24,7 +24,7 @@ def samples_of(n=24, first=0, side=40):
 
 def training_images(samples, indices=None, seed=0, workers=1, recipe="strong"):
     indices = np.arange(len(samples)) if indices is None else np.asarray(indices)
-    return TrainingImages(
+    return TrainingBatches(
         samples, indices, PREPROCESS, AUGMENTATIONS[recipe],
         seed=seed, max_pixels=10**6, workers=workers,
     )  # fmt: skip

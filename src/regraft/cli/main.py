@@ -261,7 +261,7 @@ def find_rate(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands.find_rate import find_rate
 
-    print(find_rate(data, settings, ConsoleReporter(), out=out).told())
+    print(find_rate(data, settings, ConsoleReporter(), out=out).summary())
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)

@@ -65,7 +65,7 @@ def find_rate(
     Returns
     -------
     Rates
-        With ``suggestion``; print ``told()``.
+        With ``suggestion``; print ``summary()``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def find_rate(
             reporter.say(note)
         backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.finetune.rate_trial import draw_rates
-        from regraft.finetune.train import find
+        from regraft.finetune.train import try_rates_from
         from regraft.probe.fit import fit_probe
 
         check_names(backbone, config)
@@ -109,7 +109,7 @@ def find_rate(
         if begin is None:
             probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
             begin = probe.model
-        found = find(begin, samples, parts, compute, config, reporter)
+        found = try_rates_from(begin, samples, parts, compute, config, reporter)
     draw_rates(place, found)
     reporter.say(f"picture: {place}")
     return found

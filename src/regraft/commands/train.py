@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts, Samples
     from regraft.features.extract import Features
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.model import Model
     from regraft.probe.score import Scored
     from regraft.runs.reserve import Claim
@@ -132,19 +132,23 @@ def train(
     config, reporter = configured(config, settings), reporter or Reporter()
     refuse_unread(config, settings)
     check_callbacks(callbacks, config.strategy)
-    with joined(config.strategy) as ranks:  # several processes where torchrun has started them
-        if not ranks.first:
+    with joined(config.strategy) as group:  # several processes where torchrun has started them
+        if not group.first:
             from regraft.commands.train_follower import follow
 
-            return Run(*follow(data, config, ranks))
-        run = _train(data, config, reporter, callbacks, ranks)
+            return Run(*follow(data, config, group))
+        run = _train(data, config, reporter, callbacks, group)
         told = {"folder": str(run.folder), "metrics": run.metrics}
-        ranks.tell("written", json.dumps(told).encode())
+        group.send("written", json.dumps(told).encode())
     return run
 
 
 def _train(
-    data: Any, config: TrainConfig, reporter: Reporter, callbacks: Sequence[object], ranks: Ranks
+    data: Any,
+    config: TrainConfig,
+    reporter: Reporter,
+    callbacks: Sequence[object],
+    group: ProcessGroup,
 ) -> Run:
     """Scan, split, extract, fit, evaluate, write."""
     seconds = Stopwatch()
@@ -160,8 +164,8 @@ def _train(
         with seconds.of("load"):  # what scanning did not hide
             backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.backbones.freeze import frozen
-        from regraft.finetune.processes.exchange import hand_over
-        from regraft.finetune.train import discard, finetune, refuse_lost
+        from regraft.finetune.processes.exchange import send_probe
+        from regraft.finetune.train import finetune, remove_checkpoints, require_readable
         from regraft.probe.fit import fit_probe, statistics
         from regraft.probe.score import cross_validate, score_test
         from regraft.runs.write import Outcome, describe, write_artefacts
@@ -183,17 +187,17 @@ def _train(
             model, fitted = probe.model, probe.fitted
         if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
             with seconds.of("train"):
-                hand_over(ranks, probe.model, samples, parts)
+                send_probe(group, probe.model, samples, parts)
                 model, fitted = finetune(
                     probe.model, samples, parts, compute, config, checkpoints, reporter,
-                    (logs, *callbacks), ranks=ranks,
+                    (logs, *callbacks), group=group,
                 )  # fmt: skip
             if model.backbone is not backbone:
                 with seconds.of("extract again"):
                     seen = extract_features(
                         samples, _used(parts), model.backbone, compute, config, stack, reporter
                     )
-                    refuse_lost(samples, seen.refused)
+                    require_readable(samples, seen.refused)
         with seconds.of("evaluate"):  # the test part, once
             scored = (
                 cross_validate(features, samples, rounds, backbone, config, reporter)
@@ -212,7 +216,7 @@ def _train(
             )
             logs.finish(beside, metrics)
         if config.strategy != "probe":
-            discard(checkpoints)
+            remove_checkpoints(checkpoints)
     return Run(place.folder, metrics, model)
 
 

@@ -12,16 +12,18 @@ from regraft.commands.steps import compute_of, load_backbone, suited
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
-from regraft.finetune.processes.exchange import take_over
+from regraft.finetune.processes.exchange import receive_probe
 from regraft.finetune.train import finetune
 
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.model import Model
 
 
-def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str, Any], Model]:
+def follow(
+    data: Any, config: TrainConfig, group: ProcessGroup
+) -> tuple[Path, dict[str, Any], Model]:
     """Share the steps of a training that the first process leads.
 
     Parameters
@@ -30,7 +32,7 @@ def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str
         The same as the first one's.
     config : TrainConfig
         The same as the first one's.
-    ranks : Ranks
+    group : ProcessGroup
         Of this process.
 
     Returns
@@ -48,9 +50,9 @@ def follow(data: Any, config: TrainConfig, ranks: Ranks) -> tuple[Path, dict[str
         warnings.simplefilter("ignore", RegraftWarning)  # the first process tells them
         samples = scan(data, config, silent)
         backbone, config = suited(load_backbone(config), samples, config, silent)
-        probe, parts = take_over(ranks, samples, backbone, config)
-        compute = compute_of(backbone, config.replace(device=ranks.device(config.device)))
+        probe, parts = receive_probe(group, samples, backbone, config)
+        compute = compute_of(backbone, config.replace(device=group.device(config.device)))
         nowhere = Path(os.devnull)  # of checkpoints: the first process has them
-        model, _ = finetune(probe, samples, parts, compute, config, nowhere, silent, ranks=ranks)
-    told = json.loads(ranks.hear("written"))
+        model, _ = finetune(probe, samples, parts, compute, config, nowhere, silent, group=group)
+    told = json.loads(group.receive("written"))
     return Path(told["folder"]), told["metrics"], model

@@ -13,7 +13,7 @@ import torch
 
 from regraft.core.keyed_random import generator, key_of
 from regraft.errors import DataError, ImageError
-from regraft.finetune.processes.group import ALONE
+from regraft.finetune.processes.group import SINGLE_PROCESS
 from regraft.images.augment import Augmentation, augment
 from regraft.images.decode import decode, hash_payload
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.data.samples import Samples
-    from regraft.finetune.frozen.cut_network import AtCut
+    from regraft.finetune.frozen.cut_network import Activations
     from regraft.finetune.frozen.prefix import FrozenPrefix
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.images.payload import Load
     from regraft.images.render import Preprocess
 
 _AHEAD = 2  # batches that are rendered while one is learnt
 
 
-def lost(name: str, reason: str) -> DataError:
+def lost_image_error(name: str, reason: str) -> DataError:
     """Return the error of an image that was there when the run began.
 
     Parameters
@@ -62,18 +62,18 @@ class Batch:
         Into the samples; of all processes.
     own : slice
         Which of them are this process's: m images.
-    images : tensor of shape (m, 3, S, S), uint8, or AtCut
+    images : tensor of shape (m, 3, S, S), uint8, or Activations
         Augmented; or what the frozen stages have made of them.
     labels : tensor of shape (m,), int64
     """
 
     indices: NDArray[np.int64]
     own: slice
-    images: torch.Tensor | AtCut
+    images: torch.Tensor | Activations
     labels: torch.Tensor
 
 
-class TrainingImages:
+class TrainingBatches:
     """The images of the training part, rendered for one epoch after the other.
 
     Parameters
@@ -95,7 +95,7 @@ class TrainingImages:
         Threads that read, decode and augment; they change no bit.
     views : int
         So many epochs draw their own views, and those behind use them again in turn; 0: all do.
-    ranks : Ranks
+    group : ProcessGroup
         Of each batch, only this process's share is rendered.
 
     Attributes
@@ -115,7 +115,7 @@ class TrainingImages:
         max_pixels: int,
         workers: int,
         views: int = 0,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.samples = samples
         self.indices = indices
@@ -126,7 +126,7 @@ class TrainingImages:
         self._seed = seed
         self._max_pixels = max_pixels
         self._workers = workers
-        self._ranks = ranks
+        self._group = group
         self._loads: dict[int, Load] = dict(samples.stream(indices))
 
     def __len__(self) -> int:
@@ -139,8 +139,8 @@ class TrainingImages:
         image keep the order of the samples.
         """
         hashes = self.samples.hashes
-        ranks = [key_of(self._seed, "order", epoch, hashes[index]) for index in self.indices]
-        return self.indices[sorted(range(len(ranks)), key=ranks.__getitem__)]
+        keys = [key_of(self._seed, "order", epoch, hashes[index]) for index in self.indices]
+        return self.indices[sorted(range(len(keys)), key=keys.__getitem__)]
 
     def n_batches(self, size: int) -> int:
         """Return how many batches of at most ``size`` images make an epoch."""
@@ -184,7 +184,7 @@ class TrainingImages:
         waiting: collections.deque[tuple[NDArray[np.int64], list[Future[torch.Tensor]]]]
         waiting = collections.deque()
         for piece in pieces:
-            own = piece[self._ranks.share(len(piece))]
+            own = piece[self._group.share(len(piece))]
             futures = [pool.submit(self._row_or_image, int(index), view) for index in own]
             waiting.append((piece, futures))
             if len(waiting) > _AHEAD:
@@ -221,18 +221,18 @@ class TrainingImages:
             payload = self._loads[index]()
             pixels = decode(payload, self._max_pixels)
         except (ImageError, OSError) as error:
-            raise lost(self.samples.ids[index], str(error)) from error
+            raise lost_image_error(self.samples.ids[index], str(error)) from error
         if hash_payload(payload) != expected:
-            raise lost(self.samples.ids[index], "its bytes have changed")
+            raise lost_image_error(self.samples.ids[index], "its bytes have changed")
         random = generator(self._seed, "augment", view, expected)
         return augment(pixels, self._preprocess, self._recipe, random)
 
     def _collect(
         self, indices: NDArray[np.int64], futures: list[Future[torch.Tensor]], view: int
     ) -> Batch:
-        own = self._ranks.share(len(indices))
+        own = self._group.share(len(indices))
         found = [future.result() for future in futures]
-        images: torch.Tensor | AtCut
+        images: torch.Tensor | Activations
         if self.prefix:
             images = self.prefix.complete(indices[own], view - 1, found)
         else:

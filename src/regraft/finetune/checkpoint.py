@@ -72,7 +72,7 @@ class Checkpoints:
             Where all are damaged, or the newest whole one is of another run.
         """
         notes: list[str] = []
-        with _told(self.folder):
+        with io_errors_as_run_errors(self.folder):
             found = generations(self.folder)
         for number in reversed(found):
             try:
@@ -111,7 +111,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.folder} cannot be made: {error.strerror or error}") from error
-        with _told(self.folder):
+        with io_errors_as_run_errors(self.folder):
             number = max(generations(self.folder), default=0) + 1
         data = safetensors.torch.save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -134,13 +134,13 @@ class Checkpoints:
         except InputError as error:
             raise RunError(error.message) from error
         self._whole = [*self._whole, number][-_KEPT:]
-        with _told(self.folder):
+        with io_errors_as_run_errors(self.folder):
             self._remove_others()
 
     def remove(self) -> None:
         """Remove the folder with everything that is ours in it."""
         self._whole = []
-        with _told(self.folder):
+        with io_errors_as_run_errors(self.folder):
             self._remove_others()
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
@@ -158,7 +158,7 @@ class Checkpoints:
         DiskFullError
             Names path and bytes.
         """
-        with _told(self.folder):
+        with io_errors_as_run_errors(self.folder):
             place = next(place for place in (self.folder, *self.folder.parents) if place.exists())
             free = shutil.disk_usage(place).free
         if free < needed * (_KEPT + 1):
@@ -211,7 +211,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def io_errors_as_run_errors(folder: Path) -> Iterator[None]:
     """Tell in one line what a file system says that fails, or went away in the middle."""
     try:
         yield

@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy, one_hot
 from regraft.core.keyed_random import torch_seeded
 from regraft.errors import DivergedError, RegraftError
 from regraft.finetune.callbacks import call
-from regraft.finetune.frozen.cut_network import AtCut
+from regraft.finetune.frozen.cut_network import Activations
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.precision import autocast, on_device
-from regraft.finetune.processes.group import ALONE
+from regraft.finetune.processes.group import SINGLE_PROCESS
 from regraft.finetune.schedule import set_rates
 from regraft.finetune.signals import Stop, stoppable
 from regraft.finetune.state import State, copied
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Reporter
     from regraft.features.compute import Compute
-    from regraft.finetune.batches import Batch, TrainingImages
+    from regraft.finetune.batches import Batch, TrainingBatches
     from regraft.finetune.checkpoint import Checkpoints
     from regraft.finetune.mixing import Mixing
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.validation import Validation
 
 _SHOWN = 16  # images of a batch that are named
@@ -71,7 +71,7 @@ class Loop:
     ----------
     state : State
         All that a step changes; afterwards ``state.best`` is the result.
-    images : TrainingImages
+    images : TrainingBatches
         The training part.
     validation : Validation
         The validation part: chooses the epoch, and nothing else.
@@ -87,14 +87,14 @@ class Loop:
         Told of every epoch.
     callbacks : sequence of object
         With methods named as in ``callbacks.MOMENTS``; each is called with the loop.
-    ranks : Ranks
+    group : ProcessGroup
         The processes that share each step.
     batch_loss : float
         Of the last step.
     """
 
     state: State
-    images: TrainingImages
+    images: TrainingBatches
     validation: Validation
     checkpoints: Checkpoints
     schedule: Schedule
@@ -102,7 +102,7 @@ class Loop:
     compute: Compute
     reporter: Reporter
     callbacks: Sequence[object] = ()
-    ranks: Ranks = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
     batch_loss: float = math.nan
     _saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -163,7 +163,7 @@ class Loop:
                 self._halve(len(batch.labels))
                 for name, buffer in network.named_buffers():
                     buffer.copy_(buffers[name])
-        self.ranks.add([figures])
+        self.group.add([figures])
         loss, right = figures.tolist()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", batch, rate)
@@ -209,8 +209,8 @@ class Loop:
         """Take one step along the gradients of all processes."""
         state, config = self.state, self.config
         trained = [parameter for _, parameter in state.trained()]
-        self.ranks.add([parameter.grad for parameter in trained if parameter.grad is not None])
-        self.ranks.average(state.network.statistics())
+        self.group.add([parameter.grad for parameter in trained if parameter.grad is not None])
+        self.group.average(state.network.statistics())
         norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip or math.inf))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm}", batch, rate)
@@ -219,10 +219,10 @@ class Loop:
         state.update_average(config.ema)
 
     def _inputs(
-        self, images: torch.Tensor | AtCut, rows: slice, mixing: Mixing
-    ) -> torch.Tensor | AtCut:
+        self, images: torch.Tensor | Activations, rows: slice, mixing: Mixing
+    ) -> torch.Tensor | Activations:
         """Return images (micro, 3, S, S) float32, or what the frozen stages made of them."""
-        if isinstance(images, AtCut):
+        if isinstance(images, Activations):
             return images[rows].to(self.compute.device)
         preprocess = self.validation.preprocess
         x = on_device(images[rows], preprocess, self.compute)
@@ -248,7 +248,7 @@ class Loop:
 
     def machine(self) -> dict[str, Any]:
         """Return what the last digits may depend on besides settings and images."""
-        return {**self.compute.fingerprint(), "processes": self.ranks.size}
+        return {**self.compute.fingerprint(), "processes": self.group.size}
 
     def _diverged(self, what: str, batch: Batch, rate: float) -> DivergedError:
         progress = self.state.progress
@@ -295,18 +295,18 @@ class Loop:
         if (scores.accuracy, -scores.log_loss) > (best["val_accuracy"], -best["val_loss"]):
             progress.best_epoch = progress.epoch
             state.best = copied(candidate)
-        self.reporter.say(_told(progress.history[-1], self.config.epochs))
+        self.reporter.say(epoch_line(progress.history[-1], self.config.epochs))
         call(self.callbacks, "on_epoch_end", self)
         progress.next_epoch()
         self._save()
-        stop.number = self.ranks.largest(stop.number)
+        stop.number = self.group.largest(stop.number)
         if stop.asked:
             self._leave(stop)
 
     # --- checkpoints --------------------------------------------------------------------------
 
     def _save_if_due(self, stop: Stop) -> None:
-        stop.number = self.ranks.largest(stop.number)
+        stop.number = self.group.largest(stop.number)
         if stop.asked:
             self._save_and_leave(stop)
         if time.monotonic() - self._saved_at >= self.config.save_every:
@@ -321,7 +321,7 @@ class Loop:
             f"saved after step {self.state.progress.step} in {self.checkpoints.folder}; "
             "the same command with --resume continues"
         )
-        self.ranks.saved()
+        self.group.saved()
         stop.leave()
 
     def _save(self) -> None:
@@ -337,7 +337,8 @@ class Loop:
         self._saved_at = time.monotonic()
 
 
-def _told(row: dict[str, Any], epochs: int) -> str:
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """Return what the console shows of an epoch that is over."""
     parts = [f"epoch {row['epoch']}/{epochs}"]
     if row["train_loss"] is not None:
         parts.append(f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}")

@@ -19,7 +19,7 @@ from regraft.backbones.freeze import state_hash
 from regraft.core.keyed_random import torch_seeded
 from regraft.errors import ConfigError
 from regraft.features.taps import POOLED, Block, as_map, pool
-from regraft.finetune.frozen.cut_network import AtCut, Cut
+from regraft.finetune.frozen.cut_network import Activations, CutNetwork
 from regraft.heads.modules import LinearHead
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class TrainableNetwork(nn.Module):
             if stage_record.name in grids:
                 tapped = self.backbone.get_submodule(stage_record.path)
                 tapped.register_forward_hook(_reader(self._read, stage_record, grids))
-        self._cut: Cut | None = None
+        self._cut: CutNetwork | None = None
         self.train()
 
     @property
@@ -205,21 +205,21 @@ class TrainableNetwork(nn.Module):
         """
         self._cut = self.cut_of(self.backbone)
 
-    def cut_of(self, module: nn.Module) -> Cut:
+    def cut_of(self, module: nn.Module) -> CutNetwork:
         """Cut a copy of the backbone at the same place; behind all of it if no stage is trained."""
         backbone = self._model.backbone
         path = backbone.stages[self.n_frozen - 1].path if self.trained else ""
         side = backbone.preprocess.image_size
-        return Cut(module, self._stage_of_module, self.n_frozen, path, side)
+        return CutNetwork(module, self._stage_of_module, self.n_frozen, path, side)
 
     @torch.no_grad()
-    def front(self, images: torch.Tensor) -> AtCut:
+    def front(self, images: torch.Tensor) -> Activations:
         """Run normalised images (N, 3, S, S) as far as the cut."""
         self._read.clear()
-        kept = self._halves().front(images)
-        return AtCut((kept, *(self._read[block] for block in self.early)))
+        kept = self._cut_network().front(images)
+        return Activations((kept, *(self._read[block] for block in self.early)))
 
-    def _halves(self) -> Cut:
+    def _cut_network(self) -> CutNetwork:
         if self._cut is None:
             raise RuntimeError("the network is not cut")
         return self._cut
@@ -234,12 +234,12 @@ class TrainableNetwork(nn.Module):
             module.training = trains
         return self
 
-    def forward(self, images: torch.Tensor | AtCut) -> torch.Tensor:
+    def forward(self, images: torch.Tensor | Activations) -> torch.Tensor:
         """Map normalised images (N, 3, S, S), or what ``front`` made of them, to logits (N, K)."""
         self._read.clear()
-        if isinstance(images, AtCut):
+        if isinstance(images, Activations):
             kept, *early = images.tensors
-            pooled = self._halves().back(kept)
+            pooled = self._cut_network().back(kept)
             self._read.update(zip(self.early, early, strict=True))
         else:
             pooled = self.backbone(images)

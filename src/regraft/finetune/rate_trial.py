@@ -65,7 +65,7 @@ class Rates:
         """A tenth of the limit."""
         return self.limit / 10
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return suggestion, reason and default in three lines."""
         start, best = self.smooth[0], self.smooth.min()
         if self.limit >= self.rates[-1]:

@@ -16,15 +16,15 @@ from regraft.config.settings import HARMLESS
 from regraft.core.reporter import Reporter
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
-from regraft.finetune.batches import TrainingImages, lost
+from regraft.finetune.batches import TrainingBatches, lost_image_error
 from regraft.finetune.checkpoint import Checkpoints, NoCheckpoints
 from regraft.finetune.frozen.prefix import choose_prefix, n_views, without_prefix
 from regraft.finetune.loop import Loop, Schedule
 from regraft.finetune.memory import available_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.paths import refuse_existing, remove_rows
-from regraft.finetune.processes.exchange import hash_of, share_state
-from regraft.finetune.processes.group import ALONE
+from regraft.finetune.processes.exchange import hash_of, sync_state
+from regraft.finetune.processes.group import SINGLE_PROCESS
 from regraft.finetune.rate_trial import try_rates
 from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Parts, Samples
     from regraft.errors import ImageError
     from regraft.features.compute import Compute
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.rate_trial import Rates
     from regraft.model import Model
 
@@ -62,13 +62,13 @@ LEARNING_RATES = {
 _FREE = {*HARMLESS, "split", "strict"}
 
 
-def discard(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run that is complete, and what its frozen stages gave."""
     remove_rows(folder)
     Checkpoints(folder, {}).remove()
 
 
-def refuse_lost(samples: Samples, refused: Mapping[int, ImageError]) -> None:
+def require_readable(samples: Samples, refused: Mapping[int, ImageError]) -> None:
     """Refuse to go on where images that were trained on cannot be read again.
 
     Parameters
@@ -84,7 +84,7 @@ def refuse_lost(samples: Samples, refused: Mapping[int, ImageError]) -> None:
         Names the first one.
     """
     for index, error in refused.items():
-        raise lost(samples.ids[index], str(error))
+        raise lost_image_error(samples.ids[index], str(error))
 
 
 def finetune(  # noqa: PLR0913 - what a training is made of
@@ -97,7 +97,7 @@ def finetune(  # noqa: PLR0913 - what a training is made of
     reporter: Reporter | None = None,
     callbacks: Sequence[object] = (),
     *,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Model, FittedHead]:
     """Train stages and head by gradient, starting from a probe or from a random head.
 
@@ -120,7 +120,7 @@ def finetune(  # noqa: PLR0913 - what a training is made of
         Told of every epoch.
     callbacks : sequence of object, optional
         As ``Loop`` takes them.
-    ranks : Ranks
+    group : ProcessGroup
         The processes that share each step, all of which call this; the first one saves.
 
     Returns
@@ -141,7 +141,7 @@ def finetune(  # noqa: PLR0913 - what a training is made of
         Where a frozen tensor has changed.
     """
     reporter = reporter or Reporter()
-    start, loop, told = prepare(probe, samples, parts, compute, config, folder, reporter, ranks)
+    start, loop, told = build_loop(probe, samples, parts, compute, config, folder, reporter, group)
     loop.callbacks = callbacks
     network, prefixes = loop.state.network, (loop.images.prefix, loop.validation.prefix)
     _resume(loop, config, reporter)
@@ -151,7 +151,7 @@ def finetune(  # noqa: PLR0913 - what a training is made of
     return _finish(start, loop, told, config, reporter)
 
 
-def prepare(
+def build_loop(
     probe: Model,
     samples: Samples,
     parts: Parts,
@@ -159,13 +159,13 @@ def prepare(
     config: TrainConfig,
     folder: Path,
     reporter: Reporter,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Model, Loop, dict[str, Any]]:
     """Put a loop together that has not begun.
 
     Parameters
     ----------
-    probe, samples, parts, compute, config, folder, reporter, ranks
+    probe, samples, parts, compute, config, folder, reporter, group
         As for ``finetune``.
 
     Returns
@@ -208,18 +208,18 @@ def prepare(
     to_layout(memory_format=torch.channels_last)
 
     preprocess = probe.backbone.preprocess
-    workers = config.workers or max((os.cpu_count() or 1) // ranks.local_size, 1)
-    read: dict[str, Any] = {"max_pixels": config.max_pixels, "workers": workers, "ranks": ranks}
-    images = TrainingImages(
+    workers = config.workers or max((os.cpu_count() or 1) // group.local_size, 1)
+    read: dict[str, Any] = {"max_pixels": config.max_pixels, "workers": workers, "group": group}
+    images = TrainingBatches(
         samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed,
         views=n_views(config), **read,
     )  # fmt: skip
     validation = Validation(samples, parts.val, preprocess, compute, **read)
     schedule = _schedule(images, samples, parts, config, device)
     smallest = len(images) // images.n_batches(schedule.batch)
-    if ranks.size > 1 and smallest // ranks.size < network.least_images:
+    if group.size > 1 and smallest // group.size < network.least_images:
         raise ConfigError(
-            f"{ranks.size} processes cannot share a step of {smallest} images",
+            f"{group.size} processes cannot share a step of {smallest} images",
             hint="fewer processes, or a larger --batch-size",
         )
     groups = parameter_groups(
@@ -231,7 +231,7 @@ def prepare(
         micro=config.batch_size,
         average=config.ema > 0,
     )
-    if ranks.size == 1:
+    if group.size == 1:
         prefixes, chosen = choose_prefix(
             network, start, samples, parts, compute, config, folder, reporter
         )
@@ -243,15 +243,15 @@ def prepare(
         "frozen_tensors": len(network.frozen_names()),  # hashed before and after
         "frozen_stages": chosen,
     }
-    kept = Checkpoints if ranks.first else NoCheckpoints
+    kept = Checkpoints if group.first else NoCheckpoints
     checkpoints = kept(folder, _fingerprint(probe, samples, parts, config, told))
     loop = Loop(
-        state, images, validation, checkpoints, schedule, config, compute, reporter, ranks=ranks
+        state, images, validation, checkpoints, schedule, config, compute, reporter, group=group
     )
     return start, loop, told
 
 
-def find(
+def try_rates_from(
     probe: Model,
     samples: Samples,
     parts: Parts,
@@ -272,7 +272,7 @@ def find(
     """
     nowhere = Path(os.devnull)  # of checkpoints: none is written
     config = config.replace(cached_views="0")
-    _, loop, told = prepare(probe, samples, parts, compute, config, nowhere, Reporter())
+    _, loop, told = build_loop(probe, samples, parts, compute, config, nowhere, Reporter())
     loop.reporter = reporter
     reporter.say(f"trying rates on {', '.join(told['trained_stages']) or 'no stage'} and the head")
     fit_memory(loop.state, loop.validation.preprocess.image_size, compute, reporter)
@@ -282,12 +282,12 @@ def find(
 
 def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
     """Continue from the newest whole checkpoint, or make sure that a new start harms nothing."""
-    state, checkpoints, ranks = loop.state, loop.checkpoints, loop.ranks
-    if ranks.first:
+    state, checkpoints, group = loop.state, loop.checkpoints, loop.group
+    if group.first:
         _load(loop, config, reporter)
-    share_state(state, ranks)
+    sync_state(state, group)
     if state.progress.step == 0:  # later the micro-batch is part of what was saved
-        side, free = loop.validation.preprocess.image_size, available_bytes() // ranks.local_size
+        side, free = loop.validation.preprocess.image_size, available_bytes() // group.local_size
         fit_memory(state, side, loop.compute, reporter, free)
     # Adam's two moments are what is not there yet before the first step.
     trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
@@ -317,7 +317,7 @@ def _load(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
 
 
 def _schedule(
-    images: TrainingImages,
+    images: TrainingBatches,
     samples: Samples,
     parts: Parts,
     config: TrainConfig,
@@ -391,7 +391,7 @@ def _finish(
         "best_epoch": progress.best_epoch,
         "learning_rate": loop.schedule.learning_rate,
         "images_in_one_pass": progress.micro,
-        "processes": loop.ranks.size,
+        "processes": loop.group.size,
         "n": len(loop.images),
         "d": model.head.n_features,
         "temperature": model.temperature,

@@ -12,9 +12,9 @@ import torch
 
 from regraft.errors import ImageError
 from regraft.features.taps import TapReader, padded, read_features
-from regraft.finetune.batches import lost
+from regraft.finetune.batches import lost_image_error
 from regraft.finetune.frozen.cut_reader import CutReader
-from regraft.finetune.processes.group import ALONE
+from regraft.finetune.processes.group import SINGLE_PROCESS
 from regraft.heads.temperature import log_losses
 from regraft.images.ahead import render_ahead
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.finetune.frozen.prefix import FrozenPrefix
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.images.render import Preprocess
     from regraft.model import Model
 
@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 8192  # as ``probe.score``: the same products of matrices, so th
 
 
 @dataclass(frozen=True)
-class Scores:
+class ValidationScores:
     """What a model makes of the validation part: logits (n, K), and two figures of them."""
 
     logits: NDArray[np.float32]
@@ -57,7 +57,7 @@ class Validation:
         As for extraction: with the same one, epoch 0 has the probe's own bits.
     max_pixels, workers : int
         As for extraction.
-    ranks : Ranks
+    group : ProcessGroup
         Each process scores its share of the images, and no image is scored twice.
 
     Attributes
@@ -75,7 +75,7 @@ class Validation:
         *,
         max_pixels: int,
         workers: int,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.indices = indices
         self.prefix: FrozenPrefix | None = None
@@ -85,9 +85,9 @@ class Validation:
         self._compute = compute
         self._max_pixels = max_pixels
         self._workers = workers
-        self._ranks = ranks
+        self._group = group
 
-    def score(self, model: Model, ask: Callable[[], None] | None = None) -> Scores:
+    def score(self, model: Model, ask: Callable[[], None] | None = None) -> ValidationScores:
         """Score a model: folded norms, padded batches, features rounded as the store rounds them.
 
         Parameters
@@ -99,7 +99,7 @@ class Validation:
 
         Returns
         -------
-        Scores
+        ValidationScores
             Of its logits before any temperature.
 
         Raises
@@ -110,7 +110,7 @@ class Validation:
         logits: list[NDArray[np.float32]] = []
         rows: list[NDArray[np.float32]] = []
         order: list[int] = []  # a compressed tar's images come in the order of its members
-        own = self._ranks.share(len(self.indices))
+        own = self._group.share(len(self.indices))
         with closing(self._features(model, self.indices[own])) as pieces:
             for indices, features in pieces:
                 order.extend(indices)
@@ -124,9 +124,11 @@ class Validation:
             logits.append(model.logits(np.stack(rows)))
         found = np.zeros((len(self.indices), len(model.classes)), np.float32)
         found[own] = np.concatenate([found[:0], *logits])[np.argsort(order)]
-        self._ranks.add([torch.from_numpy(found)])  # the others' rows are 0 here
+        self._group.add([torch.from_numpy(found)])  # the others' rows are 0 here
         right = found.argmax(1) == self.labels
-        return Scores(found, float(log_losses(found, self.labels).mean()), float(right.mean()))
+        return ValidationScores(
+            found, float(log_losses(found, self.labels).mean()), float(right.mean())
+        )
 
     def _features(
         self, model: Model, wanted: NDArray[np.int64]
@@ -165,5 +167,5 @@ class Validation:
 
     def _image(self, index: int, image: torch.Tensor | ImageError) -> torch.Tensor:
         if isinstance(image, ImageError):
-            raise lost(self._samples.ids[index], str(image))
+            raise lost_image_error(self._samples.ids[index], str(image))
         return image

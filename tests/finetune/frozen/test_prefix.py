@@ -22,7 +22,7 @@ from regraft.features.taps import select_blocks
 from regraft.finetune import train as start
 from regraft.finetune.frozen import prefix
 from regraft.finetune.frozen import row_file as rows_module
-from regraft.finetune.frozen.cut_network import AtCut
+from regraft.finetune.frozen.cut_network import Activations
 from regraft.finetune.frozen.row_file import Layout, RowFile
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.state import copied
@@ -122,7 +122,7 @@ def test_without_augmentation_the_cache_changes_no_bit(tmp_path, settings):
     assert same(once.last, whole.last)
     assert equal(model, other)
     assert rows(fitted) == rows(known)
-    start.discard(trial.folder)
+    start.remove_checkpoints(trial.folder)
     assert not trial.folder.exists()
 
 
@@ -269,7 +269,7 @@ def test_stopped_after_a_step_ends_in_the_same_bits(tmp_path):
 
 
 def some_rows(path):
-    kept = AtCut((torch.rand(3, 4, 5, 5).bfloat16(), torch.rand(3, 7)))
+    kept = Activations((torch.rand(3, 4, 5, 5).bfloat16(), torch.rand(3, 7)))
     layout = Layout(kept)
     file = RowFile(path, layout.width, 6)
     return kept, layout, file
@@ -304,8 +304,8 @@ def test_rows_keep_values_and_layout_in_memory(dims):
     for tensor in (
         torch.rand(dims), torch.rand(dims).bfloat16(), torch.rand(dims).transpose(-1, 1)
     ):  # fmt: skip
-        layout = Layout(AtCut((tensor,)))
-        (again,) = layout.decode(layout.encode(AtCut((tensor,)))).tensors
+        layout = Layout(Activations((tensor,)))
+        (again,) = layout.decode(layout.encode(Activations((tensor,)))).tensors
         assert torch.equal(again, tensor)
         assert again.stride()[1:] == tensor.stride()[1:]
         assert again.dtype == tensor.dtype
@@ -404,7 +404,7 @@ def test_a_learning_rate_is_looked_for_without_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trial = make_trial(tmp_path / "x", augment="none", batch_size=8)
     given = (trial.probe, trial.samples, trial.parts, trial.compute, trial.config, Reporter())
-    assert np.isfinite(start.find(*given).losses).all()
+    assert np.isfinite(start.try_rates_from(*given).losses).all()
     assert not list(tmp_path.iterdir())
 
 

@@ -17,7 +17,7 @@ import regraft
 from conftest import make_photographs
 from regraft.core.launched import is_first
 from regraft.errors import ConfigError
-from regraft.finetune.processes.group import Ranks, joined
+from regraft.finetune.processes.group import ProcessGroup, joined
 from regraft.runs.metrics_file import read_metrics
 
 pytestmark = [
@@ -103,26 +103,26 @@ from regraft.errors import RegraftError
 from regraft.finetune.processes.group import joined
 try:
     for text in (b"one", b""):  # trainings one after the other
-        with joined("finetune") as ranks:
-            if ranks.first:
-                ranks.tell("probe", text)
+        with joined("finetune") as group:
+            if group.first:
+                group.send("probe", text)
             else:
-                assert ranks.hear("probe") == text
-    with joined("finetune") as ranks:
-        if sys.argv[1] == "alone" and ranks.first:  # as in an extraction
+                assert group.receive("probe") == text
+    with joined("finetune") as group:
+        if sys.argv[1] == "alone" and group.first:  # as in an extraction
             print("waits", flush=True)
             time.sleep(100)
         if sys.argv[1] == "alone":
             print("waits", flush=True)
-            ranks.hear("probe")
+            group.receive("probe")
         while True:
             total = [torch.ones(1000)]
-            ranks.add(total)
+            group.add(total)
             assert total[0].eq(2).all()
-            mean = [torch.tensor([1.0, ranks.rank]), torch.tensor(3.0 * ranks.rank)]
-            ranks.average(mean)
+            mean = [torch.tensor([1.0, group.rank]), torch.tensor(3.0 * group.rank)]
+            group.average(mean)
             assert mean[0].tolist() == [1, 0.5] and mean[1].tolist() == 1.5
-            print("adds", ranks.largest(ranks.rank), flush=True)
+            print("adds", group.largest(group.rank), flush=True)
 except RegraftError as error:
     print(error.message)
     sys.exit(7)
@@ -162,12 +162,12 @@ def test_a_process_that_is_killed_does_not_let_the_other_one_wait(where, tmp_pat
 ENDS = """
 import sys, weakref, torch
 from regraft.finetune.processes.group import joined
-with joined("finetune") as ranks:
-    group = weakref.ref(torch.distributed.group.WORLD)
+with joined("finetune") as group:
+    there = weakref.ref(torch.distributed.group.WORLD)
     weight = torch.ones(1, requires_grad=True)
     torch.optim.AdamW([weight])  # imports a good part of torch
-    ranks.largest(0)
-sys.stdout.write("left\\n" if group() else "gone\\n")  # at once: two processes share the pipe
+    group.largest(0)
+sys.stdout.write("left\\n" if there() else "gone\\n")  # at once: two processes share the pipe
 """
 
 
@@ -236,7 +236,7 @@ def test_a_probe_is_refused_by_one_message(data, tmp_path):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shares_are_even_and_whole(size):
     for n in (0, 1, 5, 6, 7, 100):
-        shares = [Ranks(rank, size).share(n) for rank in range(size)]
+        shares = [ProcessGroup(rank, size).share(n) for rank in range(size)]
         assert [i for share in shares for i in range(n)[share]] == list(range(n))
         lengths = [share.stop - share.start for share in shares]
         assert max(lengths) - min(lengths) <= 1
@@ -245,8 +245,8 @@ def test_shares_are_even_and_whole(size):
 def test_variables_of_others_are_read_with_care(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # without the others it is nobody's job
     assert is_first()
-    with joined("probe") as ranks:
-        assert ranks == Ranks()
+    with joined("probe") as group:
+        assert group == ProcessGroup()
     for name, value in (("RANK", "one"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught, joined("finetune"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AtCut:
+class Activations:
     """Some images as they are at the cut.
 
     Attributes
@@ -36,19 +36,19 @@ class AtCut:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def __getitem__(self, rows: slice) -> AtCut:
-        return AtCut(tuple(tensor[rows] for tensor in self.tensors))
+    def __getitem__(self, rows: slice) -> Activations:
+        return Activations(tuple(tensor[rows] for tensor in self.tensors))
 
-    def to(self, device: str) -> AtCut:
+    def to(self, device: str) -> Activations:
         """Return it on a device."""
-        return AtCut(tuple(tensor.to(device) for tensor in self.tensors))
+        return Activations(tuple(tensor.to(device) for tensor in self.tensors))
 
 
 class _Reached(Exception):  # noqa: N818 - no error: the pass has come as far as it should
     """The cut is reached: what lies behind is not run."""
 
 
-class Cut:
+class CutNetwork:
     """A network in two halves that share its modules, hooks and modes.
 
     Parameters

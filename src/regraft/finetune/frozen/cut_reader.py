@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from regraft.features.taps import POOLED, Block, TapReader, side_by_side
-from regraft.finetune.frozen.cut_network import AtCut
+from regraft.finetune.frozen.cut_network import Activations
 from regraft.images.render import normalise
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class CutReader(TapReader):
         self._cut = network.cut_of(self._module)
         self._early = network.early
 
-    def front(self, images: torch.Tensor) -> AtCut:
+    def front(self, images: torch.Tensor) -> Activations:
         """Run images (N, 3, S, S), uint8, as far as the cut."""
         with self._turn, torch.inference_mode():
             x = normalise(
@@ -45,9 +45,9 @@ class CutReader(TapReader):
             )
             self._read = {}
             kept = self._cut.front(x.contiguous(memory_format=torch.channels_last))
-            return AtCut((kept, *(self._read[block] for block in self._early)))
+            return Activations((kept, *(self._read[block] for block in self._early)))
 
-    def features(self, images: AtCut) -> NDArray[np.float32]:
+    def features(self, images: Activations) -> NDArray[np.float32]:
         """Return what ``read_features`` would of the whole images: blocks side by side (N, D)."""
         kept, *early = images.to(self.compute.device).tensors
         with self._turn, torch.inference_mode():

@@ -14,7 +14,7 @@ from regraft.errors import DiskFullError, RunError
 from regraft.features.extract import feature_fingerprint
 from regraft.features.store.rows import fingerprint_of, row_key
 from regraft.features.taps import padded, read_features
-from regraft.finetune.frozen.cut_network import AtCut
+from regraft.finetune.frozen.cut_network import Activations
 from regraft.finetune.frozen.cut_reader import CutReader
 from regraft.finetune.frozen.row_file import Layout, RowFile, refuse_full_disk
 from regraft.finetune.paths import rows_file
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from regraft.finetune.network import TrainableNetwork
     from regraft.model import Model
 
-Front: TypeAlias = Callable[[torch.Tensor], AtCut]
+Front: TypeAlias = Callable[[torch.Tensor], Activations]
 
 _RULES = 1  # raised when a row's bits would be others
 
@@ -49,7 +49,7 @@ class FrozenPrefix:
         Cut, on its device.
     front : callable
         Maps a batch of images (n, 3, S, S), uint8, to what it is at the cut.
-    example : AtCut
+    example : Activations
         What it gives.
     compute : Compute
         A row is made in a batch of its size, padded: so its bits depend on no other image.
@@ -74,7 +74,7 @@ class FrozenPrefix:
         self,
         network: TrainableNetwork,
         front: Front,
-        example: AtCut,
+        example: Activations,
         compute: Compute,
         hashes: Mapping[int, bytes],
         views: int,
@@ -101,7 +101,7 @@ class FrozenPrefix:
 
     def complete(
         self, indices: Sequence[int] | NDArray[np.int64], view: int, found: Sequence[torch.Tensor]
-    ) -> AtCut:
+    ) -> Activations:
         """Make and keep the rows that are missing.
 
         Parameters
@@ -115,7 +115,7 @@ class FrozenPrefix:
 
         Returns
         -------
-        AtCut
+        Activations
             Of all n, on the processor.
         """
         rows = list(found)
@@ -129,7 +129,7 @@ class FrozenPrefix:
                 rows[position] = row
         return self._layout.decode(torch.stack(rows))
 
-    def padded(self, indices: Sequence[int], view: int, size: int) -> AtCut:
+    def padded(self, indices: Sequence[int], view: int, size: int) -> Activations:
         """Return ``size`` rows: those of some samples, which have been made, and zeros.
 
         Raises
@@ -271,7 +271,7 @@ def without_prefix(reason: str, network: TrainableNetwork, reporter: Reporter) -
 
 def _proved(
     network: TrainableNetwork, model: Model, compute: Compute
-) -> tuple[tuple[AtCut, AtCut] | None, str]:
+) -> tuple[tuple[Activations, Activations] | None, str]:
     """Cut the network and compare both halves with the whole, to the bit, on two images of noise.
 
     Returns what is at the cut in training and in validation, or None and why it cannot be used.
@@ -300,14 +300,14 @@ def _proved(
     return (kept, folded), ""
 
 
-def _restored(kept: AtCut) -> AtCut:
+def _restored(kept: Activations) -> Activations:
     layout = Layout(kept)
     return layout.decode(layout.encode(kept))
 
 
 @torch.no_grad()
 def _logits(
-    network: TrainableNetwork, inputs: torch.Tensor | AtCut, compute: Compute
+    network: TrainableNetwork, inputs: torch.Tensor | Activations, compute: Compute
 ) -> torch.Tensor:
     device = torch.device(compute.device)
     with torch_seeded(device, "proof"), autocast(compute):  # dropout draws the same twice
@@ -318,7 +318,7 @@ def _logits(
 def _front_of(network: TrainableNetwork, model: Model, compute: Compute) -> Front:
     """Return how a training step runs images (n, 3, S, S), uint8, as far as the cut."""
 
-    def front(images: torch.Tensor) -> AtCut:
+    def front(images: torch.Tensor) -> Activations:
         with autocast(compute):
             return network.front(on_device(images, model.backbone.preprocess, compute))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from regraft.errors import DiskFullError, RunError
-from regraft.finetune.frozen.cut_network import AtCut
+from regraft.finetune.frozen.cut_network import Activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Layout:
 
     Parameters
     ----------
-    example : AtCut
+    example : Activations
         Of any number of images.
 
     Attributes
@@ -57,13 +57,13 @@ class Layout:
 
     Examples
     --------
-    >>> some = AtCut((torch.rand(2, 3, 4, 4).bfloat16(), torch.rand(2, 5)))
+    >>> some = Activations((torch.rand(2, 3, 4, 4).bfloat16(), torch.rand(2, 5)))
     >>> layout = Layout(some)
     >>> layout.width, torch.equal(layout.decode(layout.encode(some)).tensors[0], some.tensors[0])
     (124, True)
     """
 
-    def __init__(self, example: AtCut) -> None:
+    def __init__(self, example: Activations) -> None:
         self._parts: list[_Part] = []
         end = 0
         for tensor in example.tensors:
@@ -74,7 +74,7 @@ class Layout:
             end += -(-size // _ALIGNED) * _ALIGNED
         self.width = end + _CHECK
 
-    def encode(self, kept: AtCut) -> torch.Tensor:
+    def encode(self, kept: Activations) -> torch.Tensor:
         """Return rows (n, width), uint8, on the processor; their checksums are still 0."""
         rows = torch.zeros(len(kept), self.width, dtype=torch.uint8)
         for part, tensor in zip(self._parts, kept.tensors, strict=True):
@@ -82,14 +82,14 @@ class Layout:
             rows[:, part.start : part.stop] = flat.contiguous().view(torch.uint8)
         return rows
 
-    def decode(self, rows: torch.Tensor) -> AtCut:
+    def decode(self, rows: torch.Tensor) -> Activations:
         """Return the tensors of rows (n, width)."""
         tensors = []
         for part in self._parts:
             flat = rows[:, part.start : part.stop].contiguous().view(part.dtype)
             inverse = sorted(range(len(part.order)), key=part.order.__getitem__)
             tensors.append(flat.view(len(rows), *part.shape).permute(inverse))
-        return AtCut(tuple(tensors))
+        return Activations(tuple(tensors))
 
 
 class RowFile:

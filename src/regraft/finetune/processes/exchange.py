@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
-    from regraft.finetune.processes.group import Ranks
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.state import State
 
 _TOLD = "told"
 
 
-def hand_over(ranks: Ranks, probe: Model, samples: Samples, parts: Parts) -> None:
+def send_probe(group: ProcessGroup, probe: Model, samples: Samples, parts: Parts) -> None:
     """Tell the other processes what training starts from.
 
     Parameters
     ----------
-    ranks : Ranks
+    group : ProcessGroup
         Of the first process.
     probe : Model
         Fitted on ``parts.train``.
@@ -54,17 +54,17 @@ def hand_over(ranks: Ranks, probe: Model, samples: Samples, parts: Parts) -> Non
         "weights": probe.backbone.weights_sha256,
         "images": hash_of(samples, np.concatenate([parts.train, parts.val])),
     }
-    ranks.tell("probe", _packed(tensors, told))
+    group.send("probe", _packed(tensors, told))
 
 
-def take_over(
-    ranks: Ranks, samples: Samples, backbone: Backbone, config: TrainConfig
+def receive_probe(
+    group: ProcessGroup, samples: Samples, backbone: Backbone, config: TrainConfig
 ) -> tuple[Model, Parts]:
     """Return what the first process has handed over.
 
     Parameters
     ----------
-    ranks : Ranks
+    group : ProcessGroup
         Of another process.
     samples : Samples
         As this process has scanned them.
@@ -83,7 +83,7 @@ def take_over(
     DataError
         Where this process sees other images or weights.
     """
-    tensors, told = _unpacked(ranks.hear("probe"))
+    tensors, told = _unpacked(group.receive("probe"))
     train, val = tensors.pop("train").numpy(), tensors.pop("val").numpy()
     inside = max(train.max(initial=0), val.max(initial=0)) < len(samples)
     if not inside or told["images"] != hash_of(samples, np.concatenate([train, val])):
@@ -96,22 +96,22 @@ def take_over(
     return probe, Parts(train, val, np.empty(0, np.int64), {})
 
 
-def share_state(state: State, ranks: Ranks) -> None:
+def sync_state(state: State, group: ProcessGroup) -> None:
     """Bring all processes to where the first one begins or resumes.
 
     Parameters
     ----------
     state : State
         Changed in place in all but the first.
-    ranks : Ranks
+    group : ProcessGroup
         Of this process.
     """
-    if ranks.size == 1:
+    if group.size == 1:
         return
-    if ranks.first:
-        ranks.tell("state", _packed(state.tensors(), dataclasses.asdict(state.progress)))
+    if group.first:
+        group.send("state", _packed(state.tensors(), dataclasses.asdict(state.progress)))
     else:
-        tensors, progress = _unpacked(ranks.hear("state"))
+        tensors, progress = _unpacked(group.receive("state"))
         state.restore(Saved(tensors, {"progress": progress}))
 
 

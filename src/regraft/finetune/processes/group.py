@@ -33,7 +33,7 @@ _SAVING = 25.0  # seconds; torchrun kills 30 seconds after its signal
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """One of the processes of a training; without arguments, the only one.
 
     Attributes
@@ -47,9 +47,9 @@ class Ranks:
 
     Examples
     --------
-    >>> Ranks().share(5)
+    >>> ProcessGroup().share(5)
     slice(0, 5, None)
-    >>> [Ranks(rank, 2).share(5) for rank in range(2)]
+    >>> [ProcessGroup(rank, 2).share(5) for rank in range(2)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
 
@@ -87,7 +87,7 @@ class Ranks:
         # One vector: what is added to what does not depend on how a library cuts it into buckets.
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         flat = flat if flat.is_cuda else flat.cpu()  # gloo knows no other devices
-        with _told():
+        with lost_process_errors():
             distributed.all_reduce(flat)
         pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces, strict=True):
@@ -108,11 +108,11 @@ class Ranks:
         from torch import distributed
 
         found = torch.tensor([number])
-        with _told():
+        with lost_process_errors():
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return int(found)
 
-    def tell(self, name: str, data: bytes) -> None:
+    def send(self, name: str, data: bytes) -> None:
         """Tell the others something, which each must ``hear``; done by the first process."""
         if self.size == 1:
             return
@@ -120,18 +120,18 @@ class Ranks:
         import torch
         from torch import distributed
 
-        with _told():
+        with lost_process_errors():
             self.store.set(name, "told")
             distributed.broadcast(torch.tensor([len(data)]), 0)
             distributed.broadcast(torch.from_numpy(np.frombuffer(data, np.uint8).copy()), 0)
 
-    def hear(self, name: str) -> bytes:
+    def receive(self, name: str) -> bytes:
         """Wait until the first process tells something, however long it works."""
         import torch
         from torch import distributed
 
         self.wait_for(name)
-        with _told():
+        with lost_process_errors():
             size = torch.zeros(1, dtype=torch.int64)
             distributed.broadcast(size, 0)
             data = torch.empty(int(size), dtype=torch.uint8)
@@ -148,7 +148,7 @@ class Ranks:
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            with _told():
+            with lost_process_errors():
                 if self.store.check([name]):
                     return
                 failed = self.store.check(["failed"])
@@ -164,11 +164,11 @@ class Ranks:
             self.wait_for("saved", _SAVING)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def joined(strategy: str) -> Iterator[Ranks]:
+def joined(strategy: str) -> Iterator[ProcessGroup]:
     """Join the other processes that ``torchrun`` has started, if it has.
 
     Parameters
@@ -178,7 +178,7 @@ def joined(strategy: str) -> Iterator[Ranks]:
 
     Yields
     ------
-    Ranks
+    ProcessGroup
 
     Raises
     ------
@@ -189,7 +189,7 @@ def joined(strategy: str) -> Iterator[Ranks]:
     """
     rank, size = rank_and_size()
     if size == 1:
-        yield Ranks()
+        yield ProcessGroup()
         return
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
@@ -197,32 +197,32 @@ def joined(strategy: str) -> Iterator[Ranks]:
     # torchrun's store outlives its restarts, and this process may train twice: what was told in
     # another training is over.
     attempt = f"regraft/{launch_number('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_TRAININGS)}"
-    with _told():
+    with lost_process_errors():
         found, _, _ = next(rendezvous("env://", timeout=_LONGEST))
         store = distributed.PrefixStore(attempt, found)  # type: ignore[attr-defined]
     local_rank, local_size = (
         launch_number("LOCAL_RANK", rank),
         launch_number("LOCAL_WORLD_SIZE", size),
     )
-    ranks = Ranks(rank, size, local_rank, local_size, store)
+    group = ProcessGroup(rank, size, local_rank, local_size, store)
     try:
-        if ranks.first:
+        if group.first:
             _refuse_probe(strategy, size)
             store.set("begun", "told")
-        ranks.wait_for("begun")
+        group.wait_for("begun")
         # It takes the group of the time as default arguments. Imported by the optimiser after the
         # group is made, it keeps the group's threads beyond the interpreter's end, where one of
         # them waits for the GIL and aborts the process: 1 of 50 trainings (pytorch's PR 179291).
         import torch.distributed.nn  # noqa: F401 - for what it does to its own defaults
 
-        with _told():
+        with lost_process_errors():
             distributed.init_process_group(
                 _backend(), store=store, rank=rank, world_size=size, timeout=_LONGEST
             )
-        yield ranks
-        ranks.largest(0)  # all have heard all: the store may live in the first process
+        yield group
+        group.largest(0)  # all have heard all: the store may live in the first process
     except BaseException as error:
-        if ranks.first:
+        if group.first:
             with suppress(Exception):  # whoever waits need not learn it from a launcher
                 store.set("failed", "told")
         elif isinstance(error, RegraftError):
@@ -248,7 +248,7 @@ def _backend() -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def lost_process_errors() -> Iterator[None]:
     """Tell in one line what libraries say in fifty where a process is gone."""
     try:
         yield
