@@ -11,11 +11,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from regraft.backbones.registry import at_image_size, load_backbone
-from regraft.bundle.format import Statistics, block_widths, write_bundle
+from regraft.bundle.format import write_bundle
 from regraft.features.compute import Compute
-from regraft.features.taps import select_blocks
+from regraft.features.taps import block_widths, select_blocks
 from regraft.heads.modules import HEADS, KnnHead, LinearHead
-from regraft.model import Model
+from regraft.model import Model, Statistics
 
 CLASSES = ("cat", "dog", "fish")
 

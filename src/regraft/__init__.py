@@ -7,7 +7,7 @@ and imports neither numpy nor torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from regraft.core.version import __version__
 
 if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor

@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
-from regraft.bundle.format import Statistics, write_bundle
+from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import ImageLike, Predictor, pixels_of
 from regraft.commands.steps import compute_of, extract_features, load_backbone, suited
 from regraft.config.train_config import TrainConfig
@@ -32,6 +32,7 @@ from regraft.data.scan import scan
 from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, EstimatorError, InputError
 from regraft.features.taps import TapReader
+from regraft.model import Statistics
 from regraft.probe.fit import fit_probe, statistics
 from regraft.runs.reserve import claim
 

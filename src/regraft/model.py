@@ -74,3 +74,12 @@ class Model:
         """
         scaled = torch.from_numpy(self.logits(features)) / self.temperature
         return scaled.softmax(1).numpy()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and covariance of the pooled training features, whatever blocks the head reads."""
+
+    mean: NDArray[np.float32]  # (D,)
+    covariance: NDArray[np.float32]  # (D, D)
+    count: int  # training images

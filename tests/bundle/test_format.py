@@ -16,15 +16,15 @@ from PIL import Image
 
 import regraft
 from regraft.backbones.registry import at_image_size, load_backbone
-from regraft.bundle.format import Statistics, block_widths, read_bundle, write_bundle
+from regraft.bundle.format import read_bundle, write_bundle
 from regraft.bundle.golden import golden_images
 from regraft.bundle.predictor import Predictor
 from regraft.cli.output import deliver
 from regraft.errors import BundleError, ImageError
 from regraft.features.compute import Compute, has_bfloat16
-from regraft.features.taps import Block, select_blocks
+from regraft.features.taps import Block, block_widths, select_blocks
 from regraft.heads.modules import KnnHead, LinearHead
-from regraft.model import Model
+from regraft.model import Model, Statistics
 from tiny_bundles import edit_manifest, edit_tensors, replace_file
 
 CLASSES = ("cat", "dog", "fish")

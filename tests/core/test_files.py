@@ -3,10 +3,12 @@
 import errno
 import os
 import stat
+import sys
+from pathlib import Path
 
 import pytest
 
-from regraft.core.files import read_bounded, read_regular, write_atomic
+from regraft.core.files import network_file_system, read_bounded, read_regular, write_atomic
 from regraft.errors import DiskFullError, InputError
 
 
@@ -105,3 +107,32 @@ def test_a_huge_sparse_file_is_refused_unread(tmp_path):
         file.truncate(2**33)
     with pytest.raises(InputError, match="8589934592 bytes; at most 100 are read"):
         read_bounded(path, 100)
+
+
+MOUNTS = """\
+22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+23 22 0:21 / /proc rw - proc proc rw
+40 22 0:44 / /mnt/my\\040share rw shared:9 - nfs4 server:/export rw,vers=4.2
+41 40 252:2 / /mnt/my\\040share/local rw - xfs /dev/vdb1 rw
+42 22 0:45 / /home rw - fuse.sshfs me@host: rw
+43 42 0:46 / /home/me/fast rw - tmpfs tmpfs rw
+44 22 0:47 / /data rw - ext4 /dev/vdc rw
+45 44 0:48 / /data rw - cifs //server/share rw
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the mount table of Linux")
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/cache", None),
+        ("/mnt/my share/store", "nfs4"),
+        ("/mnt/my share/local/store", None),
+        ("/mnt/my shared", None),
+        ("/home/me/.cache/regraft", "fuse.sshfs"),
+        ("/home/me/fast", None),
+        ("/data/store", "cifs"),  # mounted over: the last one counts
+    ],
+)
+def test_the_nearest_mount_decides(folder, kind):
+    assert network_file_system(Path(folder), MOUNTS) == kind

@@ -177,7 +177,7 @@ def test_blocks_of_their_own_widths():
     [
         ({"name": "svm"}, "there is no head 'svm'\nhint: one of logistic, ridge, knn, mean"),
         ({"n_classes": 1}, "there is 1 class; a classifier needs two"),
-        ({"n_classes": 2}, "labels lie from 0 to 2, outside 0 to 1"),
+        ({"n_classes": 2}, "labels are from 0 to 2; they must be from 0 to 1"),
         ({"x": np.zeros((30, 0), np.float32)}, "features have shape (30, 0)"),
         ({"x": np.zeros((29, 4), np.float32)}, "29 rows of features, labels of shape (30,)"),
         ({"folds": np.zeros(3, np.int64)}, "folds of shape (3,) do not belong together"),

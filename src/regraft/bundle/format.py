@@ -15,7 +15,6 @@ import safetensors
 import safetensors.torch
 import torch
 
-from regraft import __version__
 from regraft.bundle.golden import Golden, check_pixels, record_golden
 from regraft.bundle.manifest import (
     MAX_BYTES,
@@ -33,16 +32,15 @@ from regraft.bundle.manifest import (
 )
 from regraft.bundle.network import bytes_of, check_buffers, fill_backbone, plan_backbone
 from regraft.core.files import read_regular, write_atomic
+from regraft.core.version import __version__
 from regraft.errors import BundleError, InputError
-from regraft.features.taps import Block, row_blocks
+from regraft.features.taps import Block, block_widths, row_blocks
 from regraft.heads.modules import HEADS
-from regraft.model import Model
+from regraft.model import Model, Statistics
+from regraft.task import SINGLE_LABEL
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
     from regraft.features.compute import Compute
@@ -50,24 +48,6 @@ if TYPE_CHECKING:
 _HEADER = 16 * 2**20  # bytes of a safetensors header: names and shapes of 100,000 tensors
 _LARGEST_IMAGE = 4 * 2**20  # bytes of a golden image; ours have 10,000
 LARGEST_HEAD = 4 * 2**30  # bytes of a k-NN head: 500,000 images, all stages at 1x1
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Of the training features before the classifier: what will tell the unknown from the known.
-
-    Attributes
-    ----------
-    mean : array of shape (D,), float32
-    covariance : array of shape (D, D), float32
-        Of the pooled features, whatever blocks the head reads.
-    count : int
-        Training images.
-    """
-
-    mean: NDArray[np.float32]
-    covariance: NDArray[np.float32]
-    count: int
 
 
 def write_bundle(
@@ -153,7 +133,7 @@ def _describe(
     return Manifest(
         schema_version=SCHEMA_VERSION,
         regraft=__version__,
-        task="single-label",
+        task=SINGLE_LABEL,
         classes=list(model.classes),
         backbone=BackboneRecord(
             name=backbone.name,
@@ -175,13 +155,6 @@ def _describe(
             for name, data in contents.items()
         },
     )
-
-
-def block_widths(backbone: Backbone, blocks: tuple[Block, ...]) -> dict[Block, int]:
-    """Return the number of features of each block: channels times cells."""
-    channels = {stage.name: stage.channels for stage in backbone.stages}
-    channels["pooled"] = backbone.n_features
-    return {block: channels[block.tap] * block.grid**2 for block in blocks}
 
 
 def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from regraft.config.train_config import MAX_VIEWS
-from regraft.errors import BundleError
+from regraft.errors import BundleError, InputError
+from regraft.task import LEAST_CLASSES, MOST_CLASSES, Task, check_classes
 
 SCHEMA_VERSION = 2  # 1: features channel by channel, before the first release
 MAX_BYTES = 16 * 2**20  # of the manifest; 100,000 classes of 100 letters fit
@@ -108,8 +109,8 @@ class Manifest(_Strict, frozen=True):
 
     schema_version: int
     regraft: Annotated[str, Meta(max_length=100)]
-    task: Literal["single-label"]
-    classes: Annotated[list[Name], Meta(min_length=2, max_length=100_000)]
+    task: Task
+    classes: Annotated[list[Name], Meta(min_length=LEAST_CLASSES, max_length=MOST_CLASSES)]
     backbone: BackboneRecord
     blocks: Annotated[list[BlockRecord], Meta(min_length=1, max_length=1000)]
     head: HeadRecord
@@ -168,9 +169,10 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def _check(manifest: Manifest) -> None:
-    classes = manifest.classes
-    if sorted(set(classes)) != classes:
-        raise BundleError("manifest.json: classes are not sorted by code point, each once")
+    try:
+        check_classes(manifest.classes)
+    except InputError as error:
+        raise BundleError(f"manifest.json: {error.message}") from error
     size, resize = (
         manifest.backbone.preprocess.image_size, manifest.backbone.preprocess.resize_size
     )  # fmt: skip

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regraft import __version__
 from regraft.commands.compare_runs import tell_runs
 from regraft.commands.steps import divide, with_augmentation
 from regraft.commands.train import train
@@ -15,6 +14,7 @@ from regraft.config.settings import HARMLESS, setting_types, unread
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import read_config
 from regraft.core.reporter import Reporter
+from regraft.core.version import __version__
 from regraft.data.scan import scan
 from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source

@@ -121,7 +121,7 @@ def _without_probe(backbone: Backbone, samples: Samples, config: TrainConfig) ->
     A head that is drawn at random needs none, unless a probe chooses the blocks that it reads: one
     that weighs features keeps those that are worth it.
     """
-    from regraft.features.taps import POOLED, select_blocks
+    from regraft.features.taps import block_widths, select_blocks
     from regraft.finetune.network import random_head
     from regraft.model import Model
     from regraft.probe.fit import WEIGHING
@@ -133,9 +133,7 @@ def _without_probe(backbone: Backbone, samples: Samples, config: TrainConfig) ->
     blocks = select_blocks(backbone, taps, config.grids)
     if weighs and len(blocks) > 1:
         return None
-    channels = {stage.name: stage.channels for stage in backbone.stages}
-    channels[POOLED] = backbone.n_features
-    width = sum(channels[block.tap] * block.grid**2 for block in blocks)
+    width = sum(block_widths(backbone, blocks).values())
     head = random_head(width, len(samples.classes), config.seed)
     return Model(backbone, blocks, head, 1.0, samples.classes, config.max_pixels)
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,11 @@ _READ_FLAGS = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
+)
+_NETWORK_FILE_SYSTEMS = (
+    *("9p", "afp", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "ncpfs"),
+    *("nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs"),
+    *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
 )
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -105,6 +111,37 @@ def is_full(error: BaseException | None) -> bool:
 def existing_parent(path: Path) -> Path:
     """Return the path itself where it exists, else the nearest folder above it that does."""
     return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
+def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
+    """Return the name of the network file system that a folder is on, else None.
+
+    On some of them a lock succeeds for everybody, and two writers then destroy the file. The folder
+    need not exist yet. ``mounts`` is a mount table as in Linux's /proc/self/mountinfo, by default
+    this system's.
+    """
+    folder = folder.absolute()
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415 - only here
+
+        remote = 4  # DRIVE_REMOTE of GetDriveTypeW
+        kind = ctypes.windll.kernel32.GetDriveTypeW(folder.anchor)
+        return "network drive" if kind == remote or folder.drive.startswith("\\\\") else None
+    table = Path("/proc/self/mountinfo")
+    if mounts is None:
+        if not table.exists():
+            return None
+        mounts = table.read_text(encoding="utf-8", errors="replace")
+    with suppress(OSError):
+        folder = folder.resolve()
+    best, name = -1, ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        # Spaces in a mount point are written as octal escapes.
+        point = Path(left.split()[4].replace("\\040", " "))
+        if (folder == point or point in folder.parents) and len(point.parts) >= best:
+            best, name = len(point.parts), right.split()[0]
+    return name if name in _NETWORK_FILE_SYSTEMS else None
 
 
 def refuse_full_disk(path: Path, needed: int, what: str) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 
 from regraft.errors import InputError
 from regraft.evaluation.intervals import ClassCounts, bootstrap, of_mean, wilson
+from regraft.task import check_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,8 +168,7 @@ def _check(probabilities: NDArray[np.floating], labels: NDArray[np.int64], n_cla
             f"probabilities of shape {probabilities.shape} do not fit "
             f"{len(labels)} labels and {n_classes} classes"
         )
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise InputError(f"labels must lie between 0 and {n_classes - 1}")
+    check_labels(labels, n_classes)
 
 
 def _look(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Seen:

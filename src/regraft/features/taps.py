@@ -69,6 +69,13 @@ def row_blocks(backbone: Backbone) -> tuple[Block, ...]:
     return (*stages, Block(POOLED))
 
 
+def block_widths(backbone: Backbone, blocks: Sequence[Block]) -> dict[Block, int]:
+    """Return the number of features of each block: channels times cells."""
+    channels = {stage.name: stage.channels for stage in backbone.stages}
+    channels[POOLED] = backbone.n_features
+    return {block: channels[block.tap] * block.grid**2 for block in blocks}
+
+
 def select_blocks(backbone: Backbone, taps: str, grids: str = "auto") -> tuple[Block, ...]:
     """Return the blocks that the head may read, in the row's order.
 

@@ -12,6 +12,7 @@ from regraft.heads.logistic import fit_logistic
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.simple import fit_knn, fit_mean
 from regraft.heads.standardise import Standard
+from regraft.task import check_labels, check_n_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,13 +152,8 @@ def _check(
         )
     if len(folds) and folds.min() == folds.max() >= 0:
         raise InputError(f"all samples are in fold {folds[0]}; a fit without it has none")
-    if n_classes < 2:
-        raise InputError(
-            f"there is {n_classes} class; a classifier needs two",
-            hint="put the images of each class into a folder of its own",
-        )
-    if y.min() < 0 or y.max() >= n_classes:
-        raise InputError(f"labels lie from {y.min()} to {y.max()}, outside 0 to {n_classes - 1}")
+    check_n_classes(n_classes)
+    check_labels(y, n_classes)
     for start in range(0, len(x), 4096):  # not at once: a mask of the whole would cost a quarter
         bad = np.argwhere(~np.isfinite(x[start : start + 4096]))
         if len(bad):

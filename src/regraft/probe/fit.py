@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from regraft.bundle.format import Statistics
 from regraft.core.reporter import Reporter
 from regraft.features.taps import POOLED, Block, select_blocks
 from regraft.heads.fit import fit_head, sample_weights
 from regraft.heads.simple import majority_baseline
 from regraft.heads.standardise import Standard
-from regraft.model import Model
+from regraft.model import Model, Statistics
 from regraft.probe.landmarks import (
     N_LANDMARKS,
     Sight,

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.core.files import network_file_system
 from regraft.errors import DiskFullError, RunError
-from regraft.features.store.store import network_file_system
 from regraft.runs.metrics_file import is_run
 
 if TYPE_CHECKING:

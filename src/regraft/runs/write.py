@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft import __version__
 from regraft.bundle.format import write_bundle
 from regraft.check import near_duplicates
 from regraft.config.yaml_file import to_yaml
 from regraft.core.files import write_atomic
+from regraft.core.version import __version__
 from regraft.errors import RegraftError
 from regraft.images.decode import DECODER_VERSION, decode, hash_payload
 from regraft.plots import grid as plots
 from regraft.plots.epochs import draw_epochs
 from regraft.runs.metrics_file import write_csv
 from regraft.splits.split import write_split
+from regraft.task import SINGLE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.bundle.format import Statistics
     from regraft.check.near_duplicates import Pair
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts, Samples
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.heads.fitted import FittedHead
     from regraft.images.payload import Load
-    from regraft.model import Model
+    from regraft.model import Model, Statistics
     from regraft.probe.score import Scored
 
 _PICTURES = 24  # on predictions.png
@@ -102,7 +102,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     record["n"] = len(parts.train)
     return {
         "regraft": __version__,
-        "task": "single-label",
+        "task": SINGLE_LABEL,
         "data": {
             "source": samples.source.location,
             "kind": samples.source.kind,

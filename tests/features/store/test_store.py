@@ -20,7 +20,6 @@ from regraft.features.store.store import (
     FeatureStore,
     clear_store,
     close_store,
-    network_file_system,
     open_store,
     temporary_store,
 )
@@ -353,41 +352,12 @@ def test_a_link_to_the_folder_is_the_same_store(tmp_path):
     close_store(tmp_path / "link")
 
 
-MOUNTS = """\
-22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-23 22 0:21 / /proc rw - proc proc rw
-40 22 0:44 / /mnt/my\\040share rw shared:9 - nfs4 server:/export rw,vers=4.2
-41 40 252:2 / /mnt/my\\040share/local rw - xfs /dev/vdb1 rw
-42 22 0:45 / /home rw - fuse.sshfs me@host: rw
-43 42 0:46 / /home/me/fast rw - tmpfs tmpfs rw
-44 22 0:47 / /data rw - ext4 /dev/vdc rw
-45 44 0:48 / /data rw - cifs //server/share rw
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the mount table of Linux")
-@pytest.mark.parametrize(
-    ("folder", "kind"),
-    [
-        ("/var/cache", None),
-        ("/mnt/my share/store", "nfs4"),
-        ("/mnt/my share/local/store", None),
-        ("/mnt/my shared", None),
-        ("/home/me/.cache/regraft", "fuse.sshfs"),
-        ("/home/me/fast", None),
-        ("/data/store", "cifs"),  # mounted over: the last one counts
-    ],
-)
-def test_the_nearest_mount_decides(folder, kind):
-    assert network_file_system(Path(folder), MOUNTS) == kind
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the mount table of Linux")
 def test_network_file_systems_are_refused(tmp_path, monkeypatch):
     # No network file system can be mounted here: the local one's name is declared to be one.
     line = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     names = {part.partition(" - ")[2].split()[0] for part in line.splitlines()}
-    monkeypatch.setattr(store_module, "_NETWORK_FILE_SYSTEMS", tuple(names))
+    monkeypatch.setattr("regraft.core.files._NETWORK_FILE_SYSTEMS", tuple(names))
     with pytest.raises(StoreError, match="is on a network file system"):
         FeatureStore(tmp_path)
 

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import sqlite3
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from regraft.core.files import network_file_system
 from regraft.errors import RegraftError, StoreError, StoreWarning
 from regraft.features.store.database import Database, transaction, used_bytes
 from regraft.features.store.rows import SCHEMA_VERSION, decode_row, decode_values
@@ -39,11 +39,6 @@ _KEYS = """CREATE TABLE keys (
     id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL
 )"""
 _ROWS = "CREATE TABLE rows (id INTEGER PRIMARY KEY, data BLOB NOT NULL)"
-_NETWORK_FILE_SYSTEMS = (
-    *("9p", "afp", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "ncpfs"),
-    *("nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs"),
-    *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
-)
 
 
 def default_folder() -> Path:
@@ -353,39 +348,3 @@ def _limit_from_environment() -> int:
         return int(float(given) * 2**30) if given else DEFAULT_LIMIT
     except (ValueError, OverflowError) as error:
         raise StoreError(f"REGRAFT_CACHE_LIMIT is {given!r}; it must be a number of GiB") from error
-
-
-def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
-    """Return the name of the network file system that a folder is on, else None.
-
-    On some of them a lock succeeds for everybody, and two writers then destroy the file.
-
-    Parameters
-    ----------
-    folder : Path
-        Need not be there yet.
-    mounts : str, optional
-        A mount table as in Linux's /proc/self/mountinfo; else this system's.
-    """
-    folder = folder.absolute()
-    if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415 - only here
-
-        remote = 4  # DRIVE_REMOTE of GetDriveTypeW
-        kind = ctypes.windll.kernel32.GetDriveTypeW(folder.anchor)
-        return "network drive" if kind == remote or folder.drive.startswith("\\\\") else None
-    table = Path("/proc/self/mountinfo")
-    if mounts is None:
-        if not table.exists():
-            return None
-        mounts = table.read_text(encoding="utf-8", errors="replace")
-    with contextlib.suppress(OSError):
-        folder = folder.resolve()
-    best, name = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        # Spaces in a mount point are written as octal escapes.
-        point = Path(left.split()[4].replace("\\040", " "))
-        if (folder == point or point in folder.parents) and len(point.parts) >= best:
-            best, name = len(point.parts), right.split()[0]
-    return name if name in _NETWORK_FILE_SYSTEMS else None
