@@ -41,7 +41,7 @@ MAY_IMPORT = {
 
 #: Arrows that the moves alone have not paid yet.
 DEBTS = {
-    "check/near_duplicates.py", "estimator.py", "finetune/rate_trial.py",
+    "check/near_duplicates.py", "estimator.py",
 }  # fmt: skip
 
 #: Rooms whose types alone may be named, under TYPE_CHECKING.

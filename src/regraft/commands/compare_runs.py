@@ -15,7 +15,7 @@ from regraft.core.files import read_bounded
 from regraft.core.text import columns
 from regraft.errors import InputError, RunError
 from regraft.evaluation.paired import compare_pairs
-from regraft.plots.runs import Drawn, draw_runs
+from regraft.plots.runs import PlottedRun, draw_runs
 from regraft.runs.metrics_file import read_metrics
 from regraft.runs.reserve import picture_place
 from regraft.runs.summary import interval
@@ -276,9 +276,9 @@ def _price(run: Compared) -> tuple[int, bool, float]:
     return round(run.megabytes), bool(run.history), run.seconds
 
 
-def _drawn(run: Compared) -> Drawn:
+def _drawn(run: Compared) -> PlottedRun:
     accuracy = run.accuracy
-    return Drawn(
+    return PlottedRun(
         run.name, accuracy["value"], accuracy["low"], accuracy["high"],
         run.seconds, run.megabytes, run.history,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from regraft.core.text import columns
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, ImageError
 from regraft.images.decode import decode
-from regraft.plots import grid as plots
+from regraft.plots.grid import SHOWN, Item, draw_grid
 from regraft.runs.reserve import picture_place
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def show(
     samples = scan(data, config, reporter, least_classes=1)
     if augmentation == "auto":
         augmentation = with_augmentation(config, samples).augment
-    n_images = plots.SHOWN if augmentation is None else plots.SHOWN // (1 + VIEWS)
+    n_images = SHOWN if augmentation is None else SHOWN // (1 + VIEWS)
     chosen = choose_examples(samples, n_images, config.seed)
     images = _read(samples, chosen, config)
     title = f"{len(chosen):,} of {len(samples):,} images, of as many classes as fit"
@@ -98,7 +98,7 @@ def show(
             for index in chosen
             for item in _views(images[index], samples, index, augmentation, preprocess, config.seed)
         ]
-    plots.prediction_grid(place, items, title)
+    draw_grid(place, items, title)
     return "\n".join([*_lines(samples), f"picture: {place}"])
 
 
@@ -162,8 +162,8 @@ def _read(
     return found
 
 
-def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> plots.Item:
-    return plots.Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
+def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> Item:
+    return Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
 
 
 def _views(
@@ -173,7 +173,7 @@ def _views(
     augmentation: str,
     preprocess: Preprocess,
     seed: int,
-) -> list[plots.Item]:
+) -> list[Item]:
     """Return an image as it is measured, and as a training would see it in its first epochs."""
     from regraft.core.keyed_random import generator  # noqa: PLC0415
     from regraft.images.augment import AUGMENTATIONS, augment  # noqa: PLC0415
@@ -181,13 +181,13 @@ def _views(
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
     if isinstance(image, str):
-        return [plots.Item(image, None, true, None, name)] * (1 + VIEWS)
-    items = [plots.Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
+        return [Item(image, None, true, None, name)] * (1 + VIEWS)
+    items = [Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
     for epoch in range(1, VIEWS + 1):
         random = generator(seed, "augment", epoch, samples.hashes[index])
         view = augment(image, preprocess, AUGMENTATIONS[augmentation], random)
         pixels = view.permute(1, 2, 0).numpy()
-        items.append(plots.Item(pixels, None, true, None, f"epoch {epoch}"))
+        items.append(Item(pixels, None, true, None, f"epoch {epoch}"))
     return items
 
 

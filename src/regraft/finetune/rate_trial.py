@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import math
 from contextlib import closing
@@ -11,17 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from regraft.core.files import write_atomic
 from regraft.errors import DivergedError
-from regraft.plots.grid import DPI, RIGHT, WRONG
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -138,34 +132,3 @@ def _read(rates: NDArray[np.float64], losses: NDArray[np.float64], default: floa
     noise = 1.4826 * np.median(np.abs(losses - smooth)) / math.sqrt(2 * _WIDTH * math.sqrt(math.pi))
     good = np.flatnonzero(smooth <= smooth.min() + 4 * noise)
     return Rates(rates, losses, smooth, float(rates[good[-1]]), default)
-
-
-def draw_rates(path: Path, found: Rates) -> None:
-    """Draw the losses by rate, with the suggestion.
-
-    Parameters
-    ----------
-    path : Path
-        PNG file to write; replaced as a whole.
-    found : Rates
-        Of a trial.
-    """
-    figure = Figure(figsize=(6.0, 3.6), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot(found.rates, found.losses, ".", color="0.7", markersize=4, label="batch")
-    axes.plot(found.rates, found.smooth, color=RIGHT, label="smoothed")
-    axes.axvline(found.limit, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)), label="limit")
-    axes.axvline(found.suggestion, color=WRONG, label=f"suggestion: {found.suggestion:.1e}")
-    axes.set_xscale("log")
-    top = max(3 * found.smooth[: len(found.smooth) // 2].max(), 1.2 * found.smooth[0])
-    axes.set_ylim(0, min(float(top), 1.05 * float(found.losses.max())))
-    axes.set_xlabel("learning rate", fontsize=9)
-    axes.set_ylabel("training loss", fontsize=9)
-    axes.grid(visible=True, color="0.92", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight")
-    write_atomic(path, buffer.getvalue())

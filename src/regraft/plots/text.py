@@ -1,13 +1,14 @@
-"""Names as they are drawn: short enough, and of characters that an installed font has."""
+"""Text as it is drawn: short enough, and only characters that an installed font has."""
 
 from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import Any
 
 from matplotlib import font_manager
 
-#: Asked in this order for characters that DejaVu Sans, which matplotlib brings, does not have.
+#: Tried in this order for characters that DejaVu Sans, the font of matplotlib, does not have.
 WIDE_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
     *("Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAGothic", "Unifont"),
@@ -18,19 +19,10 @@ WIDE_FONTS = (
 
 
 def label(name: str, longest: int) -> str:
-    r"""Return a class name as it is drawn: short enough, and of characters that a font has.
+    r"""Return a name as it is drawn, at most ``longest`` columns wide.
 
-    Parameters
-    ----------
-    name : str
-        Any text.
-    longest : int
-        Columns; a wide character takes two. What is longer loses its middle.
-
-    Returns
-    -------
-    str
-        Characters without a glyph are written as their code.
+    A wide character takes two columns. A longer name loses its middle. A character that no font has
+    is written as its code, so that names stay distinct.
 
     Examples
     --------
@@ -43,26 +35,18 @@ def label(name: str, longest: int) -> str:
     units = [
         c if c.isprintable() and (c.isascii() or _fonts_for(c)) else f"<{ord(c):x}>" for c in name
     ]
-    widths = [width_of(unit) for unit in units]
-    if sum(widths) <= longest:
+    if sum(map(width_of, units)) <= longest:
         return "".join(units)
-    head: list[str] = []
-    tail: list[str] = []
-    room = longest - 1
-    front, back = 0, len(units) - 1
-    while front <= back:
-        at_front = len("".join(head)) <= len("".join(tail))
-        unit, width = (units[front], widths[front]) if at_front else (units[back], widths[back])
-        if width > room:
+    head, tail = "", ""
+    room = longest - 1  # columns beside the ellipsis
+    while units:
+        at_front = len(head) <= len(tail)
+        unit = units.pop(0 if at_front else -1)
+        room -= width_of(unit)
+        if room < 0:
             break
-        room -= width
-        if at_front:
-            head.append(unit)
-            front += 1
-        else:
-            tail.append(unit)
-            back -= 1
-    return "".join(head) + "…" + "".join(reversed(tail))
+        head, tail = (head + unit, tail) if at_front else (head, unit + tail)
+    return f"{head}…{tail}"
 
 
 def width_of(text: str) -> int:
@@ -72,14 +56,19 @@ def width_of(text: str) -> int:
 
 @cache
 def families() -> tuple[str, ...]:
-    """Return the fonts to draw with, in the order in which they are asked."""
+    """Return the fonts to draw with; a character is drawn with the first that has it."""
     known = {font.name for font in font_manager.fontManager.ttflist}
     return ("DejaVu Sans", *(name for name in WIDE_FONTS if name in known))
 
 
+def as_written() -> dict[str, Any]:
+    """Return options of a text that is drawn as it is: ``$a$`` is no mathematics."""
+    return {"parse_math": False, "fontfamily": list(families())}
+
+
 @cache
 def _fonts_for(character: str) -> bool:
-    """Whether one of the fonts that are drawn with has a glyph for it."""
+    """Return whether one of the fonts has a glyph for a character."""
     return any(
         font_manager.get_font(font_manager.findfont(family)).get_char_index(ord(character))
         for family in families()

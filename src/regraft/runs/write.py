@@ -14,8 +14,10 @@ from regraft.core.files import write_atomic
 from regraft.core.version import __version__
 from regraft.errors import RegraftError
 from regraft.images.decode import DECODER_VERSION, decode, hash_payload
-from regraft.plots import grid as plots
+from regraft.plots.confusion import draw_confusion
 from regraft.plots.epochs import draw_epochs
+from regraft.plots.grid import Item, draw_grid
+from regraft.plots.penalties import draw_penalties
 from regraft.runs.metrics_file import write_csv
 from regraft.splits.split import write_split
 from regraft.task import SINGLE_LABEL
@@ -167,12 +169,12 @@ def _draw(folder: Path, outcome: Outcome) -> None:
     samples, p = outcome.samples, outcome.scored.probabilities
     tested = outcome.scored.tested
     truth, predicted = samples.labels[tested], p.argmax(1)
-    plots.confusion_matrix(
+    draw_confusion(
         folder / "confusion.png",
         np.asarray(outcome.results["test"]["confusion"]),
         samples.classes,
     )
-    draw_curves = plots.curves if outcome.config.strategy == "probe" else draw_epochs
+    draw_curves = draw_penalties if outcome.config.strategy == "probe" else draw_epochs
     draw_curves(folder / "curves.png", outcome.fitted.history)
     some = np.random.default_rng(outcome.config.seed).permutation(len(truth))[:_PICTURES]
     wrong = np.flatnonzero(predicted != truth)
@@ -184,7 +186,7 @@ def _draw(folder: Path, outcome: Outcome) -> None:
         ("mistakes.png", worst, f"{mistakes} among {len(truth):,} test images"),
     ):
         items = [
-            plots.Item(
+            Item(
                 images.get(int(k), "could not be read again"),
                 predicted=samples.classes[predicted[k]],
                 true=samples.classes[truth[k]],
@@ -193,7 +195,7 @@ def _draw(folder: Path, outcome: Outcome) -> None:
             )
             for k in chosen
         ]
-        plots.prediction_grid(folder / name, items, title)
+        draw_grid(folder / name, items, title)
 
 
 def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8] | str]:

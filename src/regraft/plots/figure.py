@@ -1,0 +1,60 @@
+"""What all pictures share: how a figure begins, how it becomes a file, and how words are drawn.
+
+Figures are matplotlib's objects. pyplot is never used, because its figures live as long as the
+process.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from regraft.core.files import write_atomic
+from regraft.plots.text import as_written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+DPI = 120
+RIGHT, WRONG = "#0072B2", "#D55E00"  # distinct in all kinds of colour vision (Okabe and Ito)
+DASHED = (0, (4, 3))  # the line of a choice
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty white figure; width and height in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figure(figure: Figure, path: Path, *, margin: float | None = None) -> None:
+    """Write a figure as PNG, replacing the file as a whole.
+
+    With a ``margin``, in inches, the picture is cut to what was drawn and that margin. This draws
+    everything twice, so it is only for figures whose words have an unknown length.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format="png", metadata={"Software": None},  # the same figure has the same bytes
+        bbox_inches=None if margin is None else "tight", pad_inches=margin or 0.0,
+    )  # fmt: skip
+    write_atomic(path, buffer.getvalue())
+
+
+def draw_text(
+    figure: Figure, x: float, y: float, text: str, *, size: float, va: str, color: str = "black"
+) -> None:
+    """Draw a text as it is written; x and y are shares of the figure, 0 to 1."""
+    figure.text(x, y, text, fontsize=size, va=va, color=color, linespacing=1.25, **as_written())
+
+
+def style_axes(axes: Axes) -> None:
+    """Draw faint grid lines and no box around the curves."""
+    axes.grid(visible=True, color="0.92", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
