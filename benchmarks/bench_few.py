@@ -3,9 +3,9 @@
     python benchmarks/bench_few.py DATA [--a-class 60] [--draws 3] [--strategies probe,finetune]
                                    [--lr RATE] [--unfreeze N] [--views N]
 
-Each draw takes some images of each class, trains on them as `regraft train` does with its defaults
-(a test part of its own included), and measures on all other images of DATA. Prints one JSON line a
-training; features of the frozen network go into the usual store.
+Each draw takes some images of each class, trains on them with the defaults of `regraft train`
+(including a test part), and measures on all other images of DATA. Prints one JSON line for each
+training. Features of the frozen network go into the usual store.
 """
 
 from __future__ import annotations

@@ -1,20 +1,22 @@
-"""How many images a second does fine-tuning learn from, against the plain loop of the tutorials?
+"""How many images a second does fine-tuning train on, compared with the tutorials' plain loop?
 
     python benchmarks/bench_finetune.py DATA [--model embedded] [--size 224] [--batch 32]
         [--last 1] [--steps 8] [--rounds 2]
 
-Each variant runs in processes of its own, in turn, ROUNDS times; the median is printed as JSON.
+Each variant runs in separate processes, in turn, ROUNDS times; the median is printed as JSON.
 
 - plain: float32, default layout, default allocator, images ready in memory, the whole forward pass
   at every step
-- bare: bfloat16 where the processor has it, channels_last, tuned allocator, images ready in memory
-  (for "cached", what the frozen stages give)
-- ours: `regraft`'s loop with all that it does: decoding, light augmentation, clipping, checks
-- all, last, cached: the whole network is trained; its last stages; these on what the frozen stages
-  gave in the first epoch, read from the file, without augmentation (median of epochs 2 to 6; what
-  an epoch takes beside its steps, such as validation, is not in it)
+- bare: bfloat16 if the processor has it, channels_last, tuned allocator, images ready in memory
+  (for "cached": the output of the frozen stages)
+- ours: regraft's complete loop, with decoding, light augmentation, clipping and checks
+- all: the whole network is trained
+- last: its last stages are trained
+- cached: the last stages are trained on the output of the frozen stages in the first epoch, read
+  from the file, without augmentation (median of epochs 2 to 6; the time that an epoch takes besides
+  its steps, such as validation, is not included)
 
-With the defaults about four minutes on two idle cores.
+With the defaults it takes about four minutes on two idle cores.
 """
 
 # ruff: noqa: PLC0415 - the allocator is tuned before torch is imported
@@ -39,7 +41,7 @@ EPOCHS = 6  # of "ours cached"
 
 
 def prepared(given, precision: str):
-    """Return everything that a training takes but its folder."""
+    """Return all arguments of a training except its folder."""
     from regraft.backbones.registry import at_image_size, load_backbone
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts
@@ -70,23 +72,23 @@ def prepared(given, precision: str):
 
 
 class Enough(Exception):  # noqa: N818
-    """No error: the steps that were asked for are done."""
+    """Not an error: the required number of steps is done."""
 
 
 class Clock:
-    """Stop after some steps, where a number is given; else read each epoch's own speed."""
+    """Stop after a number of steps if one is given; else record the speed of each epoch."""
 
     def __init__(self, steps: int = 0):
         self.steps, self.times, self.speeds = steps, [], []
 
     def on_batch_end(self, _loop):
-        """Note the time of a step."""
+        """Record the time of a step."""
         self.times.append(time.perf_counter())
         if self.steps and len(self.times) > self.steps:
             raise Enough
 
     def on_epoch_end(self, loop):
-        """Note the speed of an epoch."""
+        """Record the speed of an epoch."""
         self.speeds.append(loop.state.progress.history[-1]["images_per_second"])
 
 
@@ -106,7 +108,7 @@ def ours(given) -> float:
     if cached:
         if not fitted.record["frozen_stages"]["once"]:
             raise SystemExit(fitted.record["frozen_stages"]["reason"])
-        return statistics.median(clock.speeds[2:])  # 0 measures only, 1 fills the file
+        return statistics.median(clock.speeds[2:])  # epoch 0 only measures, epoch 1 fills the file
     return given.batch * given.steps / (clock.times[-1] - clock.times[0])
 
 

@@ -1,11 +1,11 @@
-"""Does a killed extraction finish with the rows of an undisturbed one?
+"""Does a killed extraction end with the same rows as an undisturbed one?
 
     python benchmarks/bench_kills.py [DATA [KILLS]]
 
-Runs `regraft train DATA --taps last` undisturbed, then again into an empty store, killed (-9) at
-KILLS (200) random moments of the extraction (seed 0), always the same command, and at last to its
-end. A run that finishes before it is killed is not counted; a full store is emptied. Prints one
-line: kills, and whether all rows and all metrics are equal to the bit. POSIX only.
+Runs `regraft train DATA --taps last` undisturbed. Then runs the same command with an empty store,
+kills it (-9) at KILLS (200) random moments of the extraction (seed 0), and finally runs it to its
+end. A run that ends before it is killed is not counted; a full store is emptied. Prints one line:
+kills, and whether all rows and all metrics are equal to the bit. POSIX only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def start(data: str, out: Path, store: Path) -> subprocess.Popen:
 
 
 def rows(store: Path) -> dict[bytes, bytes]:
-    """Read all rows, after the rollback that a kill may have made necessary."""
+    """Read all rows, after the rollback that may be necessary after a kill."""
     found: dict[bytes, bytes] = {}
     for file in store.glob("features-*.sqlite"):
         with closing(sqlite3.connect(file)) as connection:
@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def killed(process: subprocess.Popen, seconds: float) -> bool:
-    """Kill a run some time after its extraction began; False where it was over before."""
+    """Kill a run some time after its extraction began; return False if it ended before that."""
     for line in process.stderr:
         if "extract" in line:
             break
@@ -80,7 +80,7 @@ def main() -> None:
         expected = rows(place / "store-a")
         wrong = 0
         while kills < int(wanted):
-            # Some runs die in their first commit and some near their end, before the store is full.
+            # Kill some runs in their first commit and some near their end, before the store is full.
             if killed(start(data, place / "b", place / "store-b"), chance.uniform(0, seconds / 5)):
                 kills += 1
             else:

@@ -1,13 +1,14 @@
-"""Does reading every stage pay, on which data, and what does it cost?
+"""Does it help to read every stage, on which data, and how much time does it take?
 
     python benchmarks/bench_probe.py RESULTS.jsonl FOLDER [NAME...]
 
-FOLDER holds flowers.zip, cifar10.zip and mnist/. For each data set: the probe as it comes, the same
-network with random weights, and logistic regression on raw pixels; of the smaller ones another
-network, and views. The last stage alone is fitted beside every probe by the command itself. Seeds
-0, 1 and 2, or 0 alone where a test part is given. Every run is a process of its own; the first of
-a way begins with an empty store. A line that RESULTS.jsonl already has is not run again, so that
-the script can be stopped and started. Prints the table of means at the end, in Markdown.
+FOLDER has flowers.zip, cifar10.zip and mnist/. For each data set, it runs the probe with its
+defaults, the same network with random weights, and logistic regression on raw pixels; for the
+smaller ones also another network, and views. The command itself fits the last stage alone beside
+every probe. Seeds are 0, 1 and 2, or only 0 if the data have a test part. Every run is a separate
+process; the first run of each way begins with an empty store. A line that is already in
+RESULTS.jsonl is not run again, so the script can be stopped and started. At the end it prints the
+table of means, in Markdown.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from regraft.images.decode import decode
 from regraft.splits.split import assign_folds, split
 
 SEEDS = (0, 1, 2)
-#: What `regraft train` is given more.
+#: Additional arguments of `regraft train`.
 WAYS = {
     "as it comes": [],
     "random weights": ["--weights", "none"],
@@ -43,8 +44,8 @@ WAYS = {
 }
 PIXELS = "raw pixels"
 ALL = (*WAYS, PIXELS)
-SOME = ("as it comes", "random weights", PIXELS)  # the others take an hour where images are many
-#: Name: what `regraft train` is given, its seeds, and ways.
+SOME = ("as it comes", "random weights", PIXELS)  # with many images, the others take an hour
+#: Name: the arguments of `regraft train`, the seeds, and the ways.
 DATA = {
     "digits": (["digits"], SEEDS, ALL),
     "flowers": (["flowers.zip"], SEEDS, ALL),
@@ -73,7 +74,7 @@ def train(arguments: list[str], folder: Path, store: Path) -> dict:
 
 
 def kept(metrics: dict) -> dict:
-    """Return what the table needs, and what explains it."""
+    """Return the figures of the table, and those that explain it."""
     return {
         "n": metrics["test"]["n"],
         "accuracy": metrics["test"]["accuracy"],
@@ -91,7 +92,7 @@ def kept(metrics: dict) -> dict:
 
 
 def raw_pixels(arguments: list[str], seed: int, folder: Path) -> dict:
-    """Fit the same head on pixels: at most 32 by 32 of them, as they come."""
+    """Fit the same head on at most 32 by 32 raw pixels."""
     began = time.perf_counter()
     root = folder / arguments[2] if len(arguments) > 2 else None
     data = folder / arguments[0] if "." in arguments[0] else arguments[0]

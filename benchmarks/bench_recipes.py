@@ -1,19 +1,19 @@
-"""What do the recipes give: the tutorial's job, and the probe of all stages on the same images?
+"""How accurate are the recipes, compared with the probe of all stages on the same images?
 
     python benchmarks/bench_recipes.py RESULTS.jsonl --data-root FOLDER
         --data flowers-recognition=flowers.zip --data cifar10=cifar10.zip
         [--recipes a,b] [--seeds 0,1,2] [--model embedded] [--set epochs=3] [--images 10000]
         [--estimate | --table]
 
-Each recipe is trained twice a seed: as it stands, and as a probe of all stages with the same
-network and size. One JSON line a run, so that the same command goes on where it was stopped; a job
-that two recipes share is run once. First, a small part of each job is run and the time of all is
-estimated (--estimate ends there). Networks whose weights have to be downloaded are replaced by
---model (`own` keeps them); that, and all else that is not as in the recipe, stands in the row under
-`overrides`. Of MNIST, the run is also put to work on QMNIST and on scikit-learn's digits, where
-they are at hand. --set NAME=VALUE holds for all tutorials' jobs, --set RECIPE.NAME=VALUE for one;
---images is how many to train on, all test images stay where the data bring them. At the end, or
-with --table alone: the table of docs/tutorials.md, and a line for `measured:` of each recipe.
+Trains each recipe twice for each seed: unchanged, and as a probe of all stages with the same
+network and size. Writes one JSON line for each run, so that the same command continues after a stop. A job
+that two recipes share is run once. First, a small part of each job is run, and the time of all jobs
+is estimated (--estimate ends there). --model replaces networks whose weights have to be downloaded
+(`own` keeps them); this and all other differences from the recipe are in the row under `overrides`.
+MNIST's runs are also tested on QMNIST and on scikit-learn's digits, if they are available. --set
+NAME=VALUE applies to all tutorials' jobs, --set RECIPE.NAME=VALUE to one. --images is the number of
+training images; if the data have a test part, all of it is used. At the end, or with --table alone,
+prints the table of docs/tutorials.md, and a line for `measured:` of each recipe.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from regraft.errors import RegraftError
 
 HERE = Path(__file__).parent
 TUTORIAL, PROBE = KINDS = ("the tutorial's job", "the probe of all stages")
-SMALL = 200  # images to train on, and as many to test, from which the time is estimated
+SMALL = 200  # images for training, and as many for testing, to estimate the time
 SHARED = ("weights", "image_size", "test_fraction", "group_by", "class_weight")
-#: Stages of networks that are replaced: how many last ones that is.
+#: For stages of networks that are replaced: the number of last stages.
 STAGES = {"layer4": "1"}
 
 
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int)
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a job as JSON, in a process of its own
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a job as JSON, in a separate process
     return parser.parse_args()
 
 
@@ -92,7 +92,7 @@ def jobs(options: argparse.Namespace) -> list[dict]:
         config = from_yaml(text, "--set", recipe.config)
         common = {key: getattr(config, key) for key in SHARED}
         model = config.model
-        if config.strategy == "scratch":  # of random weights there is nothing to read
+        if config.strategy == "scratch":  # a probe of random weights makes no sense
             model = "embedded" if options.model == "own" else options.model
             common["image_size"] = "auto"
         probe = TrainConfig(model=model, **common)
@@ -109,7 +109,7 @@ def jobs(options: argparse.Namespace) -> list[dict]:
 
 
 def changes(options: argparse.Namespace, recipe: str) -> dict[str, str]:
-    """Return what --set says of a recipe; what names it goes before what names none."""
+    """Return the --set values of a recipe; those with its name override those without a name."""
     given = [each.split("=", 1) for each in options.set]
     here = {name.partition(".")[2]: value for name, value in given
             if name.partition(".")[0] == recipe}  # fmt: skip
@@ -117,24 +117,24 @@ def changes(options: argparse.Namespace, recipe: str) -> dict[str, str]:
 
 
 def key_of(job: dict) -> str:
-    """Name a job by all that decides its result."""
+    """Return a name of a job from everything that affects its result."""
     decides = [job[name] for name in ("data", "images", "small", "seed", "config")]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
-# --- one job, in a process of its own ---------------------------------------------------------
+# --- one job, in a separate process -----------------------------------------------------------
 
 
 class Told(Reporter):
-    """Tells on stderr: stdout is for the row."""
+    """Print on stderr: stdout is for the row."""
 
     def say(self, line: str) -> None:
-        """Tell one line."""
+        """Print one line."""
         print(line, file=sys.stderr, flush=True)
 
 
 def run_one(job: dict, store: Path) -> dict:
-    """Train and measure; return what was found."""
+    """Train and measure; return the figures."""
     root = Path(job["data_root"]) if job["data_root"] else None
     config = from_yaml(job["config"]).replace(data_root=root, cache_dir=store, seed=job["seed"])
     source = some(open_source(job["data"], SourceOptions(root, config.group_by)), job)
@@ -156,7 +156,7 @@ def run_one(job: dict, store: Path) -> dict:
 
 
 def some(source: object, job: dict) -> object:
-    """Leave a share of the images, by a hash of their names: all of the test part, if not small."""
+    """Keep some of the images, by a hash of their names; the whole test part, if not small."""
     limits = [SMALL, SMALL] if job["small"] else [job["images"], None]
     kept: list[int] = []
     for tested, limit in zip((False, True), limits, strict=True):
@@ -174,7 +174,7 @@ def some(source: object, job: dict) -> object:
 
 
 def measure(job: dict, options: argparse.Namespace) -> dict:
-    """Run a job, and write its row."""
+    """Run a job and write its row."""
     command = [sys.executable, __file__, str(options.results), "--one", json.dumps(job)]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if process.returncode:
@@ -198,7 +198,7 @@ def write(results: Path, row: dict) -> dict:
 
 
 def read(results: Path) -> list[dict]:
-    """Return what was measured; a last line that was cut off is no row."""
+    """Return the rows that were measured, without a truncated last line."""
     lines = results.read_text("utf-8").splitlines(keepends=True) if results.exists() else []
     if lines and not lines[-1].endswith("\n"):
         results.write_text("".join(lines[:-1]), "utf-8")
@@ -210,7 +210,7 @@ def read(results: Path) -> list[dict]:
 
 
 def estimate(waiting: list[dict], options: argparse.Namespace) -> None:
-    """Run a small part of each job that waits, and print how long the whole will take."""
+    """Run a small part of each job that is still to do, and print an estimate of the whole time."""
     done = {row["key"]: row for row in read(options.results)}
     total = 0.0
     print("estimates, from small jobs by images and epochs; alone on the machine, no store filled:")
@@ -227,7 +227,7 @@ def estimate(waiting: list[dict], options: argparse.Namespace) -> None:
 
 
 def whole(row: dict, n_learnt: int, n_all: int, config: TrainConfig) -> float:
-    """Scale the phases of a small job; of epochs by their images a second."""
+    """Scale the phases of a small job; epochs by their images a second."""
     learnt = row["n"]["train"] + row["n"]["val"]
     factors = {"fit": n_learnt / learnt}
     if row["rate"]:
@@ -239,7 +239,7 @@ def whole(row: dict, n_learnt: int, n_all: int, config: TrainConfig) -> float:
 
 
 def counts(job: dict) -> tuple[int, int]:
-    """Return how many images are learnt from, and how many there are."""
+    """Return the number of training images and of all images."""
     root = Path(job["data_root"]) if job["data_root"] else None
     entries = open_source(job["data"], SourceOptions(root)).entries
     tested = sum(entry.part == "test" for entry in entries)
@@ -251,7 +251,7 @@ def counts(job: dict) -> tuple[int, int]:
 
 
 def table(rows: list[dict]) -> None:
-    """Print the table of docs/tutorials.md, and what each recipe can say."""
+    """Print the table of docs/tutorials.md, and a line for each recipe."""
     rows = [row for row in rows if not row["small"]]
     header = ("recipe", "the tutorial's figure", "ours, the same job", "ours, probe of all stages",
               "seconds", "not as in the recipe")  # fmt: skip
@@ -279,7 +279,7 @@ def line(cells: object) -> str:
 
 
 def result(rows: list[dict]) -> str:
-    """Return the accuracy with its range over seeds; of one seed, with its interval."""
+    """Return the accuracy with its range over seeds, or with the interval of one seed."""
     if not rows:
         return "not measured"
     values = [row["accuracy"]["value"] for row in rows]
@@ -316,7 +316,7 @@ def main() -> None:
     stores = options.results.with_name(f"{options.results.name}.stores")
     if options.one:
         job = json.loads(options.one)
-        # One a recipe and kind, so that the first seed pays for its features.
+        # One store for each recipe and kind: the first seed extracts the features.
         store = stores / f"{job['recipe']}-{KINDS.index(job['kind'])}"
         with tempfile.TemporaryDirectory() as empty:
             print(json.dumps(run_one(job, Path(empty) if job["small"] else store)))
@@ -343,7 +343,7 @@ def main() -> None:
 
 
 def share(everything: list[dict], results: Path) -> None:
-    """Write the rows of recipes whose job another one has done."""
+    """Write the rows of recipes whose job another recipe has done."""
     rows = read(results)
     known = {row["key"]: row for row in rows}
     there = {(row["recipe"], row["kind"], row["key"]) for row in rows}

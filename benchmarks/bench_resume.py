@@ -1,13 +1,13 @@
-"""Does a fine-tuning that is killed at random points end in the same bits?
+"""Does a fine-tuning that is killed at random moments end in the same bits?
 
     python benchmarks/bench_resume.py [DATA [RUNS [SEED]]]
 
-Trains undisturbed, then RUNS times so that each run is killed (-9) at a random moment and goes on
-with `--resume`, with 1, 2 and 3 decoding threads in turn; half of the resumed ones are killed
-again. At its end its bundle and its history are compared to the undisturbed one's. A run that came
-through before its first kill is not counted. Augmentation, dropout, mixup,
-averaging and a checkpoint every second are on. Without DATA, textures are painted. POSIX only: all
-runs are forked from one process that has imported everything.
+Trains undisturbed, then RUNS times: each run is killed (-9) at a random moment and continues with
+`--resume`, with 1, 2 and 3 decoding threads in turn; half of the resumed runs are killed again. At
+the end, bundle, predictions and history are compared with those of the undisturbed run. A run that
+ends before its first kill is not counted. Augmentation, dropout, mixup, averaging and a checkpoint
+every second are on. Without DATA, it draws textures. POSIX only: all runs are forked from one
+process that has imported everything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS = (
     *("--strategy", "finetune", "--unfreeze", "1", "--epochs", "3", "--taps", "last"),
     *("--image-size", "64", "-b", "8", "--augment", "strong", "--dropout", "0.2", "--mixup", "0.2"),
     *("--ema", "0.9", "--bn", "train", "--save-every", "1", "--lr", "0.002"),
-    *("--start", "random-head"),  # from the probe, which is right everywhere, nothing is learnt
+    *("--start", "random-head"),  # the probe has no errors here: nothing would change
 )
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     given = sys.argv[1:]
     runs = int(given[1]) if len(given) > 1 else 50
     chance = random.Random(int(given[2]) if len(given) > 2 else 0)
-    # Imported once for all runs; no thread is started by an import.
+    # Import once for all runs; an import starts no thread.
     from regraft.backbones import registry  # noqa: PLC0415
     from regraft.commands import train  # noqa: F401, PLC0415
     from regraft.finetune import train as _  # noqa: F401, PLC0415

@@ -1,16 +1,16 @@
-"""How long does the logistic head take where images and classes are many, and is it at its minimum?
+"""How long does the logistic head take with many images and classes, and is it at its minimum?
 
     python benchmarks/bench_solver.py [--images 100000] [--features 2000] [--classes 1000]
                                       [--seed 100] [--most-classes N]
 
-Rows are drawn: each class has a centre in the 128 directions of largest variance, and the variances
-fall as those of the default network's coordinates do, by a power law. So many classes are at hand
-nowhere here; the numbers that a fit multiplies are as many as those of real ones. The head is
-fitted as a training fits it: folds of 8,192 images choose the penalty; all images take it over, or
-choose once more where those were few of each class.
-Prints one JSON line: seconds of both, iterations, the estimated distance from the minimum in nats,
-the gradient's norm, accuracy on 10,000 further rows, and the peak of memory. ``--most-classes``
-puts another bound in the place of ``logistic.MOST_CLASSES``. POSIX only.
+Rows are drawn at random, because no data set here has so many classes; the matrices of a fit have
+the same sizes as with real data. Each class has a centre in the 128 directions of largest variance,
+and the variances fall by a power law, like those of the default network's coordinates. The head is
+fitted as in a training: folds of 8,192 images choose the penalty; all images use it, or choose
+again if the 8,192 have few images of each class. Prints one JSON line: seconds of both fits,
+iterations, the estimated distance from the minimum in nats, the norm of the gradient, accuracy on
+10,000 other rows, and the peak of memory. ``--most-classes`` replaces ``logistic.MOST_CLASSES``.
+POSIX only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def draw(n: int, d: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     centres = chance.normal(size=(k, d)).astype(np.float32)
     centres[:, 128:] = 0
     y = chance.integers(0, k, n)
-    y[:k] = np.arange(k)  # every class is there
+    y[:k] = np.arange(k)  # every class has a row
     x = np.empty((n, d), np.float32)
     for start in range(0, n, 4096):
         some = slice(start, start + 4096)

@@ -1,23 +1,23 @@
-"""How fast is `regraft train` against what people do now, and against what the machine can do?
+"""How fast is `regraft train`, compared with usual code and with the limit of the machine?
 
     python benchmarks/bench_speed.py DATA [--rounds 3] [--tutorial 800] [--only NAME,...]
 
-DATA is a folder with one folder per class, or a zip of one. Every variant is a whole process,
-imports included, and all have the same frozen network (the embedded EfficientNet-Lite0), the same
-preprocessing and the same 80 % to learn from. They run in turn, ROUNDS times; medians and ratios
-are printed as JSON, one line a variant and a last one.
+DATA is a folder with one folder per class, or a zip of one. Every variant is a whole process with
+its imports. All variants have the same frozen network (the embedded EfficientNet-Lite0), the same
+preprocessing and the same 80 % for training. They run in turn, ROUNDS times. Medians and ratios are
+printed as JSON, one line for each variant and one at the end.
 
 - regraft: the command, with an empty store
 - regraft last: the same with --taps last
-- filled: the command with the store that the first one has filled
+- filled: the command with a store that is already filled
 - timm: features in one pass (float32, DataLoader with two workers), then scikit-learn's
   cross-validated logistic regression
 - timm tuned: the same with the allocator tuned
-- tutorial: the usual loop. The frozen network runs in every one of 20 epochs on RandomResizedCrop
-  and mirror images, batches of 32, Adam 0.001 on the head. One epoch of the first TUTORIAL images
-  is measured; seconds are scaled to all images and epochs, plus one pass over the test part
-- decoding, forward: the floor. All images decoded and rendered by two threads; and as many random
-  images through the network in the fastest way that we know, hooks and pooling left out
+- tutorial: the usual loop. The frozen network runs in each of 20 epochs on RandomResizedCrop and
+  mirror images, batches of 32, Adam 0.001 on the head. One epoch of TUTORIAL images is measured and
+  scaled to all images and epochs, plus one pass over the test part
+- decoding, forward: the lower bound. All images are decoded and prepared by two threads; the same
+  number of random images goes through the network on the fastest path, without hooks and pooling
 - forward with taps: the same with all stages pooled to 1x1, 2x2 and 4x4
 """
 
@@ -43,7 +43,7 @@ VARIANTS = ("regraft", "regraft last", "filled", *INSIDE)
 
 
 def network():
-    """Return the frozen network as plain torch code has it, and what is said of it."""
+    """Return the frozen network as a plain torch module, and its backbone."""
     from regraft.backbones.registry import load_backbone
 
     backbone = load_backbone("embedded")
@@ -51,7 +51,7 @@ def network():
 
 
 class Images:
-    """What a torch DataLoader reads: files of class folders, through a transform."""
+    """A dataset for a torch DataLoader: files of class folders, with a transform."""
 
     def __init__(self, root: Path, transform, paths=None):
         self.paths = paths or sorted(p for p in root.rglob("*") if p.is_file())
@@ -72,7 +72,7 @@ class Images:
 def transforms(backbone, *, train: bool):
     from regraft.core.torchvision_shim import load_functional
 
-    load_functional()  # torchvision fits this torch by a decision of ours
+    load_functional()  # makes torchvision usable with this torch
     import torch
     from torchvision.transforms import v2 as t
 
@@ -85,12 +85,12 @@ def transforms(backbone, *, train: bool):
 
 
 def divided(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Every fifth image tests."""
+    """Return training and test images: every fifth image is a test image."""
     return [p for i, p in enumerate(paths) if i % 5], paths[::5]
 
 
 def timm(root: Path, *, tuned: bool) -> dict:
-    """Features in one pass, then a logistic regression by cross-validation."""
+    """Extract features in one pass, then fit a cross-validated logistic regression."""
     if tuned:
         from regraft.cli.tuning import tune_process
 
@@ -122,7 +122,7 @@ def timm(root: Path, *, tuned: bool) -> dict:
 
 
 def tutorial(root: Path, count: int) -> dict:
-    """One epoch of the usual loop on ``count`` images; the caller scales."""
+    """Run one epoch of the usual loop on ``count`` images; the caller scales the seconds."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -147,7 +147,7 @@ def tutorial(root: Path, count: int) -> dict:
 
 
 def decoding(root: Path) -> dict:
-    """Bytes to rendered pixels in two threads, as the extraction does it, and nothing else."""
+    """Decode and prepare all images in threads, as the extraction does, without a network."""
     from regraft.cli.tuning import tune_process
 
     tune_process()
@@ -167,7 +167,7 @@ def decoding(root: Path) -> dict:
 
 
 def forward(count: int, *, taps: bool) -> dict:
-    """Random pixels through the network on its fastest path."""
+    """Run the network on random pixels on its fastest path."""
     from regraft.cli.tuning import tune_process
 
     tune_process()
@@ -202,7 +202,7 @@ def inside(name: str, root: Path, count: int, n_images: int) -> dict:
 
 
 def outside(name: str, root: Path, given, store: Path, n_images: int) -> dict:
-    """Run one variant as a process; whole seconds, and what it says of itself."""
+    """Run one variant as a process; return its whole seconds and its figures."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         if name in INSIDE:
@@ -231,7 +231,7 @@ def outside(name: str, root: Path, given, store: Path, n_images: int) -> dict:
 
 
 def unpacked(data: Path, folder: Path) -> Path:
-    """Give everybody the same files: plain loops read folders."""
+    """Return a folder of the images, which all variants read."""
     if data.is_dir():
         return data
     with zipfile.ZipFile(data) as archive:
@@ -241,11 +241,11 @@ def unpacked(data: Path, folder: Path) -> Path:
 
 
 def summarise(runs: dict[str, list[dict]]) -> dict:
-    """Medians over rounds, and what is as many times as fast as what."""
+    """Return medians over rounds, and ratios."""
     seconds = {name: statistics.median(r["seconds"] for r in rows) for name, rows in runs.items()}
     summary: dict = {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
     if "tutorial" in runs:
-        # Per image of an epoch; an epoch over the training part, and the test part once.
+        # Seconds an image; all epochs over the training part, and the test part once.
         one = statistics.median(r["loop_seconds"] / r["n"] for r in runs["tutorial"])
         sizes = runs["tutorial"][0]
         seconds["tutorial"] = one * (EPOCHS * sizes["n_train"] + sizes["n_test"])

@@ -1,15 +1,14 @@
-"""How good is the probe over many splits, and is it ever below the last stage alone?
+"""How accurate is the probe over many splits, and is it ever below the last stage alone?
 
     python benchmarks/bench_splits.py DATA [--taps auto] [--model embedded] [--weights default]
                                       [--a-class N] [--shrinkage X] [--first 100] [--count 10]
                                       [--image-size auto] [--images N] [--views K [--tta]]
 
-Features are extracted once (into the usual store); each split is drawn, fitted and scored anew,
-and the last stage alone beside it on the same images. Prints one JSON line: mean test accuracy and
+Features are extracted once (into the usual store). For each split, the probe and the last stage
+alone are fitted and scored on the same images. Prints one JSON line: mean test accuracy and
 log-loss of both, the paired difference over splits with its standard error, how often each set of
-blocks was chosen, and the mean seconds of a fit. With ``--images``, so many images of the data
-(by content hash) stand for all. Seeds begin at 100: 0, 1 and 2 are for published
-figures.
+blocks was chosen, and the mean seconds of a fit. With ``--images``, only so many images of the data
+(by content hash) are used. Seeds begin at 100: seeds 0, 1 and 2 are for published figures.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Does it help small sets to stay near the probe: by L2-SP, or by averaging weights with it?
+"""With few images, does it help to stay near the probe, by L2-SP or by averaging its weights?
 
     python benchmarks/bench_start.py DATA [--a-class 25] [--size 160] [--unfreeze 2] [--epochs 12]
         [--lr 3e-4] [--first 100] [--count 4] [--pulls 0,10,100] [--shares 0,0.25,0.5,0.75,1]
 
-Draws --a-class training images of each class; a fifth of them more choose nothing but the epoch.
-For each pull the network is trained with it: after each step every weight goes back towards where
-it began by rate * pull * distance (L2-SP, decoupled as AdamW's decay is). For each share the
-network in between the probe and the last epoch is scored on the test part: (1 - share) * probe +
-share * trained. One JSON line: means over draws, and gains over the plain last epoch (pull 0, share
+Draws --a-class training images of each class, and a fifth as many more that only choose the epoch.
+For each pull, the network is trained with L2-SP: after each step, every weight moves back towards
+its start by rate * pull * distance (decoupled, like the decay of AdamW). For each share, a network
+between the probe and the last epoch is scored on the test part: (1 - share) * probe + share *
+trained. Prints one JSON line: means over draws, and gains over the plain last epoch (pull 0, share
 1) with their standard errors, paired by draw; share 0 is the probe itself.
 
 References: Li et al., Explicit inductive bias for transfer learning, ICML 2018 (L2-SP). Wortsman et
@@ -43,19 +43,19 @@ from regraft.splits.split import split  # noqa: E402
 
 
 class Pull:
-    """A callback: L2-SP, and what the network was before and after."""
+    """A callback for L2-SP that records the network before and after the training."""
 
     def __init__(self, strength: float):
         self.strength = strength
 
     def on_train_begin(self, loop):
-        """Note where it begins."""
+        """Record the tensors at the start."""
         state = loop.state
         self.begin = {name: tensor.clone() for name, tensor in state.network.state().items()}
 
     @torch.no_grad()
     def on_batch_end(self, loop):
-        """Go back a little."""
+        """Move the weights back towards the start."""
         if not self.strength:
             return
         for group in loop.state.optimizer.param_groups:
@@ -63,12 +63,12 @@ class Pull:
                 parameter.lerp_(self.begin[name], min(1.0, group["lr"] * self.strength))
 
     def on_train_end(self, loop):
-        """Note where it ended."""
+        """Record the tensors at the end."""
         self.network = loop.state.network
         self.end = {name: tensor.clone() for name, tensor in self.network.state().items()}
 
     def between(self, share: float):
-        """Return the model at a share of the way."""
+        """Return the model at this share of the way from start to end."""
         tensors = {
             name: torch.lerp(start, self.end[name], share)
             if start.is_floating_point()

@@ -1,11 +1,11 @@
-"""How accurate is `regraft train`, how long do its phases take, and does the store change anything?
+"""How accurate is `regraft train`, how long do its phases take, and does the store change results?
 
     python benchmarks/bench_train.py [DATA [FLAGS...]]
 
 For seeds 0, 1 and 2: a run with an empty store, one with the filled store, one without a store,
-each as a process of its own. Prints one JSON line a run and a summary: test accuracy with its
-interval, the spread over seeds, seconds by phase, peak memory of the process, and whether the three
-runs of a seed agree to the last digit. Without DATA: the digits that come with scikit-learn.
+each in a separate process. Prints one JSON line for each run and a summary: test accuracy with its
+interval, the spread over seeds, seconds of each phase, peak memory of the process, and whether the
+three runs of a seed agree to the last digit. Without DATA: the digits of scikit-learn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def train(data: str, flags: list[str], out: Path, store: Path) -> dict:
 
 
 def same(runs: list[dict]) -> bool:
-    """Whether all that was measured is the same to the last digit."""
+    """Return whether all figures of the runs are equal to the last digit."""
     return all(run["test"] == runs[0]["test"] and run["head"] == runs[0]["head"] for run in runs)
 
 
@@ -52,7 +52,7 @@ def main() -> None:
             runs = []
             for variant, more in VARIANTS.items():
                 out = Path(folder) / f"{seed}-{variant.replace(' ', '-')}"
-                # Rows do not depend on the seed: an empty store is one of the seed's own.
+                # Rows do not depend on the seed, so each seed has its own store, empty at first.
                 store = Path(folder) / f"store-{seed}"
                 run = train(data, [*flags, *more, "--seed", str(seed)], out, store)
                 runs.append(run)

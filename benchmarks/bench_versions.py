@@ -1,12 +1,12 @@
-"""Two versions of the code on the same jobs: the same figures, and each reads what the other wrote.
+"""Do two versions of the code give the same figures, and can the later read the earlier's files?
 
     python benchmarks/bench_versions.py EARLIER_CHECKOUT [DATA...]
 
-For each DATA (digits where none is given) and both versions of the code: train with a store of its
-own and compare metrics.json (but for seconds), predictions.csv, split.csv and ledger.json; train
-again with the later code and the earlier store, which must extract nothing; predict with the later
-code from the earlier bundle. Then a fine-tuning that the earlier code began and a signal stopped is
-resumed by both, and must end in the same bits. One line a check; exit code 1 where one fails.
+For each DATA (default: digits), both versions train, each with its own store, and the script
+compares metrics.json (except seconds), predictions.csv, split.csv and ledger.json. Then the later
+code trains again with the earlier store, which must extract nothing, and predicts from the earlier
+bundle. At last, a fine-tuning that the earlier code began and a signal stopped is resumed by both,
+and must end in the same bits. Prints one line for each check; exit code 1 if one fails.
 """
 
 import json
@@ -25,18 +25,18 @@ FINETUNE = [
     *("--strategy", "finetune", "--unfreeze", "2", "--epochs", "4", "--image-size", "32"),
     *("--save-every", "1", *EXPLICIT),
 ]
-#: Entries of metrics.json that no two runs have in common, or that say which version wrote it.
+#: Entries of metrics.json that differ between any two runs, or name the version.
 TIMED = {"seconds", "images_per_second", "regraft"}
 
 
 class Checks:
-    """Counts what failed."""
+    """A counter of failed checks."""
 
     def __init__(self):
         self.failed = 0
 
     def add(self, name, good):
-        """Print the check."""
+        """Print a check, and count it if it failed."""
         self.failed += not good
         print(f"{'same' if good else 'DIFFERS'}: {name}", flush=True)
 
@@ -48,7 +48,7 @@ def regraft(source, words, store, **options):
 
 
 def run(source, words, store):
-    """Run a command to its end; return what it prints."""
+    """Run a command to its end; return its output."""
     process = regraft(
         source, words, store, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

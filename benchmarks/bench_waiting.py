@@ -1,11 +1,11 @@
-"""What does it cost that OpenMP's threads spin while they wait, alone and beside another process?
+"""How much speed is lost if OpenMP's threads spin while they wait, alone and beside other work?
 
     python benchmarks/bench_waiting.py [ROUNDS]
 
-Each figure is one process that reads all blocks of the embedded network from 320 images of 224
-pixels, after a warm-up. Alternates spinning (the library's default) and sleeping
-(OMP_WAIT_POLICY=PASSIVE, which regraft's own commands set), without and with another process that
-computes on all processors. Prints the median rate of each in images a second.
+Each figure is from one process that reads all blocks of the embedded network for 320 images of 224
+pixels, after a warm-up. Spinning (the library's default) and sleeping (OMP_WAIT_POLICY=PASSIVE, as
+regraft's own commands set it) alternate, without and with another process that computes on all
+processors. Prints the median rate of each in images a second.
 """
 
 from __future__ import annotations
