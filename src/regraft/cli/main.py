@@ -31,8 +31,9 @@ from regraft.cli.options import (
     given,
 )
 from regraft.cli.tuning import tune_process
-from regraft.config.settings import placeholder, refuse_unread
-from regraft.config.train_config import Augment
+from regraft.config.declaration import settings_of
+from regraft.config.settings import refuse_unread
+from regraft.config.train_config import Augment, TrainConfig
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
 from regraft.errors import InputError, visible
@@ -208,7 +209,8 @@ def show(
     *,
     out: Picture = None,
     augment: Annotated[
-        Augment | None, Parameter(metavar=placeholder("augment"), show_choices=False)
+        Augment | None,
+        Parameter(metavar=settings_of(TrainConfig)["augment"].placeholder, show_choices=False),
     ] = None,
     flags: Annotated[ShowFlags | None, Parameter(name="*")] = None,
 ) -> None:

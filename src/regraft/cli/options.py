@@ -1,8 +1,8 @@
-"""Flags of the command line, made from the fields of TrainConfig.
+"""Flags of the command line, made from the declarations of the settings.
 
-Every flag of a twin class is None until it is given, so that only what was given replaces what the
-configuration file says, and that what the defaults say. (Handing cyclopts a default instance of
-TrainConfig would lose that instance's values as soon as any flag is given.)
+A flag is None unless it is given, so that only what was given replaces the configuration file, and
+the file the defaults. (If cyclopts had an instance of TrainConfig as the default, it would lose the
+values of that instance as soon as any flag is given.)
 """
 
 from __future__ import annotations
@@ -13,24 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from cyclopts import Group, Parameter
 
-from regraft.config.settings import (
-    COMPARING,
-    GROUPS,
-    PREDICTING,
-    READING,
-    SHOWING,
-    STEPPING,
-    default_text,
-    placeholder,
-    setting_types,
-)
+from regraft.config.declaration import settings_of
+from regraft.config.settings import groups, read_by
 from regraft.config.train_config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import TypeAlias
 
-#: First in the help, behind the arguments: groups keep the order in which they were made.
+    from regraft.config.declaration import Command, Setting
+
+#: First in the help, after the arguments: groups keep the order in which they were made.
 OPTIONS = Group.create_ordered("Options")
 
 ConfigFile = Annotated[
@@ -41,45 +33,41 @@ ConfigFile = Annotated[
         metavar="PATH",
     ),
 ]
-CacheFolder = Annotated[
-    Path | None,
-    Parameter(help="The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."),
-]
+CacheFolder = Annotated[Path | None, Parameter(help=settings_of(TrainConfig)["cache_dir"].text)]
 Picture = Annotated[Path | None, Parameter(metavar="PATH")]
 Names = Annotated[str | None, Parameter(metavar="NAMES")]
 
 
-def _flags(name: str, settings: Iterable[str]) -> Any:
-    """Make a class with one optional field and flag for each setting."""
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    headings = {setting: heading for heading, names in GROUPS.items() for setting in names}
-    groups = {heading: Group.create_ordered(heading) for heading in GROUPS}
-    types = setting_types()
-    twins: list[tuple[str, Any, Any]] = []
-    for setting in settings:
-        metadata = fields[setting].metadata
-        default = default_text(setting)
-        if setting == "max_pixels" and name in {"EvaluateFlags", "PredictFlags"}:
-            default = "as in training"
-        if setting == "strategy" and name == "FindFlags":  # the probe takes no steps
-            default = "finetune"
-        flag = Parameter(
-            name=[f"--{setting.replace('_', '-')}", *filter(None, [metadata.get("short")])],
-            help=metadata["help"] + (f" [default: {default}]" if default else ""),
-            metavar=placeholder(setting),
-            group=groups[headings[setting]],
-            show_choices=False,
-        )
-        # None and not the default: see above.
-        kind: Any = Annotated[Optional[types[setting]], flag]  # noqa: UP045 - made at run time
-        twins.append((setting, kind, dataclasses.field(default=None)))
+def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:
+    """Make a class with an optional field, which is a flag, for each setting that a command reads.
+
+    ``given`` returns the settings of an instance.
+    """
+    headings = {heading: Group.create_ordered(heading) for heading in groups(kind)}
+    settings = settings_of(kind)
+    fields: list[tuple[str, Any, Any]] = []
+    for name in read_by(command, kind):
+        flag = _flag(settings[name], command, headings[settings[name].group])
+        optional: Any = Annotated[Optional[settings[name].type], flag]  # noqa: UP045 - at run time
+        fields.append((name, optional, dataclasses.field(default=None)))
     return dataclasses.make_dataclass(
-        name,
-        twins,
+        f"{command.title().replace('-', '')}Flags",
+        fields,
         kw_only=True,
         frozen=True,
         # Without a module of ours cyclopts takes the class for a builtin and finds no flags in it.
         namespace={"__module__": __name__, "__doc__": ""},
+    )
+
+
+def _flag(setting: Setting, command: Command, heading: Group) -> Parameter:
+    default = setting.default_text(command)
+    return Parameter(
+        name=[setting.flag, *filter(None, [setting.short])],
+        help=setting.text + (f" [default: {default}]" if default else ""),
+        metavar=setting.placeholder,
+        group=heading,
+        show_choices=False,
     )
 
 
@@ -91,27 +79,16 @@ if TYPE_CHECKING:
     PredictFlags: TypeAlias = Any
     ShowFlags: TypeAlias = Any
 else:
-    TrainFlags = _flags("TrainFlags", setting_types())
-    FindFlags = _flags("FindFlags", STEPPING)
-    CompareFlags = _flags("CompareFlags", COMPARING)
-    EvaluateFlags = _flags("EvaluateFlags", READING)
-    PredictFlags = _flags("PredictFlags", PREDICTING)
-    ShowFlags = _flags("ShowFlags", SHOWING)
+    TrainFlags = make_flags("train")
+    FindFlags = make_flags("lr-find")
+    CompareFlags = make_flags("compare")
+    EvaluateFlags = make_flags("evaluate")
+    PredictFlags = make_flags("predict")
+    ShowFlags = make_flags("show")
 
 
 def given(flags: Any) -> dict[str, Any]:
-    """Return the settings that were given as flags.
-
-    Parameters
-    ----------
-    flags : TrainFlags, FindFlags, CompareFlags, EvaluateFlags, PredictFlags, ShowFlags or None
-        None where no flag was given at all.
-
-    Returns
-    -------
-    dict of str to value
-        Names as in TrainConfig.
-    """
+    """Return the settings that were given as flags; ``flags`` is None where there were none."""
     if flags is None:
         return {}
     values = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
@@ -119,22 +96,7 @@ def given(flags: Any) -> dict[str, Any]:
 
 
 def combine(file: Path | None, flags: Any, base: TrainConfig | None = None) -> TrainConfig:
-    """Return the defaults, replaced by the configuration file, replaced by the flags.
-
-    Parameters
-    ----------
-    file : Path or None
-        A configuration file.
-    flags : TrainFlags or None
-        As parsed.
-    base : TrainConfig, optional
-        A recipe's, in place of the defaults.
-
-    Raises
-    ------
-    ConfigError
-        The file or a value cannot be used.
-    """
+    """Return a recipe's settings or the defaults, replaced by the file's, replaced by the flags."""
     if file is None:
         return (base or TrainConfig()).replace(**given(flags))
     from regraft.config.yaml_file import read_config  # noqa: PLC0415 - YAML costs 0.02 s

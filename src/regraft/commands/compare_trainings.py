@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regraft.commands.compare_runs import tell_runs
 from regraft.commands.steps import divide, with_augmentation
 from regraft.commands.train import train
-from regraft.config.settings import HARMLESS, setting_types, unread
+from regraft.config.declaration import settings_of
+from regraft.config.settings import harmless, unread
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import read_config
 from regraft.core.reporter import Reporter
@@ -182,10 +183,10 @@ def _difference(planned: _Planned, samples: Samples) -> str | None:
     config = with_augmentation(planned.config, samples)
     then = read_config(planned.folder / "config.yaml")
     # Of the split, the parts themselves are compared.
-    free = {*HARMLESS, "split", *unread(config)}
+    free = {*harmless(type(config)), "split", *unread(config)}
     changed = [
         f"{name} ({getattr(then, name)}, now {getattr(config, name)})"
-        for name in setting_types()
+        for name in settings_of(type(config))
         if name not in free and getattr(then, name) != getattr(config, name)
     ]
     if changed:

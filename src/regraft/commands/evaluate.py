@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.commands.steps import extract_features, n_workers, tell_refused
-from regraft.config.settings import PREDICTING, READING, some_settings
+from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.reporter import Reporter
 from regraft.data.refused import note_refused
@@ -59,7 +59,7 @@ def evaluate(
     BundleError
         Where the bundle is not what it says.
     """
-    config, reporter, run = some_settings(settings, READING), reporter or Reporter(), Path(run)
+    config, reporter, run = some_settings(settings, "evaluate"), reporter or Reporter(), Path(run)
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import measure_classification
     from regraft.probe.fit import score
@@ -125,7 +125,7 @@ def predict(
         In the order of the images; with ``error`` where one cannot be read.
     """
     with in_background(_import_predictor) as importing:
-        config = some_settings(settings, PREDICTING)
+        config = some_settings(settings, "predict")
         source = open_unlabelled(paths)
     for note in source.notes:
         (reporter or Reporter()).say(note)

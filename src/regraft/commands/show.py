@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.commands.steps import with_augmentation
-from regraft.config.settings import SHOWING, some_settings
+from regraft.config.settings import some_settings
 from regraft.core.reporter import Reporter
 from regraft.core.text import columns
 from regraft.data.scan import scan
@@ -54,7 +54,7 @@ def show(
     reporter : Reporter, optional
         Silent where not given.
     **settings
-        Fields of TrainConfig that are in ``settings.SHOWING``.
+        Settings that ``regraft show`` has flags for.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def show(
 
         print(show("photos", augmentation="standard"))
     """
-    config, reporter = some_settings(settings, SHOWING), reporter or Reporter()
+    config, reporter = some_settings(settings, "show"), reporter or Reporter()
     if augmentation is not None:
         _check_augmentation(augmentation)
     place = picture_place(out, "show.png", data)

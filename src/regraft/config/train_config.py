@@ -1,24 +1,43 @@
-"""The one frozen configuration of a training run: every default with its unit and its reason.
+"""The one frozen configuration of a training: each setting is declared once, at its field.
 
-The command line makes its flags from these fields, the run folder stores them as YAML, and Python
-users pass them by name. This module imports neither numpy nor torch.
+``regraft.config.declaration`` says what a declaration holds; the command line makes its flags from
+it, a run folder stores the values as YAML, and Python users pass them by name. This module imports
+neither numpy nor torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import os
-from dataclasses import dataclass, field
-from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - the annotations are evaluated for their types
+from typing import Any, Literal
 
+from regraft.config.declaration import (
+    AutoOrNumber,
+    Bounds,
+    SomeOf,
+    settings_of,
+    split_words,
+    unknown_setting,
+)
+from regraft.config.groups import (
+    ALL,
+    BELOW_ONE,
+    COMPUTING,
+    DRAWING,
+    INSIDE,
+    READING,
+    STORING,
+    WHOLE_TRAININGS,
+    data_setting,
+    head_setting,
+    machine_setting,
+    network_setting,
+    result_setting,
+    training_setting,
+)
 from regraft.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 HeadName = Literal["logistic", "ridge", "knn", "mean"]
 ClassWeight = Literal["none", "balanced"]
@@ -33,37 +52,16 @@ Norms = Literal["auto", "frozen", "train"]
 LOGS = ("tensorboard", "mlflow")
 
 SCHEMA_VERSION = 1
-MAX_VIEWS = 16  # all becomes so many times slower
+MAX_VIEWS = 16  # everything becomes this many times slower
 
 
-def _setting(default: Any, text: str, **metadata: Any) -> Any:
-    """Declare a field with the text that the command line and the docs show."""
-    return field(default=default, metadata={"help": text, **metadata})
-
-
-def unknown_setting(name: str, known: Iterable[str], place: str = "") -> ConfigError:
-    """Return the error for a name that is none of the settings, with its nearest matches.
-
-    Examples
-    --------
-    >>> print(unknown_setting("sed", ["seed", "head"]))
-    unknown setting sed
-    hint: did you mean seed?
-    """
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return ConfigError(
-        f"{place}unknown setting {name}",
-        hint=f"did you mean {' or '.join(near)}?" if near else "docs/settings.md has all",
-    )
-
-
-def _names_checked(cls: Any) -> Any:
-    """Let a dataclass tell an unknown name as one of our errors, with the nearest names."""
+def _checks_names(cls: Any) -> Any:
+    """Make a dataclass raise our own error for an unknown name, with the nearest names."""
     make = cls.__init__
-    known = [each.name for each in dataclasses.fields(cls)]
 
     @functools.wraps(make)
     def checked(self: Any, **settings: Any) -> None:
+        known = [each.name for each in dataclasses.fields(self)]
         for name in settings:
             if name not in known:
                 raise unknown_setting(name, known)
@@ -73,17 +71,22 @@ def _names_checked(cls: Any) -> Any:
     return cls
 
 
-@_names_checked
+@_checks_names
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a run computes, and where it writes.
 
     Paths may be given as text, and numbers as numpy has them.
 
+    Parameters
+    ----------
+    **settings
+        Each with its unit, bounds, default and the reason for it: docs/settings.md.
+
     Raises
     ------
     ConfigError
-        Where a name is unknown, or a value is out of range; the message names field and value.
+        A name is unknown, or a value is not allowed; the message names setting and value.
 
     Examples
     --------
@@ -96,286 +99,451 @@ class TrainConfig:
     """
 
     # --- the network -------------------------------------------------------------------------
-    model: str = _setting(
-        "embedded",  # the only weights that every installation has, without a network
+    model: str = network_setting(
+        "embedded",
         "Backbone: embedded, timm/NAME, torchvision/NAME, local-dir:PATH or hf-hub:OWNER/NAME.",
+        why="Only these weights are part of every installation; they need no network connection.",
+        placeholder="NAME",
+        commands=("train", "lr-find"),
     )
-    weights: str = _setting(
-        "default", "Weights: default, none (random), a torchvision enum name, or a local file."
+    weights: str = network_setting(
+        "default",
+        "Weights: default, none (random), a torchvision enum name, or a local file.",
+        why="Pretrained weights need far fewer images than random ones.",
+        placeholder="NAME|FILE",
     )
-    image_size: str = _setting(
-        "auto",  # the backbone's own, except for small images (docs/design/decisions.md)
+    image_size: str = network_setting(
+        "auto",
         "Side of the square the network sees, in pixels; auto follows the images.",
+        why="The network's own size, except for small images (docs/design/decisions.md).",
+        unit="pixels",
+        rule=AutoOrNumber(8, 4096),
+        placeholder="PIXELS|auto",
+        commands=DRAWING,
     )
-    taps: str = _setting(
-        "auto",  # what the training part says is best (docs/probe.md)
+    taps: str = network_setting(
+        "auto",
         "Features the head reads: auto (chosen on the training part), last (the pooled ones), all "
         "(every stage), all@2 (every stage in 2x2 cells), or names as in layer3@2,pooled.",
+        why="Folds of the training part show which are best (docs/probe.md).",
+        placeholder="NAMES",
     )
-    grids: str = _setting(
-        "auto",  # 1,2,4 for --taps auto, else 1
-        "Cells a side in which stages are read that name none: some of 1,2,4 with commas.",
+    grids: str = network_setting(
+        "auto",
+        "Grids in which stages are read if --taps names none for them, in cells per side: one or "
+        "more of 1,2,4 with commas.",
+        why="1,2,4 for --taps auto, which chooses among them; else 1, the fewest features.",
+        unit="cells per side",
+        placeholder="NUMBERS",
     )
-    views: int = _setting(
-        0,  # docs/probe.md: what they bring, and that extraction takes so many times longer
+    views: int = network_setting(
+        0,
         "Augmented views of each training image that a probe learns from besides the image itself; "
         "--augment says which kind.",
+        why="The features take that many times longer; docs/probe.md shows what they gain.",
+        unit="views of an image",
+        rule=Bounds(0, MAX_VIEWS),
+        commands=WHOLE_TRAININGS,
     )
-    tta: bool = _setting(
-        default=False,  # predictions take so many times longer, wherever the bundle goes
+    tta: bool = network_setting(
+        default=False,
         text="Test-time augmentation: average the features of every image over its views, in "
         "training and in the bundle.",
+        why="Every prediction takes that many times longer, also after deployment.",
+        commands=WHOLE_TRAININGS,
     )
     # --- the data ----------------------------------------------------------------------------
-    test_fraction: float = _setting(
-        0.2, "Share of the images held out for testing, where the data bring no test part."
+    test_fraction: float = data_setting(
+        0.2,
+        "Share of the images held out for testing, unless the data have a test part.",
+        why="A fifth, as is usual: most images remain for learning.",
+        unit="share of the images",
+        rule=INSIDE,
+        placeholder="SHARE",
     )
-    folds: int = _setting(
-        0,  # for a few hundred images: a test part of sixty says little
-        "Test every image once, in this many rounds of training without it; 0 is one test part. "
-        "The bundle is then fitted on all images.",
+    folds: int = data_setting(
+        0,
+        "Test every image once: each of this many rounds trains without the images that it tests. "
+        "The bundle is then fitted on all images. 0: one test part.",
+        why="Rounds take that many times longer. They pay for a few hundred images, where a test "
+        "part of sixty says little.",
+        unit="rounds",
+        rule=Bounds(2, 100, or_zero=True),
+        commands=WHOLE_TRAININGS,
     )
-    split: Path | None = _setting(None, "A split.csv of an earlier run: same parts again.")
-    group_by: str | None = _setting(
-        None,  # images of one patient or burst in two parts make results too good
-        "What must not straddle parts: parent, a path part's number (0 is the first), or a "
-        "regular expression whose first group (or whole match) names the group.",
+    split: Path | None = data_setting(
+        None,
+        "The split.csv of an earlier run: use the same parts again.",
+        why="The seed decides on the parts, and equal images give equal parts.",
     )
-    data_root: Path | None = _setting(None, "Where named datasets lie or are downloaded to.")
-    strict: bool = _setting(default=False, text="Stop at the first image that cannot be used.")
-    max_pixels: int = _setting(
-        40_000_000,  # 120 MB decoded; most cameras' pictures, no bomb
+    group_by: str | None = data_setting(
+        None,
+        "Which images belong together, always in one part: parent (those of a folder), a path "
+        "part's number (0 is the first), or a regular expression whose first group (or whole "
+        "match) names the group.",
+        why="Only you know. Images of one patient or burst in two parts make results too good.",
+        placeholder="RULE",
+        commands=DRAWING,
+    )
+    data_root: Path | None = data_setting(
+        None,
+        "Folder where named datasets are, or are downloaded to.",
+        why="The platform's cache folder: one download serves all projects.",
+        commands=READING,
+        harmless=True,
+    )
+    strict: bool = data_setting(
+        default=False,
+        text="Stop at the first image that cannot be used.",
+        why="One broken file need not stop a training; every refused image is listed.",
+        commands=READING,
+    )
+    max_pixels: int = data_setting(
+        40_000_000,
         "Images of more pixels than this are refused before they are decoded.",
+        why="120 MB decoded: more than most cameras' pictures, and no decompression bomb.",
+        unit="pixels",
+        rule=Bounds(1, 2**31),
+        commands=ALL,
+        defaults={"evaluate": "as in training", "predict": "as in training"},
     )
     # --- the head ----------------------------------------------------------------------------
-    head: HeadName = _setting("logistic", "What is fitted on the features.")
-    class_weight: ClassWeight = _setting(
-        "none",  # honest probabilities; "balanced" trades them for recall of rare classes
-        "balanced: rare classes count as much as common ones in the fit.",
+    head: HeadName = head_setting(
+        "logistic",
+        "Classifier that is fitted on the features.",
+        why="Its probabilities are the most useful ones; the others are fast or simple baselines.",
     )
-    memory: str = _setting(
-        "auto",  # half of what is free; beyond it the fit reads from a temporary file
-        "GiB that the fit may hold.",
+    class_weight: ClassWeight = head_setting(
+        "none",
+        "balanced: rare classes count as much as common ones in the fit.",
+        why="Probabilities stay honest; balanced gives them up to find more of the rare classes.",
+    )
+    memory: str = head_setting(
+        "auto",
+        "Memory that the fit may use, in GiB; auto: half of what is free.",
+        why="Other programs keep the other half; if it is too little, a temporary file helps out.",
+        unit="GiB",
+        placeholder="GIB",
     )
     # --- fine-tuning -------------------------------------------------------------------------
-    strategy: Strategy = _setting(
+    strategy: Strategy = training_setting(
         "probe",
         "probe: a head on the frozen network; finetune: from the probe on, the last stages are "
         "trained too (--unfreeze); scratch: everything from random weights.",
+        why="A probe takes seconds to minutes without a GPU, and is hard to beat with few images.",
+        commands=("train", "lr-find"),
+        strategies=("probe", "finetune", "scratch"),
+        defaults={"lr-find": "finetune"},  # a probe takes no steps
     )
-    unfreeze: str = _setting(
-        "2", "Stages that are trained: a number of last ones (0: the head alone), all, or names."
+    unfreeze: str = training_setting(
+        "2",
+        "Stages that are trained: a number of last ones (0: the head alone), all, or names.",
+        why="On flowers not measurably worse than all stages, and faster (docs/finetuning.md).",
+        unit="stages",
+        placeholder="N|all|NAMES",
+        strategies=("finetune",),
     )
-    start: Start = _setting(
-        "probe",  # linear probing, then fine-tuning: Kumar et al., ICLR 2022
+    start: Start = training_setting(
+        "probe",
         "Head that fine-tuning starts from.",
+        why="Linear probing, then fine-tuning: Kumar et al., ICLR 2022.",
         short="--from",
+        strategies=("finetune",),
     )
-    val_fraction: float = _setting(
-        0.1, "Share of the training part that chooses the epoch, where the data bring none."
+    val_fraction: float = training_setting(
+        0.1,
+        "Share of the training part that chooses the epoch, unless the data have a validation "
+        "part.",
+        why="Enough to compare epochs; the network does not learn from these images.",
+        unit="share of the training part",
+        rule=INSIDE,
+        placeholder="SHARE",
     )
-    epochs: int = _setting(10, "Passes over the training part.")
-    patience: int = _setting(
-        0, "Stop after so many epochs without a better one; 0: never."
-    )  # a cosine schedule is at its best at its end
-    augment: Augment = _setting(
-        "auto",  # a mirrored character is another one, or none
+    epochs: int = training_setting(
+        10,
+        "Passes over the training part.",
+        why="Few are enough for a network that starts from the probe.",
+        unit="epochs",
+        rule=Bounds(1, 100_000),
+        commands=WHOLE_TRAININGS,
+    )
+    patience: int = training_setting(
+        0,
+        "Stop after so many epochs without a better one; 0: never.",
+        why="A cosine schedule is at its best at its end.",
+        unit="epochs",
+        rule=Bounds(0, 100_000),
+        commands=WHOLE_TRAININGS,
+    )
+    augment: Augment = training_setting(
+        "auto",
         "Random changes of training images: none, light (crop, mirror), standard and strong "
         "(TrivialAugment, erasing), or digits (small turns and moves, no mirror); auto: digits "
         "where every class is called by one character or a number, else light.",
+        why="A mirrored character is another character, or none.",
+        read_with="views",
+        unread_hint="--views 2 shows a probe augmented views; --strategy finetune draws some each "
+        "epoch",
     )
-    cached_views: str = _setting(
-        "auto",  # what changes no result: without augmentation every epoch sees the same images
-        "Epochs that draw their own views, for later ones to use again: the frozen stages then run "
-        "once a view, and the rest trains on what they gave. auto: 1 without augmentation, else 0: "
-        "every epoch draws its own.",
+    cached_views: str = training_setting(
+        "auto",
+        "Number of first epochs that draw their own views; later epochs use these views again, so "
+        "that the frozen stages run once a view. auto: 1 without augmentation, else 0: every epoch "
+        "draws its own.",
+        why="It changes no result: without augmentation every epoch sees the same images.",
+        rule=AutoOrNumber(0, 100_000),
+        placeholder="K|auto",
+        commands=WHOLE_TRAININGS,
     )
-    lr: float | None = _setting(
+    lr: float | None = training_setting(
         None,
-        "Learning rate; where not given, it follows optimizer and strategy (docs/finetuning.md). "
+        "Learning rate; if not given, it follows optimizer and strategy (docs/finetuning.md). "
         "`regraft lr-find` suggests one.",
+        why="AdamW takes 1e-4 (2e-3 from scratch), SGD 5e-3 (5e-2).",
+        rule=Bounds(0, 1000, low_included=False),
+        placeholder="RATE",
+        commands=WHOLE_TRAININGS,
     )
-    optimizer: OptimizerName = _setting("adamw", "adamw, or sgd with momentum 0.9.")
-    weight_decay: float = _setting(0.01, "Of weights; never of biases and norms.")
-    layer_decay: float = _setting(
-        0.8, "Each stage learns so many times as fast as the one behind it; 1: all the same."
+    optimizer: OptimizerName = training_setting(
+        "adamw",
+        "Optimizer: adamw, or sgd with momentum 0.9.",
+        why="It depends less on the learning rate than SGD.",
     )
-    schedule: ScheduleName = _setting("cosine", "How the learning rate falls.")
-    warmup: float = _setting(1.0, "Epochs over which the learning rate rises.")
-    accumulate: int = _setting(1, "Forward passes of --batch-size images in one step.")
-    clip: float = _setting(1.0, "Longest gradient of a step; 0: any.")
-    label_smoothing: float = _setting(0.0, "Share of each target that all classes divide.")
-    mixup: float = _setting(0.0, "Beta parameter of blended image pairs; 0: off, 0.2 is usual.")
-    cutmix: float = _setting(0.0, "Beta parameter of exchanged rectangles; 0: off, 1 is usual.")
-    dropout: float = _setting(0.0, "Share of the head's features dropped in training.")
-    ema: float = _setting(
-        0.0, "Decay of the running average of weights that is kept instead; 0: off."
+    weight_decay: float = training_setting(
+        0.01,
+        "Weight decay of weights; biases and norms have none.",
+        why="The usual value for AdamW, as in PyTorch.",
+        rule=Bounds(0),
+        placeholder="DECAY",
     )
-    bn: Norms = _setting(
-        "auto",  # the probe was fitted on the pretrained statistics; random ones mean nothing
+    layer_decay: float = training_setting(
+        0.8,
+        "Learning rate of each stage as a factor of the rate of the stage after it; 1: all equal.",
+        why="Early stages see edges and textures, which change least from data to data.",
+        unit="factor per stage",
+        rule=Bounds(0, 1, low_included=False),
+        placeholder="FACTOR",
+    )
+    schedule: ScheduleName = training_setting(
+        "cosine",
+        "How the learning rate falls.",
+        why="It ends near 0 without a number to choose (Loshchilov and Hutter, ICLR 2017).",
+        commands=WHOLE_TRAININGS,
+    )
+    warmup: float = training_setting(
+        1.0,
+        "Epochs in which the learning rate rises.",
+        why="The averages that AdamW keeps say little in the first steps.",
+        unit="epochs",
+        rule=Bounds(0),
+        placeholder="EPOCHS",
+        commands=WHOLE_TRAININGS,
+    )
+    accumulate: int = training_setting(
+        1,
+        "Forward passes of --batch-size images in one step.",
+        why="More serve larger steps where memory is short.",
+        unit="forward passes",
+        rule=Bounds(1, 65_536),
+    )
+    clip: float = training_setting(
+        1.0,
+        "Largest norm of the gradient of a step; 0: no limit.",
+        why="One unusual batch cannot undo what was learnt.",
+        rule=Bounds(0),
+        placeholder="NORM",
+    )
+    label_smoothing: float = training_setting(
+        0.0,
+        "Share of each target that is divided among all classes.",
+        why="It changes what the probabilities mean.",
+        unit="share of a target",
+        rule=BELOW_ONE,
+        placeholder="SHARE",
+    )
+    mixup: float = training_setting(
+        0.0,
+        "Beta parameter of blended image pairs; 0: off, 0.2 is usual.",
+        why="Blended images make the frozen stages run in every epoch.",
+        rule=Bounds(0),
+        placeholder="ALPHA",
+    )
+    cutmix: float = training_setting(
+        0.0,
+        "Beta parameter of exchanged rectangles; 0: off, 1 is usual.",
+        why="Blended images make the frozen stages run in every epoch.",
+        rule=Bounds(0),
+        placeholder="ALPHA",
+    )
+    dropout: float = training_setting(
+        0.0,
+        "Share of the head's features dropped in training.",
+        why="The head starts from a fitted probe, whose penalty was chosen already.",
+        unit="share of the features",
+        rule=BELOW_ONE,
+        placeholder="SHARE",
+    )
+    ema: float = training_setting(
+        0.0,
+        "Decay of a running average of the weights, which is kept in their place; 0: off.",
+        why="The average of few steps is behind the weights; for some hundred steps take 0.99.",
+        unit="share per step",
+        rule=BELOW_ONE,
+        placeholder="DECAY",
+        commands=WHOLE_TRAININGS,
+    )
+    bn: Norms = training_setting(
+        "auto",
         "BatchNorm of trained stages: frozen statistics, or train; auto: train from scratch only.",
+        why="The probe was fitted on the pretrained statistics; those of random weights mean "
+        "nothing.",
     )
-    resume: bool = _setting(default=False, text="Continue where the same command was stopped.")
-    save_every: float = _setting(60.0, "Seconds between checkpoints; also after every epoch.")
+    resume: bool = training_setting(
+        default=False,
+        text="Continue where the same command was stopped.",
+        why="A new run never takes over another one's state unasked.",
+        commands=("train",),
+        strategies=("probe", "finetune", "scratch"),  # with nothing to resume it just begins
+        harmless=True,
+    )
+    save_every: float = training_setting(
+        60.0,
+        "Seconds between checkpoints; also after every epoch.",
+        why="A stopped run loses a minute at most, and writing takes little of one.",
+        unit="seconds",
+        rule=Bounds(1),
+        placeholder="SECONDS",
+        commands=WHOLE_TRAININGS,
+        harmless=True,
+    )
     # --- the machine -------------------------------------------------------------------------
-    seed: int = _setting(0, "Seed of the split, the folds and random weights.")
-    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
-    precision: Precision = _setting(
-        "auto",  # bfloat16 is twice as fast where the processor has it, at the same accuracy
-        "Of the forward pass: auto is bfloat16 where the hardware has it, else float32.",
+    seed: int = data_setting(
+        0,
+        "Seed of the split, the folds and random weights.",
+        why="A fixed one: the same command gives the same run.",
+        rule=Bounds(0, 2**32 - 1),
+        commands=DRAWING,
     )
-    batch_size: int = _setting(
-        16,  # fastest on two cores (8 to 32 are within 5 %); fixed, so stored rows repeat
-        "Images in one forward pass; through a frozen network more of them where they are small.",
+    device: str = machine_setting(
+        "auto",
+        "Where networks run: auto, cpu, cuda, cuda:N or mps.",
+        why="A GPU if there is one, else the processor.",
+        placeholder="NAME",
+        commands=COMPUTING,
+    )
+    precision: Precision = machine_setting(
+        "auto",
+        "Precision of the forward pass: auto is bfloat16 where the hardware has it, else float32.",
+        why="bfloat16 is twice as fast where the processor has it, at the same accuracy.",
+        commands=COMPUTING,
+    )
+    batch_size: int = machine_setting(
+        16,
+        "Images in one forward pass; through a frozen network more of them if they are small.",
+        why="The fastest on two cores (8 to 32 are within 5 %). It is fixed, so that features are "
+        "found in the store again.",
+        unit="images",
+        rule=Bounds(1, 65_536),
         short="-b",
+        commands=COMPUTING,
     )
-    workers: int = _setting(
-        0, "Threads that read and decode images; 0 is one per processor.", short="-j"
+    workers: int = machine_setting(
+        0,
+        "Threads that read and decode images; 0 is one per processor.",
+        why="Decoding then takes all processors that this process may use.",
+        unit="threads",
+        rule=Bounds(0, 1024),
+        short="-j",
+        commands=ALL,
+        harmless=True,
     )
-    cache: bool = _setting(default=True, text="Keep features in the store for later runs.")
-    cache_dir: Path | None = _setting(
-        None, "The store's folder; else $REGRAFT_CACHE, else the platform's cache folder."
+    cache: bool = machine_setting(
+        default=True,
+        text="Keep features in the store for later runs.",
+        why="Computing features takes most of the time of a probe.",
+        commands=STORING,
+        harmless=True,
+    )
+    cache_dir: Path | None = machine_setting(
+        None,
+        "Folder of the store; if not given, $REGRAFT_CACHE, else the platform's cache folder.",
+        why="All projects of a user then share one store.",
+        commands=STORING,
+        harmless=True,
     )
     # --- the result --------------------------------------------------------------------------
-    out: Path | None = _setting(
-        None, "Run folder; else a new one under regraft-runs/, named after the data."
+    out: Path | None = result_setting(
+        None,
+        "Run folder; if not given, a new one under regraft-runs/, named after the data.",
+        why="A new run never replaces an old one.",
+        commands=("train",),
     )
-    overwrite: bool = _setting(default=False, text="Replace the run that --out already holds.")
-    log: str = _setting(
-        "none", "Records beside the run folder's own: tensorboard, mlflow, or both with a comma."
+    overwrite: bool = result_setting(
+        default=False,
+        text="Replace the run that is already in --out.",
+        why="A run is only lost if you ask for it.",
+        commands=("train",),
+    )
+    log: str = result_setting(
+        "none",
+        "Records beside the run folder's own: tensorboard, mlflow, or both with a comma.",
+        why="The run folder has the same figures; both need a package more.",
+        rule=SomeOf(LOGS),
+        placeholder="NAMES",
+        commands=WHOLE_TRAININGS,
     )
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            value = _converted(each.name, getattr(self, each.name), str(each.type))
-            object.__setattr__(self, each.name, value)  # the one moment in which it may change
+        for name, each in settings_of(type(self)).items():
+            value = each.checked(getattr(self, name))
+            object.__setattr__(self, name, value)  # the one moment in which it may change
+        self._check_folds()
+        self._check_views()
+        if self.strategy == "scratch" and self.weights not in {"default", "none"}:
+            raise ConfigError(
+                f"weights is {self.weights}; it must be default or none where strategy is scratch"
+            )
+        if self.strategy == "finetune" and self.head == "knn":
+            raise ConfigError(
+                "head is knn; it must be one that weighs features where strategy is finetune"
+            )
+        if (self.mixup or self.cutmix) and self.cached_views not in {"auto", "0"}:
+            raise ConfigError(
+                f"cached_views is {self.cached_views}, and images are blended: one of the two",
+                hint="mixup and CutMix blend pixels before the frozen stages see them",
+            )
 
-        def must(condition: bool, name: str, rule: str) -> None:  # noqa: FBT001 - reads as a sentence
-            if not condition:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must {rule}")
-
-        must(0 < self.test_fraction < 1, "test_fraction", "lie between 0 and 1, both excluded")
-        must(self.folds == 0 or 2 <= self.folds <= 100, "folds", "be 0 or lie between 2 and 100")
+    def _check_folds(self) -> None:
+        """Refuse folds with what has one test part."""
         if self.folds and (self.strategy != "probe" or self.split is not None):
             other = "split" if self.split is not None else f"strategy {self.strategy}"
             raise ConfigError(
                 f"folds is {self.folds}, and {other} is given: one of the two",
                 hint="--folds tests every image by probes; splits and fine-tuning test one part",
             )
-        must(0 <= self.views <= MAX_VIEWS, "views", f"lie between 0 and {MAX_VIEWS}")
-        _check_views(self)
-        must(1 <= self.batch_size <= 65_536, "batch_size", "lie between 1 and 65536")
-        must(0 <= self.workers <= 1024, "workers", "lie between 0 and 1024")
-        must(0 <= self.seed < 2**32, "seed", "lie between 0 and 4294967295")
-        must(1 <= self.max_pixels <= 2**31, "max_pixels", "lie between 1 and 2147483648")
-        must(0 < self.val_fraction < 1, "val_fraction", "lie between 0 and 1, both excluded")
-        must(1 <= self.epochs <= 100_000, "epochs", "lie between 1 and 100000")
-        must(0 <= self.patience <= 100_000, "patience", "lie between 0 and 100000")
-        must(1 <= self.accumulate <= 65_536, "accumulate", "lie between 1 and 65536")
-        must(self.lr is None or 0 < self.lr <= 1000, "lr", "lie above 0, at most 1000")
-        must(0 < self.layer_decay <= 1, "layer_decay", "lie above 0, at most 1")
-        must(0 <= self.ema < 1, "ema", "lie between 0 and 1, 1 excluded")
-        for name in ("label_smoothing", "dropout"):
-            must(0 <= getattr(self, name) < 1, name, "lie between 0 and 1, 1 excluded")
-        for name in ("mixup", "cutmix", "weight_decay", "warmup", "clip"):
-            must(0 <= getattr(self, name) < float("inf"), name, "be 0 or more")
-        must(
-            self.strategy != "scratch" or self.weights in {"default", "none"},
-            "weights",
-            "be default or none where strategy is scratch",
-        )
-        must(
-            self.strategy != "finetune" or self.head != "knn",
-            "head",
-            "be one that weighs features where strategy is finetune",
-        )
-        must(
-            self.log == "none" or set(self.logs) <= set(LOGS),
-            "log",
-            f"be none, or some of {', '.join(LOGS)} with commas",
-        )
-        must(1 <= self.save_every < float("inf"), "save_every", "be 1 second or more")
-        views = self.cached_views
-        must(
-            views == "auto"
-            or (views.isascii() and views.isdecimal() and int(views[:9]) <= 100_000),
-            "cached_views",
-            "be auto or a number from 0 to 100000",
-        )
-        if (self.mixup or self.cutmix) and views not in {"auto", "0"}:
-            raise ConfigError(
-                f"cached_views is {views}, and images are blended: one of the two",
-                hint="mixup and CutMix blend pixels before the frozen stages see them",
-            )
-        must(
-            self.image_size == "auto"
-            or (
-                self.image_size.isascii()
-                and self.image_size.isdecimal()
-                and 8 <= int(self.image_size[:9]) <= 4096
-            ),
-            "image_size",
-            "be auto or a number of pixels between 8 and 4096, as far as the network takes it",
-        )
-        for name, kind in (
-            ("head", HeadName),
-            ("class_weight", ClassWeight),
-            ("precision", Precision),
-            ("strategy", Strategy),
-            ("start", Start),
-            ("optimizer", OptimizerName),
-            ("schedule", ScheduleName),
-            ("augment", Augment),
-            ("bn", Norms),
-        ):
-            allowed = get_args(kind)
-            must(getattr(self, name) in allowed, name, f"be one of {', '.join(allowed)}")
+
+    def _check_views(self) -> None:
+        """Refuse views that nothing would read."""
+        if self.tta and not self.views:
+            raise ConfigError("tta is given, and views is 0", hint="--views 4 --tta")
+        others = {
+            f"strategy {self.strategy}": self.strategy != "probe",
+            "augment none": self.augment == "none",
+            f"head {self.head}": self.head in ("knn", "mean") and not self.tta,
+        }
+        for other, given in others.items():
+            if self.views and given:
+                raise ConfigError(
+                    f"views is {self.views}, and {other} is given: one of the two",
+                    hint="views (--views 0: none) are for a probe whose head weighs features; "
+                    "fine-tuning augments every epoch by itself",
+                )
 
     @property
     def logs(self) -> tuple[str, ...]:
         """Names in ``log``, each once."""
-        words = [] if self.log == "none" else self.log.split(",")
-        return tuple(dict.fromkeys(word.strip() for word in words))
+        return () if self.log == "none" else tuple(split_words(self.log))
 
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
-
-
-def _check_views(config: TrainConfig) -> None:
-    """Refuse views that nothing would be made of."""
-    if config.tta and not config.views:
-        raise ConfigError("tta is given, and views is 0", hint="--views 4 --tta")
-    others = {
-        f"strategy {config.strategy}": config.strategy != "probe",
-        "augment none": config.augment == "none",
-        f"head {config.head}": config.head in ("knn", "mean") and not config.tta,
-    }
-    for other, given in others.items():
-        if config.views and given:
-            raise ConfigError(
-                f"views is {config.views}, and {other} is given: one of the two",
-                hint="views (--views 0: none) are for a probe whose head weighs features; "
-                "fine-tuning augments every epoch by itself",
-            )
-
-
-#: By the text of an annotation: what may be given, what it becomes, how it is called.
-_KINDS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
-    "Path": ((str, os.PathLike), Path, "a path"),
-    "str": ((str, Integral), str, "text"),  # image_size=224
-    "int": ((Integral,), int, "a whole number"),
-    "float": ((Real,), float, "a number"),
-    "bool": ((bool,), bool, "True or False"),
-}
-
-
-def _converted(name: str, value: Any, kind: str) -> Any:
-    """Return a value as its field's type has it; ``kind`` is the annotation's text."""
-    kind, optional, _ = kind.partition(" | None")
-    if kind not in _KINDS or (value is None and optional):
-        return value  # one of a few words is told with those words
-    given, convert, wanted = _KINDS[kind]
-    if not isinstance(value, given) or (isinstance(value, bool) and kind != "bool"):
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
-    return convert(value)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from regraft.backbones.freeze import frozen
-from regraft.config.settings import HARMLESS
+from regraft.config.settings import harmless
 from regraft.core.reporter import Reporter
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
@@ -59,7 +59,7 @@ LEARNING_RATES = {
 
 #: Settings that may differ when a run is resumed; which image is in which part is in the
 #: fingerprint itself.
-_FREE = {*HARMLESS, "split", "strict"}
+_FREE = {*harmless(), "split", "strict"}
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -16,7 +16,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
-from regraft.config.settings import HARMLESS, setting_types
+from regraft.config.declaration import settings_of
+from regraft.config.settings import harmless
 from regraft.errors import ConfigError, LogWarning, MissingExtraError
 
 if TYPE_CHECKING:
@@ -329,8 +330,8 @@ class _MLflow:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that say what is learnt; paths of this machine stay here."""
-    away = {*HARMLESS, "split"}
-    return {name: getattr(config, name) for name in setting_types() if name not in away}
+    away = {*harmless(type(config)), "split"}
+    return {name: getattr(config, name) for name in settings_of(type(config)) if name not in away}
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

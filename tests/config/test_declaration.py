@@ -1,0 +1,196 @@
+"""A setting is declared once, at its field; everything else comes from there."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from cyclopts import App, Parameter
+
+from regraft.cli.help import HelpFormatter
+from regraft.cli.options import combine, given, make_flags
+from regraft.config.declaration import Bounds, setting, settings_of
+from regraft.config.settings import groups, harmless, read_by, refuse_unread, some_settings, unread
+from regraft.config.train_config import TrainConfig
+from regraft.config.yaml_file import from_yaml, parse, to_yaml
+from regraft.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+# --- add a setting in one edit ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(TrainConfig):
+    """TrainConfig with one declaration more, and no other edit anywhere."""
+
+    largest_turn: float | None = setting(
+        None,
+        "Largest angle by which training images are turned.",
+        why="Most photographs are upright.",
+        group="Fine-tuning",
+        unit="degrees",
+        rule=Bounds(0, 180, low_included=False),
+        placeholder="ANGLE",
+        short="-t",
+        commands=("train", "show"),
+        strategies=("finetune", "scratch"),
+        unread_hint="--strategy finetune turns images",
+        defaults={"show": "10"},
+    )
+
+
+def parsed(command, *words):
+    """Return the flags of a command, parsed."""
+    flags_class, found = make_flags(command, Extended), []
+    app = App(name="test", help_format="plaintext", result_action="return_value")
+
+    @app.default
+    def run(*, flags: Annotated[flags_class | None, Parameter(name="*")] = None) -> None:
+        found.append(flags)
+
+    app(words, exit_on_error=False, print_error=False)
+    return found[0]
+
+
+@pytest.mark.parametrize("flag", ["--largest-turn", "-t"])
+def test_a_declared_setting_has_its_flags(flag):
+    assert given(parsed("train", flag, "15")) == {"largest_turn": 15.0}
+    config = combine(None, parsed("train", flag, "15"), Extended(strategy="finetune"))
+    assert config == Extended(strategy="finetune", largest_turn=15.0)
+    assert "largest_turn" not in {*vars(parsed("predict", "--workers", "1"))}
+
+
+def test_a_declared_setting_is_in_configuration_files_and_recipes():
+    config = Extended(largest_turn=15)
+    assert "largest_turn: 15.0\n" in to_yaml(config)
+    assert from_yaml(to_yaml(config), base=Extended()) == config
+    assert parse("largest_turn: 15\ntitle: x", "r", Extended(), ["title"]) == (
+        config, {"title": "x"},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^c, line 1: largest_turn is x; it must be a number$"):
+        from_yaml("largest_turn: x", "c", Extended())
+
+
+def test_a_declared_setting_is_checked():
+    rule = "it must lie above 0, at most 180"
+    for value in (0, 181, float("nan")):
+        with pytest.raises(ConfigError, match=rf"^largest_turn is {value}.*; {rule}$"):
+            Extended(largest_turn=value)
+    with pytest.raises(ConfigError, match=r"^largest_turn is 'x'; it must be a number$"):
+        Extended().replace(largest_turn="x")
+
+
+def test_a_declared_setting_is_in_the_help_under_its_heading(capsys):
+    app = App(name="test", help_format="plaintext", help_formatter=HelpFormatter())
+
+    @app.default
+    def run(*, flags: Annotated[make_flags("show", Extended) | None, Parameter(name="*")] = None):
+        pass
+
+    app("--help", result_action="return_value")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Largest angle by which training images are turned. [default: 10]" in text
+    assert groups(Extended)["Fine-tuning"][-1].name == "largest_turn"
+
+
+def test_a_declared_setting_is_in_the_documentation():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    row = (
+        "| `largest_turn` | `--largest-turn ANGLE`, `-t` |  | degrees: above 0, at most 180 "
+        "| Largest angle by which training images are turned. | Most photographs are upright. |\n"
+    )
+    assert row in generate.settings_page(Extended)
+    assert row not in generate.settings_page()
+
+
+def test_a_declared_setting_is_refused_where_nothing_reads_it():
+    assert "largest_turn" in unread(Extended())
+    assert "largest_turn" not in unread(Extended(strategy="scratch"))
+    with pytest.raises(ConfigError) as caught:
+        refuse_unread(Extended(), ["largest_turn"])
+    assert str(caught.value) == (
+        "largest_turn is given, and strategy probe does not read it\n"
+        "hint: --strategy finetune turns images"
+    )
+    assert some_settings({"largest_turn": 3}, "show", Extended).largest_turn == 3
+    with pytest.raises(ConfigError, match="largest_turn belongs to training"):
+        some_settings({"largest_turn": 3}, "predict", Extended)
+    assert harmless(Extended) == harmless()  # it changes what is learnt
+
+
+# --- what all declarations have ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", settings_of(TrainConfig).values(), ids=lambda each: each.name)
+def test_every_setting_says_what_it_does_and_why_its_default_is_so(each):
+    for sentence in (each.text, each.why):
+        assert sentence.endswith(".")
+        assert len(sentence) < 300
+    assert each.group in groups()
+    assert "train" in each.commands
+    assert each.checked(each.default) == each.default
+
+
+def test_the_settings_of_each_command():
+    """What a command reads is part of its interface: a change here is on purpose."""
+    assert read_by("train") == list(settings_of(TrainConfig))
+    training = {*read_by("train")}
+    assert training - {*read_by("compare")} == {"model", "strategy", "resume", "out", "overwrite"}
+    assert training - {*read_by("lr-find")} == {
+        *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
+        *("save_every", "out", "overwrite", "log", "cached_views", "views", "tta"),
+    }
+    computing = ["max_pixels", "device", "precision", "batch_size", "workers"]
+    assert read_by("predict") == computing
+    assert read_by("evaluate") == ["data_root", "strict", *computing, "cache", "cache_dir"]
+    assert read_by("show") == [
+        *("image_size", "group_by", "data_root", "strict", "max_pixels", "seed", "workers"),
+    ]
+    assert harmless() == {
+        *("out", "overwrite", "log", "resume", "save_every", "workers", "cache", "cache_dir"),
+        "data_root",
+    }
+    assert unread(TrainConfig(strategy="scratch")) == {"unfreeze", "start"}
+    assert unread(TrainConfig(strategy="finetune")) == set()
+    steps = {each.name for each in groups()["Fine-tuning"]} - {"strategy", "resume"}
+    assert unread(TrainConfig()) == steps
+    assert unread(TrainConfig(views=2)) == steps - {"augment"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted", "allowed", "refused"),
+    [
+        (Bounds(0, 16), "lie between 0 and 16", [0, 16], [-1, 17]),
+        (Bounds(0, 1, high_included=False), "lie between 0 and 1, 1 excluded", [0], [1]),
+        (
+            Bounds(0, 1, low_included=False, high_included=False),
+            "lie between 0 and 1, both excluded",
+            [0.5],
+            [0, 1, float("nan")],
+        ),
+        (Bounds(2, 100, or_zero=True), "be 0 or lie between 2 and 100", [0, 2], [1, 101]),
+        (Bounds(0), "be 0 or more", [0, 1e300], [-1, float("inf")]),
+        (Bounds(1), "be 1 second or more", [1], [0.9, float("inf")]),
+        (Bounds(8), "be 8 seconds or more", [8], [7]),
+    ],
+)
+def test_bounds_say_what_they_allow(rule, wanted, allowed, refused):
+    assert rule.wanted("seconds") == wanted
+    assert all(rule.allows(value) for value in allowed)
+    assert not any(rule.allows(value) for value in refused)
+
+
+def test_the_words_of_a_literal_are_the_choices():
+    @dataclass(frozen=True)
+    class Small:
+        kind: Literal["a", "b"] = setting("a", "Kind.", why="First.", group="One")
+
+    (each,) = settings_of(Small).values()
+    assert (each.choices, each.placeholder) == (("a", "b"), "a|b")
+    with pytest.raises(ConfigError, match=r"^kind is c; it must be one of a, b$"):
+        each.checked("c")
