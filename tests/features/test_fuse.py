@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from regraft.backbones.registry import at_image_size, load_backbone
-from regraft.features.compute import Compute, fold_norms, has_bfloat16, prepare
+from regraft.features.compute import Compute, has_bfloat16, prepare
+from regraft.features.fold import fold_norms
 from regraft.features.fuse import _Clamping, fuse_clamps
 from regraft.features.taps import TapReader, row_blocks
 

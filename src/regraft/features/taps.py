@@ -1,8 +1,7 @@
-"""Taps: places where activations are read, and the hooks that read them in one forward pass."""
+"""Taps: stages of a network whose activations are read and pooled to grids, in one pass."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import threading
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from regraft.core.text import nearest
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, prepare
 from regraft.images.render import normalise
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 POOLED = "pooled"
 GRIDS = (1, 2, 4)  # of every stage, in each stored row
-#: Wider blocks are not stored: 4x4 cells of 2,048 channels would be 65 kB an image, for a map that
-#: knows little of places. Every architecture keeps 1x1 and 2x2 of all stages, up to 2,048 channels.
+#: Wider blocks are not stored: 4x4 cells of 2,048 channels would be 65 kB an image, for a map with
+#: little information about positions. Stages of up to 2,048 channels keep at least 1x1 and 2x2.
 _WIDEST = 8192
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Block:
-    """One tap at one grid: the map averaged to ``grid`` by ``grid`` cells.
+    """One tap at one grid: a map of activations averaged to ``grid`` by ``grid`` cells.
 
     Examples
     --------
@@ -48,17 +48,17 @@ class Block:
 
     @classmethod
     def parse(cls, text: str) -> Block:
-        """Read ``tap@grid`` or ``tap``; ConfigError where the grid is not a small number."""
+        """Read ``tap@grid`` or ``tap``; ConfigError if the grid is not a number from 1 to 64."""
         tap, at, grid = text.partition("@")
         if at and not (grid.isascii() and grid.isdecimal() and 1 <= int(grid[:4]) <= 64):
-            raise ConfigError(f"{text}: behind @ stands the grid, a number from 1 to 64")
+            raise ConfigError(f"{text}: after @ comes the grid, a number from 1 to 64")
         return cls(tap, int(grid) if at else 1)
 
 
 def row_blocks(backbone: Backbone) -> tuple[Block, ...]:
-    """Return the blocks that every stored row holds: all stages at all grids, and the pooled ones.
+    """Return the blocks of every stored row: all stages at all grids, and the pooled features.
 
-    Choosing among them later extracts nothing again. Of a very wide stage only 1x1 is certain.
+    A later choice among them extracts nothing again. A very wide stage may have only 1x1.
     """
     stages = tuple(
         Block(stage.name, grid)
@@ -77,29 +77,18 @@ def block_widths(backbone: Backbone, blocks: Sequence[Block]) -> dict[Block, int
 
 
 def select_blocks(backbone: Backbone, taps: str, grids: str = "auto") -> tuple[Block, ...]:
-    """Return the blocks that the head may read, in the row's order.
+    """Return the blocks that the head may read, in the order of the row.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Names the stages.
-    taps : str
-        "last" (the pooled features), "all" (every stage, and the pooled features), "auto" (the
-        same; the probe then chooses among them), or names with commas between them, such as
-        "layer3@2,pooled". Behind @ stands the grid.
-    grids : str
-        Grids, with commas between them, of what has no @: "auto" is 1, and 1, 2 and 4 for
-        ``taps="auto"``. A stage too wide for a grid to be stored is read at the next coarser one.
-
-    Returns
-    -------
-    tuple of Block
-        A subset of ``row_blocks(backbone)``.
+    ``taps`` is "last" (the pooled features), "all" (every stage, and the pooled features), "auto"
+    (the same; the probe then chooses among them), or names separated by commas, such as
+    "layer3@2,pooled", with the grid after @. ``grids`` are the grids of names without @, separated
+    by commas; "auto" is 1, or 1, 2 and 4 if ``taps`` is "auto". A stage that is too wide for a grid
+    is read at the next coarser grid.
 
     Raises
     ------
     ConfigError
-        Where a name is unknown; it lists the nearest ones.
+        A name or a grid is unknown; the hint lists the nearest ones.
     """
     known = row_blocks(backbone)
     if taps == "last":
@@ -116,7 +105,7 @@ def select_blocks(backbone: Backbone, taps: str, grids: str = "auto") -> tuple[B
     unknown = sorted(wanted - set(known))
     if unknown:
         names = [str(block) for block in known]
-        near = difflib.get_close_matches(str(unknown[0]), names, n=3) or names
+        near = nearest(str(unknown[0]), names) or names
         raise ConfigError(
             f"taps: {backbone.name} has no {unknown[0]}",
             hint=f"auto, last, all, all@2, or some of {', '.join(near)}",
@@ -139,119 +128,28 @@ def _parse_grids(grids: str, default: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _stored(block: Block, known: Sequence[Block]) -> Block:
-    """Return the block, or the same stage at the finest coarser grid that rows hold."""
+    """Return the block if rows hold it, else its stage at the next coarser grid that they hold."""
     if block.tap == POOLED:
         return Block(POOLED)
     coarser = [each for each in known if each.tap == block.tap and each.grid <= block.grid]
     return block if block in known or block.grid not in GRIDS else max(coarser, default=block)
 
 
-class TapReader:
-    """A backbone made ready to run, with hooks at its stages: images in, feature blocks out.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module is copied, not changed.
-    blocks : sequence of Block
-        What to read; only the stages that they name get a hook.
-    compute : Compute
-        Device and precision.
-    """
-
-    def __init__(self, backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> None:
-        self.backbone = backbone
-        self.blocks = tuple(blocks)
-        self.compute = compute
-        self._module = prepare(backbone, compute)
-        self._read: dict[Block, torch.Tensor] = {}
-        self._turn = threading.Lock()
-        grids: dict[str, list[int]] = {}
-        for block in self.blocks:
-            grids.setdefault(block.tap, []).append(block.grid)
-        for stage in backbone.stages:
-            if stage.name in grids:
-                tapped = self._module.get_submodule(stage.path)
-                tapped.register_forward_hook(self._hook(stage, grids[stage.name]))
-
-    def _hook(self, stage: Stage, grids: list[int]) -> Callable[..., None]:
-        # Pooled here and not after the pass: activations in place change the map afterwards.
-        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-            cells = as_map(output, stage)
-            for grid, pooled in zip(grids, pool_to(cells, grids), strict=True):
-                self._read[Block(stage.name, grid)] = pooled
-
-        return hook
-
-    def __call__(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
-        """Read all blocks of a batch.
-
-        Parameters
-        ----------
-        images : tensor of shape (N, 3, S, S) or (N, V, 3, S, S), uint8
-            As ``render_views`` gives them, on the processor.
-
-        Returns
-        -------
-        dict of Block to array of shape (N, C * grid * grid), float32
-            In the order of ``blocks``; the mean over V views.
-        """
-        if images.ndim == 4:
-            return self._read_one(images)
-        views = [self._read_one(view) for view in images.unbind(1)]  # as many images at once
-        return {block: np.mean([view[block] for view in views], axis=0) for block in self.blocks}
-
-    def _read_one(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
-        device = torch.device(self.compute.device)
-        if device.type == "cuda":
-            images = images.pin_memory().to(device, non_blocking=True)
-        # The hooks write into this object: threads that share a reader take turns.
-        with self._turn, torch.inference_mode():
-            x = normalise(images.to(device), self.backbone.preprocess, self.compute.dtype)
-            self._read = {}
-            pooled = self._module(x.contiguous(memory_format=torch.channels_last))
-            self._read[Block(POOLED)] = pooled.float()
-            return {block: self._read[block].cpu().numpy() for block in self.blocks}
-
-
-def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
-    """Stack to a batch of fixed size; the kernels chosen, and so the bits, depend on the size.
-
-    Parameters
-    ----------
-    images : sequence of tensor of shape (3, S, S) or (V, 3, S, S), uint8
-        At least one, at most ``size``.
-    size : int
-        Images in every batch.
-
-    Returns
-    -------
-    tensor of shape (size, 3, S, S) or (size, V, 3, S, S), uint8
-        channels_last; zeros behind the images.
-    """
-    # Channels lie innermost, as in what the network reads.
-    *views, channels, height, width = images[0].shape
-    batch = torch.zeros((size, *views, height, width, channels), dtype=torch.uint8).movedim(-1, -3)
-    for target, image in zip(batch, images, strict=False):
-        target.copy_(image)
-    return batch
-
-
 def as_map(output: torch.Tensor, stage: Stage) -> torch.Tensor:
-    """Bring a stage's output to (N, C, H, W), whatever its layout; a view where possible."""
+    """Return the output of a stage, of any layout, as a map (N, C, H, W); a view if possible."""
     if stage.layout == "nchw":
         return output
     if stage.layout == "nhwc":
         return output.permute(0, 3, 1, 2)
     tokens = output[:, stage.prefix_tokens :]  # (N, H * W, C)
     side = int(tokens.shape[1] ** 0.5)
-    if side * side != tokens.shape[1]:  # no square grid: one row, which only averages by 1x1
+    if side * side != tokens.shape[1]:  # no square grid: one row, which is only averaged to 1x1
         return tokens.transpose(1, 2)[:, :, None, :]
     return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], side, side)
 
 
 def pool(cells: torch.Tensor, grid: int) -> torch.Tensor:
-    """Average a map to grid by grid cells; see ``pool_to``.
+    """Average a map to one grid; see ``pool_to``.
 
     Examples
     --------
@@ -262,21 +160,12 @@ def pool(cells: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def pool_to(cells: torch.Tensor, grids: Sequence[int]) -> list[torch.Tensor]:
-    """Average a map to several grids in one reading of it, in float32 whatever its precision.
+    """Average a map (N, C, H, W) to several grids; return (N, C * grid * grid), float32, of each.
 
-    Parameters
-    ----------
-    cells : tensor of shape (N, C, H, W)
-        Any float type; fast where the channels lie innermost.
-    grids : sequence of int
-        Cells a side; windows overlap by one where the side is not divisible, as in
-        ``adaptive_avg_pool2d``, and repeat where the map is smaller than the grid.
-
-    Returns
-    -------
-    list of tensor of shape (N, C * grid * grid), float32
-        Cell by cell, row by row, with the channels of each side by side. Bits of a grid of
-        ``GRIDS`` do not depend on which others are asked for.
+    A result holds cell after cell, row by row, and the C channels of a cell are adjacent. The map
+    is read once; that is fast if channels are its innermost axis in memory. Cells overlap by one if
+    a side is not divisible, as in ``adaptive_avg_pool2d``, and repeat if the map is smaller than
+    the grid. The bits of a grid in ``GRIDS`` do not depend on the other grids.
     """
     x = cells.permute(0, 2, 3, 1)  # (N, H, W, C)
     n, height, width, channels = x.shape
@@ -284,16 +173,25 @@ def pool_to(cells: torch.Tensor, grids: Sequence[int]) -> list[torch.Tensor]:
     finest = max(every)
     nested = all(finest % grid == 0 for grid in every)
     if nested and height % finest == 0 and width % finest == 0 and height > finest:
-        # All cells are of one size: sums along rows first, which is all that large maps cost.
+        # All cells have one size: sums along rows come first, which is most of the cost.
         size = (height // finest) * (width // finest)
         x = x.reshape(n, finest, height // finest, width * channels).sum(2, dtype=torch.float32)
         x = x.reshape(n, finest, finest, width // finest, channels).sum(3) / size
         height = width = finest
-    # One product for all windows of all grids; each averages float32, never what was rounded.
+    # One product for all windows of all grids; each averages float32, never rounded values.
     windows = _windows(height, width, every, x.device)
     means = windows @ x.reshape(n, height * width, channels).float()  # (N, windows, C)
     parts = torch.split(means, [grid * grid for grid in every], dim=1)
     return [parts[every.index(grid)].reshape(n, -1) for grid in grids]
+
+
+def pool_each(cells: torch.Tensor, grids: Sequence[int]) -> list[torch.Tensor]:
+    """Average a map to several grids, each by itself; the values are those of ``pool_to``.
+
+    The gradients differ in the last digit, because they are added in another order. Training uses
+    this function: a repeated training must give the same bits.
+    """
+    return [pool(cells, grid) for grid in grids]
 
 
 @functools.lru_cache(maxsize=256)
@@ -310,33 +208,104 @@ def _windows(height: int, width: int, grids: tuple[int, ...], device: torch.devi
                 window = np.zeros((height, width), np.float32)
                 window[top:bottom, left:right] = 1 / ((bottom - top) * (right - left))
                 rows.append(window.ravel())
-    with torch.inference_mode(mode=False):  # kept for trainings, too
+    with torch.inference_mode(mode=False):  # a training may use the cached tensor later
         return torch.from_numpy(np.stack(rows)).to(device)
 
 
+def attach_hooks(
+    module: nn.Module,
+    stages: Sequence[Stage],
+    blocks: Sequence[Block],
+    pool_map: Callable[[torch.Tensor, Sequence[int]], list[torch.Tensor]] = pool_to,
+) -> dict[Block, torch.Tensor]:
+    """Attach hooks to the stages of some blocks; return the dictionary that each pass fills.
+
+    The dictionary then has a tensor (N, C * grid * grid), float32, for each block of a stage. The
+    caller empties it before a pass, and adds the pooled features after it. ``pool_map`` averages a
+    map (N, C, H, W) to some grids: ``pool_to``, or ``pool_each`` in a training.
+    """
+    found: dict[Block, torch.Tensor] = {}
+
+    def hook_of(stage: Stage, grids: list[int]) -> Callable[..., None]:
+        # Pooled here and not after the pass: in-place activations change the map afterwards.
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            for grid, pooled in zip(grids, pool_map(as_map(output, stage), grids), strict=True):
+                found[Block(stage.name, grid)] = pooled
+
+        return hook
+
+    for stage in stages:
+        grids = [block.grid for block in blocks if block.tap == stage.name]
+        if grids:
+            module.get_submodule(stage.path).register_forward_hook(hook_of(stage, grids))
+    return found
+
+
+class TapReader:
+    """A copy of a backbone that is ready to run: maps images to the feature blocks of its stages.
+
+    Only stages that ``blocks`` name get a hook. Threads may share a reader; they take turns.
+    """
+
+    def __init__(self, backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> None:
+        self.backbone = backbone
+        self.blocks = tuple(blocks)
+        self.compute = compute
+        self._module = prepare(backbone, compute)
+        self._read = attach_hooks(self._module, backbone.stages, self.blocks)
+        self._turn = threading.Lock()
+
+    def __call__(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
+        """Return each of ``blocks`` (N, C * grid * grid), float32, of rendered images.
+
+        Images are (N, 3, S, S), uint8, or (N, V, 3, S, S) with V views; blocks are then averaged
+        over the views.
+        """
+        if images.ndim == 4:
+            return self._read_one(images)
+        views = [self._read_one(view) for view in images.unbind(1)]  # as many images at once
+        return {block: np.mean([view[block] for view in views], axis=0) for block in self.blocks}
+
+    def _read_one(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
+        device = torch.device(self.compute.device)
+        if device.type == "cuda":
+            images = images.pin_memory().to(device, non_blocking=True)
+        # The hooks fill one dictionary: threads that share a reader take turns.
+        with self._turn, torch.inference_mode():
+            x = normalise(images.to(device), self.backbone.preprocess, self.compute.dtype)
+            self._read.clear()
+            pooled = self._module(x.contiguous(memory_format=torch.channels_last))
+            self._read[Block(POOLED)] = pooled.float()
+            return {block: self._read[block].cpu().numpy() for block in self.blocks}
+
+
+def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    """Stack images (3, S, S) or (V, 3, S, S), uint8, to a batch of ``size``; zeros at its end.
+
+    Kernels, and with them the bits of the result, depend on the size of the batch. The batch is
+    channels_last.
+    """
+    # Channels are the innermost axis in memory, as in the maps of the network.
+    *views, channels, height, width = images[0].shape
+    batch = torch.zeros((size, *views, height, width, channels), dtype=torch.uint8).movedim(-1, -3)
+    for target, image in zip(batch, images, strict=False):
+        target.copy_(image)
+    return batch
+
+
 def round_rows(rows: NDArray[np.float32]) -> list[NDArray[np.floating[Any]]]:
-    """Round one block of some images as the store keeps it: float16 where an image's fits in it.
+    """Round a block (N, D) of N images as the store does; return a row (D,) for each image.
 
-    The same rounding happens with the store off and in the predictor, so that a cache never
-    changes a result. All images at once: a call for each of 22 blocks of each image costs more than
-    the rounding.
-
-    Parameters
-    ----------
-    rows : array of shape (N, D), float32
-        A block of N images.
-
-    Returns
-    -------
-    list of array of shape (D,), float16 or float32
-        Of each image; views.
+    A row becomes float16 if all its values fit in it. The same rounding happens without a store and
+    in the predictor, so that a cache never changes a result. All images are rounded in one call: a
+    call for each of 22 blocks of each image would cost more than the rounding.
 
     Examples
     --------
     >>> [row.dtype.name for row in round_rows(np.array([[0.1, 2.0], [0.1, 1e6]], np.float32))]
     ['float16', 'float32']
     """
-    # Not what is infinite or undefined: that stays float32, and is told later.
+    # Infinite and undefined values do not fit: they stay float32, and are reported later.
     fits = np.abs(rows).max(axis=1, initial=0.0) <= np.finfo(np.float16).max
     with np.errstate(over="ignore"):
         halves = rows.astype(np.float16)
@@ -344,7 +313,7 @@ def round_rows(rows: NDArray[np.float32]) -> list[NDArray[np.floating[Any]]]:
 
 
 def side_by_side(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return blocks (N, D) of N images as one array (N, sum of D), rounded as the store keeps them.
+    """Return blocks (N, D) of N images as one array (N, sum of D), rounded as in the store.
 
     Examples
     --------
@@ -358,17 +327,5 @@ def side_by_side(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
-    """Return the blocks of a batch side by side, rounded as the store keeps them.
-
-    Parameters
-    ----------
-    reader : TapReader
-        Reads the model's blocks.
-    images : tensor of shape (N, 3, S, S) or (N, V, 3, S, S), uint8
-        Rendered.
-
-    Returns
-    -------
-    array of shape (N, D), float32
-    """
+    """Return the blocks of rendered images side by side (N, D), rounded as in the store."""
     return side_by_side(list(reader(images).values()))

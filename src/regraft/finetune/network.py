@@ -18,14 +18,14 @@ from torch import nn
 from regraft.backbones.freeze import state_hash
 from regraft.core.keyed_random import torch_seeded
 from regraft.errors import ConfigError
-from regraft.features.taps import POOLED, Block, as_map, pool
+from regraft.features.taps import POOLED, Block, attach_hooks, pool_each
 from regraft.finetune.frozen.cut_network import Activations, CutNetwork
 from regraft.heads.modules import LinearHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from regraft.backbones.backbone import Backbone, Stage
+    from regraft.backbones.backbone import Backbone
     from regraft.model import Model
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common base of 1d, 2d, 3d and Sync
@@ -176,14 +176,7 @@ class TrainableNetwork(nn.Module):
             stage = self._stage_of_module[name.rpartition(".")[0]]
             self.stage_of[f"backbone.{name}"] = stage
             parameter.requires_grad_(stage in self.trained)
-        self._read: dict[Block, torch.Tensor] = {}
-        grids: dict[str, list[int]] = {}
-        for block in model.blocks:
-            grids.setdefault(block.tap, []).append(block.grid)
-        for stage_record in backbone.stages:
-            if stage_record.name in grids:
-                tapped = self.backbone.get_submodule(stage_record.path)
-                tapped.register_forward_hook(_reader(self._read, stage_record, grids))
+        self._read = attach_hooks(self.backbone, backbone.stages, model.blocks, pool_each)
         self._cut: CutNetwork | None = None
         self.train()
 
@@ -317,18 +310,6 @@ class TrainableNetwork(nn.Module):
         else:
             backbone = original
         return dataclasses.replace(self._model, backbone=backbone, head=head, temperature=1.0)
-
-
-def _reader(
-    read: dict[Block, torch.Tensor], stage: Stage, grids: Mapping[str, list[int]]
-) -> Callable[..., None]:
-    # Pooled here and not after the pass: activations in place change the map afterwards.
-    def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        cells = as_map(output, stage)
-        for grid in grids[stage.name]:
-            read[Block(stage.name, grid)] = pool(cells, grid)
-
-    return hook
 
 
 def random_head(n_features: int, n_classes: int, seed: int) -> LinearHead:

@@ -43,7 +43,7 @@ class CutReader(TapReader):
             x = normalise(
                 images.to(self.compute.device), self.backbone.preprocess, self.compute.dtype
             )
-            self._read = {}
+            self._read.clear()
             kept = self._cut.front(x.contiguous(memory_format=torch.channels_last))
             return Activations((kept, *(self._read[block] for block in self._early)))
 
@@ -51,7 +51,7 @@ class CutReader(TapReader):
         """Return what ``read_features`` would of the whole images: blocks side by side (N, D)."""
         kept, *early = images.to(self.compute.device).tensors
         with self._turn, torch.inference_mode():
-            self._read = {}
+            self._read.clear()
             self._read[Block(POOLED)] = self._cut.back(kept).float()
             self._read.update(zip(self._early, early, strict=True))
             rows = [self._read[block].cpu().numpy() for block in self.blocks]
