@@ -80,7 +80,7 @@ def main() -> None:
         expected = rows(place / "store-a")
         wrong = 0
         while kills < int(wanted):
-            # Kill some runs in their first commit and some near their end, before the store is full.
+            # Kill some in their first commit, and some near their end before the store is full.
             if killed(start(data, place / "b", place / "store-b"), chance.uniform(0, seconds / 5)):
                 kills += 1
             else:

@@ -6,14 +6,15 @@
         [--estimate | --table]
 
 Trains each recipe twice for each seed: unchanged, and as a probe of all stages with the same
-network and size. Writes one JSON line for each run, so that the same command continues after a stop. A job
-that two recipes share is run once. First, a small part of each job is run, and the time of all jobs
-is estimated (--estimate ends there). --model replaces networks whose weights have to be downloaded
-(`own` keeps them); this and all other differences from the recipe are in the row under `overrides`.
-MNIST's runs are also tested on QMNIST and on scikit-learn's digits, if they are available. --set
-NAME=VALUE applies to all tutorials' jobs, --set RECIPE.NAME=VALUE to one. --images is the number of
-training images; if the data have a test part, all of it is used. At the end, or with --table alone,
-prints the table of docs/tutorials.md, and a line for `measured:` of each recipe.
+network and size. Writes one JSON line for each run, so that the same command continues after a
+stop. A job that two recipes share is run once. First, a small part of each job is run, and the time
+of all jobs is estimated (--estimate ends there). --model replaces networks whose weights have to be
+downloaded (`own` keeps them); this and all other differences from the recipe are in the row under
+`overrides`. MNIST's runs are also tested on QMNIST and on scikit-learn's digits, if they are
+available. --set NAME=VALUE applies to all tutorials' jobs, --set RECIPE.NAME=VALUE to one. --images
+is the number of training images; if the data have a test part, all of it is used. At the end, or
+with --table alone, prints the table of docs/tutorials.md, and a line for `measured:` of each
+recipe.
 """
 
 from __future__ import annotations
