@@ -42,7 +42,8 @@ EPOCHS = 6  # of "ours cached"
 
 def prepared(given, precision: str):
     """Return all arguments of a training except its folder."""
-    from regraft.backbones.registry import at_image_size, load_backbone
+    from regraft.backbones.image_size import at_image_size
+    from regraft.backbones.registry import load_backbone
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Parts
     from regraft.data.scan import scan

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.bundle.format import write_bundle
 from regraft.features.compute import Compute
 from regraft.features.taps import block_widths, select_blocks

@@ -348,7 +348,8 @@ def extraction(data: str) -> tuple[Callable[[Path], object], Callable[[Path], No
     """Return what extracts images into a store, and what does it again and compares the rows."""
     import torch  # noqa: PLC0415 - takes seconds
 
-    from regraft.backbones.registry import at_image_size, load_backbone  # noqa: PLC0415
+    from regraft.backbones.image_size import at_image_size  # noqa: PLC0415
+    from regraft.backbones.registry import load_backbone  # noqa: PLC0415
     from regraft.config.train_config import TrainConfig  # noqa: PLC0415
     from regraft.data.scan import scan  # noqa: PLC0415
     from regraft.features import extract  # noqa: PLC0415

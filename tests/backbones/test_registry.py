@@ -9,19 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from regraft.backbones import timm_models
+from regraft.backbones.describe import describe_backbone, list_backbones
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.registry import (
-    FAMILIES,
-    at_image_size,
-    automatic_image_size,
-    build,
-    describe,
-    fitted_to,
-    list_backbones,
-    load_backbone,
-    name_note,
-    resolve,
-)
+from regraft.backbones.image_size import adapt_to_images, at_image_size, automatic_image_size
+from regraft.backbones.registry import FAMILIES, build, load_backbone, name_note, resolve
 from regraft.core.torchvision_shim import load_timm, torchvision
 from regraft.errors import BackboneError, WeightsError
 
@@ -195,7 +186,7 @@ def test_local_folder_keeps_its_own_preprocessing_and_can_be_rebuilt(tmp_path):
         ({"architecture": "os.system"}, "does not have: os.system"),
         ({"architecture": ["x"]}, "does not have"),
         ({"pretrained_cfg": 3}, "not an object"),
-        ({"pretrained_cfg": {"input_size": [1, 28, 28]}}, "sees 1 channels"),
+        ({"pretrained_cfg": {"input_size": [1, 28, 28]}}, "takes 1 channels"),
         ({"pretrained_cfg": {"input_size": [3, 64]}}, "malformed"),
         ({"pretrained_cfg": {"mean": ["a", "b", "c"]}}, "malformed"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation"),
@@ -268,10 +259,10 @@ def test_images_that_are_enlarged_twofold_are_shown_whole(small, automatic):
     for backbone in (small, load_backbone("timm/test_vit", "none")):
         size = backbone.preprocess.image_size
         for side in (size // 2, size // 3, 20):
-            fitted, _ = fitted_to(backbone, np.array([[side, 300]]), automatic=automatic)
+            fitted, _ = adapt_to_images(backbone, np.array([[side, 300]]), automatic=automatic)
             assert fitted.preprocess.resize_size == fitted.preprocess.image_size
         for sizes in ([[size // 2 + 1, 300]], [[1000, 800]], np.empty((0, 2))):
-            fitted, _ = fitted_to(backbone, np.asarray(sizes), automatic=automatic)
+            fitted, _ = adapt_to_images(backbone, np.asarray(sizes), automatic=automatic)
             assert fitted.preprocess == backbone.preprocess
 
 
@@ -304,7 +295,7 @@ def test_networks_of_fixed_size_are_built_for_another_one(tmp_path):
 
 # --- descriptions ----------------------------------------------------------------------------
 def test_description_has_layers_stages_and_parameters(capfd):
-    text = describe("resnet50")
+    text = describe_backbone("resnet50")
     assert text.startswith("torchvision/resnet50\n")
     for part in ("layer4: 2048 channels", "features: 2048", "Non-trainable params: 23,508,032",
                  "Trainable params: 0", "[1, 64, 112, 112]", "232", "bilinear"):  # fmt: skip
@@ -314,13 +305,13 @@ def test_description_has_layers_stages_and_parameters(capfd):
 
 @pytest.mark.parametrize("name", ["embedded", "regnet_y_400mf", "timm/test_vit"])
 def test_description_of_each_family(name):
-    assert "Non-trainable params" in describe(name)
+    assert "Non-trainable params" in describe_backbone(name)
 
 
 @pytest.mark.parametrize(("name", "published"), [("resnet50", 4089), ("vit_b_16", 17564)])
 def test_multiply_adds_are_those_that_torchvision_publishes(name, published):
     """Attention's too; without the classifier, which is taken off (1,000 classes)."""
-    last = describe(f"torchvision/{name}").splitlines()[-1]
+    last = describe_backbone(f"torchvision/{name}").splitlines()[-1]
     words = re.fullmatch(r"Multiply-adds of one image: ([\d,.]+) million", last)
     assert abs(float(words[1].replace(",", "")) - published) < 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regraft.backbones.backbone import Stage
-from regraft.backbones.describe import skeleton
+from regraft.backbones.meta_device import build_on_meta
 from regraft.backbones.registry import FAMILIES, build, load_backbone
 from regraft.backbones.stages import find_stages
 from regraft.errors import BackboneError
@@ -54,7 +54,7 @@ def on_meta(name, size):
     prefix, _, short = name.partition("/")
     record = FAMILIES[prefix].record(short, "none")
     preprocess = dataclasses.replace(record.preprocess, image_size=size)
-    return skeleton(FAMILIES[prefix], dataclasses.replace(record, preprocess=preprocess))
+    return build_on_meta(FAMILIES[prefix], dataclasses.replace(record, preprocess=preprocess))
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "mobilenet_v3_small"])

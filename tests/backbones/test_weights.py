@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from regraft.backbones.downloads import _download, fetch_hub, fetch_url
-from regraft.backbones.weights import load_into, read_file
+from regraft.backbones.weights import load_into, read_weights
 from regraft.errors import WeightsError
 
 
@@ -28,11 +28,11 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path, capfd, protoc
     file = tmp_path / "w.pth"
     torch.save({"weight": Evil()}, file, pickle_protocol=protocol)
     with pytest.raises(WeightsError, match="holds more than tensors"):
-        read_file(file)
+        read_weights(file)
     raw = tmp_path / "raw.pth"
     raw.write_bytes(pickle.dumps({"weight": Evil()}, protocol=protocol))
     with pytest.raises(WeightsError):
-        read_file(raw)
+        read_weights(raw)
     assert "code ran" not in capfd.readouterr().out
 
 
@@ -44,7 +44,7 @@ def test_files_that_are_something_else(tmp_path, suffix, content):
     file = tmp_path / f"w{suffix}"
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=re.escape(str(file))):
-        read_file(file)
+        read_weights(file)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -56,7 +56,7 @@ def test_files_cut_short_anywhere(tmp_path, suffix):
     for length in range(0, len(whole) - 1, max(1, len(whole) // 40)):
         file.write_bytes(whole[:length])
         with pytest.raises(WeightsError):
-            read_file(file)
+            read_weights(file)
 
 
 @pytest.mark.parametrize("content", [{}, [torch.zeros(1)], {"weight": 3, "bias": torch.zeros(1)}])
@@ -64,14 +64,14 @@ def test_files_without_named_tensors(tmp_path, content):
     file = tmp_path / "w.pth"
     torch.save(content, file)
     with pytest.raises(WeightsError, match=r"no named tensors|holds weight beside its tensors"):
-        read_file(file)
+        read_weights(file)
 
 
 def test_the_hash_is_checked_first(tmp_path):
     file = tmp_path / "w.pth"
     file.write_bytes(b"not weights at all")
     with pytest.raises(WeightsError, match=r"has the sha256 .* expected 00"):
-        read_file(file, sha256="00" * 32)
+        read_weights(file, sha256="00" * 32)
 
 
 def saved(file):
@@ -89,11 +89,11 @@ def test_any_flipped_byte_is_refused_where_the_hash_is_known(tmp_path, suffix):
     file = tmp_path / f"w{suffix}"
     data = saved(file)
     sha256 = hashlib.sha256(data).hexdigest()
-    assert read_file(file, sha256=sha256).keys() == {"weight", "bias"}
+    assert read_weights(file, sha256=sha256).keys() == {"weight", "bias"}
     for position in range(len(data)):
         file.write_bytes(flipped(data, position))
         with pytest.raises(WeightsError, match=f"expected {sha256}"):
-            read_file(file, sha256=sha256)
+            read_weights(file, sha256=sha256)
 
 
 @pytest.fixture
@@ -161,14 +161,14 @@ def test_a_flipped_byte_in_the_hubs_cache_is_refused(hub):
 def test_a_pipe_is_no_file_of_weights_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="not a regular file"):
-        read_file(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="null byte"):
-        read_file(tmp_path / "w\0.pth")
+        read_weights(tmp_path / "w\0.pth")
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(WeightsError, match="cannot read the weights") as caught:
-        read_file(tmp_path / "none.pth")
+        read_weights(tmp_path / "none.pth")
     assert "--model embedded" in caught.value.hint
 
 

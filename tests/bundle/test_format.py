@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import regraft
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.bundle.format import read_bundle, write_bundle
 from regraft.bundle.golden import golden_images
 from regraft.bundle.predictor import Predictor

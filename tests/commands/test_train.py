@@ -13,7 +13,8 @@ from PIL import Image
 import regraft
 from conftest import CLASSES, make_photographs, texture
 from image_trees import write_tar, write_zip
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.commands.evaluate import evaluate, predict
 from regraft.commands.train import train

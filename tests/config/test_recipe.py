@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from conftest import CLASSES, make_photographs
-from regraft.backbones.registry import describe, resolve
+from regraft.backbones.describe import describe_backbone
+from regraft.backbones.registry import resolve
 from regraft.bundle.predictor import Predictor
 from regraft.cli.main import app, main
 from regraft.cli.options import combine
@@ -97,7 +98,7 @@ def test_the_corrections_are_in_the_settings():
     digits = AUGMENTATIONS[read_recipe("mnist-resnet50").config.augment]
     assert digits.turn == 10
     assert not digits.flip
-    assert "  layer4: 2048 channels" in describe("torchvision/resnet50").splitlines()
+    assert "  layer4: 2048 channels" in describe_backbone("torchvision/resnet50").splitlines()
     assert read_recipe("cifar10-resnet18").config.image_size == "auto"  # not 32 pixels
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, choose_compute, has_bfloat16, prepare
 from regraft.features.taps import (

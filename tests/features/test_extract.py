@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from conftest import make_photographs
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import StoreError, StoreWarning

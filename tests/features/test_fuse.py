@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.features.compute import Compute, has_bfloat16, prepare
 from regraft.features.fold import fold_norms
 from regraft.features.fuse import _Clamping, fuse_clamps

@@ -11,7 +11,8 @@ from PIL import Image
 
 import regraft
 from conftest import make_photographs, texture
-from regraft.backbones.registry import at_image_size, load_backbone
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.commands.steps import extract_features, suited
 from regraft.commands.train import train

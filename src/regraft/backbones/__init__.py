@@ -1,5 +1,5 @@
-"""Pretrained networks: by name, with their own preprocessing, stages, licence and weights hash.
+"""Pretrained networks by name, each with its preprocessing, stages, licence and weights hash.
 
-``registry`` is the way in; ``backbone`` holds the types. Three families are known: ``embedded``
-(weights that every installation has), ``torchvision_models`` and ``timm_models``.
+Start with ``registry``. ``family`` and ``backbone`` hold the types, ``stages`` the table of stages,
+and each module named in ``registry.FAMILIES`` one family of networks.
 """

@@ -1,4 +1,4 @@
-"""The types of the backbone room: a pretrained network with all that travels with it."""
+"""The types of this room: a pretrained network with everything that belongs to it."""
 
 from __future__ import annotations
 
@@ -10,42 +10,55 @@ if TYPE_CHECKING:
 
     from regraft.images.render import Preprocess
 
-#: Where the channels of a stage's output are: NCHW, NHWC, or (N, tokens, C).
-Layout = Literal["nchw", "nhwc", "tokens"]
+#: The axes of a stage's output: (N, C, H, W), (N, H, W, C) or (N, tokens, C).
+ChannelLayout = Literal["nchw", "nhwc", "tokens"]
 Scalar: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the architecture's own block groups, at whose end activations can be read.
+    """A group of blocks of a network; its last output can be used as features.
 
     Attributes
     ----------
     name : str
-        The field's name for it, unique in the backbone: "layer1", "blocks.0", "denseblock2".
+        The usual name in the field, unique in the backbone: "layer1", "blocks.0", "denseblock2".
     path : str
         The submodule whose output is read, as in ``module.get_submodule(path)``.
     channels : int
-        Width of that output.
-    layout : Layout
-        Where the channels are.
+        Number of channels of that output.
+    layout : {"nchw", "nhwc", "tokens"}
+        The axes of that output.
     prefix_tokens : int
-        Class and register tokens in front of the grid, for ``layout == "tokens"``.
+        Number of class and register tokens before the tokens of the image, where ``layout`` is
+        "tokens".
+
+    Examples
+    --------
+    >>> Stage("layer1", "layer1", channels=64)
+    Stage(name='layer1', path='layer1', channels=64, layout='nchw', prefix_tokens=0)
     """
 
     name: str
     path: str
     channels: int
-    layout: Layout = "nchw"
+    layout: ChannelLayout = "nchw"
     prefix_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """Which image sizes a network accepts: ``minimum`` to 4096, multiples of ``multiple``.
+    """The image sizes that a network accepts.
 
-    ``fixed`` networks (ViT with learnt positions) take the size that they were built for; another
-    size is given when they are built, where the architecture can do that at all.
+    Attributes
+    ----------
+    minimum : int
+        Smallest side in pixels; the largest is 4096 for all networks.
+    multiple : int
+        The side must be a multiple of this number of pixels.
+    fixed : bool
+        Whether the network accepts only the size that it was built for (a ViT with learnt
+        positions).
     """
 
     minimum: int = 32
@@ -55,32 +68,39 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its own preprocessing, stages, licence and weights hash.
+    """A pretrained network with its preprocessing, stages, licence and weights hash.
 
     Attributes
     ----------
     name : str
-        Registry key: "embedded", "timm/NAME" or "torchvision/NAME". Names from ``local-dir:`` and
-        ``hf-hub:`` are resolved to the timm architecture, so that a bundle can rebuild it offline.
+        Canonical name: "embedded", "timm/NAME", "torchvision/NAME". For a model saved by timm this
+        is the architecture in timm, so that a bundle can rebuild it offline.
     weights : str
-        What was loaded: "IMAGENET1K_V1", "in1k", "none (seed 0)", "file NAME", ...
+        Label of the weights: "IMAGENET1K_V1", "in1k", "none (seed 0)", "file NAME", ...
     weights_sha256 : str
-        ``freeze.state_hash(module)`` right after loading: names, dtypes, shapes and bytes.
+        ``freeze.state_hash(module)`` right after loading: covers names, dtypes, shapes and bytes.
     licence : str or None
-        As the weights' own record says, where it says anything.
+        Licence of the weights; None if their record states none.
     preprocess : Preprocess
-        At the image size in use.
+        For the image size in use.
     stages : tuple of Stage
         In order from the input.
     n_features : int
-        Width of the pooled features before the classifier.
+        Number of pooled features of an image, before the classifier.
     module : nn.Module
-        The network without its classifier, in evaluation mode, float32, no gradients:
-        ``module(x)`` with x (N, 3, S, S) float32 gives (N, n_features).
+        The network without its classifier, in evaluation mode, float32, without gradients:
+        ``module(x)`` with x (N, 3, S, S) float32 returns (N, n_features).
     arguments : dict of str to scalar
-        What ``registry.build`` needs besides the name to make the same module with other weights.
+        What ``registry.build`` needs, besides the name, to build the same module.
     sizes : ImageSizes
-        Which image sizes the network accepts.
+        The image sizes that the network accepts.
+
+    Examples
+    --------
+    >>> from regraft.backbones.registry import load_backbone
+    >>> backbone = load_backbone("minivgg")
+    >>> backbone.n_features, [stage.name for stage in backbone.stages]
+    (3136, ['block1', 'block2', 'block3'])
     """
 
     name: str

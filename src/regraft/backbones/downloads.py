@@ -1,4 +1,4 @@
-"""Published weights: fetched once, hashed before they are parsed, on cache hits too."""
+"""Download published weights once, and check their hash each time they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from regraft.backbones.weights import read_file
+from regraft.backbones.weights import read_weights
 from regraft.core.files import read_regular, write_atomic
 from regraft.errors import WeightsError
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _TIMEOUT = 10  # seconds without an answer or a byte
 _CHUNK = 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# torch.hub's habit: the first digits of the file's sha256 stand at the end of its name.
-_PREFIX = re.compile(r"-([0-9a-f]{8,64})\.")
+# As in torch.hub: a file's name ends with the first digits of its sha256.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 def _unreachable(what: str, reason: object) -> WeightsError:
@@ -37,28 +37,15 @@ def _unreachable(what: str, reason: object) -> WeightsError:
 
 
 def fetch_url(url: str) -> dict[str, torch.Tensor]:
-    """Fetch weights into torch's own cache folder and read them.
+    """Download weights by https into torch's own cache folder, unless they are there; read them.
 
-    Parameters
-    ----------
-    url : str
-        https; where its file name ends in ``-HASH.pth``, the file's sha256 must begin so.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        On the processor.
-
-    Raises
-    ------
-    WeightsError
-        Where the download fails or the hash is another.
+    If the file's name ends in ``-HASH.pth``, its sha256 must begin with HASH.
     """
     parts = urlsplit(url)
     if parts.scheme != "https":
-        raise WeightsError(f"weights are fetched by https only, not from {url}")
+        raise WeightsError(f"weights are downloaded by https only, not from {url}")
     name = Path(parts.path).name
-    match = _PREFIX.search(name)
+    match = _HASH_IN_NAME.search(name)
     prefix = match[1] if match is not None else None
     folder = Path(torch.hub.get_dir(), "checkpoints")
     file = folder / name
@@ -68,26 +55,26 @@ def fetch_url(url: str) -> dict[str, torch.Tensor]:
             _download(url, file, prefix)
         except OSError as error:
             raise _unreachable(url, getattr(error, "reason", error)) from error
-    return read_file(file, sha256=_noted(file) or prefix)
+    return read_weights(file, sha256=_recorded_hash(file) or prefix)
 
 
-def _note(file: Path) -> Path:
+def _hash_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def _noted(file: Path) -> str | None:
-    """Return the whole hash that was noted when the file was fetched, where we fetched it."""
+def _recorded_hash(file: Path) -> str | None:
+    """Return the hash that ``_download`` recorded; None if something else downloaded the file."""
     try:
-        text = read_regular(_note(file), 100).decode("ascii")
+        text = read_regular(_hash_file(file), 100).decode("ascii")
     except (OSError, ValueError):
         return None
     return text if _SHA256.fullmatch(text) else None
 
 
 def _download(url: str, file: Path, prefix: str | None) -> None:
-    """Write beside, check, rename: a broken download leaves nothing under the final name.
+    """Download to a temporary file, check it and rename it: no partial file gets the final name.
 
-    The name holds eight digits of the hash at most, often none: all of them are noted beside it.
+    The name has a few digits of the hash at most, so a file beside it records all of them.
     """
     digest = hashlib.sha256()
     handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -103,31 +90,17 @@ def _download(url: str, file: Path, prefix: str | None) -> None:
             raise WeightsError(
                 f"{url} has the sha256 {digest.hexdigest()}, expected it to begin with {prefix}"
             )
-        write_atomic(_note(file), digest.hexdigest().encode())
+        write_atomic(_hash_file(file), digest.hexdigest().encode())
         Path(partial).replace(file)
     finally:
         Path(partial).unlink(missing_ok=True)
 
 
 def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
-    """Fetch the first of some files that a Hugging Face repository has, or find it in the cache.
+    """Return the first of some files that a Hugging Face repository has, from the hub's cache.
 
-    Parameters
-    ----------
-    repository : str
-        "OWNER/NAME", or "OWNER/NAME@REVISION".
-    names : sequence of str
-        File names, the preferred one first.
-
-    Returns
-    -------
-    Path
-        In the hub's own cache folder.
-
-    Raises
-    ------
-    WeightsError
-        Where the hub cannot be reached or has none of the files.
+    The repository is "OWNER/NAME" or "OWNER/NAME@REVISION". A file that is not in the cache is
+    downloaded.
     """
     from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - 0.3 s
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -160,7 +133,7 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
             except (HFValidationError, ValueError) as error:
                 raise WeightsError(f"{what} is not a repository's name: {error}") from error
         try:
-            # The hub's client repeats each failed request for 23 s; one request tells beforehand.
+            # The hub's client repeats a failed request for 23 s, so first check that it answers.
             request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
             urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
             for name in names:
@@ -176,7 +149,7 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep the hub's client from printing: errors are told by ours."""
+    """Keep the hub's client from printing: our errors say what is wrong."""
     from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -196,27 +169,9 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def fetch_hub(repository: str, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Fetch weights from a Hugging Face repository and read them.
-
-    Parameters
-    ----------
-    repository : str
-        "OWNER/NAME", or "OWNER/NAME@REVISION".
-    names : sequence of str
-        File names, the preferred one first.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        On the processor.
-
-    Raises
-    ------
-    WeightsError
-        Where the hub cannot be reached, has none of the files, or the file has another hash.
-    """
+    """Read weights from a Hugging Face repository; arguments as for ``fetch_hub_file``."""
     file = fetch_hub_file(repository, names)
-    # In the hub's cache a large file is a link to one that is named by its sha256. Where the file
-    # system has no links, the hub's own check while downloading has to do.
+    # In the hub's cache a large file is a link to a file whose name is its sha256. On a file system
+    # without links only the hub itself checks the file, when it downloads it.
     target = file.resolve().name
-    return read_file(file, sha256=target if _SHA256.fullmatch(target) else None)
+    return read_weights(file, sha256=target if _SHA256.fullmatch(target) else None)

@@ -1,4 +1,4 @@
-"""Frozen means frozen: parameters and buffers are hashed before and after."""
+"""Hash parameters and buffers, to check that a frozen network has not changed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from regraft.core.text import counted, listed
 from regraft.errors import FrozenError
 
 if TYPE_CHECKING:
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_SHOWN = 10
-
 
 def _tensor_hashes(module: nn.Module, names: Collection[str] | None = None) -> dict[str, bytes]:
-    """Hash each entry of the state: BatchNorm's running statistics are part of it."""
+    """Hash each entry of the state dict, which includes BatchNorm's running statistics."""
     hashes = {}
     for name, value in module.state_dict().items():
         if names is not None and name not in names:
@@ -27,24 +26,16 @@ def _tensor_hashes(module: nn.Module, names: Collection[str] | None = None) -> d
         tensor = value.detach().cpu().contiguous()
         head = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
         digest = hashlib.sha256(head)
-        # Bytes of any dtype, bfloat16 among them, which numpy does not know.
+        # As bytes, because numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         hashes[name] = digest.digest()
     return hashes
 
 
 def state_hash(module: nn.Module) -> str:
-    """Hash all parameters and persistent buffers of a network.
+    """Hash the parameters and persistent buffers of a network: names, dtypes, shapes and bytes.
 
-    Parameters
-    ----------
-    module : nn.Module
-        On any device; memory format and device do not change the hash.
-
-    Returns
-    -------
-    str
-        sha256 in hexadecimal, over names, dtypes, shapes and bytes, in the order of the names.
+    The sha256 does not depend on the device or the memory format.
 
     Examples
     --------
@@ -58,19 +49,7 @@ def state_hash(module: nn.Module) -> str:
 
 @contextmanager
 def frozen(module: nn.Module, names: Collection[str] | None = None) -> Iterator[None]:
-    """Check that a network leaves a block of code as it entered it.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The network that must not change.
-    names : collection of str, optional
-        The tensors of it that must not; all where not given.
-
-    Raises
-    ------
-    FrozenError
-        Where a parameter or a buffer was changed, added or removed; names up to ten of them.
+    """Check that a block of code does not change a network's tensors, or those with some names.
 
     Examples
     --------
@@ -89,8 +68,5 @@ running_var
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )
     if changed:
-        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-        noun = "tensor has" if len(changed) == 1 else "tensors have"
-        raise FrozenError(
-            f"{len(changed)} frozen {noun} changed: {', '.join(changed[:_SHOWN])}{more}"
-        )
+        have = counted(len(changed), "frozen tensor has", "frozen tensors have")
+        raise FrozenError(f"{have} changed: {listed(changed)}")

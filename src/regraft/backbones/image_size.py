@@ -1,4 +1,4 @@
-"""Which image size a network sees: its own, one that was asked for, or one that fits the images."""
+"""Choose the image size: the network's own, a given one, or one that fits the images."""
 
 from __future__ import annotations
 
@@ -17,32 +17,21 @@ if TYPE_CHECKING:
     from regraft.images.render import Preprocess
 
 MAX_IMAGE_SIZE = 4096  # pixels
-#: Digits of 8 pixels, twelve splits: 0.9954 and a log-loss of 0.0150 at 64, 0.9973 and 0.0106 here.
-_LEAST = 128
+# Digits of 8 pixels, twelve splits: accuracy 0.9954 and log-loss 0.0150 at 64 pixels, 0.9973 and
+# 0.0106 at 128.
+_MIN_AUTOMATIC = 128
 
 
-def scaled(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
-    """Set the image size, and nothing else, of a preprocessing.
+def resized(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
+    """Return a preprocessing with another image size.
 
-    Parameters
-    ----------
-    preprocess : Preprocess
-        Stays as it is.
-    size : int
-        Pixels, side of the square.
-    crop : bool
-        Keep the ratio of resizing to cropping; else the whole short side is seen.
-
-    Returns
-    -------
-    Preprocess
-        A copy.
+    With ``crop``, the part of the short side that is cut off stays the same; without, nothing is.
 
     Examples
     --------
     >>> from regraft.images.render import Preprocess
     >>> own = Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
-    >>> scaled(own, 112, crop=True).resize_size, scaled(own, 112, crop=False).resize_size
+    >>> resized(own, 112, crop=True).resize_size, resized(own, 112, crop=False).resize_size
     (128, 112)
     """
     resize = size * preprocess.resize_size // preprocess.image_size if crop else size
@@ -50,27 +39,9 @@ def scaled(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
 
 
 def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbone:
-    """Set the image size that the network sees.
+    """Return the same module with another image size; ``crop`` as for ``resized``.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Stays as it is.
-    size : int
-        Pixels, side of the square.
-    crop : bool
-        Keep the ratio of resizing to cropping of the weights' record; else the whole short side is
-        seen.
-
-    Returns
-    -------
-    Backbone
-        The same module with other preprocessing.
-
-    Raises
-    ------
-    BackboneError
-        Where the network does not take this size.
+    A size that the network does not accept raises ``BackboneError``.
 
     Examples
     --------
@@ -91,12 +62,12 @@ def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbo
             f"not {size}"
         )
     if size != own.image_size:
-        _try_out(backbone, size)
-    return dataclasses.replace(backbone, preprocess=scaled(own, size, crop=crop))
+        _check_by_running(backbone, size)
+    return dataclasses.replace(backbone, preprocess=resized(own, size, crop=crop))
 
 
-def _try_out(backbone: Backbone, size: int) -> None:
-    """Run one image: no table of accepted sizes covers a thousand architectures."""
+def _check_by_running(backbone: Backbone, size: int) -> None:
+    """Run the network once, because no table of accepted sizes covers a thousand architectures."""
     try:
         shapes = find_stages(backbone.module, size)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
@@ -109,31 +80,21 @@ def _try_out(backbone: Backbone, size: int) -> None:
         raise BackboneError(f"{backbone.name} gives other features for images of {size} pixels")
 
 
-def fitted_to(
-    backbone: Backbone, sizes: NDArray[np.int32], *, automatic: bool
+def adapt_to_images(
+    backbone: Backbone,
+    sizes: NDArray[np.int32],  # (N, 2): height and width in pixels
+    *,
+    automatic: bool,
 ) -> tuple[Backbone, str]:
-    """Let a network see images as suits their size.
+    """Adapt the preprocessing to the images; return the backbone and the reason as a sentence.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        At its own image size, or at one that was asked for.
-    sizes : array of shape (N, 2), int
-        Height and width of the images, in pixels.
-    automatic : bool
-        Choose the image size as well.
-
-    Returns
-    -------
-    Backbone
-        Images that are enlarged twofold or more are shown whole: they have no margin to lose.
-    str
-        The image size with its reason, one sentence.
+    Images that are enlarged twofold or more are not cropped, because they have no margin to lose.
+    With ``automatic``, ``automatic_image_size`` also chooses the size.
 
     Examples
     --------
     >>> from regraft.backbones.registry import load_backbone
-    >>> backbone, reason = fitted_to(
+    >>> backbone, reason = adapt_to_images(
     ...     load_backbone("embedded", "none"), np.array([[28, 28]]), automatic=True
     ... )
     >>> backbone.preprocess.image_size, backbone.preprocess.resize_size
@@ -158,25 +119,11 @@ def _median_side(sizes: NDArray[np.int32]) -> float:
 
 
 def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[int, str]:
-    """Choose an image size that fits the images, with its reason in words.
+    """Choose an image size in pixels; return it and the reason as a sentence.
 
-    Small images are enlarged fourfold, to 128 pixels at least and the network's own size at most:
-    its filters were trained on objects that fill more than a few pixels, but empty pixels cost
-    time. Measured on digits, MNIST and CIFAR-10 (docs/design/heads.md).
-
-    Parameters
-    ----------
-    backbone : Backbone
-        At its own image size.
-    sizes : array of shape (N, 2), int
-        Height and width of the images, in pixels.
-
-    Returns
-    -------
-    int
-        Pixels, for ``at_image_size``; see ``fitted_to``.
-    str
-        One sentence.
+    Small images are enlarged fourfold, to at least 128 pixels and at most the network's own size.
+    Its filters were trained on objects of more than a few pixels, but larger images take more time.
+    Measured on digits, MNIST and CIFAR-10 (docs/design/heads.md).
 
     Examples
     --------
@@ -186,7 +133,7 @@ def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[
     (128, 'image size 128: the images have a median short side of 28 pixels, and are enlarged')
     """
     own, accepted = backbone.preprocess.image_size, backbone.sizes
-    if len(sizes) == 0:
+    if len(sizes) == 0:  # sizes (N, 2)
         return own, f"image size {own}: the network's own"
     median = _median_side(sizes)
     found = f"the images have a median short side of {median:g} pixels"
@@ -195,7 +142,7 @@ def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[
     if accepted.fixed:
         return own, f"image size {own}: the only one that this network takes ({found})"
     step = int(np.lcm(32, accepted.multiple))
-    size = max(_LEAST, accepted.minimum, round(4 * median / 32) * 32)
+    size = max(_MIN_AUTOMATIC, accepted.minimum, round(4 * median / 32) * 32)
     size = min(own, -(-size // step) * step)
     try:
         at_image_size(backbone, size, crop=False)

@@ -1,8 +1,8 @@
-"""The tutorials' small network, to be trained from scratch: three convolutions, no weights to load.
+"""The small network of many tutorials, to train from scratch: it has no published weights.
 
 Three 3x3 convolutions of 16, 32 and 64 channels, each with ReLU and max pooling, then adaptive
-pooling to 7x7: 3,136 features, which one linear layer turns into classes. ``minivgg`` sees colours,
-``minivgg/gray`` the mean of the three channels.
+pooling to 7x7: 3,136 features for the linear layer. ``minivgg`` uses colours, ``minivgg/gray`` the
+mean of the three channels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,12 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Scalar
 
-#: Name to the channels that the first convolution sees.
+#: By name: the number of input channels of the first convolution.
 _CHANNELS = {"minivgg": 3, "gray": 1}
 
 
 class MiniVGG(nn.Module):
-    """The network without its linear layer.
-
-    Parameters
-    ----------
-    channels : int
-        3, or 1: then the mean of the three that every network gets.
+    """The network without its linear layer; with one channel it averages the three it is given.
 
     Examples
     --------

@@ -1,9 +1,8 @@
-"""Where an architecture's own block groups end: one table for all families.
+"""The stages of a network: one table for all architectures, measured on one image.
 
-A tap's map is read at these places, so each path is a module whose output is the end of a group.
-``STAGES`` maps an architecture to a function that lists the paths. What the table does not know
-falls back to timm's own list of features, or to four equal groups of blocks, or to no stages at
-all: the pooled features are always there.
+``STAGES`` lists, for each architecture, the submodules whose outputs end a group of blocks. For an
+architecture that is not in the table, timm's list of features is used, or four equal groups of
+blocks, or no stages at all. Pooled features can always be used.
 """
 
 from __future__ import annotations
@@ -22,161 +21,164 @@ from regraft.errors import BackboneError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regraft.backbones.backbone import Layout
+    from regraft.backbones.backbone import ChannelLayout
 
-#: Lists the paths at which a network's groups end, in order from the input.
-Finder: TypeAlias = Callable[[nn.Module], "list[str]"]
+#: Returns the paths of the submodules that end a group of blocks, in order from the input.
+StagePaths: TypeAlias = Callable[[nn.Module], "list[str]"]
 
 
-def _named(*paths: str) -> Finder:
-    """List these places."""
+@dataclass(frozen=True)
+class LastPerResolution:
+    """Of these paths, only the last one at each resolution is a stage."""
+
+    paths: StagePaths
+
+
+def at(*paths: str) -> StagePaths:
+    """Use these paths.
+
+    Examples
+    --------
+    >>> at("layer1", "layer2")(nn.Module())
+    ['layer1', 'layer2']
+    """
     return lambda _module: list(paths)
 
 
-def _children(path: str, start: int = 0, stop: int | None = None, step: int = 1) -> Finder:
-    """Every child of a container, or a slice of them, is a group."""
+def children(path: str, start: int = 0, stop: int | None = None, step: int = 1) -> StagePaths:
+    """Use the children of a submodule, or a slice of them.
 
-    def find(module: nn.Module) -> list[str]:
+    Examples
+    --------
+    >>> module = nn.ModuleDict({"blocks": nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU())})
+    >>> children("blocks", start=1)(module)
+    ['blocks.1', 'blocks.2']
+    """
+
+    def paths(module: nn.Module) -> list[str]:
         names = [name for name, _ in module.get_submodule(path).named_children()]
         return [f"{path}.{name}" for name in names[start:stop:step]]
 
-    return find
+    return paths
 
 
-def _pools(path: str) -> Finder:
-    """List the maximum poolings: each ends a group."""
+def max_pools(path: str) -> StagePaths:
+    """Use the max pooling layers among the children of a submodule."""
 
-    def find(module: nn.Module) -> list[str]:
-        children = module.get_submodule(path).named_children()
-        return [f"{path}.{name}" for name, child in children if isinstance(child, nn.MaxPool2d)]
+    def paths(module: nn.Module) -> list[str]:
+        layers = module.get_submodule(path).named_children()
+        return [f"{path}.{name}" for name, layer in layers if isinstance(layer, nn.MaxPool2d)]
 
-    return find
+    return paths
 
 
-def _quarters(path: str) -> Finder:
-    """Four equal groups of a container's blocks."""
+def quarters(path: str) -> StagePaths:
+    """Divide the children of a submodule into four equal groups.
 
-    def find(module: nn.Module) -> list[str]:
+    Examples
+    --------
+    >>> module = nn.ModuleDict({"blocks": nn.Sequential(*(nn.ReLU() for _ in range(12)))})
+    >>> quarters("blocks")(module)
+    ['blocks.2', 'blocks.5', 'blocks.8', 'blocks.11']
+    """
+
+    def paths(module: nn.Module) -> list[str]:
         names = [name for name, _ in module.get_submodule(path).named_children()]
         ends = [math.ceil(len(names) * quarter / 4) for quarter in (1, 2, 3, 4)]
         return [f"{path}.{names[end - 1]}" for end in dict.fromkeys(ends) if end > 0]
 
-    return find
+    return paths
 
 
-#: Channels last, without saying so (timm's networks have an ``output_fmt``); the shape alone does
-#: not tell where a map has as many channels as rows.
-_NHWC = {"torchvision.SwinTransformer"}
+_RESNET = at("layer1", "layer2", "layer3", "layer4")
+_DENSENET = at(*(f"features.denseblock{n}" for n in (1, 2, 3, 4)))
 
-
-@dataclass(frozen=True)
-class ByResolution:
-    """Of these places, the last one at each resolution ends a group."""
-
-    find: Finder
-
-
-_RESNET = _named("layer1", "layer2", "layer3", "layer4")
-
-STAGES: dict[str, Finder | ByResolution] = {
-    # --- torchvision: features.0 is the stem, the last child the convolution before the pooling
-    "torchvision.AlexNet": _pools("features"),
-    "torchvision.ConvNeXt": _children("features", start=1, step=2),
-    "torchvision.DenseNet": _named(*(f"features.denseblock{n}" for n in (1, 2, 3, 4))),
-    "torchvision.EfficientNet": _children("features", start=1, stop=-1),
-    "torchvision.GoogLeNet": _named("conv1", "conv3", "inception3b", "inception4e", "inception5b"),
-    "torchvision.Inception3": _named(
+#: By architecture, "PACKAGE.CLASS": where its stages end. To name the stages of another
+#: architecture, add one line.
+STAGES: dict[str, StagePaths | LastPerResolution] = {
+    # torchvision: features.0 is the stem, the last child is the convolution before the pooling
+    "torchvision.AlexNet": max_pools("features"),
+    "torchvision.ConvNeXt": children("features", start=1, step=2),
+    "torchvision.DenseNet": _DENSENET,
+    "torchvision.EfficientNet": children("features", start=1, stop=-1),
+    "torchvision.GoogLeNet": at("conv1", "conv3", "inception3b", "inception4e", "inception5b"),
+    "torchvision.Inception3": at(
         "Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"
     ),
-    "torchvision.MNASNet": _children("layers", start=7, stop=14),
-    "torchvision.MaxVit": _children("blocks"),
-    "torchvision.MobileNetV2": ByResolution(_children("features", start=1, stop=-1)),
-    "torchvision.MobileNetV3": ByResolution(_children("features", start=1, stop=-1)),
-    "torchvision.RegNet": _children("trunk_output"),
+    "torchvision.MNASNet": children("layers", start=7, stop=14),
+    "torchvision.MaxVit": children("blocks"),
+    "torchvision.MobileNetV2": LastPerResolution(children("features", start=1, stop=-1)),
+    "torchvision.MobileNetV3": LastPerResolution(children("features", start=1, stop=-1)),
+    "torchvision.RegNet": children("trunk_output"),
     "torchvision.ResNet": _RESNET,
-    "torchvision.ShuffleNetV2": _named("stage2", "stage3", "stage4"),
-    "torchvision.SqueezeNet": ByResolution(_children("features")),
-    "torchvision.SwinTransformer": _children("features", start=1, step=2),
-    "torchvision.VGG": _pools("features"),
-    "torchvision.VisionTransformer": _quarters("encoder.layers"),
-    # --- timm
-    "timm.ByobNet": _children("stages"),
-    "timm.ConvNeXt": _children("stages"),
-    "timm.DenseNet": _named(*(f"features.denseblock{n}" for n in (1, 2, 3, 4))),
-    "timm.EfficientNet": _children("blocks"),
-    "timm.Hiera": _named(),  # its tokens lie in the order of its windows, not of the image
-    "timm.InceptionV3": _named(
-        "Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"
-    ),
-    "timm.MobileNetV3": _children("blocks"),
-    "timm.RegNet": _named("s1", "s2", "s3", "s4"),
+    "torchvision.ShuffleNetV2": at("stage2", "stage3", "stage4"),
+    "torchvision.SqueezeNet": LastPerResolution(children("features")),
+    "torchvision.SwinTransformer": children("features", start=1, step=2),
+    "torchvision.VGG": max_pools("features"),
+    "torchvision.VisionTransformer": quarters("encoder.layers"),
+    # timm
+    "timm.ByobNet": children("stages"),
+    "timm.ConvNeXt": children("stages"),
+    "timm.DenseNet": _DENSENET,
+    "timm.EfficientNet": children("blocks"),
+    "timm.Hiera": at(),  # its tokens are in the order of its windows, not of the image
+    "timm.InceptionV3": at("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"),
+    "timm.MobileNetV3": children("blocks"),
+    "timm.RegNet": at("s1", "s2", "s3", "s4"),
     "timm.ResNet": _RESNET,
-    "timm.SwinTransformer": _children("layers"),
-    "timm.SwinTransformerV2": _children("layers"),
-    "timm.VGG": _pools("features"),
-    "timm.VisionTransformer": _quarters("blocks"),
-    # --- ours
-    "regraft.MiniVGG": _named("block1", "block2", "block3"),
+    "timm.SwinTransformer": children("layers"),
+    "timm.SwinTransformerV2": children("layers"),
+    "timm.VGG": max_pools("features"),
+    "timm.VisionTransformer": quarters("blocks"),
+    # regraft
+    "regraft.MiniVGG": at("block1", "block2", "block3"),
 }
 
+# Channels last, without an attribute that says so (timm's networks have ``output_fmt``). The shape
+# does not show it if there are as many channels as rows.
+_NHWC = {"torchvision.SwinTransformer"}
 
-# More places than this are single blocks, not groups.
-_MANY = 8
+_MAX_STAGES = 8  # longer lists name single blocks, not groups of blocks
 
 
-def _fallback(module: nn.Module) -> list[str]:
-    """For an architecture that the table does not know."""
-    entries = getattr(module, "feature_info", None) or []
+def _without_entry(module: nn.Module) -> list[str]:
+    """Return the paths for an architecture that is not in the table."""
+    entries = getattr(module, "feature_info", None) or []  # timm's list of features
     entries = entries if isinstance(entries, list) else getattr(entries, "info", [])
     paths = [entry.get("module", "") for entry in entries if isinstance(entry, dict)]
     known = {name for name, _ in module.named_modules()} - {""}
     paths = [path for path in dict.fromkeys(paths) if path in known]
     reductions = {entry.get("reduction") for entry in entries if isinstance(entry, dict)}
-    if 1 < len(paths) <= _MANY and len(reductions) > 1:
+    if 1 < len(paths) <= _MAX_STAGES and len(reductions) > 1:
         return paths
     for container in ("blocks", "layers", "encoder.blocks", "encoder.layers"):
         if container in known and len(list(module.get_submodule(container).children())) > 1:
-            return _quarters(container)(module)
-    return paths if len(paths) <= _MANY else []
+            return quarters(container)(module)
+    return paths if len(paths) <= _MAX_STAGES else []
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What one image told: the width of the pooled features, and the stages with theirs."""
+    """The number of pooled features and the stages of a network, measured on one image."""
 
     n_features: int
     stages: tuple[Stage, ...]
 
 
 def find_stages(module: nn.Module, image_size: int) -> Shapes:
-    """Find the ends of a network's block groups and measure them with one forward pass.
+    """Find the stages of a network without its classifier, with one forward pass.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The network without its classifier, in evaluation mode, on any device; on the meta device
-        nothing is computed.
-    image_size : int
-        Pixels; a size that the network accepts.
-
-    Returns
-    -------
-    Shapes
-        Width of the pooled features, and the stages in order from the input.
-
-    Raises
-    ------
-    BackboneError
-        Where the network does not give one row of features for one image.
+    The network is in evaluation mode; on the meta device nothing is computed. ``BackboneError`` is
+    raised if it does not return one row of features for an image.
     """
     entry = STAGES.get(_architecture(module))
-    finder = entry.find if isinstance(entry, ByResolution) else entry or _fallback
-    features, shapes = _run(module, finder(module), image_size)
+    paths = entry.paths if isinstance(entry, LastPerResolution) else entry or _without_entry
+    features, shapes = _run(module, paths(module), image_size)
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features)
         raise BackboneError(f"the network gives no row of features for an image, but {found}")
     stages = [stage for path in shapes if (stage := _stage(module, path, shapes[path])) is not None]
-    if isinstance(entry, ByResolution):
+    if isinstance(entry, LastPerResolution):
         stages = [
             stage
             for stage, after in zip(stages, [*stages[1:], None], strict=True)
@@ -188,7 +190,7 @@ def find_stages(module: nn.Module, image_size: int) -> Shapes:
 def _run(
     module: nn.Module, paths: Sequence[str], image_size: int
 ) -> tuple[Any, dict[str, torch.Size]]:
-    """Run one image and note the shape of each path's output, in the order in which they come."""
+    """Run one image; return the output, and the shape at each path in order of execution."""
     shapes: dict[str, torch.Size] = {}
 
     def remember(path: str) -> Callable[..., None]:
@@ -201,8 +203,8 @@ def _run(
     handles = [module.get_submodule(path).register_forward_hook(remember(path)) for path in paths]
     parameter = next(module.parameters())
     try:
-        # Not inference_mode: some networks keep tensors between calls, and those could not be used
-        # outside of it later.
+        # Not inference_mode: some networks keep tensors between calls, and such tensors cannot be
+        # used outside of inference_mode later.
         with torch.no_grad():
             image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
             return module(image.to(parameter.dtype)), shapes
@@ -212,24 +214,24 @@ def _run(
 
 
 def _architecture(module: nn.Module) -> str:
-    """Key of the table: torchvision and timm give many classes the same name."""
+    """Return the key in the table; torchvision and timm give many classes the same name."""
     return f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}"
 
 
 def _stage(module: nn.Module, path: str, shape: torch.Size) -> Stage | None:
-    """Tell where the channels are; None where the output is no grid of the image."""
-    layout: Layout
+    """Return the stage with its layout; None if the output is not a square grid."""
+    layout: ChannelLayout
     if len(shape) == 4:
-        columns_last = shape[1] == shape[2]
-        rows_first = shape[2] == shape[3]
-        if columns_last == rows_first:  # as many channels as rows, or not square at all
-            columns_last = (
+        channels_last = shape[1] == shape[2]
+        channels_first = shape[2] == shape[3]
+        if channels_last == channels_first:  # as many channels as rows, or not square at all
+            channels_last = (
                 _architecture(module) in _NHWC or getattr(module, "output_fmt", "") == "NHWC"
             )
-        layout = "nhwc" if columns_last else "nchw"
-        return Stage(path, path, shape[3] if columns_last else shape[1], layout)
+        layout = "nhwc" if channels_last else "nchw"
+        return Stage(path, path, shape[3] if channels_last else shape[1], layout)
     if len(shape) == 3:
-        # Tokens of a class or of registers stand in front of the grid, where there are any yet.
+        # Class and register tokens come before the grid, in the stages that have them.
         for prefix in (getattr(module, "num_prefix_tokens", 1), 0, 1):
             grid = shape[1] - prefix
             if grid > 0 and math.isqrt(grid) ** 2 == grid:

@@ -11,7 +11,7 @@ from torch import nn
 from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.downloads import fetch_url
 from regraft.backbones.family import Family, Record
-from regraft.backbones.weights import listed
+from regraft.core.text import listed
 from regraft.core.torchvision_shim import torchvision
 from regraft.errors import BackboneError, WeightsError
 from regraft.images.render import Preprocess
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from regraft.backbones.backbone import Scalar
-    from regraft.backbones.family import State
+    from regraft.backbones.family import StateDict
     from regraft.images.render import Interpolation
 
-#: Architecture (class name) to the layer that makes class scores; all before it stays.
+#: By architecture (class name): the last layer, which is replaced by nn.Identity.
 CLASSIFIERS: dict[str, str] = {
     "AlexNet": "classifier.6",
     "ConvNeXt": "classifier.2",
@@ -38,18 +38,17 @@ CLASSIFIERS: dict[str, str] = {
     "RegNet": "fc",
     "ResNet": "fc",
     "ShuffleNetV2": "fc",
-    "SqueezeNet": "classifier.1",  # a 1 x 1 convolution; ReLU and pooling follow it and stay
+    "SqueezeNet": "classifier.1",  # a 1 x 1 convolution; the ReLU and pooling after it stay
     "SwinTransformer": "head",
     "VGG": "classifier.6",
     "VisionTransformer": "heads.head",
 }
 
-#: Classifiers of all these, and the auxiliary heads that only training runs.
+#: These last layers, and the auxiliary classifiers that are used only in training.
 _HEADS = (*sorted(set(CLASSIFIERS.values())), "AuxLogits", "aux1", "aux2")
 
-# Both were converted from a framework that feeds pixels from -1 to 1. Their records give ImageNet's
-# mean and std, and the network maps those back itself, if it is told to. The auxiliary heads'
-# weights are left away with the classifier's.
+# GoogLeNet and Inception v3 were converted from a framework with pixels from -1 to 1. Their records
+# give ImageNet's mean and std; with transform_input the network converts those itself.
 _INCEPTION: dict[str, Any] = {
     "transform_input": True, "aux_logits": False, "init_weights": False,
 }  # fmt: skip
@@ -99,12 +98,12 @@ def _interpolation(value: str) -> Interpolation:
 def _sizes(name: str, minimum: int) -> ImageSizes:
     if name.startswith(("vit_", "maxvit")):
         return ImageSizes(minimum=minimum, fixed=True)
-    # Swin's records say 224, but its windows are padded at any size.
+    # Swin's records say 224, but the network pads its windows, so smaller images work too.
     return ImageSizes(minimum=32 if name.startswith("swin") else max(32, minimum))
 
 
-def _convert_densenet(state: State, _module: nn.Module) -> State:
-    """Rename tensors of the published files, whose layout is an old one: ``norm.1``, ``conv.2``."""
+def _convert_densenet(state: StateDict, _module: nn.Module) -> StateDict:
+    """Rename tensors of the published files, which have old names: ``norm.1``, ``conv.2``."""
     return {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): tensor
         for name, tensor in state.items()

@@ -1,4 +1,4 @@
-"""Weights from files and into networks: hashed before they are parsed, never unpickled."""
+"""Read weights from files and load them into networks; files are hashed first, never unpickled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from regraft.core.files import read_regular
+from regraft.core.text import listed
 from regraft.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -20,38 +21,22 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_SHOWN = 10
-# Larger than any published classifier's weights; a file is read whole, so that what is hashed is
-# what is parsed.
+# Larger than the weights of any published classifier. A file is read as a whole, so that the bytes
+# that are hashed are the bytes that are parsed.
 _MAX_BYTES = 16 * 2**30
-#: Where training scripts put the tensors inside their checkpoints.
+#: Keys under which training scripts keep the tensors in their checkpoints.
 _WRAPPERS = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model", "module")
-#: What DataParallel and torch.compile put in front of every name.
+#: DataParallel and torch.compile put these before every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-def read_file(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read named tensors from a local file, by a parser that can run no code.
+def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read named tensors from a local file with a parser that cannot run code.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file, or a checkpoint of ``torch.save``, which goes through torch's
-        restricted unpickler. Common wrappers ({"state_dict": ...}, "module." before each name) are
-        taken off.
-    sha256 : str, optional
-        Of the whole file in hexadecimal, or how it begins where no more was ever published;
-        checked before anything is parsed. Without it there is nothing to compare with.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        On the processor.
-
-    Raises
-    ------
-    WeightsError
-        Where the file cannot be read, has another hash, or holds anything but tensors.
+    The file is a ``.safetensors`` file, or a checkpoint of ``torch.save``, which torch's restricted
+    unpickler reads. Common wrappers are removed: {"state_dict": ...}, "module." before each name.
+    ``sha256`` is the file's hash in hexadecimal, or the first digits if no more were published; it
+    is checked before anything is parsed.
     """
     try:
         payload = read_regular(path, _MAX_BYTES)
@@ -81,7 +66,7 @@ def _restricted_unpickle(payload: bytes, path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # Old formats make torch warn about its own storage classes: nothing a user can act on.
+            # For old formats torch warns about its own storage classes; users can do nothing.
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -91,7 +76,7 @@ def _restricted_unpickle(payload: bytes, path: Path) -> Any:
         ) from error
     except (RuntimeError, ValueError, EOFError, KeyError, OSError, TypeError, AttributeError,
             IndexError, AssertionError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
-        # What torch's reader raises on files that are cut short or are something else.
+        # torch raises these for files that are cut short or in another format.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is not a readable file of weights: {reason}") from error
 
@@ -102,10 +87,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds no named tensors", hint="save the network's state_dict")
-    strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if strange:
+    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
         raise WeightsError(
-            f"{path} holds {listed([str(name) for name in strange])} beside its tensors",
+            f"{path} holds {listed([str(name) for name in others])} beside its tensors",
             hint="save the network's state_dict alone",
         )
     state = {str(name): tensor for name, tensor in content.items()}
@@ -115,55 +100,18 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def listed(names: Collection[str]) -> str:
-    """Name up to ten things and count the rest.
-
-    Parameters
-    ----------
-    names : collection of str
-        In the order to show.
-
-    Returns
-    -------
-    str
-        Separated by commas.
-
-    Examples
-    --------
-    >>> listed([str(number) for number in range(12)])
-    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
-    """
-    shown = ", ".join(list(names)[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def misfit(
+def mismatches(
     module: nn.Module, state: Mapping[str, torch.Tensor], heads: Collection[str]
 ) -> list[str]:
-    """Say how a set of tensors does not fit a network.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The network without its classifier.
-    state : mapping of str to torch.Tensor
-        What is to be loaded.
-    heads : collection of str
-        Modules that the tensors may belong to in addition: the classifier.
-
-    Returns
-    -------
-    list of str
-        One sentence each for missing, unexpected and misshapen tensors; empty where all fit.
+    """List missing tensors, unexpected ones and wrong shapes; tensors of ``heads`` are permitted.
 
     Examples
     --------
-    >>> misfit(torch.nn.Linear(2, 1), {"weight": torch.zeros(1, 3), "gain": torch.ones(1)}, ())
+    >>> mismatches(torch.nn.Linear(2, 1), {"weight": torch.zeros(1, 3), "gain": torch.ones(1)}, ())
     ['missing (1): bias', 'unexpected (1): gain', 'wrong shape (1): weight is (1, 3), not (1, 2)']
     """
     wanted = module.state_dict()
-    # Counters of BatchNorm steps came with torch 0.4.1 and are absent from older files; evaluation
-    # never reads them.
+    # Files older than torch 0.4.1 have no counters of BatchNorm steps; evaluation never uses them.
     missing = [
         name for name in wanted if name not in state and not name.endswith("num_batches_tracked")
     ]
@@ -190,25 +138,12 @@ def load_into(
     heads: Collection[str],
     what: str,
 ) -> None:
-    """Fill a network with tensors, all of them and no others.
+    """Load tensors into a network without its classifier; raise ``WeightsError`` unless all fit.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The network without its classifier.
-    state : mapping of str to torch.Tensor
-        Tensors by the network's names; other floating types are converted.
-    heads : collection of str
-        Modules whose tensors may be there in addition and are left away: the classifier.
-    what : str
-        Names the weights in messages.
-
-    Raises
-    ------
-    WeightsError
-        Where a tensor is missing, unexpected, or of the wrong shape, or not finite; lists them.
+    Tensors of the submodules in ``heads`` are ignored: the classifier. Other floating types are
+    converted. ``what`` is the name of the weights in messages.
     """
-    faults = misfit(module, state, heads)
+    faults = mismatches(module, state, heads)
     if faults:
         raise WeightsError(
             f"{what} does not fit the network; {'; '.join(faults)}",

@@ -15,8 +15,8 @@ import torch
 
 from regraft.backbones import registry
 from regraft.backbones.backbone import Backbone, Stage
-from regraft.backbones.describe import skeleton
 from regraft.backbones.freeze import state_hash
+from regraft.backbones.meta_device import build_on_meta
 from regraft.backbones.stages import Shapes, find_stages
 from regraft.errors import BackboneError, BundleError, WeightsError
 from regraft.images.render import Preprocess
@@ -113,7 +113,7 @@ def _without_memory(name: str, arguments: dict[str, Scalar], size: int) -> nn.Mo
         known = family.record(short or prefix, "none")
         if known.sizes.fixed:
             raise
-        return skeleton(family, dataclasses.replace(known, arguments=arguments))
+        return build_on_meta(family, dataclasses.replace(known, arguments=arguments))
 
 
 def check_buffers(module: nn.Module, what: str) -> None:

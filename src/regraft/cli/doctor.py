@@ -194,7 +194,8 @@ def _network(name: str) -> Check:
     import numpy as np
     import torch
 
-    from regraft.backbones.registry import at_image_size, load_backbone
+    from regraft.backbones.image_size import at_image_size
+    from regraft.backbones.registry import load_backbone
     from regraft.features.compute import choose_compute
     from regraft.features.taps import POOLED, Block, TapReader
 

@@ -308,7 +308,7 @@ def backbones(pattern: str = "*", /) -> None:
     pattern
         Part of a name, or a pattern such as `timm/vit_*`.
     """
-    from regraft.backbones.registry import list_backbones
+    from regraft.backbones.describe import list_backbones
     from regraft.cli.output import as_table
 
     found = list_backbones(pattern)
@@ -326,9 +326,9 @@ def show_backbone(name: str, /) -> None:
     name
         As in the list: embedded, torchvision/resnet50, timm/vit_base_patch16_224, ...
     """
-    from regraft.backbones.registry import describe
+    from regraft.backbones.describe import describe_backbone
 
-    print(describe(name))
+    print(describe_backbone(name))
 
 
 @app.command(usage="Usage: regraft datasets", sort_key=8)

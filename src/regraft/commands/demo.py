@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from regraft.backbones.registry import fitted_to, load_backbone
+from regraft.backbones.image_size import adapt_to_images
+from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.commands.steps import compute_of, extract_features
 from regraft.commands.train import train
@@ -100,7 +101,7 @@ def _contenders(
     with ExitStack() as stack:
         for weights, parts_of in (("none", settings), ("default", settings[:1])):
             backbone = load_backbone(config.model, weights, seed=config.seed)
-            backbone, _ = fitted_to(backbone, samples.sizes, automatic=True)
+            backbone, _ = adapt_to_images(backbone, samples.sizes, automatic=True)
             compute = compute_of(backbone, config)
             everything = np.arange(len(samples))
             features = extract_features(

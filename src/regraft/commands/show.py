@@ -141,11 +141,11 @@ def _check_augmentation(name: str) -> None:
 
 def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:
     """Return the rendering of the default network at the size that a training would take."""
-    from regraft.backbones import registry  # noqa: PLC0415 - imports torch
+    from regraft.backbones import image_size, registry  # noqa: PLC0415 - imports torch
 
     size = None if config.image_size == "auto" else int(config.image_size)
     backbone = registry.load_backbone(config.model, "none", image_size=size)  # no weight is used
-    backbone, _ = registry.fitted_to(backbone, samples.sizes, automatic=size is None)
+    backbone, _ = image_size.adapt_to_images(backbone, samples.sizes, automatic=size is None)
     return backbone.preprocess
 
 

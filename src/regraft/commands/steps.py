@@ -68,13 +68,13 @@ def suited(
     backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter
 ) -> tuple[Backbone, TrainConfig]:
     """Choose image size, augmentation and views for the images; tell them with their reasons."""
-    from regraft.backbones import registry
+    from regraft.backbones import image_size, registry
 
     note = registry.name_note(config.model)
     if note is not None:
         reporter.say(note)
     automatic = config.image_size == "auto"
-    backbone, reason = registry.fitted_to(backbone, samples.sizes, automatic=automatic)
+    backbone, reason = image_size.adapt_to_images(backbone, samples.sizes, automatic=automatic)
     preprocess = backbone.preprocess
     reporter.say(
         f"{backbone.name}, weights {backbone.weights} (sha256 {backbone.weights_sha256[:12]}), "
