@@ -31,7 +31,7 @@ from regraft.heads import logistic  # noqa: E402
 from regraft.heads.fit import fit_head  # noqa: E402
 from regraft.heads.standardise import Standard  # noqa: E402
 
-_CHOOSING = 8192  # as in probe.py
+_CHOOSING = 8192  # as in probe/fit.py
 _TESTED = 10_000
 
 
