@@ -1,4 +1,4 @@
-"""The ledger: every file that was met, and what became of it."""
+"""The ledger: every file that was found, and whether it is used."""
 
 from __future__ import annotations
 
@@ -23,22 +23,20 @@ _LARGEST = 2 << 30  # bytes; ten million files are about 1 GB
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One file and what became of it.
+    """One file, and whether it is used.
 
-    ``refused``: meant as an image and lost. ``passed over``: never meant as an image (a readme, a
-    hidden file, a folder's thumbnail cache); such files do not count as lost.
-
-    ``path`` is the sample's id where the file has one, else its path as the source has it.
+    A refused file is meant as an image and lost. A file that is passed over is not meant as one (a
+    readme, a hidden file, a folder's thumbnail cache) and does not count as lost.
     """
 
-    path: str
+    path: str  # the sample's id, or else the path in the source
     status: Status
     kind: str = ""  # a short fixed word: "truncated", "not an image", "too many pixels", ...
     reason: str = ""  # one sentence
 
 
 class _Record(msgspec.Struct, omit_defaults=True):
-    """How an entry stands in the file: what is empty is left out."""
+    """An entry in the file; empty fields are left out."""
 
     path: str
     status: Status
@@ -47,7 +45,7 @@ class _Record(msgspec.Struct, omit_defaults=True):
 
 
 class _File(msgspec.Struct):
-    """How the ledger stands in the file."""
+    """The content of the file."""
 
     schema_version: int
     counts: dict[str, int]
@@ -56,7 +54,7 @@ class _File(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries in the order in which they were met.
+    """All entries, in the order in which they were found.
 
     Examples
     --------
@@ -68,7 +66,7 @@ class Ledger:
     entries: Sequence[LedgerEntry]
 
     def counts(self) -> dict[str, int]:
-        """Return how many files have each status."""
+        """Return the number of files with each status."""
         counted = Counter(entry.status for entry in self.entries)
         return {
             "used": counted["used"],
@@ -90,28 +88,14 @@ class Ledger:
         )
 
     def write(self, path: Path | str) -> None:
-        """Write the ledger as JSON, whole or not at all.
-
-        Raises
-        ------
-        DiskFullError, InputError
-            As ``regraft.core.files.write_atomic`` does.
-        """
+        """Write the ledger as JSON, whole or not at all."""
         records = [_Record(e.path, e.status, e.kind, e.reason) for e in self.entries]
         encoded = msgspec.json.encode(_File(SCHEMA_VERSION, self.counts(), records))
         write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path | str) -> Ledger:
-        """Read a ledger that ``write`` wrote.
-
-        Raises
-        ------
-        RunError
-            Where the file is not such a ledger, or of another schema version.
-        InputError
-            Where it cannot be read at all.
-        """
+        """Read a ledger that ``write`` wrote; any other file is a RunError."""
         data = read_bounded(path, _LARGEST)
         try:
             version = msgspec.json.decode(data, type=_Version).schema_version
@@ -127,6 +111,6 @@ class Ledger:
 
 
 class _Version(msgspec.Struct):
-    """Only the version, so that a later schema is named and not called broken."""
+    """The version alone, so that the error for a later schema can name it."""
 
     schema_version: int

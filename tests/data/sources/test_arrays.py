@@ -1,4 +1,4 @@
-"""Arrays in Python: what is accepted, and what is said of the rest."""
+"""Arrays in Python: what is accepted, and the errors for all else."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_images_that_cannot_be_used(images, message, hint):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.0, 1.5, 1.0], r"label 0 is 0\.0, which is no class"),
+        ([0.0, 1.5, 1.0], r"label 0 is 0\.0, which is not a class"),
         ([0, 1, None], "label 2 is None"),
         ([0, 1, float("nan")], "label 2 is nan"),
         (["a", "", "b"], "label 1 is ''"),
@@ -81,5 +81,5 @@ def test_labels_that_cannot_be_used(labels, message):
 
 
 def test_three_things_are_not_images_and_labels():
-    with pytest.raises(DataError, match="the data are 3 things"):
+    with pytest.raises(DataError, match="the data are a tuple of 3"):
         open_arrays((GREY, LABELS, LABELS), OPTIONS)

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, by the hub's own client, from a server that stands in."""
+"""Datasets of the Hugging Face hub, by the hub's own client, from a local server."""
 
 import sys
 import zipfile
@@ -11,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from image_trees import FLOWERS
 from regraft.cli.main import main
 from regraft.data.ledger import LedgerEntry
-from regraft.data.sources.hub import _patterns
+from regraft.data.sources.hub_files import patterns as patterns_of
 from regraft.data.sources.registry import SourceOptions, open_source
 from regraft.errors import DataError, MissingExtraError
 from stand_ins import STRUCT, TOKEN, Repository, parquet, serve_hub, structs, table, use_hub
@@ -47,9 +47,9 @@ def zipped():
 
 
 def refused(opened, *arguments, **more):
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         opened(*arguments, **more)
-    return told.value
+    return caught.value
 
 
 # --- Parquet ----------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_bytes_classes_and_parts_are_those_of_the_files(opened, tmp_path):
     commit = Repository({"main": files}).commit()
     assert (source.kind, source.location, source.revision) == ("hf", NAME, commit)
     folder = tmp_path / "hf" / "owner" / "flowers" / commit
-    assert source.notes == (f"{NAME}, commit {commit}, lies in {folder}",)
+    assert source.notes == (f"{NAME}, commit {commit}, is in {folder}",)
     assert not (folder / "README.md").exists()  # nothing but images is downloaded
 
 
@@ -90,22 +90,22 @@ def test_a_row_without_a_class_is_in_the_ledger(opened):
     source = opened({"train.parquet": table(IMAGES, [0, -1, 1, None], CLASSES)})
     assert [entry.id for entry in source.entries] == ["train/0", "train/2"]
     assert list(source.refused) == [
-        LedgerEntry(f"train/{n}", "refused", "no label", "its class is not told") for n in (1, 3)
+        LedgerEntry(f"train/{n}", "refused", "no label", "its row has no class") for n in (1, 3)
     ]
 
 
-def test_a_split_without_any_class_is_left_out_and_told(opened):
+def test_a_split_without_any_class_is_left_out_and_noted(opened):
     """Competitions keep the classes of their test images: the others are split."""
     unknown = table(IMAGES, [-1] * 4, CLASSES)
     source = opened({"train.parquet": TRAIN, "test.parquet": unknown})
     assert not source.refused
     assert {entry.part for entry in source.entries} == {None}
-    assert "test is left out: none of its 4 rows tells a class" in source.notes
+    assert "test is left out: none of its 4 rows has a class" in source.notes
     three = {"train.parquet": TRAIN, "validation.parquet": TRAIN, "test.parquet": unknown}
     assert {entry.part for entry in opened({"main": three}).entries} == {"train", "val"}
 
 
-def test_splits_that_are_no_parts_are_left_out_and_told(opened):
+def test_splits_that_are_no_parts_are_left_out_and_noted(opened):
     files = {f"{name}.parquet": TRAIN for name in ("train", "validation", "extra")}
     source = opened(files)
     assert {entry.part for entry in source.entries} == {"train", "val"}
@@ -140,27 +140,27 @@ def test_another_subset_of_a_commit_that_is_there_is_downloaded(opened, tmp_path
     assert len(open_source(f"{NAME}/large@{commit}", options).entries) == 4  # without the server
     with pytest.raises(DataError, match="has several subsets: large, small"):
         open_source(f"{NAME}@{commit}", options)
-    with pytest.raises(DataError, match="cannot be downloaded: ") as told:
+    with pytest.raises(DataError, match="cannot be downloaded: ") as caught:
         open_source(f"{NAME}/small@{commit}", options)
-    assert told.value.hint == "look at the network, or download it elsewhere and give the folder"
-    with pytest.raises(DataError, match="cannot be downloaded: ") as told:
+    assert caught.value.hint == "check the network, or download it elsewhere and give the folder"
+    with pytest.raises(DataError, match="cannot be downloaded: ") as caught:
         open_source(f"{NAME}/large", options)
     hint = f"what was downloaded before needs no network: {NAME}/large@{commit}"
-    assert told.value.hint == hint
+    assert caught.value.hint == hint
     assert len(opened(SUBSETS, f"{NAME}/small@{commit}").entries) == 2
     assert len(open_source(f"{NAME}/small@{commit}", options).entries) == 2
     assert len(open_source(f"{NAME}/large@{commit}", options).entries) == 4
 
 
 def test_files_of_another_subset_are_not_taken_for_a_download(opened, tmp_path):
-    """The client is content with a folder that is there, where the server fails in between."""
+    """The client accepts a folder that is there, if the server fails in between."""
     commit = Repository({"main": SUBSETS}).commit()
     large = tmp_path / "hf" / "owner" / "flowers" / commit / "large" / "train" / "0000.parquet"
     large.parent.mkdir(parents=True)
     large.write_bytes(TRAIN)
     error = refused(opened, SUBSETS, f"{NAME}/small", trees=1)
     shard = "small/train-00000-of-00001.parquet"
-    assert error.message == f"{NAME}/small cannot be downloaded: {shard} did not come"
+    assert error.message == f"{NAME}/small cannot be downloaded: {shard} did not arrive"
 
 
 def test_the_subset_called_default_is_taken_where_none_is_given(opened, tmp_path):
@@ -225,13 +225,13 @@ def test_text_is_a_class(opened):
     assert [entry.label for entry in words.entries] == ["a", "b"]
 
 
-def test_a_damaged_table_is_told(opened):
+def test_a_damaged_table_is_an_error(opened):
     error = refused(opened, {"train.parquet": TRAIN[:-9]})
     assert error.message.startswith(f"{NAME}: ")
     assert "train.parquet cannot be read: " in error.message
 
 
-def test_a_table_without_images_is_told(opened):
+def test_a_table_without_images_is_an_error(opened):
     error = refused(opened, {"train.parquet": parquet({"text": ["a"], "label": [0]}, {})})
     assert error.message == f"{NAME} has 0 columns of images, and one is needed: text, label"
 
@@ -269,10 +269,10 @@ def test_a_single_archive_is_opened_as_it_is(opened):
 def test_a_picture_beside_an_archive_does_not_hide_it(name, opened):
     source = opened({name: IMAGES[0], "flowers.zip": zipped()})
     assert [entry.id for entry in source.entries] == sorted(FLOWERS)
-    told = f"{name}: left out, since flowers.zip has more bytes"
-    assert told in source.notes
-    again = opened({}, f"{NAME}@{source.revision}")  # nobody asks the server
-    assert again.notes == (source.notes[0].replace(NAME, f"{NAME}@{source.revision}"), told)
+    note = f"{name}: left out, since flowers.zip has more bytes"
+    assert note in source.notes
+    again = opened({}, f"{NAME}@{source.revision}")  # no request to the server
+    assert again.notes == (source.notes[0].replace(NAME, f"{NAME}@{source.revision}"), note)
 
 
 def test_a_small_archive_beside_images_does_not_hide_them(opened):
@@ -282,15 +282,14 @@ def test_a_small_archive_beside_images_does_not_hide_them(opened):
 
 
 def test_a_picture_beside_several_archives_is_not_the_data(opened):
-    """Which of them is what is not known; the hub's own conversion knows."""
+    """The purpose of each is not known; the hub's own conversion has the images."""
     files = {"README.png": IMAGES[0], "train.zip": zipped(), "test.zip": zipped()}
     assert (
         len(opened({"main": files, CONVERTED: {"default/train/0000.parquet": TRAIN}}).entries) == 4
     )
     error = refused(opened, files)
     assert error.message == (
-        f"{NAME} holds several archives, and which of them is what is not known: test.zip, "
-        "train.zip"
+        f"{NAME} holds several archives, and it is not known what each is for: test.zip, train.zip"
     )
     assert error.hint == "download it from its page, and give a folder of class folders"
 
@@ -300,13 +299,13 @@ def test_a_picture_beside_several_archives_is_not_the_data(opened):
     [
         (
             ["1.png", "train/2.png", "test/3.png"],
-            "holds 1 images and no class folders, so their labels are unknown",
+            "holds 1 image and no class folders, so the labels are unknown",
         ),
         (["images/1.png", "images/2.png"], "holds one folder of images only: images"),
     ],
 )
 def test_images_without_class_folders_are_not_downloaded(names, message, opened, tmp_path):
-    """The hub's conversion knows the classes where a table beside the images tells them."""
+    """The hub's conversion has the classes that a table beside the images names."""
     images = dict(zip(names, IMAGES, strict=False))
     converted = {"default/train/0000.parquet": TRAIN}
     assert len(opened({"main": images, CONVERTED: converted}).entries) == 4
@@ -325,7 +324,7 @@ def test_of_other_formats_the_hubs_own_conversion_is_read(opened):
     assert error.message == f"{NAME}: the hub has converted only the first gigabytes of it"
 
 
-def test_what_holds_nothing_of_use_is_told(opened):
+def test_a_repository_without_images_is_an_error(opened):
     error = refused(opened, {"README.md": b"", "a.csv": b""})
     assert error.message == (
         f"{NAME} holds no Parquet files, no images and no archive, and the hub has not converted it"
@@ -337,15 +336,15 @@ def test_names_that_lead_out_are_passed_over(opened, tmp_path):
     assert not list(tmp_path.rglob("evil.parquet"))
 
 
-def test_many_images_are_named_by_few_patterns():
+def test_many_images_are_named_by_fewpatterns_of():
     """The client compares every file with every pattern."""
     wanted = [f"train/{name}/{n}.png" for name in ("rose", "tulip [1]", "a*b") for n in range(500)]
     others = ["README.md", "train/a*b/notes.txt", "train/a*b/.x/1.png", "train/aXb/1.txt"]
     others += ["rose/1.txt", "train/tulip 1/2.txt", "../train/rose/3.png"]
-    patterns = _patterns(wanted, [*wanted, *others])
+    patterns = patterns_of(wanted, [*wanted, *others])
     assert sorted(patterns[:2]) == ["train/rose/*", "train/tulip [[]1]/*"]
     assert list(filter_repo_objects([*wanted, *others], allow_patterns=patterns)) == wanted
-    assert _patterns(["a.png", "b/c.png"], ["a.png", "b/c.png"]) == ["a.png", "b/*"]
+    assert patterns_of(["a.png", "b/c.png"], ["a.png", "b/c.png"]) == ["a.png", "b/*"]
 
 
 # --- the network ------------------------------------------------------------------------------
@@ -355,20 +354,20 @@ def test_a_commit_that_was_downloaded_needs_no_network(opened, tmp_path):
     first = opened({"train.parquet": TRAIN})
     again = open_source(f"{NAME}@{first.revision}", SourceOptions(tmp_path))
     assert again.entries == first.entries
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         open_source(NAME, SourceOptions(tmp_path))
-    assert told.value.message.startswith(f"{NAME} cannot be downloaded: ")
-    assert told.value.hint == (
+    assert caught.value.message.startswith(f"{NAME} cannot be downloaded: ")
+    assert caught.value.hint == (
         f"what was downloaded before needs no network: {NAME}@{first.revision}"
     )
 
 
-def test_without_network_and_download_it_is_told(opened, tmp_path):
-    opened({"train.parquet": TRAIN})  # so that the client asks a server that is gone
-    with pytest.raises(DataError) as told:
+def test_without_network_and_download_there_is_an_error(opened, tmp_path):
+    opened({"train.parquet": TRAIN})  # so that the client asks a server that has stopped
+    with pytest.raises(DataError) as caught:
         open_source("hf:owner/other", SourceOptions(tmp_path))
-    assert told.value.message.startswith("hf:owner/other cannot be downloaded: ")
-    assert told.value.hint == "look at the network, or download it elsewhere and give the folder"
+    assert caught.value.message.startswith("hf:owner/other cannot be downloaded: ")
+    assert caught.value.hint == "check the network, or download it elsewhere and give the folder"
 
 
 def test_half_a_download_is_not_taken_for_a_whole(opened):
@@ -382,7 +381,7 @@ def test_half_a_download_is_not_taken_for_a_whole(opened):
     [
         (
             "GatedRepo",
-            f"{NAME} is given to those only who have agreed to its terms",
+            f"{NAME} is only for those who have agreed to its terms",
             (
                 "agree on https://huggingface.co/datasets/owner/flowers, and log in with "
                 "`hf auth login`, or put a token into HF_TOKEN"
@@ -392,13 +391,13 @@ def test_half_a_download_is_not_taken_for_a_whole(opened):
             "RepoNotFound",
             f"{NAME}: the hub has no such dataset, or it is private",
             (
-                "hf:OWNER/NAME, as in https://huggingface.co/datasets/owner/flowers; where it is "
+                "hf:OWNER/NAME, as in https://huggingface.co/datasets/owner/flowers; if it is "
                 "private, log in with `hf auth login`, or put a token into HF_TOKEN"
             ),
         ),
     ],
 )
-def test_without_a_token_it_is_said_where_it_goes(refusal, message, hint, opened):
+def test_without_a_token_the_hint_says_where_to_put_one(refusal, message, hint, opened):
     error = refused(opened, {"train.parquet": TRAIN}, refusal=refusal)
     assert (error.message, error.hint) == (message, hint)
 
@@ -415,19 +414,19 @@ def test_a_token_is_found_where_the_hub_says(tmp_path, monkeypatch, capfd):
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
-def test_a_revision_that_is_not_there_is_told(opened):
+def test_a_revision_that_is_not_there_is_named(opened):
     error = refused(opened, {"train.parquet": TRAIN}, f"{NAME}@v2")
     assert error.message == f"{NAME}@v2: there is no revision v2"
 
 
 @pytest.mark.parametrize("name", ["flowers", "", "../flowers", "a/b/", "/a/b", "a/../b"])
-def test_what_is_no_name_is_told(name, tmp_path):
+def test_what_is_not_a_name_is_an_error(name, tmp_path):
     with pytest.raises(DataError, match="is not the name of a dataset of the hub"):
         open_source(f"hf:{name}", SourceOptions(tmp_path))
 
 
-def test_without_the_extra_its_name_is_told(monkeypatch, tmp_path):
+def test_without_the_extra_its_name_is_shown(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError) as told:
+    with pytest.raises(MissingExtraError) as caught:
         open_source(NAME, SourceOptions(tmp_path))
-    assert str(told.value) == f"reading {NAME} needs pyarrow\nhint: pip install 'regraft[hf]'"
+    assert str(caught.value) == f"reading {NAME} needs pyarrow\nhint: pip install 'regraft[hf]'"

@@ -1,4 +1,4 @@
-"""Kaggle's datasets, through Kaggle's own client, from a server that stands in for Kaggle's."""
+"""Kaggle's datasets, through Kaggle's own client, from a local server."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def test_class_folders_are_found_and_the_version_is_known(asked, tmp_path):
         "3",
     )
     folder = tmp_path / "kagglehub" / "datasets" / "owner" / "flowers" / "versions" / "3"
-    assert source.notes == (f"kaggle:owner/flowers, version 3, lies in {folder}",)
+    assert source.notes == (f"kaggle:owner/flowers, version 3, is in {folder}",)
     assert [load() for _, load in source.stream([0])] == [FLOWERS["rose/1.png"]]
 
 
@@ -52,13 +52,13 @@ def test_a_version_that_was_downloaded_needs_no_network(tmp_path, monkeypatch):
         use_kaggle(monkeypatch, address, tmp_path)
         first = open_source("kaggle:owner/flowers")
     assert open_source("kaggle:owner/flowers/versions/3").entries == first.entries
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         open_source("kaggle:owner/flowers")
     start = "kaggle:owner/flowers cannot be downloaded: Kaggle cannot be reached: "
-    assert told.value.message.startswith(start)
-    assert "\n" not in told.value.message
-    assert len(told.value.message) < len(start) + 120
-    assert told.value.hint == (
+    assert caught.value.message.startswith(start)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < len(start) + 120
+    assert caught.value.hint == (
         "a version that was downloaded before needs no network: kaggle:owner/flowers/versions/N"
     )
 
@@ -66,7 +66,7 @@ def test_a_version_that_was_downloaded_needs_no_network(tmp_path, monkeypatch):
 # --- credentials ------------------------------------------------------------------------------
 
 
-def test_without_credentials_it_is_said_where_they_go(asked, capsys):
+def test_without_credentials_the_hint_says_where_to_put_them(asked, capsys):
     assert main(["show", "kaggle:owner/private"]) == 2
     assert capsys.readouterr().err == (
         "error: kaggle:owner/private: Kaggle refuses it (403): it is private or asks for consent, "
@@ -76,13 +76,13 @@ def test_without_credentials_it_is_said_where_they_go(asked, capsys):
     )
 
 
-@pytest.mark.parametrize("place", ["variable", "file", "older file"])
-def test_credentials_are_found_where_kaggle_says(place, asked, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["variable", "file", "older file"])
+def test_credentials_are_found_where_kaggle_says(where, asked, tmp_path, monkeypatch):
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
-    if place == "variable":
+    if where == "variable":
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    elif place == "file":
+    elif where == "file":
         (home / ".kaggle" / "access_token").write_text(TOKEN, encoding="utf-8")
     else:
         known = json.dumps({"username": "someone", "key": TOKEN})
@@ -91,7 +91,7 @@ def test_credentials_are_found_where_kaggle_says(place, asked, tmp_path, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
-def test_a_run_knows_the_version_and_not_the_token(tmp_path, monkeypatch, capfd):
+def test_a_run_records_the_version_and_not_the_token(tmp_path, monkeypatch, capfd):
     images = make_photographs(tmp_path / "images", a_class=8)
     files = {
         path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.png")
@@ -103,8 +103,8 @@ def test_a_run_knows_the_version_and_not_the_token(tmp_path, monkeypatch, capfd)
             "kaggle:owner/private", out=tmp_path / "run", model="timm/test_resnet", weights="none",
             image_size=32, taps="last", test_fraction=0.4, workers=1,
         )  # fmt: skip
-    told = run.metrics["data"]
-    assert (told["source"], told["revision"]) == ("kaggle:owner/private", "3")
+    recorded = run.metrics["data"]
+    assert (recorded["source"], recorded["revision"]) == ("kaggle:owner/private", "3")
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(written) > 8
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
@@ -114,38 +114,38 @@ def test_a_run_knows_the_version_and_not_the_token(tmp_path, monkeypatch, capfd)
 # --- what cannot be used ----------------------------------------------------------------------
 
 
-def test_what_kaggle_has_not_is_told(asked):
-    with pytest.raises(DataError) as told:
+def test_a_dataset_that_kaggle_does_not_have_is_an_error(asked):
+    with pytest.raises(DataError) as caught:
         open_source("kaggle:owner/nothing")
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "kaggle:owner/nothing: Kaggle has no such dataset or version\n"
         "hint: kaggle:OWNER/NAME, as in https://www.kaggle.com/datasets/OWNER/NAME"
     )
 
 
 @pytest.mark.parametrize("name", ["flowers", "", "../flowers", "a/b/c", "a/b/versions/x", "a/../b"])
-def test_what_is_no_name_is_told_before_anything_is_asked(name, asked):
+def test_what_is_not_a_name_is_an_error_before_any_request(name, asked):
     with pytest.raises(DataError, match="is not the name of a dataset of Kaggle"):
         open_source(f"kaggle:{name}")
     assert asked == []
 
 
-def test_a_damaged_archive_is_told(tmp_path, monkeypatch):
+def test_a_damaged_archive_is_an_error(tmp_path, monkeypatch):
     with serve_kaggle(tmp_path, damaged=True) as (address, _):
         use_kaggle(monkeypatch, address, tmp_path)
-        with pytest.raises(DataError) as told:
+        with pytest.raises(DataError) as caught:
             open_source("kaggle:owner/flowers")
-    assert told.value.message == (
+    assert caught.value.message == (
         "kaggle:owner/flowers cannot be downloaded: Unsupported archive type."
     )
-    assert told.value.hint == "download it from its page, and give the folder or the zip"
+    assert caught.value.hint == "download it from its page, and give the folder or the zip"
 
 
-def test_without_the_extra_its_name_is_told(monkeypatch):
+def test_without_the_extra_its_name_is_shown(monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(MissingExtraError) as told:
+    with pytest.raises(MissingExtraError) as caught:
         open_source("kaggle:owner/flowers")
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "reading kaggle:owner/flowers needs kagglehub\nhint: pip install 'regraft[kaggle]'"
     )
 

@@ -7,7 +7,7 @@ from regraft.errors import DataError
 
 
 def ids(*names):
-    """Return what is said of each name, in the order in which they were given."""
+    """Return id, label and part of each name, in the order of the names."""
     arrangement = arrange(names, "data")
     placed = dict(zip(arrangement.positions, arrangement.entries, strict=True))
     return [(placed[at].id, placed[at].label, placed[at].part) for at in sorted(placed)]
@@ -38,7 +38,7 @@ def test_one_class_is_no_error_of_the_layout(top):
 
 
 @pytest.mark.parametrize("top", ["flowers/", "archive/flowers/", "a/b/c/d/"])
-def test_single_folders_are_looked_through_and_do_not_change_ids(top):
+def test_single_folders_are_skipped_and_do_not_change_ids(top):
     plain = ["a/1.jpg", "b/1.jpg"]
     assert ids(*[top + name for name in plain]) == ids(*plain)
 
@@ -60,12 +60,12 @@ def test_a_class_that_is_missing_from_a_part_shifts_nothing():
     assert found[3:] == [("test/c/1.jpg", "c", "test"), ("test/a/1.jpg", "a", "test")]
 
 
-def test_a_part_with_one_class_only_is_not_looked_through():
+def test_a_single_class_of_a_part_is_not_skipped():
     found = ids("train/a/x/1.jpg", "train/b/1.jpg", "test/a/x/2.jpg")
     assert found[-1] == ("test/a/x/2.jpg", "a", "test")
 
 
-def test_a_folder_inside_a_part_folder_is_looked_through():
+def test_a_single_folder_inside_a_part_folder_is_skipped():
     found = ids("train/train/a/1.jpg", "train/train/b/1.jpg", "test/test/a/1.jpg")
     assert [label for _, label, _ in found] == ["a", "b", "a"]
     assert found[0][0] == "train/train/a/1.jpg"
@@ -102,7 +102,7 @@ def test_images_beside_class_folders_are_refused():
     )  # fmt: skip
 
 
-def test_images_beside_a_folder_that_is_looked_through_are_refused_once():
+def test_images_beside_a_folder_that_is_skipped_are_refused_once():
     arrangement = arrange(["top/a/1.jpg", "loose.jpg", "top/b/1.jpg", "top/2.jpg"], "data")
     assert [entry.path for entry in arrangement.refused] == ["loose.jpg", "top/2.jpg"]
 
@@ -122,7 +122,7 @@ def test_a_part_without_class_folders_is_named():
     ("names", "message"),
     [
         ([], "data holds no images"),
-        (["1.jpg", "2.jpg"], "data holds 2 images and no class folders, so their labels are"),
+        (["1.jpg", "2.jpg"], "data holds 2 images and no class folders, so the labels are"),
     ],
 )
 def test_what_is_no_set_of_class_folders(names, message):
@@ -130,7 +130,7 @@ def test_what_is_no_set_of_class_folders(names, message):
         arrange(names, "data")
 
 
-def test_folders_of_the_same_names_in_every_class_are_asked_about():
+def test_equal_folder_names_in_all_classes_raise_a_question():
     """Years, cameras or sites at the top, and the classes below."""
     years = [f"{year}/{name}/1.jpg" for year in (2023, 2024) for name in ("daisy", "rose")]
     assert arrange(years, "data").notes == (

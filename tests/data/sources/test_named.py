@@ -7,7 +7,7 @@ import pytest
 
 from image_trees import pixels, read_all, write_idx
 from regraft.data.sources.idx import read_idx
-from regraft.data.sources.named import IDX_SETS, NAMED, list_datasets, nearest_names, open_named
+from regraft.data.sources.named import IDX_SETS, NAMED, list_datasets, open_named
 from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
 from regraft.errors import DataError
@@ -34,9 +34,9 @@ NAMES = [
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Let every download fail at once, whether there is a network or not."""
+    """Make every download fail at once, with or without a network."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: no server
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -68,10 +68,9 @@ def test_the_list_is_complete():
     assert {name for name in NAMES if NAMED[name].download == 0} == {"digits"}
 
 
-def test_other_names_are_left_to_others():
+def test_other_data_are_not_opened():
     assert open_named("photos", SourceOptions()) is None
     assert open_named((1, 2), SourceOptions()) is None
-    assert nearest_names("MNISTT") == ["mnist", "qmnist", "kmnist"]
 
 
 def test_digits_use_the_whole_range():
@@ -107,9 +106,9 @@ def test_emnist_says_that_it_turns_the_images(tmp_path):
     assert len(IDX_SETS["emnist"].classes) == NAMED["emnist"].classes
 
 
-@pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
-def test_idx_files_are_found_in_three_places(tmp_path, place):
-    write_set(tmp_path / place, "mnist")
+@pytest.mark.parametrize("folder", [".", "raw", "MNIST/raw"])
+def test_idx_files_are_found_in_three_folders(tmp_path, folder):
+    write_set(tmp_path / folder, "mnist")
     assert len(open_in(tmp_path, "mnist").entries) == 6
 
 
@@ -142,11 +141,11 @@ def test_qmnists_first_test_digits_are_mnists(tmp_path):
 
 def test_qmnist_labels_of_other_digits_are_noticed(tmp_path):
     write_qmnist_test(tmp_path, [7, 2, 1], [7, 2, 3, 0, 4])
-    with pytest.raises(DataError, match="do not speak of the same digits"):
+    with pytest.raises(DataError, match="are not labels of the same digits"):
         open_in(tmp_path, "qmnist")
 
 
-# --- IDX files that are not what they say ----------------------------------------------------
+# --- damaged IDX files ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_labels_that_are_no_classes_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
-def test_without_files_and_network_the_place_is_named(tmp_path, no_network, name):
+def test_without_files_and_network_the_folder_is_named(tmp_path, no_network, name):
     with pytest.raises(DataError) as caught:
         open_in(tmp_path, name)
     assert caught.value.message.startswith(f"{name} is not complete in {tmp_path}")

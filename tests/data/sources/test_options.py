@@ -33,7 +33,7 @@ def test_groups_of_ids(tmp_path, group_by, expected):
 def test_images_without_a_group_are_counted(tmp_path):
     write_tree(tmp_path, FLOWERS)
     assert groups(tmp_path, "tulip")[1] == (
-        "group_by 'tulip': 1 groups; 2 images match nothing and are each a group of their own",
+        "group_by 'tulip': 1 group; 2 images without a match, each a group of its own",
     )
 
 

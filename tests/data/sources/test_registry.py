@@ -121,7 +121,7 @@ def test_containers_give_the_same_ids(tmp_path):
 # --- which kind it is ------------------------------------------------------------------------
 
 
-def test_a_path_wins_over_a_name_and_it_is_said(tmp_path, monkeypatch):
+def test_a_path_wins_over_a_name_and_it_is_noted(tmp_path, monkeypatch):
     write_tree(tmp_path / "mnist", FLOWERS)
     monkeypatch.chdir(tmp_path)
     source = open_source("mnist")
@@ -136,16 +136,17 @@ def test_an_unknown_name_lists_its_nearest_matches():
         "cifar-10 does not exist, and no dataset has that name; did you mean cifar10 or cifar100?"
     )
     assert caught.value.hint == (
-        "give a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or "
-        ".parquet table with the columns path and label, the name of a dataset (regraft "
-        "datasets lists them), kaggle:OWNER/NAME or hf:OWNER/NAME"
+        "give a folder of class folders, a .zip of class folders, a .tar(.gz, .bz2, .xz) of class "
+        "folders, a .csv or .parquet table with the columns path and label, the name of a dataset "
+        "(regraft datasets lists them), kaggle:OWNER/NAME, hf:OWNER/NAME or in Python (images, "
+        "labels)"
     )
     assert caught.value.exit_code == 2
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("notes", "utf-8")
-    with pytest.raises(DataError, match=r"notes\.txt is no data that can be used"):
+    with pytest.raises(DataError, match=r"notes\.txt is not a kind of data that can be used"):
         open_source(tmp_path / "notes.txt")
 
 
@@ -153,8 +154,8 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     ("data", "message"),
     [
         ("", "an empty path does not exist"),
-        ("a\0b", r"'a\\x00b' cannot be looked at|a\\x00b does not exist"),
-        ("x" * 5000, "'x{200}' cannot be looked at: "),
+        ("a\0b", r"'a\\x00b' cannot be opened|a\\x00b does not exist"),
+        ("x" * 5000, "'x{200}' cannot be opened: "),
         (["images", "labels"], "data of type list cannot be used"),
         (None, "data of type NoneType cannot be used"),
     ],

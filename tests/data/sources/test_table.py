@@ -73,11 +73,11 @@ def test_a_canonical_name_wins_over_its_synonyms(table):
         ),
         (
             HEAD + ROWS + "../secret.png,rose\n",
-            r"row 4: \.\./secret\.png lies outside of the table's folder",
+            r"row 4: \.\./secret\.png is outside of the table's folder",
         ),
         (
             HEAD + ROWS + "C:/secret.png,rose\n",
-            "row 4: C:/secret.png lies outside of the table's folder",
+            "row 4: C:/secret.png is outside of the table's folder",
         ),
         (
             HEAD + ROWS + "rose/2\0.png,rose\n",
@@ -115,7 +115,7 @@ def test_paths_that_lead_out_are_an_error_unless_they_come_back(table, tmp_path)
         "rose/1.png", "rose/2.png", "tulip/1.png", "tulip/deep/er/2.png",
     ]  # fmt: skip
     outside = f"{tmp_path.as_posix()}/secret.png"
-    with pytest.raises(TableError, match=f"row 4: {outside} lies outside of the table's folder"):
+    with pytest.raises(TableError, match=f"row 4: {outside} is outside of the table's folder"):
         table(f"{HEAD}{ROWS}{outside},rose\n")
 
 
@@ -145,7 +145,7 @@ def test_a_path_that_comes_twice_is_refused(table):
 def test_backslashes_are_separators_and_said(table):
     source = table(f"{HEAD}rose\\1.png,rose\ntulip/1.png,tulip\n")
     assert read_all(source)["rose/1.png"] == FLOWERS["rose/1.png"]
-    assert source.notes == ("1 paths are written with backslashes, which are read as separators",)
+    assert source.notes == ("1 path is written with backslashes, which are read as separators",)
 
 
 def test_other_files_are_no_tables(tmp_path):

@@ -1,8 +1,8 @@
-"""What reading zip and tar archives has in common.
+"""Limits and errors that zip and tar archives have in common.
 
-Archives are read member by member and never extracted: CPython's own extraction filter was bypassed
-several times, and what is never written to a disk cannot leave a folder. Real bytes are counted,
-not those that a header declares.
+Archives are read member by member and never extracted. CPython's own extraction filter was bypassed
+several times, and a file that is never written cannot leave its folder. Bytes are counted as they
+are read: the sizes that a header declares are not trusted.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 
 
-#: Members that are listed at most: a few megabytes of gzip hold as many empty ones as they like.
+#: Most members that are listed: a few megabytes of gzip can hold any number of empty ones.
 MOST_MEMBERS = 20_000_000
 
 
-def say(error: Exception) -> str:
-    """Return what an error says in one line, or at least its kind."""
+def damage_reason(error: Exception) -> str:
+    """Return an error's message in one line, or the name of its class."""
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -1,9 +1,9 @@
-"""Arrays in Python: images and labels that are in memory already."""
+"""Arrays in Python: images and labels in memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,43 +12,27 @@ from numpy.typing import NDArray
 
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.layout import normalise
+from regraft.data.sources.stream import read_each
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
     from regraft.data.sources.options import Data, SourceOptions
-    from regraft.images.payload import Load
 
 #: One array (N, H, W) or (N, H, W, 3), or N arrays (H, W) or (H, W, 3); uint8.
 Images: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 
 def open_arrays(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
-    """Open ``(images, labels)``; None for anything else.
+    """Open ``(images, labels)``; None for other data. The images are not copied.
 
-    Parameters
-    ----------
-    data : tuple of images and labels
-        Images: uint8, (N, H, W) or (N, H, W, 3), or N arrays without the N, of differing sizes.
-        Labels: N integers or strings. A class is called ``str(label)``, and classes are sorted by
-        code point as everywhere, so that "10" comes before "9".
-    options : SourceOptions
-        Not needed here.
-
-    Returns
-    -------
-    Source or None
-        Ids are "0", "1" and so on. The images are not copied.
-
-    Raises
-    ------
-    DataError
-        Where shapes, types or lengths cannot be used.
+    Images: uint8, one array (N, H, W) or (N, H, W, 3), or N arrays of any sizes. Labels: N integers
+    or texts. A class is ``str(label)``; classes are sorted as text, so "10" comes before "9".
     """
     if not isinstance(data, tuple):
         return None
     if len(data) != 2:
         raise DataError(
-            f"the data are {len(data)} things; they must be two, images and labels",
+            f"the data are a tuple of {len(data)}; it must be one of two: images and labels",
             hint="pass (images, labels)",
         )
     images = _check_images(data[0])
@@ -58,13 +42,9 @@ def open_arrays(data: Data, options: SourceOptions) -> Source | None:  # noqa: A
     if not labels:
         raise DataError("there are no images")
     entries = [Entry(str(number), label) for number, label in enumerate(labels)]
-    return Source("arrays", "arrays", entries, partial(stream_arrays, images))
-
-
-def stream_arrays(images: Images, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
-    """Yield the wanted images, each as a view."""
-    for index in indices:
-        yield index, partial(images.__getitem__, index)
+    return Source(
+        "arrays", "arrays", entries, partial(read_each, images.__getitem__, range(len(images)))
+    )
 
 
 def _check_images(given: Any) -> Images:
@@ -87,8 +67,8 @@ def _check_pixels(
     hint: str | None = "pixels are 0 to 255 in uint8"
     if dtype != np.uint8:
         if np.issubdtype(dtype, np.floating):
-            hint = ("where they lie between 0 and 1: (images * 255).round().astype('uint8'); "
-                    "where between 0 and 255: images.round().astype('uint8')")  # fmt: skip
+            hint = ("values from 0 to 1: (images * 255).round().astype('uint8'); "
+                    "values from 0 to 255: images.round().astype('uint8')")  # fmt: skip
         raise DataError(f"{what} of type {dtype} cannot be used; it must be uint8", hint=hint)
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
         return
@@ -103,20 +83,20 @@ def _check_pixels(
 
 
 def _check_labels(given: Any) -> list[str]:
-    """Return the labels as names."""
+    """Return the labels as text."""
     labels = given.tolist() if hasattr(given, "tolist") else list(given)
     names = []
     for number, label in enumerate(labels):
         if isinstance(label, float) and not math.isnan(label):
             raise DataError(
-                f"label {number} is {label!r}, which is no class",
+                f"label {number} is {label!r}, which is not a class",
                 hint="labels are whole numbers or text: labels.astype(int)",
             )
         if isinstance(label, np.integer | np.str_):
             label = label.item()  # noqa: PLW2901 - the same label, as Python has it
         if not isinstance(label, str | int) or label == "":
             raise DataError(
-                f"label {number} is {label!r}, which is no class",
+                f"label {number} is {label!r}, which is not a class",
                 hint="one whole number or one text for each image",
             )
         names.append(normalise(str(label)))

@@ -1,19 +1,17 @@
 """Datasets that torchvision reads and downloads, each turned into parts of images and labels.
 
-torchvision checks the published MD5 of what it downloads. CIFAR comes as Python pickles, the one
-exception to the rule that nothing here unpickles: torchvision compares the published MD5 of every
-file before it loads it, and this module offers no way around that.
+torchvision compares the published MD5 of what it downloads. CIFAR comes as Python pickles, the one
+exception to the rule that regraft unpickles nothing: torchvision compares the published MD5 of
+every file before it loads it, and this module has no way around that.
 
-Images that lie in files are handed on as paths, so that the encoded bytes are hashed and decoded
-like anybody else's. Labels are taken as names, from the folder or the file where they stand there:
-torchvision numbers the classes of some datasets anew in each part.
+Images in files are returned as paths, so that the encoded bytes are hashed and decoded like those
+of any other source. Labels are names, from the folder or the file that has them: torchvision's
+numbers of the classes differ between the parts of some datasets.
 """
 
 from __future__ import annotations
 
-import errno
 import http.client
-import importlib
 import sys
 import tarfile
 import zipfile
@@ -25,9 +23,10 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from regraft.data.samples import Part
-from regraft.errors import DataError, DiskFullError
+from regraft.data.sources.downloads import download_errors, reason_of
+from regraft.errors import DataError
 
-#: For each part its images (an array of pixels, or paths of files) and the names of their classes.
+#: For each part: images, as an array (N, H, W) or (N, H, W, 3) or N paths, and N names of classes.
 Parts: TypeAlias = list[tuple[Part | None, Iterable[Any], list[str]]]
 
 Result = TypeVar("Result")
@@ -44,36 +43,29 @@ _FAILURES = (
 )
 
 
-def _with_torchvision(name: str, root: Path, place: str, make: Callable[[Any], Result]) -> Result:
-    """Call ``make(torchvision.datasets)``; what fails becomes an error that says where and what.
+def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], Result]) -> Result:
+    """Return ``make(torchvision.datasets)``; ``folder`` is that of the dataset's files in the root.
 
-    torchvision is behind the shim of the backbones' room, to which nothing here may point: it is
-    imported by name, when a dataset is asked for that only torchvision reads. It takes seconds.
+    torchvision takes seconds to import: only a dataset that it has to read loads it.
     """
-    datasets = importlib.import_module("regraft.core.torchvision_shim").torchvision.datasets
-    try:
-        with redirect_stdout(sys.stderr):  # some versions print; stdout is for data
-            return make(datasets)
-    except _FAILURES as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFullError(
-                f"no space left for {name} below {root}", hint="name another place: --data-root"
-            ) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{name} is not complete in {root / place}, and could not be downloaded: {reason}",
-            hint=f"put its files into {root / place}, or say with --data-root where they lie",
-        ) from error
+    from regraft.core.torchvision_shim import torchvision  # noqa: PLC0415 - see above
+
+    def download_error(error: Exception) -> DataError:
+        return DataError(
+            f"{name} is not complete in {root / folder}, and could not be downloaded: "
+            f"{reason_of(error)}",
+            hint=f"put its files into {root / folder}, or choose another folder with --data-root",
+        )
+
+    with (
+        download_errors(f"{name} in {root}", "--data-root", _FAILURES, download_error),
+        redirect_stdout(sys.stderr),  # some versions print; stdout is for data
+    ):
+        return make(torchvision.datasets)
 
 
 def fetch_idx(name: str, root: Path, folder: str) -> None:
-    """Download one of the MNIST family into ``root/folder/raw``.
-
-    Raises
-    ------
-    DataError
-        Where that fails; it says what was tried and where the files would have to lie.
-    """
+    """Download one of the MNIST family into ``root/folder/raw``."""
 
     def make(datasets: Any) -> None:
         choice = {"split": "balanced"} if folder == "EMNIST" else {}
@@ -85,15 +77,15 @@ def fetch_idx(name: str, root: Path, folder: str) -> None:
 
 def _of_files(
     torchvision_name: str,
-    place: str,
+    folder: str,
     parts: dict[str, Part],
     files: str,
     label: Callable[[Any, int, Path], str],
 ) -> Callable[[str, Path], Parts]:
-    """Make an opener of a dataset whose images are files.
+    """Return the function that fetches a dataset whose images are files.
 
-    ``files`` is the attribute that holds their paths: torchvision has no public one. A test opens
-    what can be made up without the original files, so a change of the name is noticed there.
+    ``files`` is the attribute that holds their paths: torchvision has no public one. Tests that
+    open imitated files fail where its name changes.
     """
 
     def fetch(name: str, root: Path) -> Parts:
@@ -109,13 +101,13 @@ def _of_files(
                 opened.append((part, paths, labels))
             return opened
 
-        return _with_torchvision(name, root, place, make)
+        return _with_torchvision(name, root, folder, make)
 
     return fetch
 
 
 def _pairs(files: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """Return paths and (path, number) pairs alike as tuples."""
+    """Return a tuple for each file: torchvision has paths in some datasets, else (path, number)."""
     return [file if isinstance(file, tuple) else (file,) for file in files]
 
 
@@ -128,7 +120,9 @@ def _eurosat(name: str, root: Path) -> Parts:
     return _with_torchvision(name, root, "eurosat/2750", make)
 
 
-def _cifar(torchvision_name: str, place: str) -> Callable[[str, Path], Parts]:
+def _cifar(torchvision_name: str, folder: str) -> Callable[[str, Path], Parts]:
+    """Return the function that fetches one of the CIFARs."""
+
     def fetch(name: str, root: Path) -> Parts:
         def make(datasets: Any) -> Parts:
             opened: Parts = []
@@ -138,13 +132,13 @@ def _cifar(torchvision_name: str, place: str) -> Callable[[str, Path], Parts]:
                 opened.append((_PARTS[part], np.ascontiguousarray(dataset.data), labels))
             return opened
 
-        return _with_torchvision(name, root, place, make)
+        return _with_torchvision(name, root, folder, make)
 
     return fetch
 
 
-def _channels_first(torchvision_name: str, place: str) -> Callable[[str, Path], Parts]:
-    """Make an opener of SVHN and STL10, whose pixels are (N, 3, H, W)."""
+def _channels_first(torchvision_name: str, folder: str) -> Callable[[str, Path], Parts]:
+    """Return the function that fetches SVHN or STL10, whose pixels are (N, 3, H, W)."""
 
     def fetch(name: str, root: Path) -> Parts:
         def make(datasets: Any) -> Parts:
@@ -153,11 +147,11 @@ def _channels_first(torchvision_name: str, place: str) -> Callable[[str, Path], 
                 dataset = getattr(datasets, torchvision_name)(str(root), split, download=True)
                 names = getattr(dataset, "classes", None) or [str(n) for n in range(10)]
                 labels = [names[target] for target in dataset.labels.tolist()]
-                # A view: each image becomes contiguous when it is hashed or decoded.
+                # A view: hashing and decoding make each image contiguous.
                 opened.append((_PARTS[split], dataset.data.transpose(0, 2, 3, 1), labels))
             return opened
 
-        return _with_torchvision(name, root, place, make)
+        return _with_torchvision(name, root, folder, make)
 
     return fetch
 
@@ -181,7 +175,7 @@ def _by_wnid(dataset: Any, number: int, path: Path) -> str:  # noqa: ARG001
 _PARTS: dict[str, Part] = {"train": "train", "val": "val", "test": "test"}
 _TRAIN_TEST: dict[str, Part] = {"train": "train", "test": "test"}
 
-#: Opens a dataset of that name below a root, downloading it where it is not there.
+#: Functions ``(name, root)`` that read a dataset below a root, and download what is missing.
 FETCHED: dict[str, Callable[[str, Path], Parts]] = {
     "cifar10": _cifar("CIFAR10", "cifar-10-batches-py"),
     "cifar100": _cifar("CIFAR100", "cifar-100-python"),

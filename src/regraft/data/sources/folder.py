@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.core.files import read_regular
-from regraft.data.samples import Source
-from regraft.data.sources.layout import Members, arrange, is_hidden, normalise
+from regraft.data.sources.layout import Members, is_hidden, normalise, source_of_folders
+from regraft.data.sources.stream import read_each
 from regraft.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
+    from regraft.data.samples import Source
     from regraft.data.sources.options import Data, SourceOptions
-    from regraft.images.payload import Load
 
-#: No image file that anybody trains on is larger (bytes); a bound for hostile and mistaken ones.
+#: Bytes of the largest image file that is read: a bound for hostile and mistaken files.
 LARGEST_FILE = 256 << 20
 
 _KINDS = {
@@ -34,44 +32,16 @@ _KINDS = {
 
 
 def open_folder(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
-    """Open class folders, with or without train, val and test folders; None for anything else.
-
-    Raises
-    ------
-    DataError
-        Where the folder holds no class folders that can be used.
-    """
+    """Open class folders, with or without train, val and test folders; None for other data."""
     if isinstance(data, tuple) or not Path(data).is_dir():
         return None
-    location = os.fspath(data)
-    members = walk(Path(data))
-    layout = arrange(members.names, location)
-    paths = [members.keys[position] for position in layout.positions]
-    return Source(
-        "folder",
-        location,
-        layout.entries,
-        partial(stream_files, paths),
-        (*members.left_out, *layout.refused),
-        layout.notes,
+    return source_of_folders(
+        "folder", os.fspath(data), list_tree(Path(data)), partial(read_each, read_file)
     )
 
 
-def stream_files(paths: Sequence[str], indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
-    """Yield how each of the wanted files is read."""
-    for index in indices:
-        yield index, partial(read_file, paths[index])
-
-
 def read_file(path: str) -> bytes:
-    """Read one image file.
-
-    Raises
-    ------
-    ImageError
-        Where it cannot be read; its kind is "missing", "too large", "not a regular file",
-        "link loop" or "unreadable".
-    """
+    """Read one image file; where that fails, an ImageError has the kind for the ledger."""
     try:
         return read_regular(path, LARGEST_FILE)
     except OSError as error:
@@ -84,33 +54,18 @@ def read_file(path: str) -> bytes:
 
 
 def read_head(path: str, count: int = 16) -> bytes:
-    """Return a file's first bytes; nothing where it cannot be read."""
+    """Return a file's first bytes; none where it cannot be read."""
     try:
         return read_regular(path, 0, first=count)
     except OSError:
         return b""
 
 
-def walk(top: Path) -> Members[str]:
-    """List a tree's images, sorted by name; what is left out is recorded.
+def list_tree(top: Path) -> Members[str]:
+    """List the images below a folder, sorted by name; each key is the path to open.
 
-    Links to files inside the tree are followed. Links that leave it, lead to folders or to nothing,
-    pipes, devices and sockets are refused without opening them.
-
-    Parameters
-    ----------
-    top : Path
-        An existing folder; may itself be a link.
-
-    Returns
-    -------
-    Members
-        Names relative to ``top``; each key is the path to open.
-
-    Raises
-    ------
-    DataError
-        Where the folder cannot be listed.
+    Links to files inside the tree are followed. Other links, pipes, devices and sockets are refused
+    without opening them. The folder itself may be a link.
     """
     root = os.path.realpath(top)
     files: list[tuple[str, str]] = []
@@ -141,12 +96,12 @@ def walk(top: Path) -> Members[str]:
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
-    """Whether this is a folder and no link to one."""
+    """Return whether an item is a folder, and not a link to one."""
     return item.is_dir(follow_symlinks=False) and not _is_junction(item)
 
 
 def _is_junction(item: os.DirEntry[str]) -> bool:
-    """Whether this is Windows' other kind of link, which ``is_symlink`` does not know."""
+    """Return whether an item is the kind of link on Windows that ``is_symlink`` does not know."""
     check = getattr(item, "is_junction", None)  # Python 3.12 and newer
     return check is not None and bool(check())
 
@@ -154,7 +109,7 @@ def _is_junction(item: os.DirEntry[str]) -> bool:
 def _file_to_read(
     item: os.DirEntry[str], root: str, name: str, members: Members[str]
 ) -> str | None:
-    """Return what to open for an item that is no folder; None, and a record, if nothing."""
+    """Return the path to open for an item that is not a folder; else record it, return None."""
     if is_hidden(item.name):
         members.pass_over(normalise(name), "hidden file", "hidden files are not read")
     elif item.is_symlink() or _is_junction(item):
@@ -167,20 +122,13 @@ def _file_to_read(
 
 
 def _follow(path: str, root: str, name: str, members: Members[str]) -> str | None:
-    """Return where a link inside the tree leads to, if that is a regular file inside it."""
+    """Return a link's target if it is a regular file in the tree; else record it, return None."""
     target = os.path.realpath(path)
     try:
         status = Path(path).stat()
     except OSError as error:
-        looping = error.errno == errno.ELOOP
-        members.refuse(
-            name,
-            *(
-                _KINDS[errno.ELOOP]
-                if looping
-                else ("broken link", "it leads to nothing that can be read")
-            ),
-        )
+        broken = ("broken link", "it leads to nothing that can be read")
+        members.refuse(name, *(_KINDS[errno.ELOOP] if error.errno == errno.ELOOP else broken))
         return None
     if not is_inside(target, root):
         members.refuse(name, "link out of the tree", f"it leads to {target}")
@@ -194,7 +142,7 @@ def _follow(path: str, root: str, name: str, members: Members[str]) -> str | Non
 
 
 def is_inside(path: str, root: str) -> bool:
-    """Whether a real path lies below another real path."""
+    """Return whether a real path is the other real path or below it."""
     try:
         return os.path.commonpath([path, root]) == root
     except ValueError:  # another drive

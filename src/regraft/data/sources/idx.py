@@ -1,4 +1,4 @@
-"""IDX files, in which MNIST and its relatives come: plain or gzipped, read within bounds."""
+"""IDX files, the format of MNIST and similar datasets: plain or gzipped, read within bounds."""
 
 from __future__ import annotations
 
@@ -16,34 +16,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LARGEST = 2 << 30  # bytes of one array; the largest that is known, EMNIST, has 0.6 GB
+_LARGEST = 2 << 30  # bytes of one array; EMNIST's, the largest known one, has 0.6 GB
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(">u1"), 0x0C: np.dtype(">i4")}
 
 
 def read_idx(path: Path, n_dimensions: int) -> NDArray[Any]:
-    """Read one IDX file.
+    """Read one IDX file, or the same name with ``.gz``; uint8 or int32, as the file declares.
 
-    Parameters
-    ----------
-    path : Path
-        The file; where it does not exist, the same name with ``.gz`` is read.
-    n_dimensions : int
-        How many it must have: 3 for images, 1 for labels, 2 for QMNIST's labels.
-
-    Returns
-    -------
-    array of uint8 or int32
-        As the file declares.
-
-    Raises
-    ------
-    DataError
-        Where the file is missing, no IDX file of that kind, too large, or of another length than it
-        declares.
-
-    References
-    ----------
-    The format is described at the end of LeCun's page, https://yann.lecun.com/exdb/mnist/.
+    ``n_dimensions`` is 3 for images, 1 for labels and 2 for QMNIST's labels. The format is at the
+    end of LeCun's page, https://yann.lecun.com/exdb/mnist/.
     """
     found = find_idx(path)
     if found is None:
@@ -61,7 +42,7 @@ def read_idx(path: Path, n_dimensions: int) -> NDArray[Any]:
 
 
 def find_idx(path: Path) -> Path | None:
-    """Return the file, or the gzipped one beside it, if one of them is there."""
+    """Return the file, or the gzipped one beside it; None where there is neither."""
     zipped = path.with_name(f"{path.name}.gz")
     return next((candidate for candidate in (path, zipped) if candidate.is_file()), None)
 

@@ -1,14 +1,13 @@
-"""Datasets of Kaggle, `kaggle:OWNER/NAME`, through Kaggle's own client.
+"""Datasets of Kaggle, ``kaggle:OWNER/NAME``, through Kaggle's own client.
 
 The client finds credentials where Kaggle documents them: in KAGGLE_API_TOKEN, in KAGGLE_USERNAME
-and KAGGLE_KEY, or in a file of `~/.kaggle`. Nothing here reads, writes or shows them. It downloads
-an archive, compares its MD5, extracts it into a cache of its own, and what lies there is then
+and KAGGLE_KEY, or in a file of ``~/.kaggle``. This module does not read, write or print them. The
+client downloads an archive, compares its MD5 and extracts it into a cache of its own; the result is
 opened like any folder.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -16,45 +15,30 @@ import tarfile
 import zipfile
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.data.sources.downloads import download_errors, reason_of
 from regraft.data.sources.folder import open_folder
-from regraft.errors import DataError, DiskFullError, MissingExtraError
+from regraft.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from regraft.data.samples import Source
     from regraft.data.sources.options import Data, SourceOptions
 
 _PREFIX = "kaggle:"
 _HANDLE = re.compile(r"\w[\w.-]*/\w[\w.-]*(/versions/\d{1,9})?", re.ASCII)
-_REFUSED = {401, 403}
+_REFUSED = {401, 403}  # status of a request without the right to the dataset
 
 
 def open_kaggle(data: Data, options: SourceOptions) -> Source | None:
-    """Download a dataset of Kaggle, or find it in its client's cache; None for anything else.
+    """Download a dataset of Kaggle, or find it in its client's cache; None for other data.
 
-    Parameters
-    ----------
-    data : path, str or tuple
-        "kaggle:OWNER/NAME", the newest version, or "kaggle:OWNER/NAME/versions/3", which needs no
-        network where it was downloaded before.
-    options : SourceOptions
-        As for a folder.
-
-    Returns
-    -------
-    Source or None
-        Its revision is the version's number.
-
-    Raises
-    ------
-    MissingExtraError
-        Where kagglehub is not installed.
-    DataError
-        Where it cannot be downloaded, or holds no class folders.
-    DiskFullError
-        Where there is no space left for it.
+    ``kaggle:OWNER/NAME`` is the newest version. ``kaggle:OWNER/NAME/versions/3`` needs no network
+    if it was downloaded before. The source's revision is the version's number.
     """
     if isinstance(data, tuple) or not os.fspath(data).startswith(_PREFIX):
         return None
@@ -69,41 +53,46 @@ def open_kaggle(data: Data, options: SourceOptions) -> Source | None:
     source = open_folder(folder, options)
     if source is None:
         raise DataError(f"{name} was downloaded to {folder}, which is no folder")
-    # .../versions/3, but in Kaggle's own notebooks
+    # the folder is .../versions/3, except in Kaggle's own notebooks
     version = folder.name if folder.parent.name == "versions" else None
-    note = f"{name}, version {version or 'unknown'}, lies in {folder}"
+    note = f"{name}, version {version or 'unknown'}, is in {folder}"
     return replace(
         source, kind="kaggle", location=name, revision=version, notes=(note, *source.notes)
     )
 
 
 def _download(handle: str, name: str) -> Path:
-    """Return the folder of a dataset's files; what fails becomes an error that says what to do."""
+    """Return the folder of a dataset's files."""
+    with redirect_stdout(sys.stderr):  # the client logs to stdout, which is for results
+        kagglehub = _import_client(name)
+        with download_errors(
+            name, "KAGGLEHUB_CACHE", _failures(kagglehub), partial(_download_error, name)
+        ):
+            return Path(kagglehub.dataset_download(handle))
+
+
+def _import_client(name: str) -> Any:
     try:
-        with redirect_stdout(sys.stderr):  # its log goes to stdout, which is for results
-            import kagglehub  # noqa: PLC0415 - an extra
-            from kagglehub import exceptions  # noqa: PLC0415
+        import kagglehub  # noqa: PLC0415 - an extra
+        import kagglehub.exceptions  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("kagglehub", "kaggle", f"reading {name}") from error
-    failures = (
+    return kagglehub
+
+
+def _failures(kagglehub: ModuleType) -> tuple[type[Exception], ...]:
+    """Return all exceptions of a download."""
+    known = kagglehub.exceptions
+    return (
         *(OSError, ValueError, RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile),
-        *(exceptions.BackendError, exceptions.NotFoundError, exceptions.DataCorruptionError),
-        *(exceptions.CredentialError, exceptions.UnauthenticatedError),
-        *(exceptions.KaggleEnvironmentError, exceptions.ColabEnvironmentError),
+        *(known.BackendError, known.NotFoundError, known.DataCorruptionError),
+        *(known.CredentialError, known.UnauthenticatedError),
+        *(known.KaggleEnvironmentError, known.ColabEnvironmentError),
     )
-    try:
-        with redirect_stdout(sys.stderr):
-            return Path(kagglehub.dataset_download(handle))
-    except failures as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFullError(
-                f"no space left for {name}", hint="name another place with KAGGLEHUB_CACHE"
-            ) from error
-        raise _told(name, error) from error
 
 
-def _told(name: str, error: Exception) -> DataError:
-    """Say what kept a dataset from being downloaded."""
+def _download_error(name: str, error: Exception) -> DataError:
+    """Return the error that says why a dataset cannot be downloaded, and what to do."""
     import requests  # noqa: PLC0415 - kagglehub's
 
     response: Any = getattr(error, "response", None)
@@ -130,9 +119,7 @@ def _told(name: str, error: Exception) -> DataError:
             hint="a version that was downloaded before needs no network: "
             f"{name.partition('/versions/')[0]}/versions/N",
         )
-    # Addresses of downloads are signed: what follows the question mark is for nobody's eyes.
-    reason = re.sub(r"\?\S+", "?...", " ".join(str(error).split())) or type(error).__name__
     return DataError(
-        f"{name} cannot be downloaded: {reason}",
+        f"{name} cannot be downloaded: {reason_of(error)}",
         hint="download it from its page, and give the folder or the zip",
     )

@@ -1,7 +1,7 @@
-"""Class folders: which member of a tree belongs to which class and part.
+"""Class folders: which file of a tree belongs to which class and part.
 
-Written once, on lists of names, for folders and archives alike. An id is the name below the folders
-that were looked through, so that ``flowers.zip``, its unpacked folder and the folder that holds the
+It works on lists of names, for folders and archives alike. An id leaves out the folders above the
+class and part folders, so that ``flowers.zip``, its unpacked folder and the folder that holds the
 class folders all give the same ids.
 """
 
@@ -12,19 +12,23 @@ import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from regraft.core.text import counted, listed
 from regraft.data.ledger import LedgerEntry
-from regraft.data.samples import Entry, Part
+from regraft.data.samples import Entry, Part, Source
 from regraft.errors import DataError
 from regraft.images.headers import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from regraft.images.payload import Load
+
 Key = TypeVar("Key")
 
-#: The last six are not decoded: such files are refused by name instead of passed over in silence.
+#: The last six are not decoded: such files are refused by name, and not passed over.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
     | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".jpx"}
@@ -41,20 +45,21 @@ PART_NAMES: dict[str, Part] = {
     "testing": "test",
 }
 
+_LISTED = 5  # names in one message
 
-# What changes lines, colours or the direction of reading on a terminal, or ends a name for C.
+# Characters that change lines, colours or the direction of text on a terminal, and C's end of text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LONGEST_LABEL = 1000  # characters of a class's name
 _LONGEST_NAME = 4096  # characters: no system opens a longer path
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file's name says that it is meant as an image."""
+    """Return whether a file's suffix is that of an image."""
     return ntpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def has_image_magic(head: bytes) -> bool:
-    """Whether a file's first 16 bytes or more say that it is an image.
+    """Return whether a file's first 16 bytes or more are those of an image.
 
     Examples
     --------
@@ -67,12 +72,12 @@ def has_image_magic(head: bytes) -> bool:
 
 
 def normalise(name: str) -> str:
-    """Return the name in NFC: macOS writes accents apart, Linux and Windows do not."""
+    """Return the name in NFC: macOS stores accents as characters of their own, others do not."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def printable(name: str) -> str:
-    r"""Return the name with control characters and bytes that are no text written as escapes.
+    r"""Return the name with escapes for control characters and for bytes that are not text.
 
     Examples
     --------
@@ -84,28 +89,28 @@ def printable(name: str) -> str:
 
 
 def is_hidden(part: str) -> bool:
-    """Whether one part of a path is passed over with all below it."""
+    """Return whether a part of a path is passed over, with all files below it."""
     return part.startswith(".") or part in {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
 
 
 @dataclass
 class Members(Generic[Key]):
-    """The images of a tree while it is listed: names with what reads them, and what is left out."""
+    """The files of a tree while it is listed; ``keys[i]`` is what reads ``names[i]``."""
 
-    names: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # images
     keys: list[Key] = field(default_factory=list)
     left_out: list[LedgerEntry] = field(default_factory=list)
 
     def refuse(self, name: str, kind: str, reason: str) -> None:
-        """Put a file into the ledger that was meant to be read and is not."""
+        """Record a file that is meant as an image and is not read."""
         self.left_out.append(LedgerEntry(printable(name), "refused", kind, reason))
 
     def pass_over(self, name: str, kind: str, reason: str) -> None:
-        """Put a file into the ledger that was never meant as an image."""
+        """Record a file that is not meant as an image."""
         self.left_out.append(LedgerEntry(printable(name), "passed over", kind, reason))
 
     def allow(self, name: str) -> str | None:
-        """Return an archive member's name in its normal form; None, and a record, if unsafe."""
+        """Return an archive member's name in its normal form; if unsafe record it, return None."""
         reason = None
         if len(name) > _LONGEST_NAME:
             name, reason = f"{name[:200]}...", f"its name has {len(name):,} characters"
@@ -127,17 +132,7 @@ class Members(Generic[Key]):
         return "/".join(parts)
 
     def add(self, name: str, key: Key, head: Callable[[], bytes]) -> None:
-        """Add a regular file if it is an image by its suffix, or else by its first bytes.
-
-        Parameters
-        ----------
-        name : str
-            Path in the source, "/" between parts.
-        key
-            What the container reads the file by.
-        head : callable
-            Returns the first bytes of the file; called where the suffix says nothing.
-        """
+        """Add a regular file if it is an image by its suffix or its first bytes, from ``head``."""
         name = normalise(name)
         if not name:
             self.refuse("a file without a name", "unsafe name", "its name is empty")
@@ -146,6 +141,29 @@ class Members(Generic[Key]):
             self.keys.append(key)
         else:
             self.pass_over(name, "not an image", "neither its suffix nor its content is an image's")
+
+
+def source_of_folders(
+    kind: str,
+    location: str,
+    members: Members[Key],
+    stream: Callable[[Sequence[Key], Sequence[int]], Iterator[tuple[int, Load]]],
+    order: Callable[[Key], int] | None = None,
+) -> Source:
+    """Make a source of the class folders of a tree; ``stream(keys, indices)`` reads its images.
+
+    Entries are sorted by id, or by ``order(key)``, where images are read in one order only.
+    """
+    layout = arrange(members.names, location)
+    images = [
+        (members.keys[position], entry)
+        for position, entry in zip(layout.positions, layout.entries, strict=True)
+    ]
+    if order is not None:
+        images.sort(key=lambda image: order(image[0]))
+    keys, entries = [key for key, _ in images], [entry for _, entry in images]
+    left_out = (*members.left_out, *layout.refused)
+    return Source(kind, location, entries, partial(stream, keys), left_out, layout.notes)
 
 
 @dataclass(frozen=True)
@@ -159,28 +177,12 @@ class Arrangement:
 
 
 def arrange(names: Sequence[str], location: str) -> Arrangement:
-    """Find the class folders, with or without part folders, in a list of image names.
+    """Find the class folders, with or without part folders, in the NFC names of images.
 
-    A single folder that holds folders is looked through, however deep. If all folders there are
-    then named like parts (``train``, ``val``, ``test`` and their synonyms, in any case), each holds
-    class folders of its own. A file deep below a class folder belongs to the class.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Images only, NFC, "/" between parts.
-    location : str
-        What the user gave, for messages.
-
-    Returns
-    -------
-    Arrangement
-        Sorted by id: the order in which an archive was packed changes no result.
-
-    Raises
-    ------
-    DataError
-        Where there are no class folders, or part folders among others.
+    A single folder that holds folders is skipped, and the next one if it is again alone. If all
+    folders found are named like parts (``train``, ``val``, ``test`` and their synonyms, in any
+    case), each holds class folders of its own. A file deep below a class folder belongs to the
+    class. Entries are sorted by id: the order of an archive's members changes no result.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def arrange(names: Sequence[str], location: str) -> Arrangement:
 part=None, group=None)]
     """
     tree = _Tree(names, location)
-    root = tree.look_through((), tree.unique())
+    root = tree.skip_single((), tree.unique())
     below = tree.children(root)
     parts = _part_folders(list(below), root, location)
     if parts is None:
@@ -214,7 +216,7 @@ part=None, group=None)]
 
 
 class _Tree:
-    """Names split into parts, and the images that lie where none may lie."""
+    """Names split into parts, and the images outside of class folders."""
 
     def __init__(self, names: Sequence[str], location: str) -> None:
         self.location = location
@@ -224,7 +226,7 @@ class _Tree:
         self._members: dict[tuple[str, ...], list[int]] = {}
 
     def unique(self) -> list[int]:
-        """Return the positions of all names, the second of two equal ones refused."""
+        """Return the positions of all names, and refuse the second of two equal ones."""
         seen: set[str] = set()
         positions = []
         for position, name in enumerate(self.names):
@@ -235,10 +237,10 @@ class _Tree:
                 positions.append(position)
         return positions
 
-    def look_through(
+    def skip_single(
         self, folder: tuple[str, ...], members: list[int], stop_at: frozenset[str] = frozenset()
     ) -> tuple[str, ...]:
-        """Go down while there is one folder only and it holds folders; return where that ends."""
+        """Descend while there is a single folder that holds folders; return the last one."""
         self._members[folder] = members
         while True:
             below = self.children(folder)
@@ -252,7 +254,7 @@ class _Tree:
             self._members[folder] = inside
 
     def children(self, folder: tuple[str, ...]) -> dict[str, list[int]]:
-        """Return the folders below one, by name; images lying beside them are refused, once."""
+        """Return the folders below one, by name; refuse the images beside them, once."""
         depth = len(folder)
         below: dict[str, list[int]] = defaultdict(list)
         loose = []
@@ -265,7 +267,7 @@ class _Tree:
         if loose and not below:
             where = f"{self.location}: {'/'.join(folder)}" if folder else self.location
             raise DataError(
-                f"{where} holds {len(loose)} images and no class folders, so their labels are "
+                f"{where} holds {counted(len(loose))} and no class folders, so the labels are "
                 "unknown",
                 hint="put the images of each class into a folder with the class's name, or give a "
                 "table with the columns path and label",
@@ -282,14 +284,14 @@ class _Tree:
         return dict(below)
 
     def id_below(self, position: int, root: tuple[str, ...]) -> str:
-        """Return a name without the folders that were looked through."""
+        """Return a name without the folders that were skipped."""
         return "/".join(self.split[position][len(root) :]) if root else self.names[position]
 
     def readable(self, found: Sequence[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:
-        """Leave out what has an unreadable name; of a class with such a name, all are kept."""
+        """Refuse images whose name cannot be printed, except where the class has such a name."""
         for position, entry in found:
             if printable(entry.id) == entry.id or printable(entry.label) != entry.label:
-                yield position, entry  # such a label is an error of the whole: ``open_source``
+                yield position, entry  # ``open_source`` raises an error for such a class
             else:
                 reason = "its name holds control characters, or is not valid text"
                 self._refuse(position, "unreadable name", reason)
@@ -302,7 +304,7 @@ class _Tree:
 def _part_folders(
     folders: list[str], root: tuple[str, ...], location: str
 ) -> dict[str, Part] | None:
-    """Return which folder is which part; None where they are class folders."""
+    """Return the part of each folder; None where they are class folders."""
     parts = {name: PART_NAMES[name.lower()] for name in folders if name.lower() in PART_NAMES}
     others = sorted(set(folders) - set(parts))
     if len(parts) < 2 or (others and len(set(parts.values())) < 2):
@@ -311,7 +313,7 @@ def _part_folders(
         where = "/".join(root) or location
         raise DataError(
             f"{where} holds the part folders {', '.join(sorted(parts))} and others beside them: "
-            f"{', '.join(others[:5])}",
+            f"{listed(others, _LISTED)}",
             hint="leave only part folders there, or only class folders",
         )
     return parts
@@ -322,14 +324,14 @@ def _class_roots(
 ) -> list[tuple[tuple[str, ...], Part | None]]:
     """Return the folder that holds the class folders of each part.
 
-    ``train/train/rose`` is looked through like a single folder at the top; but a part that holds
-    one class only is not, where that class is one of the training part's.
+    In ``train/train/rose`` the second folder is skipped, like a single folder at the top. A part
+    with a single class keeps it where the training part has that class, too.
     """
     order = sorted(parts, key=lambda name: (parts[name] != "train", name))
     roots: list[tuple[tuple[str, ...], Part | None]] = []
     known: frozenset[str] = frozenset()
     for name in order:
-        folder = tree.look_through((*root, name), below[name], stop_at=known)
+        folder = tree.skip_single((*root, name), below[name], stop_at=known)
         known |= tree.children(folder).keys()
         roots.append((folder, parts[name]))
     return roots
@@ -340,7 +342,7 @@ def _notes(
     root: tuple[str, ...],
     folders: list[tuple[tuple[str, ...], Part | None]],
 ) -> tuple[str, ...]:
-    """Say what a user may not expect."""
+    """Return notes about what a user may not expect."""
     notes = []
     if root and root[-1].lower() in PART_NAMES:
         notes.append(f"{root[-1]} is the only part folder, so it is split like any other data")
@@ -350,8 +352,8 @@ def _notes(
     for name in classes:
         alike[unicodedata.normalize("NFKC", name).casefold()].add(name)
     notes += [
-        f"the classes {' and '.join(sorted(names))} differ in case or form only: where they are "
-        "one, put their images into one folder"
+        f"the classes {' and '.join(sorted(names))} differ in case or form only: if they are "
+        "the same class, put their images into one folder"
         for _, names in sorted(alike.items())
         if len(names) > 1
     ]
@@ -361,8 +363,8 @@ def _notes(
         if inner and inner[0] in classes:
             nested[entry.label].add(inner[0])
     notes += [
-        f"the class folder {label} holds folders named like classes ({', '.join(sorted(inner)[:5])}"
-        "): is it a copy of the data?"
+        f"the class folder {label} holds folders named like classes "
+        f"({listed(sorted(inner), _LISTED)}): is it a copy of the data?"
         for label, inner in sorted(nested.items())
         if len(inner) > 1
     ]
@@ -373,20 +375,16 @@ def _notes(
 def _shared_folders(
     found: list[tuple[int, Entry]], depth: dict[Part | None, int], classes: set[str]
 ) -> list[str]:
-    """Ask where all classes hold folders of the same names: 2023/rose and 2024/rose."""
+    """Return a question where all classes hold folders of equal names: 2023/rose and 2024/rose."""
     holders: dict[str, set[str]] = defaultdict(set)
     for _, entry in found:
         inner = entry.id.split("/")[depth[entry.part] + 1 : -1]
         if not inner:
-            return []  # images lie in the class folder itself
+            return []  # the class folder itself holds images
         holders[inner[0]].add(entry.label)
     shared = sorted(name for name, labels in holders.items() if labels == classes)
     if len(classes) < 2 or len(shared) < 2:
         return []
-    what = f"the classes are {_listed(sorted(classes))}, and each holds folders named"
+    what = f"the classes are {listed(sorted(classes), _LISTED)}, and each holds folders named"
     hint = "if those are the classes, let them be the folders at the top"
-    return [f"{what} {_listed(shared)}: {hint}"]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"{what} {listed(shared, _LISTED)}: {hint}"]

@@ -1,11 +1,10 @@
 """Datasets by name: scikit-learn's digits, the IDX family, and torchvision's.
 
-IDX files are read by us, as they are. The others are read by torchvision, which also downloads.
+IDX files are read here, as they are. torchvision reads the others, and downloads all of them.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -15,50 +14,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.data.samples import Entry, Part, Source
-from regraft.data.sources.arrays import stream_arrays
 from regraft.data.sources.fetched import FETCHED, Parts, fetch_idx
 from regraft.data.sources.folder import read_file
 from regraft.data.sources.idx import find_idx, read_idx
+from regraft.data.sources.stream import read_each
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from regraft.data.sources.options import Data, SourceOptions
-    from regraft.images.payload import Load
+    from regraft.images.payload import Payload
 
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A dataset that is known by name.
-
-    Attributes
-    ----------
-    name : str
-        What the user types.
-    classes, train, test : int
-        How many there are; ``train`` includes a validation part, ``test`` is 0 where the data bring
-        no parts.
-    download : int
-        About how many bytes are downloaded; 0 where it comes with the installation.
-    licence : str
-        As far as its authors say it plainly; else "see homepage".
-    homepage : str
-        Address of the authors' page.
-    looked_for : str
-        Where it lies below the data root.
-    """
+    """A dataset that is known by name."""
 
     name: str
     classes: int
-    train: int
-    test: int
-    download: int
-    licence: str
+    train: int  # images, those of a validation part included
+    test: int  # images; 0 where the data have no parts
+    download: int  # bytes, roughly; 0 where it comes with the installation
+    licence: str  # as its authors say it plainly; else "see homepage"
     homepage: str
-    looked_for: str
+    looked_for: str  # folder or files below the data root
 
 
 _SEE = "see homepage"
@@ -104,36 +86,19 @@ NAMED: dict[str, NamedDataset] = {dataset.name: dataset for dataset in _TABLE}
 
 
 def list_datasets() -> list[NamedDataset]:
-    """Return all datasets that are known by name.
-
-    Examples
-    --------
-    >>> [dataset.name for dataset in list_datasets()][:3]
-    ['digits', 'mnist', 'qmnist']
-    """
+    """Return all datasets that are known by name."""
     return list(NAMED.values())
 
 
-def nearest_names(name: str) -> list[str]:
-    """Return the names of datasets that look like a name."""
-    return difflib.get_close_matches(name.lower(), NAMED, n=3)
-
-
 def default_data_root() -> Path:
-    """Return the folder where datasets are looked for and downloaded to without ``--data-root``."""
+    """Return the folder of datasets and downloads without ``--data-root``."""
     from platformdirs import user_cache_path  # noqa: PLC0415 - only needed here
 
     return user_cache_path("regraft") / "datasets"
 
 
 def open_named(data: Data, options: SourceOptions) -> Source | None:
-    """Open a dataset by name; None for anything else.
-
-    Raises
-    ------
-    DataError
-        Where its files are neither there nor to be downloaded, or damaged.
-    """
+    """Open a dataset by name, and download what is missing; None for other data."""
     if isinstance(data, tuple) or os.fspath(data) not in NAMED:
         return None
     name = os.fspath(data)
@@ -146,14 +111,14 @@ def open_named(data: Data, options: SourceOptions) -> Source | None:
 
 
 def _open_digits() -> Source:
-    """Open the 1,797 digits of 8 by 8 pixels that come with scikit-learn; there are no parts."""
+    """Open the 1,797 digits of 8 by 8 pixels that come with scikit-learn; they have no parts."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 - half a second
 
     digits = load_digits()
     # Pixels are 0 to 16; 255 / 16 is exact enough that equal pixels stay equal.
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
     entries = [Entry(str(i), str(label)) for i, label in enumerate(digits.target.tolist())]
-    return Source("named", "digits", entries, partial(stream_arrays, images))
+    return Source("named", "digits", entries, partial(read_each, _read, images))
 
 
 # --- the IDX family --------------------------------------------------------------------------
@@ -161,15 +126,12 @@ def _open_digits() -> Source:
 
 @dataclass(frozen=True)
 class IdxSet:
-    """How the files of one member of the MNIST family are called.
+    """Names of the files of one member of the MNIST family."""
 
-    ``folder`` is torchvision's; ``images`` and ``labels`` give the file's name from the part's.
-    """
-
-    folder: str
-    images: str
+    folder: str  # torchvision's
+    images: str  # file name, with {} for the part's name
     labels: str
-    parts: dict[Part, str]
+    parts: dict[Part, str]  # names of the parts in file names
     classes: tuple[str, ...] = tuple("0123456789")
     label_columns: int = 1
 
@@ -179,7 +141,7 @@ _IMAGES, _LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
 
 IDX_SETS: dict[str, IdxSet] = {
     "mnist": IdxSet("MNIST", _IMAGES, _LABELS, _MNIST_PARTS),
-    # The class is the first of eight columns; the others tell who wrote the digit.
+    # The class is the first of eight columns; the others say who wrote the digit.
     "qmnist": IdxSet("QMNIST", "qmnist-{}-images-idx3-ubyte", "qmnist-{}-labels-idx2-int",
                      {"train": "train", "test": "test"}, label_columns=8),
     "fashion-mnist": IdxSet(
@@ -197,7 +159,7 @@ IDX_SETS: dict[str, IdxSet] = {
 
 
 def _open_idx(name: str, root: Path) -> Source:
-    """Open one of the MNIST family from a folder, downloading it where it is not there."""
+    """Open one of the MNIST family, and download it where it is not there."""
     dataset = IDX_SETS[name]
     notes: list[str] = []
     folder = _find_folder(dataset, root)
@@ -225,7 +187,7 @@ def _open_idx(name: str, root: Path) -> Source:
 
 
 def _find_folder(dataset: IdxSet, root: Path) -> Path | None:
-    """Return the folder below the root that holds all files."""
+    """Return the folder that holds all files: the root, or one below it."""
     names = [
         pattern.format(word)
         for word in dataset.parts.values()
@@ -238,7 +200,7 @@ def _find_folder(dataset: IdxSet, root: Path) -> Path | None:
 
 
 def _class_column(columns: NDArray[Any], dataset: IdxSet, path: Path) -> NDArray[np.int64]:
-    """Return the classes as numbers, checked."""
+    """Return the classes as numbers (N,), checked."""
     if dataset.label_columns > 1:
         if columns.shape[1] != dataset.label_columns:
             raise DataError(
@@ -257,15 +219,15 @@ def _class_column(columns: NDArray[Any], dataset: IdxSet, path: Path) -> NDArray
 def _open_qmnist_test(root: Path) -> Source | None:
     """Open QMNIST's first 10,000 test digits, which are MNIST's, where only these are there.
 
-    QMNIST's labels of them stand in the first rows of its test labels. That both files speak of
-    the same digits is checked by MNIST's own labels, every one of them.
+    Their labels are the first rows of QMNIST's test labels. All of them must be MNIST's labels:
+    this checks that both files have the same digits.
     """
     qmnist, mnist = IDX_SETS["qmnist"], IDX_SETS["mnist"]
     label_name = qmnist.labels.format("test")
     image_name, check_name = mnist.images.format("t10k"), mnist.labels.format("t10k")
-    places = (root / "QMNIST" / "raw", root / "MNIST" / "raw", root / "raw", root)
+    folders = (root / "QMNIST" / "raw", root / "MNIST" / "raw", root / "raw", root)
     found = {
-        name: next((place / name for place in places if find_idx(place / name)), None)
+        name: next((folder / name for folder in folders if find_idx(folder / name)), None)
         for name in (label_name, image_name, check_name)
     }
     label_path, image_path, check_path = found.values()
@@ -275,7 +237,7 @@ def _open_qmnist_test(root: Path) -> Source | None:
     labels = _class_column(read_idx(label_path, 2), qmnist, label_path)[: len(images)]
     if not np.array_equal(labels, read_idx(check_path, 1)):
         raise DataError(
-            f"{label_path} and {check_path} do not speak of the same digits",
+            f"{label_path} and {check_path} are not labels of the same digits",
             hint=f"put QMNIST's own images into {root / 'QMNIST' / 'raw'}",
         )
     note = (
@@ -290,30 +252,21 @@ def _open_qmnist_test(root: Path) -> Source | None:
 
 
 def _from_parts(name: str, parts: Parts, root: Path, notes: Sequence[str] = ()) -> Source:
-    """Make a source of parts: of files (ids are their paths), or of pixels ("train/0")."""
+    """Make a source of parts: ids of files are their paths below the root, of pixels "train/0"."""
     entries: list[Entry] = []
     items: list[str | NDArray[np.uint8]] = []
     for part, images, labels in parts:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            where = str(number) if part is None else f"{part}/{number}"
+            identifier = str(number) if part is None else f"{part}/{number}"
             if isinstance(image, str | Path):
-                where = Path(os.path.relpath(image, root)).as_posix()
+                identifier = Path(os.path.relpath(image, root)).as_posix()
                 image = str(image)  # noqa: PLW2901 - the same image, as it is opened
-            entries.append(Entry(where, label, part))
+            entries.append(Entry(identifier, label, part))
             items.append(image)
-    return Source("named", name, entries, partial(_stream, items),
+    return Source("named", name, entries, partial(read_each, _read, items),
                   notes=(f"{name} is read from {root}", *notes))  # fmt: skip
 
 
-def _stream(
-    items: Sequence[str | NDArray[np.uint8]], indices: Sequence[int]
-) -> Iterator[tuple[int, Load]]:
-    for index in indices:
-        item = items[index]
-        load: Callable[[], Any]
-        load = partial(read_file, item) if isinstance(item, str) else partial(_same, item)
-        yield index, load
-
-
-def _same(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels
+def _read(item: str | NDArray[np.uint8]) -> Payload:
+    """Read a file, or return pixels as they are."""
+    return read_file(item) if isinstance(item, str) else item

@@ -1,12 +1,13 @@
-"""What opens a source besides the data: options, and how ids are put into groups."""
+"""How a source is opened: its options, the function to write for a new one, groups of images."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from regraft.core.text import counted
 from regraft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,34 +22,77 @@ Data: TypeAlias = str | os.PathLike[str] | tuple[Any, Any]
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a source may need besides the data.
+    """What an opener may need besides the data.
 
     Attributes
     ----------
     data_root : Path or None
-        Where named datasets lie or are downloaded to.
+        Folder of named and downloaded datasets; ``named.default_data_root()`` where it is None.
     group_by : str or None
-        "parent", a part's number, or a regular expression; see ``grouping``.
+        ``"parent"``, the number of a part of the id, or a regular expression; see ``grouping``.
+        ``open_source`` uses it; an opener does not have to.
     """
 
     data_root: Path | None = None
     group_by: str | None = None
 
 
-def grouping(group_by: str) -> Callable[[str], str | None]:
-    r"""Make the function that names the group of an id; None means a group of its own.
+class Opener(Protocol):
+    """Open one kind of data: the function to write for a new source.
+
+    It lists the images and reads none of them. It must be cheap to call with data of another kind:
+    every opener is tried in turn.
 
     Parameters
     ----------
-    group_by : str
-        ``"parent"``: the whole path of the folder that holds the file. Digits: that part of the id
-        (0 is the first). Anything else: a regular expression that is searched in the id; its first
-        group names the group, else the whole match.
+    data : path, str or tuple
+        What the user gave. A tuple holds arrays, and all else is a path or a name.
+    options : SourceOptions
+        ``data_root`` is where downloads go.
+
+    Returns
+    -------
+    Source or None
+        None where the data are of another kind. Otherwise the labelled images: ids are unique, NFC,
+        with "/" between their parts, and the same each time; the files that were found and are not
+        listed are in ``refused``.
 
     Raises
     ------
-    ConfigError
-        Where the pattern is not a regular expression.
+    DataError
+        Where the data are of this kind and cannot be used.
+
+    Examples
+    --------
+    A source that draws images of 8 by 8 pixels from seeds:
+
+    >>> from functools import partial
+    >>> import numpy as np
+    >>> from regraft.data.samples import Entry, Source
+    >>> from regraft.data.sources.stream import read_each
+    >>> def draw(seed):
+    ...     return np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
+    >>> def open_noise(data, options):
+    ...     if isinstance(data, tuple) or not os.fspath(data).startswith("noise:"):
+    ...         return None
+    ...     seeds = range(int(os.fspath(data).removeprefix("noise:")))
+    ...     entries = [Entry(f"seed/{seed}", "even" if seed % 2 == 0 else "odd") for seed in seeds]
+    ...     return Source("noise", data, entries, partial(read_each, draw, seeds))
+    >>> source = open_noise("noise:4", SourceOptions())
+    >>> [(source.entries[index].label, load().shape) for index, load in source.stream([1, 2])]
+    [('odd', (8, 8)), ('even', (8, 8))]
+    """
+
+    def __call__(self, data: Data, options: SourceOptions, /) -> Source | None:
+        """Open the data, or return None."""
+
+
+def grouping(group_by: str) -> Callable[[str], str | None]:
+    r"""Return the function from an id to its group; None means a group of its own.
+
+    ``"parent"`` is the whole path of the folder that holds the file, a number that part of the id
+    (0 is the first). Anything else is a regular expression, searched in the id: its first group,
+    else the whole match, is the name.
 
     Examples
     --------
@@ -69,7 +113,7 @@ def grouping(group_by: str) -> Callable[[str], str | None]:
 
         return part
     try:
-        # The pattern is the user's own: how long it searches is in the user's hands.
+        # The pattern is the user's own: how long its search takes is the user's decision.
         search = re.compile(group_by).search
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(
@@ -87,12 +131,9 @@ def grouping(group_by: str) -> Callable[[str], str | None]:
 
 
 def with_groups(source: Source, group_by: str | None) -> Source:
-    """Return the source with the groups that ``group_by`` names, in place of its own.
+    """Replace the groups of a source by those that ``group_by`` names.
 
-    Raises
-    ------
-    ConfigError
-        Where no id has a group: the protection that was asked for would protect nothing.
+    It is an error where no id has a group: nothing would be kept together.
     """
     if group_by is None:
         return source
@@ -106,7 +147,7 @@ def with_groups(source: Source, group_by: str | None) -> Source:
             hint="give parent, the number of a part of the id, or a regular expression",
         )
     alone = sum(entry.group is None for entry in entries)
-    note = f"group_by {group_by!r}: {len(groups)} groups"
+    note = f"group_by {group_by!r}: {counted(len(groups), 'group')}"
     if alone:
-        note += f"; {alone} images match nothing and are each a group of their own"
+        note += f"; {counted(alone)} without a match, each a group of its own"
     return replace(source, entries=entries, notes=(*source.notes, note))

@@ -1,39 +1,51 @@
-"""Where labelled images come from: one opener a kind, in one dictionary."""
+"""Kinds of labelled images: one opener each, in one dictionary."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+from regraft.core.text import did_you_mean
 from regraft.data.samples import Source
 from regraft.data.sources.arrays import open_arrays
 from regraft.data.sources.folder import open_folder
 from regraft.data.sources.hub import open_hub
 from regraft.data.sources.kaggle import open_kaggle
 from regraft.data.sources.layout import LONGEST_LABEL, printable
-from regraft.data.sources.named import NAMED, NamedDataset, list_datasets, nearest_names, open_named
-from regraft.data.sources.options import Data, SourceOptions, with_groups
+from regraft.data.sources.named import NAMED, NamedDataset, list_datasets, open_named
+from regraft.data.sources.options import Data, Opener, SourceOptions, with_groups
 from regraft.data.sources.table import open_table
 from regraft.data.sources.tars import open_tar
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.data.sources.zips import open_zip
 from regraft.errors import DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = [
-    "SOURCES", "Data", "NamedDataset", "SourceOptions", "list_datasets", "open_source",
-    "open_unlabelled",
+    "SOURCES", "Data", "NamedDataset", "Opener", "SourceKind", "SourceOptions", "list_datasets",
+    "open_source", "open_unlabelled",
 ]  # fmt: skip
 
-_ACCEPTED = (
-    "a folder of class folders, a .zip or .tar(.gz, .bz2, .xz) of one, a .csv or .parquet table "
-    "with the columns path and label, the name of a dataset (regraft datasets lists them), "
-    "kaggle:OWNER/NAME or hf:OWNER/NAME"
-)
+
+class SourceKind(NamedTuple):
+    """One kind of data."""
+
+    opener: Opener
+    written: str  # how a user writes it, for the hint where nothing opens the data
+
+
+#: Kinds of data, in the order in which they are tried. A new source is a new entry.
+SOURCES: dict[str, SourceKind] = {
+    "folder": SourceKind(open_folder, "a folder of class folders"),
+    "zip": SourceKind(open_zip, "a .zip of class folders"),
+    "tar": SourceKind(open_tar, "a .tar(.gz, .bz2, .xz) of class folders"),
+    "table": SourceKind(open_table, "a .csv or .parquet table with the columns path and label"),
+    "named": SourceKind(open_named, "the name of a dataset (regraft datasets lists them)"),
+    "kaggle": SourceKind(open_kaggle, "kaggle:OWNER/NAME"),
+    "hf": SourceKind(open_hub, "hf:OWNER/NAME"),
+    "arrays": SourceKind(open_arrays, "in Python (images, labels)"),
+}
 
 
 def open_source(data: Data | Source, options: SourceOptions | None = None) -> Source:
@@ -42,22 +54,22 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     Parameters
     ----------
     data : path, str, tuple or Source
-        A folder, an archive, a table, the name of a dataset, one of Kaggle or of the Hugging Face
-        hub, ``(images, labels)``, or what is open already. A path that exists wins over a dataset
-        of the same name.
+        A folder, an archive, a table, the name of a dataset, a dataset of Kaggle or of the Hugging
+        Face hub, ``(images, labels)``, or a source that is open already. A path that exists wins
+        over a dataset of the same name, unless ``options`` has a ``data_root``.
     options : SourceOptions, optional
-        Where datasets lie, and what groups images.
+        The folder of datasets, and what groups images.
 
     Returns
     -------
     Source
-        Entries with stable ids, and what the listing left out.
+        Entries with stable ids, and the files that were left out.
 
     Raises
     ------
     DataError
-        Where the data are of no kind that is known, or of no use; its kinds ``ArchiveError`` and
-        ``TableError`` name the member or the row.
+        Where the data are of no known kind, or cannot be used. ``ArchiveError`` names the member,
+        ``TableError`` the row.
     ConfigError
         Where ``group_by`` names no groups.
 
@@ -69,40 +81,42 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     [('0', 'cat'), ('1', 'dog'), ('2', 'cat')]
     """
     options = options or SourceOptions()
-    if isinstance(data, Source):
-        _check_labels(data)
-        return with_groups(data, options.group_by)
+    source = data if isinstance(data, Source) else _try_openers(data, options)
+    _check_labels(source)
+    return with_groups(source, options.group_by)
+
+
+def _try_openers(data: Data, options: SourceOptions) -> Source:
+    """Return the source of the first opener that knows the data."""
     if not isinstance(data, tuple | str | os.PathLike):
         raise DataError(
             f"data of type {type(data).__name__} cannot be used",
             hint="pass a path, the name of a dataset, or (images, labels)",
         )
-    # Whoever says where datasets lie means a dataset, though its folder has the same name.
+    # With a folder of datasets a name is a dataset, even if there is a folder of the same name.
     by_name = isinstance(data, str) and data in NAMED and options.data_root is not None
-    for opener in [open_named] if by_name else SOURCES.values():
+    for opener in [open_named] if by_name else [kind.opener for kind in SOURCES.values()]:
         try:
             source = None if data == "" else opener(data, options)
         except (OSError, ValueError) as error:  # too long, a NUL byte, a folder that is locked
             reason = (isinstance(error, OSError) and error.strerror) or error
-            raise DataError(f"{_shown(data)} cannot be looked at: {reason}") from error
-        if source is None:
-            continue
-        _check_labels(source)
-        if source.kind != "named" and not isinstance(data, tuple) and os.fspath(data) in NAMED:
-            note = f"{os.fspath(data)} is read as a path here, not as the dataset of that name"
-            source = replace(source, notes=(note, *source.notes))
-        return with_groups(source, options.group_by)
+            given = "the arrays" if isinstance(data, tuple) else repr(os.fspath(data)[:200])
+            raise DataError(f"{given} cannot be opened: {reason}") from error
+        if source is not None:
+            return _with_name_note(source, data)
     raise _unknown(data)
 
 
-def _check_labels(source: Source) -> None:
-    """Refuse names of classes that cannot be printed or written: they end in files and terminals.
+def _with_name_note(source: Source, data: Data) -> Source:
+    """Add a note where a path hides the dataset of the same name."""
+    if source.kind == "named" or isinstance(data, tuple) or os.fspath(data) not in NAMED:
+        return source
+    note = f"{os.fspath(data)} is read as a path here, not as the dataset of that name"
+    return replace(source, notes=(note, *source.notes))
 
-    Raises
-    ------
-    DataError
-        Naming the class and an image of it.
-    """
+
+def _check_labels(source: Source) -> None:
+    """Refuse names of classes that cannot be printed or written to files."""
     for label in sorted({entry.label for entry in source.entries}):
         if printable(label) != label or len(label) > LONGEST_LABEL:
             image = next(entry.id for entry in source.entries if entry.label == label)
@@ -116,36 +130,20 @@ def _check_labels(source: Source) -> None:
 
 
 def _cut(name: str) -> str:
-    """Return a name fit to print, and not for ever."""
+    """Return the first 100 characters of a name, fit to print."""
     return printable(name[:100]) + ("..." if len(name) > 100 else "")
 
 
-def _shown(data: Data) -> str:
-    """Return what the user gave, for a message: in one line, and not for ever."""
-    return "the arrays" if isinstance(data, tuple) else repr(os.fspath(data)[:200])
-
-
 def _unknown(data: Data) -> DataError:
-    """Say why nothing opens the data, and what would be opened."""
+    """Return the error for data that no opener knows."""
+    *others, last = (kind.written for kind in SOURCES.values())
+    hint = f"give {', '.join(others)} or {last}"
     name = "" if isinstance(data, tuple) else os.fspath(data)
     if name and Path(name).exists():
-        return DataError(f"{name} is no data that can be used", hint=f"give {_ACCEPTED}")
-    nearest = nearest_names(name)
-    close = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+        return DataError(f"{name} is not a kind of data that can be used", hint)
+    question = did_you_mean(name, NAMED)
     return DataError(
-        f"{name or 'an empty path'} does not exist, and no dataset has that name{close}",
-        hint=f"give {_ACCEPTED}",
+        f"{name or 'an empty path'} does not exist, and no dataset has that name"
+        + (f"; {question}" if question else ""),
+        hint,
     )
-
-
-#: Kinds of data, in the order in which they are tried; each opener returns None for another kind's.
-SOURCES: dict[str, Callable[[Data, SourceOptions], Source | None]] = {
-    "folder": open_folder,
-    "zip": open_zip,
-    "tar": open_tar,
-    "table": open_table,
-    "named": open_named,
-    "kaggle": open_kaggle,
-    "hf": open_hub,
-    "arrays": open_arrays,
-}

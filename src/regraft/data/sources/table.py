@@ -1,8 +1,8 @@
 """CSV and Parquet tables: path, label, and optionally split and group.
 
-Paths are relative to the table's folder. An absolute path, or one with ``..``, is accepted where it
-leads to a place below that folder, and its id is the relative path. All others are refused: a table
-from elsewhere must not reach files that have nothing to do with it. Backslashes are separators.
+Paths are relative to the table's folder. An absolute path, or one with ``..``, is accepted if it is
+below that folder; its id is the relative path. All others are refused: a table from elsewhere must
+not reach files outside of its folder. Backslashes are separators.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regraft.core.files import read_regular
-from regraft.data.samples import Entry, Source
+from regraft.core.text import counted, listed
+from regraft.data.ledger import LedgerEntry
+from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.folder import is_inside, read_file
-from regraft.data.sources.layout import LONGEST_LABEL, PART_NAMES, Members, normalise, printable
+from regraft.data.sources.layout import LONGEST_LABEL, PART_NAMES, normalise, printable
+from regraft.data.sources.stream import read_each
 from regraft.errors import ImageError, MissingExtraError, TableError
 
 if TYPE_CHECKING:
     from regraft.data.sources.options import Data, SourceOptions
-    from regraft.images.payload import Load
 
 #: Column names in lower case; the first is the canonical one, which wins over its synonyms.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -38,89 +40,116 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 _LONGEST_CELL = 4096  # characters: no system opens a longer path
 _LARGEST_CSV = 1 << 30  # bytes, about ten million rows
 
-#: (number of the row, {"path": ..., "label": ..., "split": ..., "group": ...})
-_Row = tuple[int, Mapping[str, Any]]
+#: A row's number, and its values by canonical column name (split and group may be missing).
+_Values = tuple[int, Mapping[str, Any]]
+
+
+class _Row(NamedTuple):
+    """A row that was checked."""
+
+    number: int
+    entry: Entry  # its id is the path in NFC
+    path: str  # below the table's folder, as it is opened
+    has_backslash: bool
 
 
 def open_table(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
-    """Open a table of paths and labels; None for anything else.
-
-    Raises
-    ------
-    TableError
-        Where columns are missing or a row cannot be used; it names the row.
-    MissingExtraError
-        Where Parquet is to be read and pyarrow is not installed.
-    """
+    """Open a table of paths and labels; None for other data. A TableError names the row."""
     if isinstance(data, tuple):
         return None
     path = Path(data)
     read = _READERS.get(path.suffix.lower())
     if read is None or not path.is_file():
         return None
-    location = os.fspath(data)
-    return _source(location, os.path.realpath(path.parent), read(path))
+    return _source(os.fspath(data), os.path.realpath(path.parent), read(path))
 
 
-def _source(location: str, folder: str, rows: Iterable[_Row]) -> Source:
-    """Turn rows into entries; files are not touched before they are read."""
-    found: list[tuple[Entry, str]] = []
-    members: Members[str] = Members()
-    seen: dict[str, tuple[int, str]] = {}
-    backslashes = 0
-    for number, row in rows:
-        written = _text(row, "path", number, location)
-        backslashes += "\\" in written
-        label = normalise(_text(row, "label", number, location))
-        part = None
-        if "split" in row:
-            value = "" if row["split"] is None else str(row["split"]).strip()
-            value = _checked(value, "split", number, location)
-            part = PART_NAMES.get(value.lower())
-            if part is None:
-                raise TableError(
-                    f"{location}, row {number}: the split is {value!r}",
-                    hint="use train, val and test, or leave the column out",
-                )
-        group = None
-        if row.get("group") is not None:
-            group = _checked(str(row["group"]), "group", number, location).strip() or None
-        name = _relative(written.replace("\\", "/"), folder)
-        if name is None:
-            raise TableError(
-                f"{location}, row {number}: {written} lies outside of the table's folder",
-                hint="paths must lead to files below the table's folder",
-            )
-        earlier, known_as = seen.setdefault(normalise(name), (number, label))
-        if known_as != label:
-            raise TableError(
-                f"{location}, row {number}: {name} has the label {label}, and {known_as} in row "
-                f"{earlier}",
-                hint="an image has one label: take out the wrong row",
-            )
-        if earlier != number:
-            members.refuse(name, "duplicate name", f"row {number}: row {earlier} has it already")
-        else:
-            found.append((Entry(normalise(name), label, part, group), name))
-    found.sort(key=lambda pair: pair[0].id)  # the order of rows changes no result
-    if not found:
+def _source(location: str, folder: str, table: Iterable[_Values]) -> Source:
+    """Make a source of a table's rows; no image file is opened yet."""
+    rows, repeats = _separate_repeats(_check_rows(location, folder, table), location)
+    if not rows:
         raise TableError(
             f"{location} has no usable row",
             hint="each row needs the path of an image below the table's folder, and its label",
         )
-    notes = (f"{backslashes} paths are written with backslashes, which are read as separators",)
-    return Source(
-        "table",
-        location,
-        [entry for entry, _ in found],
-        partial(_stream, folder, [name for _, name in found]),
-        tuple(members.left_out),
-        notes if backslashes else (),
-    )
+    rows.sort(key=lambda row: row.entry.id)  # the order of rows changes no result
+    entries, paths = [row.entry for row in rows], [row.path for row in rows]
+    stream = partial(read_each, partial(_read_below, folder), paths)
+    refused = [_refuse_repeat(row, earlier) for row, earlier in repeats]
+    notes = _backslash_notes([*rows, *(row for row, _ in repeats)])
+    return Source("table", location, entries, stream, refused, notes)
+
+
+def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterator[_Row]:
+    """Yield the rows of a table; the first one that cannot be used is an error."""
+    for number, values in table:
+        where = f"{location}, row {number}"
+        written = _text(values, "path", where)
+        label = normalise(_text(values, "label", where))
+        part, group = _part(values, where), _group(values, where)
+        path = _relative(written.replace("\\", "/"), folder)
+        if path is None:
+            raise TableError(
+                f"{where}: {written} is outside of the table's folder",
+                hint="paths must lead to files below the table's folder",
+            )
+        yield _Row(number, Entry(normalise(path), label, part, group), path, "\\" in written)
+
+
+def _separate_repeats(
+    rows: Iterable[_Row], location: str
+) -> tuple[list[_Row], list[tuple[_Row, _Row]]]:
+    """Return the first row of each path, and each later row with the first one of its path."""
+    first: dict[str, _Row] = {}
+    repeats = []
+    for row in rows:
+        earlier = first.setdefault(row.entry.id, row)
+        if earlier.entry.label != row.entry.label:
+            raise TableError(
+                f"{location}, row {row.number}: {row.path} has the label {row.entry.label}, and "
+                f"{earlier.entry.label} in row {earlier.number}",
+                hint="an image has one label: remove the wrong row",
+            )
+        if earlier is not row:
+            repeats.append((row, earlier))
+    return list(first.values()), repeats
+
+
+def _refuse_repeat(row: _Row, earlier: _Row) -> LedgerEntry:
+    reason = f"row {row.number}: row {earlier.number} has it already"
+    return LedgerEntry(printable(row.path), "refused", "duplicate name", reason)
+
+
+def _backslash_notes(rows: Sequence[_Row]) -> tuple[str, ...]:
+    count = sum(row.has_backslash for row in rows)
+    what = counted(count, "path is", "paths are")
+    note = f"{what} written with backslashes, which are read as separators"
+    return (note,) if count else ()
+
+
+def _part(values: Mapping[str, Any], where: str) -> Part | None:
+    """Return the part that a row names; None where the table has no column for it."""
+    if "split" not in values:
+        return None
+    text = "" if values["split"] is None else str(values["split"]).strip()
+    part = PART_NAMES.get(_checked(text, "split", where).lower())
+    if part is None:
+        raise TableError(
+            f"{where}: the split is {text!r}",
+            hint="use train, val and test, or leave the column out",
+        )
+    return part
+
+
+def _group(values: Mapping[str, Any], where: str) -> str | None:
+    """Return the group that a row names; None where it names none."""
+    if values.get("group") is None:
+        return None
+    return _checked(str(values["group"]), "group", where).strip() or None
 
 
 def _relative(written: str, folder: str) -> str | None:
-    """Return a path below the table's folder in its normal form; None where it leads out.
+    """Return a path below the table's folder in its normal form; None if it is outside.
 
     Examples
     --------
@@ -139,86 +168,72 @@ def _relative(written: str, folder: str) -> str | None:
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-def _stream(
-    folder: str, paths: Sequence[str], indices: Sequence[int]
-) -> Iterator[tuple[int, Load]]:
-    for index in indices:
-        yield index, partial(_read, folder, paths[index])
-
-
-def _read(folder: str, name: str) -> bytes:
+def _read_below(folder: str, name: str) -> bytes:
+    """Read a file below a folder, unless a link leads out of it."""
     path = os.path.realpath(f"{folder}/{name}")
     if not is_inside(path, folder):
         raise ImageError("link out of the tree", f"it leads to {path}")
     return read_file(path)
 
 
-def _text(row: Mapping[str, Any], column: str, number: int, location: str) -> str:
-    """Return a value that must not be empty."""
-    value = row[column]
+def _text(values: Mapping[str, Any], column: str, where: str) -> str:
+    """Return a path or a label, which must not be empty."""
+    value = values[column]
     if column == "path" and not isinstance(value, str | None):
-        raise TableError(
-            f"{location}, row {number}: the path is of type {type(value).__name__}, not text"
-        )
-    if isinstance(value, float) or value is None:  # NaN is what pandas makes of an empty cell
+        raise TableError(f"{where}: the path is of type {type(value).__name__}, not text")
+    if isinstance(value, float) or value is None:  # pandas writes NaN for an empty cell
         text = "" if value is None or value != value else str(value)  # noqa: PLR0124 - NaN
     elif isinstance(value, str | int):
         text = str(value)
     else:
         raise TableError(
-            f"{location}, row {number}: the {column} is of type {type(value).__name__}",
+            f"{where}: the {column} is of type {type(value).__name__}",
             hint="labels are text or whole numbers",
         )
     if not text.strip():
-        raise TableError(f"{location}, row {number}: the {column} is empty")
-    return _checked(text if column == "path" else text.strip(), column, number, location)
+        raise TableError(f"{where}: the {column} is empty")
+    return _checked(text if column == "path" else text.strip(), column, where)
 
 
-def _checked(text: str, column: str, number: int, location: str) -> str:
-    """Return a value that can be printed and written; ids, labels and groups all will be."""
+def _checked(text: str, column: str, where: str) -> str:
+    """Return a value that can be printed and written, as ids, labels and groups are."""
     if len(text) > (LONGEST_LABEL if column == "label" else _LONGEST_CELL):
-        raise TableError(f"{location}, row {number}: the {column} has {len(text):,} characters")
+        raise TableError(f"{where}: the {column} has {len(text):,} characters")
     if printable(text) != text:
         raise TableError(
-            f"{location}, row {number}: the {column} {printable(text)} holds control characters",
-            hint="remove them: they are no part of a name",
+            f"{where}: the {column} {printable(text)} holds control characters",
+            hint="remove them: they are not part of a name",
         )
     return text
 
 
 def _choose_columns(header: Sequence[str], location: str) -> dict[str, int]:
-    """Return where each known column is.
-
-    Raises
-    ------
-    TableError
-        Where path or label is missing, or two columns could be the same one.
-    """
+    """Return the index of each known column; path and label must be there, and none twice."""
     names = [name.strip().lower() for name in header]
     chosen: dict[str, int] = {}
     for column, synonyms in COLUMNS.items():
-        at = [index for index, name in enumerate(names) if name == column]
-        at = at or [index for index, name in enumerate(names) if name in synonyms]
-        if len(at) > 1:
+        found = [index for index, name in enumerate(names) if name == column]
+        found = found or [index for index, name in enumerate(names) if name in synonyms]
+        if len(found) > 1:
             raise TableError(
-                f"{location} has {len(at)} columns that could be the {column}: "
-                f"{', '.join(header[index] for index in at)}",
+                f"{location} has {len(found)} columns that could be the {column}: "
+                f"{listed([header[index] for index in found])}",
                 hint=f"call the right one {column}",
             )
-        if at:
-            chosen[column] = at[0]
+        if found:
+            chosen[column] = found[0]
     missing = [column for column in ("path", "label") if column not in chosen]
     if missing:
         raise TableError(
             f"{location} has no column {' and no column '.join(missing)}; its columns are: "
-            f"{', '.join(map(repr, header[:10]))}",
+            f"{listed([repr(name) for name in header])}",
             hint="the first row must name the columns: path, label, and optionally split and group",
         )
     return chosen
 
 
-def _read_csv(path: Path) -> Iterator[_Row]:
-    """Yield the rows of a CSV; the number of a row is that of its last line in the file."""
+def _read_csv(path: Path) -> Iterator[_Values]:
+    """Yield the rows of a CSV; a row's number is that of its last line in the file."""
     try:
         text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
     except OSError as error:
@@ -247,12 +262,12 @@ def _read_csv(path: Path) -> Iterator[_Row]:
                     f"{len(header)}",
                     hint="put values that hold the separator into double quotes",
                 )
-            yield reader.line_num, {column: fields[at] for column, at in columns.items()}
+            yield reader.line_num, {column: fields[index] for column, index in columns.items()}
     except csv.Error as error:
         raise TableError(f"{path}, row {reader.line_num}: {error}") from error
 
 
-def _read_parquet(path: Path) -> Iterator[_Row]:
+def _read_parquet(path: Path) -> Iterator[_Values]:
     """Yield the rows of a Parquet file; the first is row 1."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
@@ -263,13 +278,13 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
         with pq.ParquetFile(path) as file:
             header = file.schema_arrow.names
             columns = _choose_columns(header, str(path))
-            wanted = [header[at] for at in columns.values()]
+            names = {column: header[index] for column, index in columns.items()}
             number = 0
-            for batch in file.iter_batches(columns=wanted):
-                values = {c: batch.column(header[at]).to_pylist() for c, at in columns.items()}
-                for row in zip(*values.values(), strict=True):
+            for batch in file.iter_batches(columns=list(names.values())):
+                cells = [batch.column(name).to_pylist() for name in names.values()]
+                for row in zip(*cells, strict=True):
                     number += 1
-                    yield number, dict(zip(values, row, strict=True))
+                    yield number, dict(zip(names, row, strict=True))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read as Parquet: {error}") from error
 

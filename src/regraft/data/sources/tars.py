@@ -9,21 +9,22 @@ import lzma
 import os
 import tarfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from regraft.data.samples import Source
 from regraft.data.sources import archive
-from regraft.data.sources.archive import DAMAGE, say
+from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
-from regraft.data.sources.layout import Members, arrange
+from regraft.data.sources.layout import Members, source_of_folders
+from regraft.data.sources.stream import read_each
 from regraft.errors import ArchiveError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from regraft.data.samples import Source
     from regraft.data.sources.options import Data, SourceOptions
     from regraft.images.payload import Load
 
@@ -32,7 +33,7 @@ _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"BZh": lambda raw: cast("IO[bytes]", bz2.BZ2File(raw)),
     b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw)),  # noqa: SIM115 - closed by _Closing
 }
-# tarfile's words for the end of an archive, with and without its mark; not in the type stubs.
+# tarfile's errors at the end of an archive, with and without an end mark; not in the type stubs.
 _END: tuple[type[Exception], ...] = (
     tarfile.EOFHeaderError,  # type: ignore[attr-defined]
     tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
@@ -41,53 +42,33 @@ _TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.x
 
 
 def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
-    """Open a tar of class folders, plain or compressed; None for anything else.
-
-    Raises
-    ------
-    ArchiveError
-        Where the file is named like a tar and is none, or is damaged.
-    DataError
-        Where it holds no class folders that can be used.
-    """
+    """Open a tar of class folders, plain or compressed; None for other data."""
     if isinstance(data, tuple) or not is_tar(Path(data)):
         return None
-    location = os.fspath(data)
     reader, members, notes = list_tar(Path(data))
-    layout = arrange(members.names, location)
-    places = [members.keys[position] for position in layout.positions]
-    entries = layout.entries
-    if reader.compressed:  # read from front to back
-        order = sorted(range(len(places)), key=lambda at: places[at].offset)
-        places, entries = [places[at] for at in order], [entries[at] for at in order]
-    return Source(
-        "tar",
-        location,
-        entries,
-        partial(reader.stream, places),
-        (*members.left_out, *layout.refused),
-        (*notes, *layout.notes),
-    )
+    order = (lambda member: member.offset) if reader.compressed else None  # read front to back
+    source = source_of_folders("tar", os.fspath(data), members, reader.stream, order)
+    return replace(source, notes=(*notes, *source.notes))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a member lies in the (decompressed) tar, in bytes."""
+class TarMember:
+    """A file in a tar."""
 
     name: str
-    offset: int
-    size: int
+    offset: int  # bytes into the (decompressed) tar
+    size: int  # bytes
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a path is a file that says, by suffix or content, that it is a tar."""
+    """Return whether a path is a file with a suffix or the first bytes of a tar."""
     if not path.is_file():
         return False
     return path.name.lower().endswith(_TAR_SUFFIXES) or read_head(str(path), 262)[257:] == b"ustar"
 
 
 class TarReader:
-    """Reads a plain tar by offset, and a compressed one from front to back."""
+    """Read a plain tar by offset, and a compressed one from front to back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,72 +84,67 @@ class TarReader:
         # The decompressors leave the file below open; its reference count closes it.
         return _Closing(raw, self._open(raw)) if self._open else raw
 
-    def stream(self, places: Sequence[Place], indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
-        """Yield how each of the wanted members is read, in ascending order.
+    def stream(
+        self, members: Sequence[TarMember], indices: Sequence[int]
+    ) -> Iterator[tuple[int, Load]]:
+        """Yield each wanted index with the function that reads its member, in ascending order.
 
-        Raises
-        ------
-        ArchiveError
-            Where a compressed archive is damaged: what lies behind cannot be reached.
+        Damage in a compressed archive is an ArchiveError: what follows cannot be reached.
         """
         if not self.compressed:
-            for index in indices:
-                yield index, partial(self._read_at, places[index])
+            yield from read_each(self._read_at, members, indices)
             return
         with self.opened() as file:
-            at = 0
+            position = 0
             for index in indices:
-                place = places[index]
+                member = members[index]
                 try:
-                    _skip(file, place.offset - at)
-                    data = file.read(min(place.size, LARGEST_FILE + 1))
+                    _skip(file, member.offset - position)
+                    data = file.read(min(member.size, LARGEST_FILE + 1))
                 except DAMAGE as error:
-                    raise self.damaged(error, place.name) from error
-                at = place.offset + len(data)
-                yield index, partial(_checked, data, place)
+                    raise self.damaged(error, member.name) from error
+                position = member.offset + len(data)
+                yield index, partial(_checked, data, member)
 
-    def _read_at(self, place: Place) -> bytes:
+    def _read_at(self, member: TarMember) -> bytes:
         try:
             with self.path.open("rb") as file:
-                file.seek(place.offset)
-                data = file.read(min(place.size, LARGEST_FILE + 1))
+                file.seek(member.offset)
+                data = file.read(min(member.size, LARGEST_FILE + 1))
         except OSError as error:
             raise ImageError("unreadable", error.strerror or str(error)) from error
-        return _checked(data, place)
+        return _checked(data, member)
 
     def damaged(self, error: Exception, member: str) -> ArchiveError:
-        """Return the error that names the archive and the member."""
-        where = f"at or behind {member}" if member else "at its start"
+        """Return the error that names the archive and the last member that was reached."""
+        where = f"at or after {member}" if member else "at its start"
         return ArchiveError(
-            f"{self.path} is damaged {where}: {say(error)}",
-            hint="get the archive anew; what lies behind the damage cannot be read",
+            f"{self.path} is damaged {where}: {damage_reason(error)}",
+            hint="get the archive again: what follows the damage cannot be read",
         )
 
 
-def _checked(data: bytes, place: Place) -> bytes:
-    if place.size > LARGEST_FILE:
+def _checked(data: bytes, member: TarMember) -> bytes:
+    if member.size > LARGEST_FILE:
         raise ImageError("too large", f"it has more than {LARGEST_FILE} bytes")
-    if len(data) < place.size:
-        raise ImageError("damaged member", f"{len(data)} of {place.size} bytes are there")
+    if len(data) < member.size:
+        raise ImageError("damaged member", f"{len(data)} of {member.size} bytes are there")
     return data
 
 
-def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
-    """List a tar's images; each key is where the member lies.
+def list_tar(path: Path) -> tuple[TarReader, Members[TarMember], tuple[str, ...]]:
+    """List a tar's images, and notes about it.
 
-    Raises
-    ------
-    ArchiveError
-        Where the archive is damaged. ``tarfile`` alone would end the list there without a word.
+    Damage is an ArchiveError; ``tarfile`` alone would end its list there without an error.
     """
     reader = TarReader(path)
-    members: Members[Place] = Members()
+    members: Members[TarMember] = Members()
     info_class, ended_early = _strict_info()
     last, count = "", 0
     try:
         with reader.opened() as file:
             metered = _Metered(file)
-            # In stream mode tarfile reads what it skips, which is all that a decompressor can do.
+            # In stream mode tarfile reads what it skips: a decompressor cannot seek.
             mode = "r|" if reader.compressed else "r:"
             with tarfile.open(fileobj=metered, mode=mode, tarinfo=info_class) as opened:  # type: ignore[call-overload]
                 while (member := _next(opened, metered)) is not None:
@@ -178,7 +154,7 @@ def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
                     if count > archive.MOST_MEMBERS:
                         raise tarfile.ReadError(f"more than {archive.MOST_MEMBERS:,} members")
             while reader.compressed and file.read(1 << 20):
-                pass  # to the end: only there is the checksum of the whole compared
+                pass  # the checksum of the whole file is compared at its end
     except DAMAGE as error:
         raise reader.damaged(error, last) from error
     notes: tuple[str, ...] = ()
@@ -188,7 +164,7 @@ def list_tar(path: Path) -> tuple[TarReader, Members[Place], tuple[str, ...]]:
 
 
 def _list_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, members: Members[Place]
+    archive: tarfile.TarFile, member: tarfile.TarInfo, members: Members[TarMember]
 ) -> None:
     name = members.allow(member.name)
     if name is None or member.isdir():
@@ -198,30 +174,30 @@ def _list_member(
     elif member.issparse() or not member.isreg():
         members.refuse(name, "not a regular file", "it is a pipe, a device or a sparse file")
     else:
-        place = Place(member.name, member.offset_data, member.size)
-        members.add(name, place, partial(_member_head, archive, member))
+        key = TarMember(member.name, member.offset_data, member.size)
+        members.add(name, key, partial(_member_head, archive, member))
 
 
 def _member_head(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)  # a file object; nothing is written anywhere
+    file = archive.extractfile(member)  # a file object: nothing is written
     return file.read(16) if file else b""
 
 
 def _next(archive: tarfile.TarFile, metered: _Metered) -> tarfile.TarInfo | None:
-    """Return the next member; what its header may make tarfile read is bounded."""
+    """Return the next member, and bound what its header can make tarfile read."""
     metered.allow(archive.offset)
     member = archive.next()
-    # tarfile keeps every member for random access, which nobody needs here.
+    # tarfile keeps every member for random access, which is not needed here.
     archive.members = []  # type: ignore[attr-defined]
     return member
 
 
 class _Metered(io.RawIOBase):
-    """A file that refuses to feed a header of gigabytes (pax, long names, sparse maps)."""
+    """A file that does not return headers of gigabytes (pax, long names, sparse maps)."""
 
-    # A member that claims more bytes than there are is skipped block by block: for years, at 2^60.
+    # tarfile skips a member with too large a declared size block by block: for years, at 2^60.
     _READS_AT_END = 8
-    _HEADER = 4 << 20  # bytes that one member's headers may take, with what is read ahead
+    _HEADER = 4 << 20  # most bytes of one member's headers, with what is read ahead
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -229,7 +205,7 @@ class _Metered(io.RawIOBase):
         self._empty = 0
 
     def allow(self, offset: int) -> None:
-        """Let a header that begins at ``offset`` be read."""
+        """Allow the header that begins at ``offset`` to be read."""
         self._end = offset + self._HEADER
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -258,7 +234,10 @@ class _Metered(io.RawIOBase):
 
 
 def _strict_info() -> tuple[type[tarfile.TarInfo], Callable[[], bool]]:
-    """Make a header class that does not let damage pass for the archive's end."""
+    """Return a header class that reports damage, and whether the archive had no end mark.
+
+    ``tarfile`` takes a damaged header for the archive's end.
+    """
     ended_early = False
 
     class StrictInfo(tarfile.TarInfo):
@@ -277,7 +256,7 @@ def _strict_info() -> tuple[type[tarfile.TarInfo], Callable[[], bool]]:
 
 
 class _Closing(AbstractContextManager[IO[bytes]]):
-    """Closes a decompressor and the file below it."""
+    """Close a decompressor and the file that it reads."""
 
     def __init__(self, raw: IO[bytes], file: IO[bytes]) -> None:
         self._raw = raw

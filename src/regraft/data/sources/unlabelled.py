@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from regraft.core.text import listed
 from regraft.data.ledger import LedgerEntry
 from regraft.data.samples import Entry, Source
-from regraft.data.sources.folder import LARGEST_FILE, read_file, walk
-from regraft.data.sources.layout import has_image_magic, normalise, printable
+from regraft.data.sources.folder import LARGEST_FILE, list_tree, read_file
+from regraft.data.sources.layout import Members, has_image_magic, normalise, printable
+from regraft.data.sources.stream import read_each
 from regraft.data.sources.tars import is_tar, list_tar
 from regraft.data.sources.zips import is_zip, list_zip
 from regraft.errors import DataError
@@ -23,28 +25,12 @@ _Stream = Callable[[Sequence[int]], Iterator[tuple[int, Load]]]
 
 
 def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Source:
-    """Open images whose labels are not known.
+    """Open images whose labels are not known; their labels are empty.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Files; folders, with all below them; patterns that no shell expanded; zip and tar archives;
-        ``-`` for standard input, which holds one image, or paths of the same kinds, one a line.
-    stdin : binary file, optional
-        In place of the process's standard input.
-
-    Returns
-    -------
-    Source
-        Of the kind "unlabelled"; labels are empty. An id is the path as given, and below a folder
-        or archive the name in there. A path that is met twice is listed once.
-
-    Raises
-    ------
-    DataError
-        Where a path does not exist, a pattern matches nothing, or nothing is left.
-    ArchiveError
-        Where an archive is damaged.
+    A path is a file, a folder with all files below it, a pattern that no shell expanded, or a zip
+    or tar archive. ``-`` is standard input, which holds one image, or such paths, one a line. An id
+    is the path as given, followed by the name in the folder or archive. A path that is given twice
+    is listed once.
 
     Examples
     --------
@@ -56,17 +42,17 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
     found = _Found()
     given = list(paths)
     if "-" in given:
-        at = given.index("-")
+        position = given.index("-")
         content = _read_stdin(stdin)
         if has_image_magic(content[:16]):
-            given[at : at + 1] = []
-            found.add_pixels("-", content)
+            given[position : position + 1] = []
+            found.add(["-"], partial(read_each, bytes, [content]))
         else:
-            given[at : at + 1] = _lines(content)
+            given[position : position + 1] = _lines(content)
     for path in given:
         _add_path(path, found)
     if not found.entries:
-        raise DataError(f"there are no images in {', '.join(paths) or 'an empty list of paths'}")
+        raise DataError(f"there are no images in {listed(paths) or 'an empty list of paths'}")
     location = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
     return Source("unlabelled", location, found.entries, found.stream, tuple(found.left_out),
                   tuple(found.notes))  # fmt: skip
@@ -83,7 +69,7 @@ class _Found:
         self._streams: list[tuple[int, list[int], _Stream]] = []
 
     def add(self, names: Sequence[str], stream: _Stream) -> None:
-        """Add a container's images; those whose id is there already are passed over."""
+        """Add a container's images; pass over those whose id is already there."""
         first = len(self.entries)
         kept = []
         for index, name in enumerate(names):
@@ -98,12 +84,13 @@ class _Found:
             kept.append(index)
         self._streams.append((first, kept, stream))
 
-    def add_pixels(self, name: str, content: bytes) -> None:
-        """Add an image that is in memory."""
-        self.add([name], lambda indices: ((index, lambda: content) for index in indices))
+    def add_tree(self, path: str, members: Members[Any], stream: _Stream) -> None:
+        """Add the images of a folder or an archive; their ids begin with its path."""
+        self.left_out += members.left_out
+        self.add([normalise((Path(path) / name).as_posix()) for name in members.names], stream)
 
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
-        """Stream across the containers; see ``Source.stream``."""
+        """Yield from one container after the other; see ``Source.stream``."""
         for first, kept, stream in self._streams:
             wanted = [index for index in indices if first <= index < first + len(kept)]
             inner = stream([kept[index - first] for index in wanted])
@@ -112,7 +99,7 @@ class _Found:
 
 
 def _add_path(path: str, found: _Found) -> None:
-    """Add what one path stands for."""
+    """Add the images of one path."""
     here = Path(path)
     try:
         exists = bool(path) and here.exists()
@@ -129,29 +116,17 @@ def _add_path(path: str, found: _Found) -> None:
         for match in matches:
             _add_path(match, found)
     elif here.is_dir():
-        members = walk(here)
-        found.left_out += members.left_out
-        files = members.keys
-        found.add([_below(path, name) for name in members.names],
-                  lambda indices: ((i, partial(read_file, files[i])) for i in indices))  # fmt: skip
+        files = list_tree(here)
+        found.add_tree(path, files, partial(read_each, read_file, files.keys))
     elif is_zip(here):
         archive, zipped = list_zip(here)
-        found.left_out += zipped.left_out
-        found.add([_below(path, name) for name in zipped.names],
-                  partial(archive.stream, zipped.keys))  # fmt: skip
+        found.add_tree(path, zipped, partial(read_each, archive.read, zipped.keys))
     elif is_tar(here):
         reader, tarred, notes = list_tar(here)
-        found.left_out += tarred.left_out
         found.notes += notes
-        found.add([_below(path, name) for name in tarred.names],
-                  partial(reader.stream, tarred.keys))  # fmt: skip
+        found.add_tree(path, tarred, partial(reader.stream, tarred.keys))
     else:
-        found.add([normalise(here.as_posix())],
-                  lambda indices: ((i, partial(read_file, path)) for i in indices))  # fmt: skip
-
-
-def _below(path: str, name: str) -> str:
-    return normalise((Path(path) / name).as_posix())
+        found.add([normalise(here.as_posix())], partial(read_each, read_file, [path]))
 
 
 def _read_stdin(stdin: BinaryIO | None) -> bytes:

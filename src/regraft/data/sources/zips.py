@@ -14,18 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.data.samples import Source
 from regraft.data.sources import archive
-from regraft.data.sources.archive import DAMAGE, say
+from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
-from regraft.data.sources.layout import Members, arrange, printable
+from regraft.data.sources.layout import Members, printable, source_of_folders
+from regraft.data.sources.stream import read_each
 from regraft.errors import ArchiveError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
+    from regraft.data.samples import Source
     from regraft.data.sources.options import Data, SourceOptions
-    from regraft.images.payload import Load
 
 _LOCAL_HEADER = 30  # bytes, without name and extra fields
 _UTF8 = 0x800  # flag: the name is UTF-8
@@ -34,43 +32,25 @@ _UNIX = (3, 19)  # writers on Linux and macOS
 
 
 def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
-    """Open a zip of class folders; None for anything else.
-
-    Raises
-    ------
-    ArchiveError
-        Where the file is named ``.zip`` and is none, or its list of members is damaged.
-    DataError
-        Where it holds no class folders that can be used.
-    """
+    """Open a zip of class folders; None for other data."""
     if isinstance(data, tuple) or not is_zip(Path(data)):
         return None
-    location = os.fspath(data)
     reader, members = list_zip(Path(data))
-    layout = arrange(members.names, location)
-    infos = [members.keys[position] for position in layout.positions]
-    return Source(
-        "zip",
-        location,
-        layout.entries,
-        partial(reader.stream, infos),
-        (*members.left_out, *layout.refused),
-        layout.notes,
-    )
+    return source_of_folders("zip", os.fspath(data), members, partial(read_each, reader.read))
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a path is a file that says, by suffix or content, that it is a zip."""
+    """Return whether a path is a file with the suffix or the first bytes of a zip."""
     return path.is_file() and (
         path.suffix.lower() == ".zip" or read_head(str(path), 4) == b"PK\x03\x04"
     )
 
 
 class ZipReader:
-    """Reads members from several threads.
+    """Read members from several threads.
 
-    ``zipfile`` locks each read of the shared file, but counts its open members without a lock:
-    a lost count would close the file under the others' hands. So opening and closing are locked
+    ``zipfile`` locks each read of the shared file, but counts its open members without a lock: a
+    lost count would close the file while other threads read it. So opening and closing are locked
     here, and decompressing is not.
     """
 
@@ -80,14 +60,12 @@ class ZipReader:
         try:
             self._zip = zipfile.ZipFile(path)
         except DAMAGE as error:
-            raise ArchiveError(f"{path} cannot be read as a zip: {say(error)}") from error
+            raise ArchiveError(f"{path} cannot be read as a zip: {damage_reason(error)}") from error
         self._refuse_overlaps()
 
     def _refuse_overlaps(self) -> None:
-        """Refuse members that share bytes: so a small file says that it holds petabytes.
+        """Refuse members that share bytes: with them a small file can declare petabytes.
 
-        References
-        ----------
         Fifield, A better zip bomb, WOOT 2019. CPython refuses them since 3.12.2 and 3.11.8.
         """
         infos = sorted(self.infos(), key=lambda info: info.header_offset)
@@ -96,7 +74,7 @@ class ZipReader:
         for one, following in itertools.pairwise(infos):
             if one.header_offset + _LOCAL_HEADER + one.compress_size > following.header_offset:
                 raise ArchiveError(
-                    f"{self.path} is no sound zip: {printable(_name(following))} lies within "
+                    f"{self.path} is damaged: {printable(_name(following))} overlaps with "
                     f"{printable(_name(one))}"
                 )
 
@@ -104,21 +82,8 @@ class ZipReader:
         """Return all members in the order in which they are listed."""
         return self._zip.infolist()
 
-    def stream(
-        self, infos: Sequence[zipfile.ZipInfo], indices: Sequence[int]
-    ) -> Iterator[tuple[int, Load]]:
-        """Yield how each of the wanted members is read."""
-        for index in indices:
-            yield index, partial(self.read, infos[index])
-
     def read(self, info: zipfile.ZipInfo, first: int = LARGEST_FILE + 1) -> bytes:
-        """Return a member's bytes, or only the first ones.
-
-        Raises
-        ------
-        ImageError
-            Where it is damaged or too large.
-        """
+        """Return a member's bytes, or only the first ones."""
         try:
             with self._lock:
                 member = self._zip.open(info)
@@ -128,13 +93,13 @@ class ZipReader:
                 with self._lock:
                     member.close()
         except DAMAGE as error:
-            raise ImageError("damaged member", say(error)) from error
+            raise ImageError("damaged member", damage_reason(error)) from error
         if len(data) > LARGEST_FILE:
             raise ImageError("too large", f"it has more than {LARGEST_FILE} bytes")
         return data
 
     def head(self, info: zipfile.ZipInfo) -> bytes:
-        """Return a member's first bytes; nothing where it is damaged."""
+        """Return a member's first bytes; none where it is damaged."""
         try:
             return self.read(info, first=16)
         except ImageError:
@@ -144,9 +109,9 @@ class ZipReader:
 def _name(info: zipfile.ZipInfo) -> str:
     """Return a member's name as its writer meant it.
 
-    Info-ZIP on Linux and macOS does not set the flag for UTF-8 but writes the name a second time,
-    into an extra field with a checksum of the first; others write UTF-8 bytes and say nothing.
-    zipfile takes both for code page 437.
+    Info-ZIP on Linux and macOS does not set the flag for UTF-8. It writes the name a second time,
+    into an extra field with a checksum of the first. Other programs write UTF-8 bytes without any
+    sign of it. zipfile decodes both as code page 437.
     """
     if info.flag_bits & _UTF8:
         return info.orig_filename

@@ -1,0 +1,66 @@
+"""Errors of downloads, in one form for every server."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+
+from regraft.core.files import is_full
+from regraft.errors import DiskFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from regraft.errors import DataError
+
+
+@contextmanager
+def download_errors(
+    what: str,
+    setting: str,
+    failures: tuple[type[Exception], ...],
+    download_error: Callable[[Exception], DataError],
+) -> Iterator[None]:
+    """Replace the failures of a download: a full disk by DiskFullError, others by DataError.
+
+    ``setting`` is the setting of the folder for downloads, and ``download_error`` explains a
+    failure of another kind.
+
+    Examples
+    --------
+    >>> from errno import ENOSPC
+    >>> from regraft.errors import DataError
+    >>> with download_errors("mnist", "--data-root", (OSError,), DataError):
+    ...     raise OSError(ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    regraft.errors.DiskFullError: no space left for mnist
+    hint: free some space, or choose another folder with --data-root
+    """
+    try:
+        yield
+    except failures as error:
+        if is_full(error):
+            raise DiskFullError(
+                f"no space left for {what}",
+                hint=f"free some space, or choose another folder with {setting}",
+            ) from error
+        raise download_error(error) from error
+
+
+def reason_of(error: Exception) -> str:
+    r"""Return an error's message in one line, without the signature of a signed address.
+
+    Examples
+    --------
+    >>> reason_of(OSError("https://example.org/a.zip?key=5d1\n is not there"))
+    'https://example.org/a.zip?... is not there'
+    >>> reason_of(EOFError())
+    'EOFError'
+    """
+    message = str(error)
+    if isinstance(error, URLError) and not isinstance(error, HTTPError):
+        message = str(error.reason)
+    message = " ".join(message.split()) or type(error).__name__
+    return re.sub(r"\?\S+", "?...", message)
