@@ -286,7 +286,7 @@ def test_a_damaged_archive_stops_the_scan(tmp_path, monkeypatch):
             yield lambda _: None
 
     before = threading.active_count()
-    with pytest.raises(ArchiveError, match=r"a\.tgz is damaged at or behind [ab]/\d+\.png"):
+    with pytest.raises(ArchiveError, match=r"a\.tgz is damaged at or after [ab]/\d+\.png"):
         scan(path, CONFIG, Cutting())
     assert threading.active_count() == before
 
