@@ -1,10 +1,10 @@
-"""Convolutions of a frozen network that clamp their own output: ReLU and ReLU6 for nothing.
+"""ReLU and ReLU6 fused into the convolution before them, on a processor, in bfloat16.
 
-On a processor a separate ReLU reads and writes the whole map again. oneDNN's convolution clamps
-what it is about to write, which gives the same bits: clamping and rounding may change places. (Of
-SiLU or GELU that is not so; they are left alone. In float32 torch's own convolution takes other
-kernels than the fused one, with other last digits.) EfficientNet-Lite0 in bfloat16 on two cores
-ran 1.08 to 1.3 times as fast, at 128 and at 224 pixels.
+A separate ReLU reads and writes the whole map again. oneDNN's convolution can clamp each value
+before it writes it. The bits stay the same, because clamping and rounding can be exchanged. This is
+not true of SiLU and GELU, which stay separate. In float32 the fused convolution uses other kernels
+than torch's own, with other last digits. EfficientNet-Lite0 in bfloat16 on two cores became 1.08 to
+1.3 times as fast, at 128 and at 224 pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: What oneDNN calls it, and its arguments.
+#: The name of each clamp in oneDNN, and its arguments.
 _CLAMPS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
@@ -31,24 +31,11 @@ _CLAMPS: dict[type[nn.Module], tuple[str, list[float]]] = {
 def fuse_clamps(
     module: nn.Module, folded: Sequence[tuple[str, str]], tapped: Sequence[str], example: Tensor
 ) -> int:
-    """Let convolutions clamp their output themselves, in place; return how many do.
+    """Fuse clamps into the convolutions before them, in place; return how many were fused.
 
-    Parameters
-    ----------
-    module : nn.Module
-        In evaluation mode and in its final type and layout, on the processor.
-    folded : sequence of tuple of str
-        Convolution and norm, for each norm that was folded: in its place stands what timm's norms
-        do after the norm, or nothing.
-    tapped : sequence of str
-        Submodules whose output must stay what it is.
-    example : tensor of shape (n, 3, S, S)
-        In the network's type. Unless it gives the same bits as before, nothing is changed.
-
-    Returns
-    -------
-    int
-        0 in float32, and where torch has no such operation.
+    ``module`` is in evaluation mode, on the processor, in its final type and layout. ``folded`` are
+    the pairs from ``fold_norms``, ``tapped`` the paths of modules whose output must not change. If
+    the bits for ``example`` (N, 3, S, S) change, nothing is fused.
 
     Examples
     --------
@@ -66,15 +53,15 @@ def fuse_clamps(
         or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     ):
         return 0
-    places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
+    n_paths = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
     pairs = [
         (convolution, activation)
         for convolution, activation in (
             *_of_norms(module, folded, tapped),
             *_in_sequences(module, tapped),
         )
-        if all(places[id(module.get_submodule(name))] == 1 for name in (convolution, activation))
-        and _convolver(module.get_submodule(convolution)) is not None
+        if all(n_paths[id(module.get_submodule(name))] == 1 for name in (convolution, activation))
+        and _padding_of(module.get_submodule(convolution)) is not None
     ]
     if not pairs:
         return 0
@@ -86,7 +73,7 @@ def fuse_clamps(
     with torch.inference_mode():
         try:
             same = torch.equal(fused(example), module(example))
-        except (RuntimeError, TypeError):  # an operation or an output of another kind
+        except (RuntimeError, TypeError):  # an operation or an output that is not supported
             same = False
     if not same:
         return 0
@@ -97,15 +84,15 @@ def fuse_clamps(
 
 
 class _Clamping(nn.Module):
-    """A convolution and the clamp behind it, in one operation."""
+    """A convolution and the clamp after it, in one operation."""
 
     def __init__(self, convolution: nn.Module, clamp: nn.Module) -> None:
         super().__init__()
         self.convolution = convolution
-        self._how = _CLAMPS[type(clamp)]
-        found = _convolver(convolution)
-        assert found is not None  # noqa: S101 - whoever builds one has asked
-        self._pad, self._padding = found
+        self._clamp = _CLAMPS[type(clamp)]
+        padding = _padding_of(convolution)
+        assert padding is not None  # noqa: S101 - fuse_clamps has checked
+        self._pad, self._padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and clamp (N, C, H, W)."""
@@ -114,13 +101,13 @@ class _Clamping(nn.Module):
             x = self._pad(x, inner.kernel_size, inner.stride, inner.dilation)
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001 - it has no other name
             x, inner.weight, inner.bias, self._padding, list(inner.stride), list(inner.dilation),
-            inner.groups, *self._how, "",
+            inner.groups, *self._clamp, "",
         )  # fmt: skip
         return result
 
 
-def _convolver(part: nn.Module) -> tuple[Callable[..., Tensor] | None, list[int]] | None:
-    """Return how a convolution pads: by a function first, and by numbers; None of other kinds."""
+def _padding_of(part: nn.Module) -> tuple[Callable[..., Tensor] | None, list[int]] | None:
+    """Return how a convolution pads, by a function and by numbers; None if it cannot be fused."""
     if not isinstance(part, nn.Conv2d) or part._forward_hooks or part._forward_pre_hooks:  # noqa: SLF001
         return None
     if type(part) is nn.Conv2d and part.padding_mode == "zeros":
@@ -135,17 +122,17 @@ def _convolver(part: nn.Module) -> tuple[Callable[..., Tensor] | None, list[int]
 def _of_norms(
     module: nn.Module, folded: Sequence[tuple[str, str]], tapped: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield convolutions whose norm was folded and left a clamp in its place, and the clamp."""
-    for convolution, place in folded:
-        for name, part in module.get_submodule(place).named_children():
+    """Yield convolution and clamp, where the clamp has replaced a folded norm."""
+    for convolution, norm in folded:
+        for name, part in module.get_submodule(norm).named_children():
             if type(part) in _CLAMPS and convolution not in tapped:
-                yield convolution, f"{place}.{name}"
+                yield convolution, f"{norm}.{name}"
             if not isinstance(part, nn.Identity):
                 break
 
 
 def _in_sequences(module: nn.Module, tapped: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield convolutions that a clamp follows in a sequence, with nothing tapped in between."""
+    """Yield convolution and clamp that are neighbours in a sequence, without a tap between them."""
     for path, parent in module.named_modules():
         if type(parent).forward is not nn.Sequential.forward:
             continue

@@ -1,4 +1,4 @@
-"""The store: content keys, checksums, crash safety, the bound, and places it refuses."""
+"""The store: keys of contents, checksums, crash safety, the limit, and folders that are refused."""
 
 import os
 import sqlite3
@@ -118,7 +118,7 @@ def test_some_blocks_come_back_side_by_side_in_the_order_that_is_asked_for(tmp_p
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9])
-def test_a_cut_off_file_is_made_anew(tmp_path, share):
+def test_a_truncated_file_is_created_again(tmp_path, share):
     filled(tmp_path, 500, width=2000).close()
     file = tmp_path / NAME
     os.truncate(file, int(file.stat().st_size * share))
@@ -130,9 +130,9 @@ def test_a_cut_off_file_is_made_anew(tmp_path, share):
         return found
 
     if share:
-        with pytest.warns(StoreWarning, match=rf"{NAME} was damaged \(.*\); it was made anew"):
+        with pytest.warns(StoreWarning, match=rf"{NAME} was damaged \(.*\); it was created again"):
             found = opened_and_read()
-    else:  # nothing was lost that could be told
+    else:  # nothing was lost that could be reported
         found = opened_and_read()
     assert None in found
     store = FeatureStore(tmp_path)
@@ -141,7 +141,7 @@ def test_a_cut_off_file_is_made_anew(tmp_path, share):
     store.close()
 
 
-def test_a_file_that_is_cut_off_while_it_is_open_kills_nobody(tmp_path):
+def test_a_file_that_is_truncated_while_it_is_open_kills_no_process(tmp_path):
     store = filled(tmp_path, 500, width=2000)
     os.truncate(tmp_path / NAME, 100_000)
     with pytest.warns(StoreWarning, match="was damaged"):
@@ -153,15 +153,15 @@ def test_a_file_that_is_cut_off_while_it_is_open_kills_nobody(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda place: place.write_bytes(b"my own database" * 1000),
-        lambda place: sqlite3.connect(place).executescript("create table mine (a); vacuum").close(),
-        lambda place: place.mkdir(),
+        lambda file: file.write_bytes(b"my own database" * 1000),
+        lambda file: sqlite3.connect(file).executescript("create table mine (a); vacuum").close(),
+        lambda file: file.mkdir(),
     ],
 )
 def test_what_is_not_ours_is_renamed_and_kept(tmp_path, make):
     make(tmp_path / NAME)
     content = (tmp_path / NAME).read_bytes() if (tmp_path / NAME).is_file() else None
-    with pytest.warns(StoreWarning, match=f"{NAME} is no store of features; it was renamed to"):
+    with pytest.warns(StoreWarning, match=f"{NAME} is not a feature store; it was renamed to"):
         store = FeatureStore(tmp_path)
     assert store.info().rows == 0
     store.clear()
@@ -170,7 +170,7 @@ def test_what_is_not_ours_is_renamed_and_kept(tmp_path, make):
     assert content is None or kept.read_bytes() == content
 
 
-def test_a_database_of_the_users_in_the_old_place_is_not_touched(tmp_path):
+def test_a_database_of_the_user_in_the_old_folder_is_not_touched(tmp_path):
     (tmp_path / "data.mdb").write_bytes(b"mine")
     store = filled(tmp_path, 2)
     store.clear()
@@ -178,7 +178,7 @@ def test_a_database_of_the_users_in_the_old_place_is_not_touched(tmp_path):
     assert (tmp_path / "data.mdb").read_bytes() == b"mine"
 
 
-def test_a_reader_that_is_left_half_way_holds_nothing_up(tmp_path):
+def test_a_reader_that_is_left_half_way_blocks_nothing(tmp_path):
     store, other = filled(tmp_path, 300), FeatureStore(tmp_path)
     left = store.read([key(n) for n in range(300)])
     assert same(next(left), row(0))
@@ -235,7 +235,7 @@ def test_what_another_process_writes_is_there_at_once(tmp_path):
     store.close()
 
 
-def test_a_store_that_is_removed_while_it_is_open_is_begun_anew(tmp_path):
+def test_a_store_that_is_removed_while_it_is_open_is_created_again(tmp_path):
     store = filled(tmp_path, 5)
     other = FeatureStore(tmp_path)
     other.clear()
@@ -246,21 +246,21 @@ def test_a_store_that_is_removed_while_it_is_open_is_begun_anew(tmp_path):
     other.close()
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path):
     store = filled(tmp_path, 20, width=5000)
     # SQLite's own limit: the error, and the way back, are those of a full disk.
     store._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 40"))
     rows = [(key(n), encode_row(key(n), row(n, 5000))) for n in range(1000, 1200)]
     needed = sum(len(data) for _, data in rows)
-    told = rf"no space left for features in .*: {needed:,} bytes needed, .* free\nhint: make room"
-    with pytest.raises(DiskFullError, match=told):
+    message = rf"no space left for features in .*: {needed:,} bytes needed, .* free\nhint: free some"
+    with pytest.raises(DiskFullError, match=message):
         store.write(rows)
     assert all(same(found, row(n, 5000)) for n, found in enumerate(read(store, range(20))))
     assert store.info().rows == 20
     store.close()
 
 
-def test_least_recently_used_rows_leave(tmp_path):
+def test_least_recently_used_rows_are_removed(tmp_path):
     store = filled(tmp_path, 200, width=2000)
     store.limit = store.info().bytes // 2
     store.stamp(key(n) for n in range(40))
@@ -272,7 +272,7 @@ def test_least_recently_used_rows_leave(tmp_path):
     store.close()
 
 
-def test_a_row_that_another_run_stamps_meanwhile_stays(tmp_path):
+def test_a_row_that_another_run_uses_meanwhile_stays(tmp_path):
     store = filled(tmp_path, 200, width=2000)
     store.limit = store.info().bytes // 2
     leaving = store._database.run(store._oldest)
@@ -310,7 +310,7 @@ def test_an_eviction_that_fails_is_a_warning(tmp_path):
         store.trim()
 
 
-def test_nothing_leaves_below_the_limit(tmp_path):
+def test_nothing_is_removed_below_the_limit(tmp_path):
     store = filled(tmp_path, 50)
     store.evict()
     assert store.info().rows == 50
@@ -337,11 +337,11 @@ def test_a_temporary_store_leaves_nothing_behind():
     assert not folder.exists()
 
 
-def test_a_file_in_the_folders_place_is_an_error_that_says_what_to_do(tmp_path):
-    place = tmp_path / "file"
-    place.write_text("", encoding="utf-8")
+def test_a_file_instead_of_the_folder_is_an_error_that_says_what_to_do(tmp_path):
+    folder = tmp_path / "file"
+    folder.write_text("", encoding="utf-8")
     with pytest.raises(StoreError, match=r"file cannot be used: .*\nhint: .*REGRAFT_CACHE"):
-        FeatureStore(place)
+        FeatureStore(folder)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
@@ -381,6 +381,6 @@ def test_processes_may_write_the_same_rows_at_once(tmp_path):
 def test_without_a_temporary_folder_there_is_a_hint_and_no_traceback(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
-    message = "no temporary folder for features can be made: .*\nhint: name a folder that you can"
+    message = "no temporary folder for features can be created: .*\nhint: set TMPDIR to a folder"
     with pytest.raises(StoreError, match=message), temporary_store():
         pass

@@ -13,30 +13,20 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 3  # raised when a row's bytes mean something else: part of the store's file name
+SCHEMA_VERSION = 3  # raised when the format of a row changes; part of the name of the file
 _START = struct.Struct("<HHI")  # schema, blocks, bytes of the header that follows
 
 #: One image's blocks by name, each float16 or float32 of shape (D,).
 Row: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
-_Place: TypeAlias = tuple[type[np.floating[Any]], int, int]  # a block's type, width, offset
+_Position: TypeAlias = tuple[type[np.floating[Any]], int, int]  # of a block: type, width, offset
 
 
 def row_key(content_hash: bytes, view: int, fingerprint: bytes) -> bytes:
-    """Return a row's key: of what is computed, never of where the image lies.
+    """Return the key (32 bytes) of a row: a hash of all that its bits depend on.
 
-    Parameters
-    ----------
-    content_hash : bytes
-        sha256 of the image's bytes, 32 bytes.
-    view : int
-        0 is the plain evaluation rendering.
-    fingerprint : bytes
-        From ``fingerprint_of``: everything else that the bits depend on.
-
-    Returns
-    -------
-    bytes
-        32 bytes.
+    ``content_hash`` is the sha256 of the image's bytes, ``view`` is 0 for the image without
+    augmentation, and ``fingerprint`` comes from ``fingerprint_of``. The path of the image is not
+    part of the key.
 
     Examples
     --------
@@ -56,9 +46,9 @@ def fingerprint_of(description: Mapping[str, Any]) -> bytes:
 
 
 def encode_row(key: bytes, row: Row) -> bytes:
-    """Return a row as bytes: schema, a header of block names and widths, values, CRC-32 at the end.
+    """Return a row as bytes: schema, header of block names and widths, values, CRC-32.
 
-    The checksum covers the key too, so that a row that landed under another's key is noticed.
+    The checksum covers the key too, so that a row under the key of another row is noticed.
 
     Examples
     --------
@@ -72,7 +62,7 @@ def encode_row(key: bytes, row: Row) -> bytes:
     for name, values in row.items():
         encoded, is_half = name.encode(), values.dtype == np.float16
         header += struct.pack("<BBI", len(encoded), is_half, len(values)) + encoded
-    header += bytes(-len(header) % 8)  # values that are aligned are read faster
+    header += bytes(-len(header) % 8)  # aligned values are read faster
     parts = [_START.pack(SCHEMA_VERSION, len(row), len(header)), header]
     parts += [np.ascontiguousarray(values).tobytes() for values in row.values()]
     body = b"".join(parts)
@@ -80,31 +70,18 @@ def encode_row(key: bytes, row: Row) -> bytes:
 
 
 def decode_row(key: bytes, data: object) -> dict[str, NDArray[Any]] | None:
-    """Return the blocks of a row, or None where the row is not what was written under that key.
-
-    Parameters
-    ----------
-    key : bytes
-        Under which it was found.
-    data : object
-        What was found; a damaged file may hold anything.
-
-    Returns
-    -------
-    dict of str to array, or None
-        Views into ``data``.
-    """
+    """Return the blocks of a row, as views; None if this is not what was written for the key."""
     sound = _checked(key, data)
     if sound is None:
         return None
-    places = _places(*_header(sound))
-    return {name: np.frombuffer(sound, *place) for name, place in places.items()}
+    positions = _positions(*_header(sound))
+    return {name: np.frombuffer(sound, *position) for name, position in positions.items()}
 
 
 def decode_values(
     key: bytes, data: object, names: tuple[str, ...]
 ) -> list[NDArray[np.floating[Any]]] | None:
-    """Return some blocks side by side, in as few arrays as they lie in: ``decode_row``, but faster.
+    """Return some blocks side by side, adjacent ones in one array: faster than ``decode_row``.
 
     Examples
     --------
@@ -132,24 +109,24 @@ def _header(data: bytes) -> tuple[bytes, int]:
 
 
 @functools.lru_cache(maxsize=64)  # thousands of rows have one header
-def _places(header: bytes, n_blocks: int) -> dict[str, _Place]:
-    """Return each block's type, width and offset in the row."""
-    places: dict[str, _Place] = {}
-    position, offset = 0, _START.size + len(header)
+def _positions(header: bytes, n_blocks: int) -> dict[str, _Position]:
+    """Return the type, width and offset of each block in the row."""
+    positions: dict[str, _Position] = {}
+    at, offset = 0, _START.size + len(header)
     for _ in range(n_blocks):
-        name_length, is_half, width = struct.unpack_from("<BBI", header, position)
-        name = header[position + 6 : position + 6 + name_length].decode()
-        position += 6 + name_length
-        places[name] = (np.float16 if is_half else np.float32, width, offset)
+        name_length, is_half, width = struct.unpack_from("<BBI", header, at)
+        name = header[at + 6 : at + 6 + name_length].decode()
+        at += 6 + name_length
+        positions[name] = (np.float16 if is_half else np.float32, width, offset)
         offset += width * (2 if is_half else 4)
-    return places
+    return positions
 
 
 @functools.lru_cache(maxsize=256)
-def _runs(header: bytes, n_blocks: int, names: tuple[str, ...]) -> list[_Place]:
-    """Return the places of some blocks, those that lie side by side as one."""
-    runs: list[_Place] = []
-    for dtype, width, offset in map(_places(header, n_blocks).__getitem__, names):
+def _runs(header: bytes, n_blocks: int, names: tuple[str, ...]) -> list[_Position]:
+    """Return the positions of some blocks, adjacent blocks of one type as one."""
+    runs: list[_Position] = []
+    for dtype, width, offset in map(_positions(header, n_blocks).__getitem__, names):
         if runs and runs[-1][0] is dtype:
             _, before, start = runs[-1]
             if start + before * np.dtype(dtype).itemsize == offset:

@@ -1,8 +1,8 @@
-"""The store of features: one checksummed row per image, view and way of computing, in SQLite.
+"""The feature store: one row with a checksum for each image, view and way of computing, in SQLite.
 
-A cache never changes a result: rows are found by a hash of contents, checked when read, and made
-anew where the check fails. What becomes of a damaged file is in ``database.py``; here are the rows,
-the bound, and the refusal of places where locks are not real.
+A cache never changes a result: the key of a row is a hash of all that its bits depend on, and a row
+with a wrong checksum is extracted again. This module has the rows, the limit, and the check for
+network file systems; ``database.py`` has the file, which may be damaged.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_LIMIT = 20 * 2**30  # bytes; two million images with all stages of the default backbone
-_ROWS_AT_ONCE = 128  # in one query: the lock is held for a millisecond or two
-_EVICTED_AT_ONCE = 2048  # rows in one transaction: what its journal needs stays small
-# A row's time of use stands apart from it: to stamp one must not rewrite the other.
+_ROWS_AT_ONCE = 128  # in one query, which keeps the lock for one or two milliseconds
+_EVICTED_AT_ONCE = 2048  # rows in one transaction, so that its journal stays small
+# The time of use is in another table than the row: to change it must not rewrite the row.
 _KEYS = """CREATE TABLE keys (
     id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL
 )"""
@@ -42,46 +42,28 @@ _ROWS = "CREATE TABLE rows (id INTEGER PRIMARY KEY, data BLOB NOT NULL)"
 
 
 def default_folder() -> Path:
-    """Return the store's folder: ``$REGRAFT_CACHE``, else the platform's cache folder."""
+    """Return the folder of the store: ``$REGRAFT_CACHE``, or the cache folder of this system."""
     given = os.environ.get("REGRAFT_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("regraft", appauthor=False))
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What ``regraft cache`` shows."""
+    """The size of a store, as ``regraft cache`` shows it."""
 
     folder: Path
     rows: int
     bytes: int
-    limit: int
+    limit: int  # bytes
 
 
 class FeatureStore:
-    """Rows of features under content keys, in one SQLite file.
+    """Rows of features by key, in one SQLite file.
 
-    Processes and threads share it freely: a process has one connection, whose lock each call holds
-    for one short query or transaction, so that nothing stays open in between. Readers never write:
-    the time of use is stamped once a run.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it is missing.
-    limit : int
-        Bytes of rows; beyond it the least recently used leave.
-
-    Attributes
-    ----------
-    generation : int
-        Raised whenever the file was begun anew: rows that were there before have left.
-
-    Raises
-    ------
-    StoreError
-        Where the place is unusable: read-only, on a network file system, no permission.
-    DiskFullError
-        Where there is no space left.
+    Processes and threads may share it. A process has one connection, with a lock that each call
+    keeps for one short query or transaction, so nothing stays open between calls. Readers do not
+    write: the time of use is written once for each run. ``limit`` is in bytes; above it the least
+    recently used rows are removed. An unusable folder is a StoreError, a full disk a DiskFullError.
     """
 
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
@@ -90,15 +72,15 @@ class FeatureStore:
         kind = network_file_system(folder)
         if kind is not None:
             raise StoreError(
-                f"{folder} is on a network file system ({kind}), where locks may not be real",
+                f"{folder} is on a network file system ({kind}), where locks may not work",
                 hint="put it on a local disk: --cache-dir FOLDER or REGRAFT_CACHE",
             )
         self._database = Database(folder / f"features-v{SCHEMA_VERSION}.sqlite", (_KEYS, _ROWS))
-        self._database.run(used_bytes)  # what is wrong with the place is told now
+        self._database.run(used_bytes)  # an unusable folder is an error now, not later
 
     @property
     def generation(self) -> int:
-        """Raised whenever the file was begun anew: rows that were there before have left."""
+        """Return a number that increases when the file is created again: earlier rows are lost."""
         return self._database.generation
 
     def close(self) -> None:
@@ -106,30 +88,13 @@ class FeatureStore:
         self._database.close()
 
     def clear(self) -> None:
-        """Remove all rows and give the space back.
-
-        Raises
-        ------
-        StoreError
-            Where the file cannot be removed.
-        """
+        """Remove all rows and free their space."""
         self._database.remove()
 
     def read(self, keys: Sequence[bytes]) -> Generator[dict[str, NDArray[Any]] | None]:
-        """Yield each key's row, None where there is none or its checksum is wrong.
+        """Yield the row of each key, read-only; None if there is none or its checksum is wrong.
 
-        Nothing is open while the caller works on a row: it may take its time, write, or never come
-        back.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-            From ``row_key``.
-
-        Yields
-        ------
-        dict of str to array, or None
-            Read-only.
+        Nothing is open between two rows: the caller may take long, write, or stop reading.
         """
         for key, data in self._found(keys):
             yield decode_row(key, data)
@@ -137,15 +102,7 @@ class FeatureStore:
     def read_values(
         self, keys: Sequence[bytes], names: tuple[str, ...]
     ) -> Generator[list[NDArray[Any]] | None]:
-        """Yield some blocks of each key's row side by side, in as few arrays as they lie in.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-            As for ``read``, but faster.
-        names : tuple of str
-            The blocks.
-        """
+        """Yield some blocks of each row side by side, adjacent blocks in one array."""
         for key, data in self._found(keys):
             yield decode_values(key, data, names)
 
@@ -156,13 +113,7 @@ class FeatureStore:
             yield from ((key, found.get(key)) for key in part)
 
     def write(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write encoded rows in one transaction: all of them are there afterwards, or none.
-
-        Raises
-        ------
-        DiskFullError, StoreError
-            The store is as it was before.
-        """
+        """Write encoded rows by key in one transaction: if it fails, the store is as before."""
         wanted = dict(rows)
 
         def put(connection: sqlite3.Connection) -> None:
@@ -177,14 +128,14 @@ class FeatureStore:
                     connection.execute(
                         "INSERT OR REPLACE INTO rows (id, data) VALUES (?, ?)", (identifier, data)
                     )
-                # A page whose cells lost their order takes a row, and does not find it again.
+                # A page with cells in a wrong order accepts a row and does not find it again.
                 if _find(connection, list(wanted)) != wanted:
-                    raise sqlite3.DatabaseError("a row that was written is not found")
+                    raise sqlite3.DatabaseError("a written row is not found")
 
         self._database.run(put, needed=sum(map(len, wanted.values())))
 
     def stamp(self, keys: Iterable[bytes]) -> None:
-        """Mark rows as used now: once a run, so that readers stay readers."""
+        """Write the time of use of some rows: once for each run, so that readers do not write."""
         used = sorted(set(keys))
 
         def mark(connection: sqlite3.Connection) -> None:
@@ -197,10 +148,10 @@ class FeatureStore:
         self._database.run(mark)
 
     def evict(self) -> None:
-        """Let the least recently used rows leave where the limit is passed.
+        """Remove the least recently used rows if the store is larger than its limit.
 
-        Their space is used again; the file does not shrink. A run whose rows leave while it reads
-        them extracts them again.
+        New rows use their space; the file does not shrink. A run that still reads these rows
+        extracts them again.
         """
         if self._database.run(used_bytes) <= self.limit:
             return
@@ -210,8 +161,8 @@ class FeatureStore:
                 self._database.run(functools.partial(_delete, rows=part))
 
     def _oldest(self, connection: sqlite3.Connection) -> list[tuple[int, int]]:
-        """Return id and stamp of the rows that must leave."""
-        # A tenth more than needed leaves, so that a full store does not evict at every run.
+        """Return id and time of use of the rows that have to be removed."""
+        # A tenth of the limit more is removed, so that a full store does not evict in each run.
         surplus = used_bytes(connection) - self.limit * 9 // 10
         by_age = connection.execute("SELECT id, used, bytes FROM keys ORDER BY used, id")
         oldest = []
@@ -224,7 +175,7 @@ class FeatureStore:
         return oldest
 
     def trim(self) -> None:
-        """Evict after a run: what fails here is a warning, since the run's work is done."""
+        """Evict after a run; a failure is a warning, because the run is complete."""
         try:
             self.evict()
         except RegraftError as error:
@@ -235,13 +186,13 @@ class FeatureStore:
             )
 
     def info(self) -> StoreInfo:
-        """Return the number of rows and the bytes that they take."""
+        """Return the number of rows and their bytes."""
 
-        def ask(connection: sqlite3.Connection) -> StoreInfo:
+        def count(connection: sqlite3.Connection) -> StoreInfo:
             (rows,) = connection.execute("SELECT count(*) FROM keys").fetchone()
             return StoreInfo(self.folder, rows, used_bytes(connection), self.limit)
 
-        return self._database.run(ask)
+        return self._database.run(count)
 
 
 def _find(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, object]:
@@ -251,7 +202,7 @@ def _find(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, 
 
 
 def _delete(connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> None:
-    """Remove rows by id and stamp: one that another run has stamped since stays."""
+    """Remove rows by id and time of use: a row that another run has used since then stays."""
     with transaction(connection):
         for identifier, used in rows:
             gone = connection.execute(
@@ -266,24 +217,10 @@ _opening = threading.Lock()
 
 
 def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureStore:
-    """Return the store of a folder, the same object whatever name the folder goes by.
+    """Return the store of a folder, the same object for all paths of this folder.
 
-    Parameters
-    ----------
-    folder : Path, optional
-        Else ``default_folder()``.
-    limit : int, optional
-        Bytes; else ``$REGRAFT_CACHE_LIMIT`` in GiB, else 20 GiB.
-
-    Returns
-    -------
-    FeatureStore
-        The same object for the same folder.
-
-    Raises
-    ------
-    StoreError, DiskFullError
-        Where the place is unusable.
+    The folder is ``default_folder()`` if none is given; the limit in bytes is that of
+    ``$REGRAFT_CACHE_LIMIT`` (in GiB), or 20 GiB.
     """
     folder = (folder or default_folder()).expanduser().resolve()
     with _opening:
@@ -294,7 +231,7 @@ def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureS
 
 
 def close_store(folder: Path | None = None) -> None:
-    """Close a folder's store in this process, so that it can be removed or opened elsewhere."""
+    """Close the store of a folder in this process, so that the folder can be removed."""
     folder = (folder or default_folder()).expanduser().resolve()
     with _opening:
         store = _open_stores.pop(folder, None)
@@ -304,23 +241,18 @@ def close_store(folder: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def temporary_store() -> Iterator[FeatureStore]:
-    """Open a store that is gone afterwards: what a run uses when it keeps nothing.
+    """Open a store that is removed at the end, for a run that keeps no features.
 
-    The rows are on disk and not in memory: 300,000 images with all stages are 10 GB.
-
-    Raises
-    ------
-    StoreError
-        Where no temporary folder can be made.
+    Its rows are on disk and not in memory: those of 300,000 images with all stages are 10 GB.
     """
     try:
-        place = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True)
     except OSError as error:
         raise StoreError(
-            f"no temporary folder for features can be made: {error}",
-            hint="name a folder that you can write to in TMPDIR",
+            f"no temporary folder for features can be created: {error}",
+            hint="set TMPDIR to a folder that you can write to",
         ) from error
-    with place as folder:
+    with temporary as folder:
         store = FeatureStore(Path(folder), limit=2**62)
         try:
             yield store
@@ -329,13 +261,7 @@ def temporary_store() -> Iterator[FeatureStore]:
 
 
 def clear_store(folder: Path | None = None) -> StoreInfo:
-    """Remove all rows and give the space back; return what there was.
-
-    Raises
-    ------
-    StoreError
-        Where the files cannot be removed.
-    """
+    """Remove all rows of a store and free their space; return its size before."""
     store = open_store(folder)
     info = store.info()
     store.clear()
