@@ -1,4 +1,4 @@
-"""What the doctor says of an installation is what training then does."""
+"""The doctor finds what a training would find."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ def store(tmp_path, monkeypatch):
 
 
 def check_of(name):
-    """Return one check, looked at as ``checks`` does."""
+    """Run one check as ``checks`` does."""
     return doctor._safely(name, doctor.CHECKS[name])
 
 
@@ -34,10 +34,10 @@ def test_a_sound_installation_passes(store, capsys):
     text = " ".join(lines)
     for part in (
         "sha256 579344248a93 as published", "auto is ", "simplejpeg ", "libjpeg-turbo ",
-        f"{store} (", "not made yet", "two small images in ", "GiB free",
+        f"{store} (", "not created yet", "two small images in ", "GiB free",
     ):  # fmt: skip
         assert part in text
-    assert not store.exists()  # looking leaves nothing behind
+    assert not store.exists()  # a check leaves nothing behind
     assert not list(store.parent.iterdir())
 
 

@@ -193,7 +193,7 @@ def test_version_and_module(capsys):
         *(
             (
                 f"train {words}",
-                "regraft train needs DATA: a configuration says how to train and not on what",
+                "regraft train needs DATA: a configuration does not name any",
                 "regraft train DATA --config config.yaml",
             )
             for words in ("-c config.yaml", "--config config.yaml", "--config=config.yaml")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from regraft.cli.output import as_json, as_table, deliver
+from regraft.cli.output import as_json, as_table, write_predictions
 from regraft.errors import ImageError, InputError
 
 
@@ -31,7 +31,7 @@ RESULTS = [
 
 
 def test_lines_for_people(capsys):
-    assert deliver(iter(RESULTS), csv=None, json=False) == 1
+    assert write_predictions(iter(RESULTS), csv=None, json=False) == 1
     out, err = capsys.readouterr()
     assert (
         out == "a/daisy, 1.jpg: daisy 0.750, Löwenzahn 0.250\nb.jpg: Löwenzahn 0.500, daisy 0.500\n"
@@ -40,7 +40,7 @@ def test_lines_for_people(capsys):
 
 
 def test_lines_for_programs(capsys):
-    assert deliver(iter(RESULTS[:1]), csv=None, json=True) == 0
+    assert write_predictions(iter(RESULTS[:1]), csv=None, json=True) == 0
     assert json.loads(capsys.readouterr().out) == {
         "id": "a/daisy, 1.jpg",
         "label": "daisy",
@@ -55,7 +55,7 @@ def test_lines_for_programs(capsys):
 def test_a_table_for_spreadsheets(tmp_path, capsys):
     path = tmp_path / "predictions.csv"
     path.write_text("old", encoding="utf-8")
-    assert deliver(iter(RESULTS), csv=path, json=False) == 1
+    assert write_predictions(iter(RESULTS), csv=path, json=False) == 1
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["id", "predicted", "probability", "predicted_2", "probability_2", "error"],
@@ -71,7 +71,7 @@ def test_a_table_for_spreadsheets(tmp_path, capsys):
 
 def test_a_table_of_refused_images_has_its_heading_and_their_reasons(tmp_path, capsys):
     path = tmp_path / "predictions.csv"
-    assert deliver(iter(RESULTS[1:2]), csv=path, json=False) == 1
+    assert write_predictions(iter(RESULTS[1:2]), csv=path, json=False) == 1
     with path.open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row == {
@@ -86,7 +86,7 @@ def test_a_table_of_refused_images_has_its_heading_and_their_reasons(tmp_path, c
 def test_a_table_and_lines_for_programs(tmp_path, capsys):
     """Of both, both: the file for later, the lines for who reads on."""
     path = tmp_path / "predictions.csv"
-    assert deliver(iter(RESULTS), csv=path, json=True) == 1
+    assert write_predictions(iter(RESULTS), csv=path, json=True) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["a/daisy, 1.jpg", "b.jpg"]
     with path.open(encoding="utf-8", newline="") as file:
@@ -96,7 +96,7 @@ def test_a_table_and_lines_for_programs(tmp_path, capsys):
 @pytest.mark.parametrize("as_lines", [True, False])
 def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
     result = Result("a\x1b[2J.jpg", (("tulip\x1b]0;owned\x07\u202e", 1.0),))
-    deliver([result], csv=None, json=as_lines)
+    write_predictions([result], csv=None, json=as_lines)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert out[:-1].isprintable()
@@ -106,7 +106,7 @@ def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
 
 def test_a_table_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
-        deliver(iter(RESULTS), csv=tmp_path / "missing" / "p.csv", json=False)
+        write_predictions(iter(RESULTS), csv=tmp_path / "missing" / "p.csv", json=False)
 
 
 def test_an_interrupted_table_leaves_the_old_one(tmp_path):
@@ -118,7 +118,7 @@ def test_an_interrupted_table_leaves_the_old_one(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        deliver(results(), csv=path, json=False)
+        write_predictions(results(), csv=path, json=False)
     assert path.read_text(encoding="utf-8") == "old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -13,7 +13,7 @@ from regraft.backbones.registry import resolve
 from regraft.bundle.predictor import Predictor
 from regraft.cli.main import app, main
 from regraft.cli.options import combine
-from regraft.config.recipe import WORDS, explain, list_recipes, read_recipe, recipe_names
+from regraft.config.recipe import TEXTS, explain, list_recipes, read_recipe, recipe_names
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import read_config, to_yaml
 from regraft.data.sources.named import NAMED
@@ -211,8 +211,8 @@ def test_the_page_names_real_tests_and_every_recipe_it_runs():
     assert run == {"mnist-resnet50", "mnist-vgg16"} < {*NAMES}
 
 
-def test_words_are_no_settings():
-    assert not set(WORDS) & {field.name for field in dataclasses.fields(TrainConfig)}
+def test_texts_have_no_name_of_a_setting():
+    assert not set(TEXTS) & {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 # --- that they run ----------------------------------------------------------------------------

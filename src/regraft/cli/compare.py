@@ -1,6 +1,6 @@
-"""`regraft compare`: of runs that are there, or of trainings on data."""
+"""`regraft compare`: compare finished runs, or train on data and compare."""
 
-# ruff: noqa: PLC0415, T201 - as in cli.py
+# ruff: noqa: PLC0415, T201 - as in main.py
 
 from pathlib import Path
 from typing import Annotated
@@ -24,22 +24,21 @@ def compare(
 ) -> int:
     """Compare runs on the same test images, or train networks on DATA and compare these.
 
-    Prints a table and paired tests, and draws a picture. Trainings that are finished in --out
-    already are not repeated; one that fails costs the others nothing, and the exit code is then 1.
+    Prints a table and paired tests, and draws a picture. Trainings that are already finished in
+    --out are not repeated. If one fails, the others still run, and the exit code is 1.
 
     Parameters
     ----------
     runs
-        Two folders or more that `regraft train` wrote, whose test images are matched by their
-        content; or, with --models or --strategies, DATA as for `regraft train`.
+        Two or more folders that `regraft train` wrote; their test images are matched by content.
+        Or, with --models or --strategies, DATA as for `regraft train`.
     models
         Train each of these networks, as in resnet50,vgg16, on the same parts of DATA.
     strategies
         Train each network in each of these ways, as in probe,finetune.
     out
-        Of runs: PNG file to write, which must not exist. [default: regraft-runs/compare.png,
-        replaced] Of DATA: folder of the runs and of compare.png. [default: one under
-        regraft-runs/, named after the data]
+        For runs: new PNG file. [default: regraft-runs/compare.png, replaced] For DATA: folder of
+        the runs and of compare.png. [default: one under regraft-runs/, named after the data]
     overwrite
         Replace runs in --out that differ in settings or images.
     """
@@ -61,7 +60,7 @@ def compare(
             hint="regraft compare --help",
         )
     settings = combine(config, flags).replace(out=out, overwrite=overwrite)
-    if {*_words(strategies)} <= {settings.strategy}:  # else one of them reads what others do not
+    if {*_words(strategies)} <= {settings.strategy}:  # else each reads other settings
         refuse_unread(settings, given(flags))
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands.compare_trainings import compare_trainings

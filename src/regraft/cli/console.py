@@ -1,7 +1,7 @@
-"""What every command shares: errors as two lines, warnings as one, exit codes, signals.
+"""What every command does in the same way: errors, warnings, exit codes, signals.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 and 143 on Ctrl-C and SIGTERM, 141 where the
-reader of our output went away.
+Errors are two lines, warnings one. Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 and 143
+on Ctrl-C and SIGTERM, 141 if the reader of our output has closed it.
 """
 
 # ruff: noqa: T201 - the messages of every command
@@ -26,33 +26,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
-#: What any call may say once a disk or the network behind a folder has failed.
+#: Errors of any call after a disk has failed, or the network behind a folder.
 _GONE = {
     getattr(errno, name)
     for name in ("EIO", "ENOTCONN", "ESTALE", "EHOSTDOWN", "ETIMEDOUT")
     if hasattr(errno, name)
 }
-_GONE_HINT = "hint: the disk, or the network behind it, has failed; look whether it is there again"
+_GONE_HINT = "hint: the disk, or the network behind it, has failed; check it and try again"
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; return its exit code, or the one of what it raised, told on stderr.
+    """Run a command; return its exit code, or that of the error which it raised.
 
-    Parameters
-    ----------
-    command : callable
-        Returns the exit code.
-
-    Returns
-    -------
-    int
-        Of an expected error its ``exit_code``; an unexpected one prints its traceback and is 1.
+    An expected error is printed as two lines, an unexpected one with its traceback.
     """
     _survive_narrow_encodings()
     try:
         with _short_warnings(), _terminable():
             code = command()
-            sys.stdout.flush()  # a reader that went away shows here and not at exit
+            sys.stdout.flush()  # a closed pipe raises here and not at exit
     except RegraftError as error:
         print_error(error)
         return error.exit_code
@@ -62,7 +54,7 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return BROKEN_PIPE
-    except Exception as error:  # noqa: BLE001 - the last place: an exit code all the same
+    except Exception as error:  # noqa: BLE001 - the outermost call: it returns an exit code
         if isinstance(error, OSError) and error.errno in _GONE:
             what = "" if error.filename is None else f"{visible(str(error.filename))}: "
             print(f"error: {what}{error.strerror}\n{_GONE_HINT}", file=sys.stderr)
@@ -74,9 +66,9 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def end(code: int) -> int:
-    """Return the exit code; of a failed command that left a thread importing, end the process here.
+    """Return the exit code, or end the process if it failed while a thread still imports torch.
 
-    The interpreter would wait for that thread: torch takes seconds, and nobody needs it any more.
+    The interpreter would wait seconds for that thread, and the import is not needed any more.
     """
     if code and any(thread.name.startswith(BACKGROUND) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
@@ -87,19 +79,13 @@ def end(code: int) -> int:
 
 
 def print_error(error: RegraftError) -> None:
-    """Print an error on stderr: what, and behind ``hint:`` what to do.
-
-    Parameters
-    ----------
-    error : RegraftError
-        Its message may have several lines.
-    """
+    """Print an error on stderr: the message, and the hint on its own line."""
     print(f"error: {error}", file=sys.stderr)
 
 
 @contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Show our own warnings as one line, each text once; leave those of others as they are."""
+    """Print our own warnings as one line, each text once; leave those of libraries as they are."""
     seen: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", RegraftWarning)
@@ -125,7 +111,7 @@ def _short_warnings() -> Iterator[None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that open files and progress bars end in order."""
+    """Turn SIGTERM into SystemExit, so that files and progress bars are closed in order."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals can be caught in the main thread only
         return
@@ -142,14 +128,14 @@ def _terminable() -> Iterator[None]:
 
 
 def _survive_narrow_encodings() -> None:
-    """Let a console that lacks a character show its number instead of ending the command."""
+    """Print the number of a character that the console's encoding lacks, and go on."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _silence(stream: TextIO) -> None:
-    """Send what is still buffered to nowhere, or the interpreter complains at exit."""
+    """Discard what is still buffered; else the interpreter prints an error at exit."""
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())

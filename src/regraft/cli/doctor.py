@@ -1,6 +1,6 @@
-"""`regraft doctor`: what this installation has, what it lacks, and what to do about it."""
+"""`regraft doctor`: what is installed, what is missing, and what to do about it."""
 
-# ruff: noqa: PLC0415 - each check imports what it looks at, so that one broken library is one line
+# ruff: noqa: PLC0415 - each check imports what it tests: one broken library is one line
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.core.files import existing_parent
-from regraft.core.machine import free_memory, n_processors
 from regraft.core.text import counted
 from regraft.core.version import __version__
 from regraft.errors import RegraftError
@@ -30,49 +29,21 @@ LEAST_FREE = 2 * 2**30  # bytes; features of 100,000 images with the default bac
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    name : str
-        What.
-    ok : bool
-        False where training would fail.
-    detail : str
-        What was found, in one line.
-    hint : str or None
-        What to do about it; also where something works and could work better.
-    """
+    """The result of one check."""
 
     name: str
-    ok: bool
-    detail: str
-    hint: str | None = None
+    ok: bool  # False if training would fail
+    detail: str  # what was found, in one line
+    hint: str | None = None  # what to do about it, also if it works and could work better
 
 
 def checks() -> list[Check]:
-    """Look at everything that training needs.
-
-    Returns
-    -------
-    list of Check
-        In the order in which they are shown; a check that itself fails is one that is not ok.
-    """
-    return [_safely(name, look) for name, look in CHECKS.items()]
+    """Check everything that training needs; a check that raises an error is not ok."""
+    return [_safely(name, check) for name, check in CHECKS.items()]
 
 
 def report(found: Sequence[Check]) -> str:
-    """Write checks as lines: ``ok`` or ``FAIL``, what, what was found; hints below.
-
-    Parameters
-    ----------
-    found : sequence of Check
-        As ``checks`` returns them.
-
-    Returns
-    -------
-    str
-        Without a line break at the end.
+    """Return checks as lines: ``ok`` or ``FAIL``, the name, what was found; hints below.
 
     Examples
     --------
@@ -89,12 +60,12 @@ def report(found: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _safely(name: str, look: Callable[[str], Check]) -> Check:
+def _safely(name: str, check: Callable[[str], Check]) -> Check:
     try:
-        return look(name)
+        return check(name)
     except RegraftError as error:
         return Check(name, ok=False, detail=error.message, hint=error.hint)
-    except Exception as error:  # noqa: BLE001 - a broken installation fails in any way it likes
+    except Exception as error:  # noqa: BLE001 - a broken installation can fail in any way
         reason = " ".join(str(error).split())[:200]
         return Check(
             name,
@@ -110,6 +81,8 @@ def _python(name: str) -> Check:
 
 
 def _platform(name: str) -> Check:
+    from regraft.core.machine import free_memory, n_processors
+
     processors = counted(n_processors(), "processor")
     memory = f"{free_memory() / 2**30:,.1f} GiB of memory free"
     return Check(name, ok=True, detail=f"{platform.platform()}, {processors}, {memory}")
@@ -163,7 +136,7 @@ def _torchvision(name: str) -> Check:
 
 
 def _decoders(name: str) -> Check:
-    """Decode a picture of each common format, from libraries that were built in many ways."""
+    """Decode a picture of each common format: the libraries are built in many ways."""
     import numpy as np
     from PIL import Image
 
@@ -190,7 +163,7 @@ def _weights(name: str) -> Check:
 
 
 def _network(name: str) -> Check:
-    """Run the embedded network as training does: kernels fail in ways that no import shows."""
+    """Run the embedded network as training does: an import alone does not show broken kernels."""
     import numpy as np
     import torch
 
@@ -221,7 +194,7 @@ def _network(name: str) -> Check:
 
 
 def _store(name: str) -> Check:
-    """Fail only where a run could not go on in the temporary folder either."""
+    """Check the feature store; it fails only if the temporary folder cannot be used either."""
     from regraft.features.store.store import close_store, default_folder, open_store
 
     folder = default_folder().expanduser().absolute()
@@ -234,7 +207,7 @@ def _store(name: str) -> Check:
             )
         else:
             _try_to_write(existing_parent(folder))
-            held = "not made yet"
+            held = "not created yet"
     except (RegraftError, OSError) as error:
         what = error.message if isinstance(error, RegraftError) else f"{folder}: {error.strerror}"
         temporary = Path(tempfile.gettempdir())
@@ -245,8 +218,8 @@ def _store(name: str) -> Check:
             detail = f"{what}; and {temporary} cannot be written either"
             return Check(name, ok=False, detail=detail, hint=f"{hint}, and one with TMPDIR")
         return Check(name, ok=True, detail=f"{what}; features will not be kept", hint=hint)
-    detail, free = _place(folder)
-    few = "regraft cache clear gives back what earlier runs took" if free < LEAST_FREE else None
+    detail, free = _space(folder)
+    few = "regraft cache clear frees what earlier runs took" if free < LEAST_FREE else None
     return Check(name, ok=True, detail=f"{detail}, {held}", hint=few and f"little space: {few}")
 
 
@@ -261,7 +234,7 @@ def _runs(name: str) -> Check:
             name, ok=False, detail=f"{folder} cannot be written: {error.strerror}",
             hint="go to a folder that you can write to, or name one with --out",
         )  # fmt: skip
-    detail, free = _place(folder)
+    detail, free = _space(folder)
     few = "a run takes 20 to 400 MB" if free < LEAST_FREE // 4 else None
     return Check(name, ok=True, detail=detail, hint=few and f"little space: {few}")
 
@@ -271,8 +244,8 @@ def _try_to_write(folder: Path) -> None:
         pass
 
 
-def _place(folder: Path) -> tuple[str, int]:
-    """Return a folder with its file system and free space, in words, and the free bytes."""
+def _space(folder: Path) -> tuple[str, int]:
+    """Return a line with a folder, its file system and its free space; and the free bytes."""
     import psutil
 
     existing = existing_parent(folder)
@@ -288,7 +261,7 @@ def _place(folder: Path) -> tuple[str, int]:
 
 
 def _libraries(name: str) -> Check:
-    """Import nothing: versions alone, for bug reports."""
+    """List versions for bug reports, without importing the libraries."""
     found = []
     for package in ("numpy", "scipy", "scikit-learn", "timm", "safetensors", "matplotlib"):
         try:

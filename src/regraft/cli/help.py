@@ -1,17 +1,17 @@
-"""How the command line writes its help and its usage errors: plain text, without boxes.
+"""Help and usage errors of the command line: plain text, without boxes.
 
 Plain text reads the same in a terminal, a log and docs/help.md, and needs only half of rich.
 """
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
 
+from regraft.core.text import did_you_mean
 from regraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LABELS = 27  # columns of the names on the left
 
 
 class HelpFormatter:
-    """Two columns, names and text, under one heading a group."""
+    """Writes two columns, names and text, with one heading per group."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Write one group of flags, arguments or commands."""
@@ -42,7 +42,7 @@ class HelpFormatter:
         _write(console, f"{_plain(usage)}\n")
 
     def render_description(self, console: Console, options: ConsoleOptions, text: Any) -> None:
-        """Write what the command does, paragraph by paragraph."""
+        """Write the description of the command, paragraph by paragraph."""
         del options
         paragraphs = _plain(text).split("\n\n")
         width = min(console.width, WIDEST)
@@ -51,13 +51,13 @@ class HelpFormatter:
 
 
 def _plain(text: Any) -> str:
-    """Return the text of what cyclopts hands over: str, rich's Text, or its own wrapper."""
+    """Return the text of a str, of rich's Text, or of the wrapper that cyclopts passes."""
     text = getattr(text, "primary_renderable", text)
     return str(getattr(text, "plain", text) or "").strip()
 
 
 def _write(console: Console, text: str) -> None:
-    # Not console.print: that breaks lines once more, and ends the process where a pipe is closed.
+    # Not console.print: it breaks lines again, and ends the process if a pipe is closed.
     console.file.write(f"{text}\n")
 
 
@@ -65,7 +65,7 @@ def _entry_lines(entry: HelpEntry, width: int) -> list[str]:
     """Return the lines of one flag, argument or command."""
     text = _plain(entry.description)
     names = [*entry.positive_names, *entry.positive_shorts]
-    if "[default: on]" in text:  # what is off by default needs no name that switches it off
+    if "[default: on]" in text:  # a switch that is off needs no name to switch it off
         names = [name.replace("--", "--[no-]", 1) for name in entry.positive_names]
     if entry.positional_label:
         names = [entry.positional_label]
@@ -81,31 +81,20 @@ def _entry_lines(entry: HelpEntry, width: int) -> list[str]:
 
 
 def usage_error(error: CycloptsError) -> InputError:
-    """Turn an error of the command line's parser into one of ours, with what to type instead.
-
-    Parameters
-    ----------
-    error : CycloptsError
-        As cyclopts raised it.
-
-    Returns
-    -------
-    InputError
-        Its hint names the nearest matches, or the help to read.
-    """
+    """Return our own error for one of the parser; its hint is the nearest name, or the help."""
     command = " ".join(["regraft", *(error.command_chain or ())])
     hint = f"{command} --help"
     if isinstance(error, UnknownOptionError):
         name = (error.token.keyword or error.token.value).partition("=")[0]
         known = [flag for argument in error.argument_collection for flag in argument.names]
-        return InputError(f"unknown flag {name}", hint=_nearest(name, known) or hint)
+        return InputError(f"unknown flag {name}", hint=_suggestion(name, known) or hint)
     if isinstance(error, UnknownCommandError):
         name = (error.unused_tokens or [""])[0]
         known = list(error.app or ())
         commands = ", ".join(word for word in known if not word.startswith("-"))
         return InputError(
             f"unknown {'flag' if name.startswith('-') else 'command'} {name}",
-            hint=_nearest(name, known) or f"commands are {commands}",
+            hint=_suggestion(name, known) or f"commands are {commands}",
         )
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
@@ -124,8 +113,8 @@ def _uncapped(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-#: What other tools call our flags.
-_ELSEWHERE = {
+#: Names that other tools have for our flags.
+_OTHER_NAMES = {
     "--learning-rate": "--lr",
     "--num-epochs": "--epochs",
     "--n-epochs": "--epochs",
@@ -140,8 +129,7 @@ _ELSEWHERE = {
 }
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    if _ELSEWHERE.get(name) in known:
-        return f"did you mean {_ELSEWHERE[name]}?"
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+def _suggestion(name: str, known: list[str]) -> str:
+    if _OTHER_NAMES.get(name) in known:
+        return f"did you mean {_OTHER_NAMES[name]}?"
+    return did_you_mean(name, known, cutoff=0.75)

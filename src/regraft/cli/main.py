@@ -4,7 +4,7 @@ Nothing that is slow to import is imported before the command that needs it runs
 answers without numpy, torch or matplotlib.
 """
 
-# ruff: noqa: PLC0415, T201 - imports inside commands, see above; printing is what it does
+# ruff: noqa: PLC0415, T201 - imports inside commands, see above; results are printed
 
 import sys
 from collections.abc import Sequence
@@ -55,25 +55,14 @@ app = App(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Without the program's name; else those that the process was started with.
-
-    Returns
-    -------
-    int
-        Exit code: 0 done, 1 failed, 2 bad input or usage, 130, 141 and 143 on signals.
-    """
+    """Run the command line with arguments, or with those of the process; return the exit code."""
     if arguments is not None:
         return guarded(lambda: _run(arguments))
     return end(guarded(lambda: _run(sys.argv[1:])))
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] == ["predict"]:  # to cyclopts a lone - is an unknown flag
+    if words[:1] == ["predict"]:  # cyclopts takes a lone - for an unknown flag
         words = ["--stdin" if word == "-" else word for word in words]
     try:
         code = app(words, exit_on_error=False, print_error=False)
@@ -92,7 +81,7 @@ def train(
 ) -> None:
     """Train a classifier on labelled images; write a run folder with its figures and a bundle.
 
-    Without options the pretrained network stays as it is, and a head is fitted on what it sees: a
+    Without options the pretrained network stays as it is, and a head is fitted on its features: a
     probe, in seconds to minutes and without a GPU. With `--strategy finetune` its last stages are
     trained too. A fifth of the images (or the data's own test part) is tested once at the end.
 
@@ -100,11 +89,11 @@ def train(
     ----------
     data
         Folder with one folder per class, zip or tar of it, CSV or Parquet table, the name of a
-        dataset (`regraft datasets` lists them), kaggle:OWNER/NAME or hf:OWNER/NAME; else the
-        recipe's own.
+        dataset (`regraft datasets` lists them), kaggle:OWNER/NAME or hf:OWNER/NAME; by default
+        the recipe's data.
     recipe
         Start from a recipe's settings (`regraft recipes` lists them); --config and flags go before
-        what it says.
+        them.
     """
     base = None
     if recipe is not None:
@@ -129,7 +118,7 @@ def _no_data(config: Path | None) -> InputError:
     if config is None:
         return InputError("regraft train needs DATA", hint="regraft train --help")
     return InputError(
-        "regraft train needs DATA: a configuration says how to train and not on what",
+        "regraft train needs DATA: a configuration does not name any",
         hint="regraft train DATA --config config.yaml",
     )
 
@@ -149,7 +138,7 @@ def evaluate(
     run
         Folder that `regraft train` wrote, or its bundle folder.
     data
-        Labelled images, as for `regraft train`; of data with parts, the test part.
+        Labelled images, as for `regraft train`; if the data have parts, the test part is used.
     """
     tune_process()
     from regraft.cli.output import as_json
@@ -170,7 +159,7 @@ def predict(
     topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
     flags: Annotated[PredictFlags | None, Parameter(name="*")] = None,
 ) -> int:
-    """Classify images; print one line an image, with the label and its probability.
+    """Classify images; print one line per image, with the label and its probability.
 
     An image that cannot be used is named on stderr, and the exit code is then 1.
 
@@ -179,27 +168,27 @@ def predict(
     run
         Folder that `regraft train` wrote, or its bundle folder.
     paths
-        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files, and `-` for stdin,
-        which holds one image, or such paths, one a line.
+        Image files, folders, patterns such as `photos/*.jpg`, zip or tar files, and `-` for stdin:
+        one image, or such paths, one per line.
     stdin
         The same as `-` among the paths.
     csv
         Write the predictions to this file instead of lines.
     json
-        Print one JSON object a line; with --csv, the file is written too.
+        Print one JSON object per line; with --csv, the file is written too.
     topk
-        Most probable classes to tell, at most all. [default: 1]
+        Number of most probable classes to print. [default: 1]
     """
-    places = [*paths, *(["-"] if stdin else [])]
-    if not places:
+    sources = [*paths, *(["-"] if stdin else [])]
+    if not sources:
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
     tune_process()
-    from regraft.cli.output import deliver
+    from regraft.cli.output import write_predictions
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import evaluate as command
 
-    results = command.predict(run, places, topk=topk, reporter=ConsoleReporter(), **given(flags))
-    return deliver(results, csv=csv, json=json)
+    results = command.predict(run, sources, topk=topk, reporter=ConsoleReporter(), **given(flags))
+    return write_predictions(results, csv=csv, json=json)
 
 
 @app.command(usage="Usage: regraft show DATA [OPTIONS]", sort_key=4)
@@ -214,23 +203,23 @@ def show(
     ] = None,
     flags: Annotated[ShowFlags | None, Parameter(name="*")] = None,
 ) -> None:
-    """Look at labelled images: a picture of some, classes with their counts, sizes.
+    """Show labelled images: a picture of some, classes with their counts, sizes.
 
     Parameters
     ----------
     data
         As for `regraft train`.
     out
-        PNG file to write, which must not exist. [default: regraft-runs/show.png, replaced]
+        New PNG file. [default: regraft-runs/show.png, replaced]
     augment
-        Draw a few images as they are measured, and as the first epochs of a training with this
+        Draw a few images as a test sees them, and as the first epochs of a training with this
         augmentation would see them.
     """
     tune_process()
     from regraft.cli.progress import ConsoleReporter
-    from regraft.commands.show import show as look
+    from regraft.commands import show as command
 
-    print(visible(look(data, out, augment, ConsoleReporter(), **given(flags))))
+    print(visible(command.show(data, out, augment, ConsoleReporter(), **given(flags))))
 
 
 app.command(
@@ -256,7 +245,7 @@ def find_rate(
     data
         As for `regraft train`.
     out
-        PNG file to write, which must not exist. [default: regraft-runs/lr-find.png, replaced]
+        New PNG file. [default: regraft-runs/lr-find.png, replaced]
     """
     settings = combine(config, flags)
     tune_process()
@@ -333,7 +322,7 @@ def show_backbone(name: str, /) -> None:
 
 @app.command(usage="Usage: regraft datasets", sort_key=8)
 def datasets() -> None:
-    """List the datasets that `train` and `evaluate` know by name."""
+    """List the datasets that `train` and `evaluate` take by name."""
     from regraft.cli.output import as_table
     from regraft.data.sources.registry import list_datasets
 
@@ -358,7 +347,7 @@ def show_cache(*, cache_dir: CacheFolder = None) -> None:
 
 @cache_app.command(name="clear", usage="Usage: regraft cache clear [--cache-dir PATH]")
 def clear_cache(*, cache_dir: CacheFolder = None) -> None:
-    """Remove all kept features and give their space back."""
+    """Remove all kept features and free their space."""
     from regraft.features.store.store import clear_store
 
     info = clear_store(cache_dir)
@@ -372,7 +361,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
     Parameters
     ----------
     out
-        Folder for the run and its pictures; what an earlier demo wrote there is replaced.
+        Folder for the run and its pictures; the results of an earlier demo are replaced.
         [default: regraft-runs/demo]
     """
     tune_process()
@@ -384,7 +373,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
 
 @app.command(usage="Usage: regraft doctor", sort_key=11)
 def doctor() -> int:
-    """Check this installation: what is there, what is missing, what to do about it."""
+    """Check this installation: what is installed, what is missing, what to do about it."""
     from regraft.cli.doctor import checks, report
 
     found = checks()

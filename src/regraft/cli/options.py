@@ -29,7 +29,7 @@ ConfigFile = Annotated[
     Path | None,
     Parameter(
         name=["--config", "-c"],
-        help="A config.yaml, such as a run's own; flags go before what it says.",
+        help="A config.yaml, such as that of a run; flags go before it.",
         metavar="PATH",
     ),
 ]

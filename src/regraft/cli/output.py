@@ -1,4 +1,4 @@
-"""How results are written for people and for programs: lines, JSON lines, CSV, tables."""
+"""Results for people and for programs: lines, JSON lines, CSV, tables."""
 
 # ruff: noqa: T201 - results go to stdout
 
@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from regraft.core.files import write_atomic
-from regraft.core.text import columns
+from regraft.core.text import columns, counted
 from regraft.errors import visible
 
 if TYPE_CHECKING:
@@ -23,29 +23,12 @@ if TYPE_CHECKING:
 BYTES = {"bytes", "download", "limit"}
 
 
-def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
+def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
     """Write predictions as they come: to a CSV file, to stdout as JSON lines, or to both.
 
-    Parameters
-    ----------
-    results : iterable of Result
-        Each with ``id``, ``label``, ``probability``, ``top``, or with ``error`` for an image that
-        could not be used: that one is told on stderr.
-    csv : Path, optional
-        File to write; it is replaced when it is complete. It has a row for every image, with the
-        reason in its last column, ``error``, where one could not be used.
-    json : bool
-        One JSON object a line on stdout. Without this and ``csv``: lines for people.
-
-    Returns
-    -------
-    int
-        Exit code: 1 where an image could not be used.
-
-    Raises
-    ------
-    InputError
-        The CSV file cannot be written.
+    Without ``csv`` and ``json`` each is a line for people. The CSV file has a row for every image,
+    and replaces an old file once it is complete. An image that could not be used is named on
+    stderr; the exit code, which is returned, is then 1.
     """
     refused = 0
     rows: list[tuple[str, list[object], str]] = []  # id, pairs, error
@@ -57,15 +40,14 @@ def deliver(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
                 rows.append((result.id, [], _one_line(result.error)))
             continue
         if csv is None or json:
-            # Flushed: a program that reads on gets each result when it is there.
+            # Flushed: a program that reads the output gets each result at once.
             print(_json_line(result) if json else _line(result), flush=True)
         if csv is not None:
             rows.append((result.id, [value for pair in result.top for value in pair], ""))
     if csv is not None:
         _write_table(csv, rows)
-        n = len(rows) - refused
-        told = f"{csv}: {n:,} image{'s' * (n != 1)}" + f", {refused:,} refused" * bool(refused)
-        print(_one_line(told), file=sys.stderr)
+        counts = counted(len(rows) - refused) + (f", {refused:,} refused" if refused else "")
+        print(_one_line(f"{csv}: {counts}"), file=sys.stderr)
     return 1 if refused else 0
 
 
@@ -95,7 +77,7 @@ def _json_line(result: Any) -> str:
 
 def _json(value: Any, **options: Any) -> str:
     text = json_module.dumps(value, ensure_ascii=False, **options)
-    # JSON's own escapes, where a name would steer the terminal.
+    # JSON's own escapes, if a name has characters that control a terminal.
     return text if visible(text) == text else json_module.dumps(value, **options)
 
 
@@ -104,22 +86,12 @@ def _one_line(text: object) -> str:
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """Write a mapping as indented JSON; NaN and infinity are errors, since JSON has neither."""
+    """Return a mapping as indented JSON; NaN and infinity are errors, since JSON has neither."""
     return _json(value, indent=2, allow_nan=False)
 
 
 def as_table(rows: Sequence[Any]) -> str:
-    """Write dataclasses of one kind as an aligned table, numbers to the right.
-
-    Parameters
-    ----------
-    rows : sequence of dataclass instances
-        Their field names become the heading.
-
-    Returns
-    -------
-    str
-        One line each, without a line break at the end; empty where there are no rows.
+    """Return dataclasses of one kind as an aligned table, headed by the names of their fields.
 
     Examples
     --------
@@ -134,11 +106,11 @@ def as_table(rows: Sequence[Any]) -> str:
     names = [field.name for field in dataclasses.fields(rows[0])]
     values = [[getattr(row, name) for name in names] for row in rows]
     numeric = {
-        place
-        for place in range(len(names))
-        if all(isinstance(line[place], int | float | None) for line in values)
+        column
+        for column in range(len(names))
+        if all(isinstance(row[column], int | float | None) for row in values)
     }
-    cells = [[_cell(*pair) for pair in zip(names, line, strict=True)] for line in values]
+    cells = [[_cell(*pair) for pair in zip(names, row, strict=True)] for row in values]
     return columns([name.replace("_", " ") for name in names], cells, right=numeric)
 
 

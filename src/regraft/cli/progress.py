@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Rate(ProgressColumn):
-    """Steps a second."""
+    """Steps per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -40,9 +40,9 @@ class _Rate(ProgressColumn):
 
 
 class ConsoleReporter(Reporter):
-    """Prints lines to stderr and draws bars there; into a file or pipe, two lines a task.
+    """Prints lines and draws progress bars on stderr; in a file or pipe a task is two lines.
 
-    Bars honour NO_COLOR and TERM=dumb, and use plain characters where the encoding has no others.
+    Bars obey NO_COLOR and TERM=dumb, and use ASCII characters if the encoding has no others.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class ConsoleReporter(Reporter):
         self._progress: Progress | None = None
 
     def say(self, line: str) -> None:
-        """Print one line; a bar that is being drawn moves below it."""
+        """Print one line, above a bar that is being drawn."""
         print(visible(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
-        """Follow ``total`` steps; the yielded function advances by a number of steps."""
+        """Show the progress of ``total`` steps; the yielded function advances it."""
         drawn = self._bar(label, total) if self._bars else self._lines(label, total)
         with drawn as advance:
             yield advance
@@ -70,7 +70,7 @@ class ConsoleReporter(Reporter):
             _Rate(),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
-            # Rich would send results into the console of the bar, that is, to stderr.
+            # Otherwise Rich sends results to the console of the bar, which is stderr.
             redirect_stdout=sys.stdout.isatty(),
         )
         self._progress = progress

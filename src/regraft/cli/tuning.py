@@ -1,6 +1,6 @@
 """Settings of the whole process that make networks fast on the processor; imports no torch.
 
-Only our own commands make them, never an import of the library.
+Only our own commands change them, never an import of the library.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ import sys
 
 
 def tune_process() -> bool:
-    """Tune the allocator and the waiting of threads; to be called before torch is imported.
+    """Tune the allocator and waiting threads; return whether the allocator could be tuned.
 
-    Half of a plain forward pass on the processor is page faults, since glibc gives large blocks
-    back at every free: every activation is a fresh mapping. And OpenMP's threads spin while they
-    wait for each other: with any other busy process on the machine, that makes the forward pass
-    ten times slower, where sleeping costs nearly nothing (docs/design/decisions.md).
-
-    Returns
-    -------
-    bool
-        True where the allocator could be tuned: on Linux with glibc.
+    It must be called before torch is imported. Half of a forward pass on the processor is page
+    faults, because glibc returns large blocks to the system at every free: each activation is a new
+    mapping. OpenMP's threads spin while they wait for each other: beside another busy process this
+    makes the forward pass ten times slower; sleeping costs nearly nothing
+    (docs/design/decisions.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when the OpenMP library is loaded
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":

@@ -1,13 +1,13 @@
-"""Recipes: the tutorials' jobs, corrected, each a YAML file of settings with words beside them.
+"""Recipes: the tutorials' jobs, corrected; each is a YAML file of settings and some text.
 
-A recipe is a configuration file with some entries of plain text: the data, what is done, what the
-original got wrong, and results, which stand there only where they were measured. Those in
-``recipes/`` have names; a file of your own is read in the same way.
+A recipe is a configuration file that also has entries of plain text: the data, what is done, what
+the original got wrong, and results, if they were measured. The recipes in ``recipes/`` have names;
+a file of your own is read in the same way.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import textwrap
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,10 +15,8 @@ from pathlib import Path
 
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import parse, read_text, to_yaml
+from regraft.core.text import did_you_mean
 from regraft.errors import ConfigError, InputError
-
-#: Entries that are no settings.
-WORDS = ("title", "data", "about", "wrong", "original", "expected", "measured")
 
 _FOLDER = files("regraft") / "recipes"
 _SUFFIXES = (".yaml", ".yml")
@@ -27,43 +25,20 @@ _WIDTH = 96  # columns of text
 
 @dataclass(frozen=True)
 class Recipe:
-    """A job to repeat.
+    """A job to repeat."""
 
-    Attributes
-    ----------
-    name : str
-        As in the list, or the file.
-    config : TrainConfig
-        Every setting; the defaults where the file says nothing.
-    title, about : str
-        What is done, in a line and in a paragraph.
-    data : str
-        What ``regraft train`` takes; empty where the user has to bring it.
-    wrong, original : str
-        What the original got wrong, and its own figure; empty where none is known.
-    expected, measured : str
-        What to expect of these settings with these weights, and where that was measured; empty
-        where it was not.
-    """
-
-    name: str
+    name: str  # as in the list, or the path of the file
     config: TrainConfig
-    title: str = ""
-    data: str = ""
-    about: str = ""
-    wrong: str = ""
-    original: str = ""
-    expected: str = ""
-    measured: str = ""
+    title: str = ""  # what is done, in a line
+    data: str = ""  # as for ``regraft train``; empty if the user has to bring it
+    about: str = ""  # what is done, in a paragraph
+    wrong: str = ""  # what the original got wrong; empty if nothing is known
+    original: str = ""  # the original's figure
+    expected: str = ""  # the figure to expect with these weights; empty if it was not measured
+    measured: str = ""  # where that was measured
 
     def needed_data(self) -> str:
-        """Return the recipe's data.
-
-        Raises
-        ------
-        InputError
-            Where it names none.
-        """
+        """Return the data of the recipe; InputError if it names none."""
         if not self.data:
             raise InputError(
                 f"the recipe {self.name} needs DATA: it names none",
@@ -72,9 +47,13 @@ class Recipe:
         return self.data
 
 
+#: Entries of a recipe that are text and not settings.
+TEXTS = tuple(each.name for each in dataclasses.fields(Recipe)[2:])
+
+
 @dataclass(frozen=True)
-class Listed:
-    """A line of the list of recipes."""
+class RecipeRow:
+    """A line of the list of recipes; the names of the fields are its heading."""
 
     recipe: str
     data: str
@@ -95,25 +74,16 @@ def recipe_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in found)
 
 
-def list_recipes() -> list[Listed]:
+def list_recipes() -> list[RecipeRow]:
     """Return a line for each recipe that comes with regraft."""
     return [
-        Listed(name, it.data or "yours", it.config.model, it.config.strategy, it.title)
-        for name, it in ((name, read_recipe(name)) for name in recipe_names())
+        RecipeRow(name, each.data or "yours", each.config.model, each.config.strategy, each.title)
+        for name, each in ((name, read_recipe(name)) for name in recipe_names())
     ]
 
 
 def read_recipe(name: str) -> Recipe:
-    """Read a recipe.
-
-    Parameters
-    ----------
-    name : str
-        One of ``recipe_names()``, or the path of a ``.yaml`` or ``.yml`` file.
-
-    Returns
-    -------
-    Recipe
+    """Return a recipe by its name, or from the path of a ``.yaml`` or ``.yml`` file.
 
     Raises
     ------
@@ -130,31 +100,18 @@ def read_recipe(name: str) -> Recipe:
     elif name in recipe_names():
         text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     else:
-        near = difflib.get_close_matches(name, recipe_names(), n=3)
         hint = "regraft recipes lists all; the name of a file of your own ends in .yaml"
-        if near:
-            hint = f"did you mean {' or '.join(near)}?"
-        raise ConfigError(f"there is no recipe {name}", hint=hint)
-    config, words = parse(text, name, TrainConfig(), WORDS)
-    return Recipe(name, config, **words)
+        raise ConfigError(
+            f"there is no recipe {name}", hint=did_you_mean(name, recipe_names()) or hint
+        )
+    config, texts = parse(text, name, TrainConfig(), TEXTS)
+    return Recipe(name, config, **texts)
 
 
 def explain(recipe: Recipe) -> str:
-    """Return a recipe in words, for a person.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        As read.
-
-    Returns
-    -------
-    str
-        What it does, what the original got wrong, the settings that differ from the defaults,
-        figures, and what to type.
-    """
-    usual = set(to_yaml(TrainConfig()).splitlines())
-    settings = [f"  {line}" for line in to_yaml(recipe.config).splitlines() if line not in usual]
+    """Return a recipe as text: what it does, its settings, its figures, and the command."""
+    defaults = set(to_yaml(TrainConfig()).splitlines())
+    settings = [f"  {line}" for line in to_yaml(recipe.config).splitlines() if line not in defaults]
     expected = recipe.expected or "not measured"
     if recipe.measured:
         expected += f" ({recipe.measured})"
@@ -171,5 +128,5 @@ def explain(recipe: Recipe) -> str:
 
 
 def _paragraph(heading: str, text: str) -> str:
-    """Return text in lines under a heading; nothing where there is none."""
+    """Return text in lines under a heading; empty if there is no text."""
     return textwrap.fill(heading + text, _WIDTH, break_on_hyphens=False) if text else ""
