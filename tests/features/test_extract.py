@@ -1,12 +1,9 @@
 """Extraction: rows repeat to the bit whatever was missing, killed or flipped before."""
 
-import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from conftest import make_photographs
@@ -19,7 +16,6 @@ from regraft.features.compute import Compute, choose_compute
 from regraft.features.extract import extract
 from regraft.features.store.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
-from regraft.images.ahead import render_ahead
 
 SIDE = 64
 
@@ -204,32 +200,6 @@ def test_a_row_that_left_with_its_image_is_a_store_error(backbone, store, tmp_pa
     told = r"a row left the store .* and its image cannot be read again: missing: .*\nhint: run"
     with pytest.raises(StoreError, match=told):
         everything(features, backbone)
-
-
-def test_threads_that_start_during_a_stream_keep_their_processors(photographs, backbone):
-    before = torch.get_num_threads()
-    samples = scan(photographs, TrainConfig())
-    seen = []
-
-    def hashed_and_counted(load):
-        seen.append(torch.get_num_threads())
-        return load()
-
-    stream = (
-        (index, functools.partial(hashed_and_counted, load))
-        for index, load in samples.stream(range(60))
-    )
-    torch.set_num_threads(2)
-    try:
-        rendered = render_ahead(stream, backbone.preprocess, 2, 10**6)
-        next(rendered)
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 2
-        assert torch.get_num_threads() == 2
-        assert len(list(rendered)) == 59
-    finally:
-        torch.set_num_threads(before)
-    assert set(seen) == {1}
 
 
 def test_memory_is_bounded_by_the_rows_that_are_asked_for(photographs, backbone, store):

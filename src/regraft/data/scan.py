@@ -42,7 +42,7 @@ class _Seen(NamedTuple):
     """What is kept of an image that was read."""
 
     digest: bytes
-    look: HeaderInfo
+    header: HeaderInfo
 
 
 def scan(
@@ -227,7 +227,7 @@ def _samples(source: Source, kept: list[int], seen: list[_Seen], ledger: Ledger)
         hashes=tuple(one.digest for one in seen),
         parts=tuple(entry.part for entry in entries),
         groups=tuple(entry.group for entry in entries),
-        sizes=np.array([one.look[:2] for one in seen], dtype=np.int32).reshape(-1, 2),
+        sizes=np.array([one.header[:2] for one in seen], dtype=np.int32).reshape(-1, 2),
         positions=np.array(kept, dtype=np.int64),
         ledger=ledger,
         notes=(*source.notes, *_conflicts(entries, seen)),
@@ -257,7 +257,9 @@ def _conflicts(entries: Sequence[Entry], seen: Sequence[_Seen]) -> list[str]:
 
 def _further_frames(samples: Samples, seen: Sequence[_Seen]) -> Iterator[str]:
     """Say what of the files is not read."""
-    several = [name for name, one in zip(samples.ids, seen, strict=True) if one.look.several]
+    several = [
+        name for name, one in zip(samples.ids, seen, strict=True) if one.header.has_more_frames
+    ]
     if several:
         yield f"only the first frame or page is used of {_listed(several, 'images')}"
 
@@ -267,7 +269,7 @@ def _dark(samples: Samples, seen: Sequence[_Seen], max_pixels: int) -> Iterator[
 
     Only pixels tell, so some of these images are decoded, spread evenly over all.
     """
-    deep = np.flatnonzero([one.look.deep for one in seen])
+    deep = np.flatnonzero([one.header.has_16_bits for one in seen])
     if not len(deep):
         return
     some = np.unique(deep[np.linspace(0, len(deep) - 1, _LOOKED_AT).round().astype(int)])

@@ -1,1 +1,1 @@
-"""Bytes to pixels to tensors; knows no network."""
+"""Images from bytes to pixels to tensors, without any network."""

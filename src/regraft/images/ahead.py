@@ -1,4 +1,4 @@
-"""Images read, checked and decoded in threads, a bounded number ahead of whoever uses them."""
+"""Read, check and decode images in threads, a bounded number before they are needed."""
 
 from __future__ import annotations
 
@@ -20,32 +20,27 @@ if TYPE_CHECKING:
     from regraft.images.render import Preprocess
 
 T = TypeVar("T")
-Result = TypeVar("Result")
+R = TypeVar("R")
 
 
 def ahead(
-    work: Callable[[T], Result],
+    work: Callable[[T], R],
     items: Iterable[T],
     n_threads: int,
     most: int,
     initializer: Callable[[], None] | None = None,
-) -> Generator[Result]:
-    """Yield ``work(item)`` in the order of the items; threads work on at most ``most`` ahead.
+) -> Generator[R]:
+    """Yield ``work(item)`` in the order of the items; threads start at most ``most`` of them early.
 
-    Parameters
-    ----------
-    work : callable
-        Runs in a thread; what it raises is raised where its result would be yielded.
-    items : iterable
-        Taken one by one, in the calling thread.
-    n_threads : int
-        At least 1.
-    most : int
-        Items that are taken before their results are asked for.
-    initializer : callable, optional
-        Called once in each thread.
+    The calling thread iterates over ``items``. An exception of ``work`` is raised in place of its
+    result. Each thread calls ``initializer`` once.
+
+    Examples
+    --------
+    >>> list(ahead(str.upper, ["a", "b", "c"], n_threads=2, most=1))
+    ['A', 'B', 'C']
     """
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(n_threads, "regraft-images", initializer=initializer)
     try:
         for item in items:
@@ -59,13 +54,7 @@ def ahead(
 
 
 def read_checked(load: Load, expected: bytes | None) -> Payload:
-    """Read an image; refuse one whose content hash is not the expected one.
-
-    Raises
-    ------
-    ImageError
-        Where it cannot be read, or has changed since it was scanned.
-    """
+    """Read an image; raise ``ImageError`` if that fails or its hash is not the expected one."""
     try:
         payload = load()
     except OSError as error:
@@ -81,7 +70,7 @@ def decode_ahead(
     max_pixels: int,
     hashes: Sequence[bytes] | None = None,
 ) -> Generator[tuple[int, NDArray[np.uint8] | ImageError]]:
-    """Yield each image's index with its pixels (H, W, 3), or with the reason why there are none."""
+    """Yield each image's index with its pixels (H, W, 3), or with the error of reading it."""
 
     def decode_one(item: tuple[int, Load]) -> tuple[int, NDArray[np.uint8] | ImageError]:
         index, load = item
@@ -89,7 +78,7 @@ def decode_ahead(
             payload = read_checked(load, None if hashes is None else hashes[index])
             return index, decode(payload, max_pixels)
         except ImageError as error:
-            return index, error.with_traceback(None)  # a traceback would keep the payload
+            return index, error.with_traceback(None)  # a traceback would keep the payload in memory
 
     return ahead(decode_one, stream, n_threads, 2 * n_threads)
 
@@ -101,26 +90,10 @@ def render_ahead(
     max_pixels: int,
     hashes: Sequence[bytes] | None = None,
 ) -> Generator[tuple[int, torch.Tensor | ImageError]]:
-    """Read, decode and render images in threads.
+    """Yield each image's index with its tensor as from ``render_views``, or with its error.
 
-    Parameters
-    ----------
-    stream : iterable of (int, callable)
-        As ``Samples.stream`` and ``Source.stream`` give it.
-    preprocess : Preprocess
-        The backbone's.
-    n_threads : int
-        At least 1.
-    max_pixels : int
-        Larger images are refused.
-    hashes : sequence of bytes, optional
-        By index: what the images were when they were scanned. One that has changed since is
-        refused, since its row would be stored under another image's key.
-
-    Yields
-    ------
-    tuple of int and (tensor as from ``render_views``, or ImageError)
-        In the order of the stream.
+    ``hashes[index]`` is an image's hash when it was scanned. An image that has changed since then
+    gives an error, because its features would be stored under the key of the old image.
     """
     from regraft.images.augment import render_views  # noqa: PLC0415 - imports torch
 
@@ -133,15 +106,16 @@ def render_ahead(
         except ImageError as error:
             return index, error.with_traceback(None)
 
-    # A batch or two ahead: enough to keep the network busy, little memory.
+    # One or two batches: enough to keep the network busy, and little memory.
     return ahead(render_one, stream, n_threads, 2 * n_threads + 32, use_one_thread)
 
 
 def use_one_thread() -> None:
-    """Let torch use the calling thread alone, else every resize wakes all processors.
+    """Limit torch to one thread in the calling thread; else each resize would use all processors.
 
-    OpenMP counts its threads by calling thread. ``torch.set_num_threads`` would also set what
-    threads that start later take over; asked for the number first, torch does that only once.
+    OpenMP keeps the number of threads for each calling thread. ``torch.set_num_threads`` would also
+    change the number for threads that start later. The call of ``get_num_threads`` makes torch set
+    its own number first, which it does only once.
     """
     import torch  # noqa: PLC0415 - takes seconds to import
     from threadpoolctl import threadpool_limits  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""Augmentation: one image and its own generator in, one rendering for training out.
+"""Augmentation: render an image for training, with random numbers from the image's own generator.
 
-All parameters come from the generator that is handed in, keyed by seed, epoch and content hash.
-torchvision's transforms draw theirs from torch's global generator, where they depend on the order
-of images and disturb dropout: only its functional kernels are used here.
+The generator depends on the seed, the epoch and the content of the image. torchvision's transforms
+use torch's global generator: their random numbers depend on the order of the images, and they
+change those of dropout. So only torchvision's functional kernels are used here.
 """
 
 from __future__ import annotations
@@ -29,35 +29,21 @@ if TYPE_CHECKING:
     Random: TypeAlias = np.random.Generator
     Fill: TypeAlias = list[float]
 
-_ATTEMPTS = 10  # torchvision's, before RandomResizedCrop settles for the middle
+_ATTEMPTS = 10  # as in torchvision, before RandomResizedCrop takes the centre
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image.
+    """The random changes of a training image."""
 
-    Attributes
-    ----------
-    area : tuple of float or None
-        Least and largest share of the image that a random crop keeps, then enlarged to the
-        network's square; None: the evaluation rendering.
-    flip : bool
-        Mirror every second image.
-    strength : float
-        Of the one operation that TrivialAugment draws, from 0 (none) to 1 (its "wide" ranges).
-    erase : float
-        Share of the images that lose a rectangle.
-    turn, shift, zoom : float
-        Most degrees; most of the side; most of the size: how a digit may be moved.
-    """
-
+    # Smallest and largest share of the area in a random crop; None: crop as ``render`` does.
     area: tuple[float, float] | None = None
-    flip: bool = False
-    strength: float = 0.0
-    erase: float = 0.0
-    turn: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
+    flip: bool = False  # mirror half of the images
+    strength: float = 0.0  # of TrivialAugment's one operation: 0 (none) to 1 (its "wide" ranges)
+    erase: float = 0.0  # share of the images that lose a rectangle
+    turn: float = 0.0  # largest angle, in degrees
+    shift: float = 0.0  # largest shift, as a share of the side
+    zoom: float = 0.0  # largest change of size, as a share
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -65,7 +51,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "light": Augmentation(area=(0.5, 1.0), flip=True),
     "standard": Augmentation(area=(0.35, 1.0), flip=True, strength=0.5),
     "strong": Augmentation(area=(0.08, 1.0), flip=True, strength=1.0, erase=0.25),
-    # The tutorials' RandomRotation(10), with small moves: a mirrored digit is another sign.
+    # RandomRotation(10) as in many tutorials, and small shifts; a mirrored digit is not a digit.
     "digits": Augmentation(turn=10.0, shift=0.08, zoom=0.1),
 }
 
@@ -73,57 +59,31 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 def render_views(
     image: NDArray[np.uint8], preprocess: Preprocess, content: bytes = b""
 ) -> torch.Tensor:
-    """Render an image as the probe and the predictor see it.
+    """Render an image (H, W, 3) uint8 for the probe and the predictor, with its views.
 
-    Parameters
-    ----------
-    image : array of shape (H, W, 3), uint8
-        Decoded pixels.
-    preprocess : Preprocess
-        With its views.
-    content : bytes
-        Hash of the image's bytes: decides what a training image's ``view`` shows.
-
-    Returns
-    -------
-    tensor of shape (3, image_size, image_size), uint8
-        With ``views`` (1 + views, 3, image_size, image_size), the plain one first; these are
-        functions of their number alone: the same in training, in a bundle, and of any encoding.
+    The random numbers of ``view`` depend on its number and on the hash of the image, ``content``.
+    Those of ``views`` depend on their numbers alone: they are the same in training, in a bundle and
+    for any encoding of the image.
     """
-    recipe = AUGMENTATIONS[preprocess.augment]
+    augmentation = AUGMENTATIONS[preprocess.augment]
     if preprocess.view:
-        return augment(image, preprocess, recipe, generator("view", preprocess.view, content))
+        random = generator("view", preprocess.view, content)
+        return augment(image, preprocess, augmentation, random)  # (3, S, S)
     plain = render(image, preprocess)
     if not preprocess.views:
-        return plain
-    numbers = range(1, preprocess.views + 1)
-    views = [augment(image, preprocess, recipe, generator("view", number)) for number in numbers]
-    return torch.stack([plain, *views])
+        return plain  # (3, S, S)
+    views = [
+        augment(image, preprocess, augmentation, generator("view", number))
+        for number in range(1, preprocess.views + 1)
+    ]
+    return torch.stack([plain, *views])  # (1 + views, 3, S, S)
 
 
 def augment(
-    image: NDArray[np.uint8], preprocess: Preprocess, recipe: Augmentation, random: Random
+    image: NDArray[np.uint8], preprocess: Preprocess, augmentation: Augmentation, random: Random
 ) -> torch.Tensor:
-    """Render an image for training.
+    """Render an image (H, W, 3) uint8 for training; without any changes, exactly as ``render``.
 
-    Parameters
-    ----------
-    image : array of shape (H, W, 3), uint8
-        Decoded pixels.
-    preprocess : Preprocess
-        Size and interpolation.
-    recipe : Augmentation
-        An entry of ``AUGMENTATIONS``.
-    random : numpy.random.Generator
-        Of this image in this epoch alone.
-
-    Returns
-    -------
-    tensor of shape (3, image_size, image_size), uint8
-        With an empty recipe ``render``'s own bits.
-
-    References
-    ----------
     Müller and Hutter, TrivialAugment, ICCV 2021. Zhong et al., Random Erasing, AAAI 2020.
 
     Examples
@@ -136,21 +96,21 @@ def augment(
     torch.Size([3, 64, 64])
     """
     kernels = load_functional()
-    if recipe.area is None:
+    if augmentation.area is None:
         pixels = render(image, preprocess)
     else:
-        pixels = _random_crop(image, preprocess, recipe.area, random)
-    if recipe.turn:
-        pixels = _move(pixels, recipe, random)
-    if recipe.flip and random.random() < 0.5:
+        pixels = _random_crop(image, preprocess, augmentation.area, random)
+    if augmentation.turn:
+        pixels = _move(pixels, augmentation, random)
+    if augmentation.flip and random.random() < 0.5:
         pixels = kernels.horizontal_flip(pixels)
-    if recipe.strength:
+    if augmentation.strength:
         operations = _operations()
         name = list(operations)[random.integers(len(operations))]
-        level = recipe.strength * float(random.random())
+        level = augmentation.strength * float(random.random())
         sign = 1.0 if random.random() < 0.5 else -1.0
         pixels = operations[name](pixels, level, sign)
-    if recipe.erase and random.random() < recipe.erase:
+    if augmentation.erase and random.random() < augmentation.erase:
         pixels = _erase(pixels, preprocess, random)
     return pixels
 
@@ -158,7 +118,7 @@ def augment(
 def _random_crop(
     image: NDArray[np.uint8], preprocess: Preprocess, area: tuple[float, float], random: Random
 ) -> torch.Tensor:
-    """RandomResizedCrop with torchvision's rules: an area, an aspect from 3:4 to 4:3, a place."""
+    """Crop a random area with an aspect ratio of 3:4 to 4:3, as torchvision's RandomResizedCrop."""
     kernels = load_functional()
     height, width = image.shape[:2]
     for _ in range(_ATTEMPTS):
@@ -169,10 +129,10 @@ def _random_crop(
             top = int(random.integers(height - h + 1))
             left = int(random.integers(width - w + 1))
             break
-    else:  # too narrow for any of them: the middle
+    else:  # the image is too narrow: take the centre
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         top, left = (height - h) // 2, (width - w) // 2
-    # The window is copied: torch takes no negative strides and warns of read-only pixels.
+    # A copy if needed: torch accepts no negative strides, and warns about read-only pixels.
     window = np.ascontiguousarray(image[top : top + h, left : left + w])
     window = window if window.flags.writeable else window.copy()
     side = preprocess.image_size
@@ -185,15 +145,17 @@ def _random_crop(
     return resized
 
 
-def _move(pixels: torch.Tensor, recipe: Augmentation, random: Random) -> torch.Tensor:
-    """Turn, shift and zoom; what comes in from outside has the colour of the border."""
+def _move(pixels: torch.Tensor, augmentation: Augmentation, random: Random) -> torch.Tensor:
+    """Rotate, shift and zoom; fill the new area with the colour of the border."""
     kernels = load_functional()
     side = pixels.shape[-1]
     moved: torch.Tensor = kernels.affine(
         pixels,
-        angle=random.uniform(-recipe.turn, recipe.turn),
-        translate=[round(side * random.uniform(-recipe.shift, recipe.shift)) for _ in range(2)],
-        scale=1.0 + random.uniform(-recipe.zoom, recipe.zoom),
+        angle=random.uniform(-augmentation.turn, augmentation.turn),
+        translate=[
+            round(side * random.uniform(-augmentation.shift, augmentation.shift)) for _ in range(2)
+        ],
+        scale=1.0 + random.uniform(-augmentation.zoom, augmentation.zoom),
         shear=[0.0, 0.0],
         interpolation=kernels.InterpolationMode.BILINEAR,
         fill=_border(pixels),
@@ -202,7 +164,7 @@ def _move(pixels: torch.Tensor, recipe: Augmentation, random: Random) -> torch.T
 
 
 def _erase(pixels: torch.Tensor, preprocess: Preprocess, random: Random) -> torch.Tensor:
-    """Fill a rectangle of 2 to 33 % of the square with the mean colour, which becomes 0."""
+    """Fill a rectangle of 2 to 33 % of the area with the mean colour, which is normalised to 0."""
     kernels = load_functional()
     side = pixels.shape[-1]
     share = random.uniform(0.02, 0.33)
@@ -216,14 +178,14 @@ def _erase(pixels: torch.Tensor, preprocess: Preprocess, random: Random) -> torc
 
 
 def _border(pixels: torch.Tensor) -> Fill:
-    """Return each channel's median along the border: black for MNIST, white for scans."""
+    """Return the median of each channel along the border: black for MNIST, white for scans."""
     edges = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], dim=1)
     return [float(value) for value in edges.median(dim=1).values]
 
 
 @cache
 def _operations() -> dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]]:
-    """Return TrivialAugment's operations: ``f(pixels, level from 0 to 1, sign)``."""
+    """Return TrivialAugment's operations as functions of pixels, level (0 to 1) and sign."""
     kernels: Any = load_functional()
 
     def affine(pixels: torch.Tensor, **changes: Any) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""The one decoder: for training, evaluation and serving the same bytes give the same pixels.
+"""The only decoder: in training, evaluation and serving the same bytes give the same pixels.
 
-JPEG (also the MPO files of phones), PNG (of an animated one the default image), WebP and GIF (first
-frame), BMP and TIFF (first page). What becomes of the pixels:
+It reads JPEG (also the MPO files of phones), PNG (the default image if it is animated), WebP and
+GIF (the first frame), BMP and TIFF (the first page), and converts them to RGB:
 
 ========================  ==========================================================================
 stored                    RGB
@@ -13,13 +13,13 @@ alpha, transparent index  composited on white
 CMYK, YCCK                Pillow's conversion, without a colour profile
 16 bit grey               value / 257 rounded: the full range, not stretched (12 bit TIFF: / 4095)
 16 bit colour             the high byte
-32 bit, float, LAB        refused: what would be black and white is not defined
+32 bit, float, LAB        refused: black and white are not defined
 ========================  ==========================================================================
 
-The EXIF orientation is applied; XMP's is not, as in browsers. Colour profiles are not applied.
-Nothing here changes or reads state that is shared by threads: no ``warnings`` filter, no
-``Image.MAX_IMAGE_PIXELS`` of ours, no ``ImageFile.LOAD_TRUNCATED_IMAGES``. That is also why
-Pillow's classes are called themselves instead of ``Image.open``, which warns of large images.
+The EXIF orientation is applied; that of XMP is not, as in browsers. Colour profiles are not
+applied. Nothing here changes state that threads share: no ``warnings`` filter, no
+``Image.MAX_IMAGE_PIXELS``, no ``ImageFile.LOAD_TRUNCATED_IMAGES``. For the same reason Pillow's
+classes are called directly, and not ``Image.open``, which warns about large images.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
     "inspect_header",
 ]
 
-_RULES = 1  # to be raised whenever the same bytes give other pixels than before
+_RULES = 1  # increase it whenever the same bytes give other pixels than before
 
 
 def _decoder_version() -> str:
@@ -80,7 +80,7 @@ def _decoder_version() -> str:
     )
 
 
-#: What the pixels depend on besides the bytes: versions of the libraries and of our rules.
+#: What pixels depend on besides the bytes: the versions of libraries and of the rules above.
 DECODER_VERSION = _decoder_version()
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -91,13 +91,13 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
-# Pillow checks these against its own limit, with a warning that we could not hold back.
+# Pillow checks these against its own limit, with a warning that cannot be suppressed here.
 _LIMITED_BY_PILLOW = {"TIFF", "GIF", "WebP"}
 
-#: What decoders raise for damaged files, as met by mutating files (and MemoryError for lying ones).
+#: What decoders raise for damaged files, found with mutated files; MemoryError for wrong sizes.
 _DAMAGE = (
     OSError,  # most of Pillow; UnidentifiedImageError
-    SyntaxError,  # Pillow: not what it says
+    SyntaxError,  # Pillow: wrong format
     ValueError,  # also UnicodeError, and all of simplejpeg
     TypeError,
     AttributeError,
@@ -115,43 +115,26 @@ _DAMAGE = (
 
 
 class HeaderInfo(NamedTuple):
-    """What the header alone tells: the size after orientation, and what decoding will lose."""
+    """An image's size after orientation, and what decoding leaves out; from its header."""
 
     height: int
     width: int
-    deep: bool = False  # 16 bits a channel: dark values come out black
-    several: bool = False  # more frames or pages than the one that is read
+    has_16_bits: bool = False  # per channel: dark values become black
+    has_more_frames: bool = False  # or pages, which are not read
 
 
 def image_size(payload: Payload, max_pixels: int) -> tuple[int, int]:
-    """Return height and width after orientation; ``inspect_header`` without the rest."""
+    """Return height and width in pixels, after orientation."""
     return inspect_header(payload, max_pixels)[:2]
 
 
 def inspect_header(payload: Payload, max_pixels: int) -> HeaderInfo:
-    """Return what the header alone tells of an image.
-
-    Parameters
-    ----------
-    payload : bytes or uint8 array of shape (H, W) or (H, W, 3)
-        An image file, or pixels.
-    max_pixels : int
-        Cap on height times width.
-
-    Returns
-    -------
-    HeaderInfo
-        Height and width in pixels, as ``decode`` will give them, and what it will leave out.
-
-    Raises
-    ------
-    ImageError
-        Where it is no image, has more pixels, or is damaged as far as the header shows.
+    """Read the size of an image from its header, with the same checks as ``decode``.
 
     Examples
     --------
     >>> inspect_header(np.zeros((2, 3), np.uint8), max_pixels=6)
-    HeaderInfo(height=2, width=3, deep=False, several=False)
+    HeaderInfo(height=2, width=3, has_16_bits=False, has_more_frames=False)
     """
     if isinstance(payload, np.ndarray):
         return HeaderInfo(*_pixels(payload, max_pixels).shape[:2])
@@ -159,28 +142,14 @@ def inspect_header(payload: Payload, max_pixels: int) -> HeaderInfo:
     sides = header.height, header.width
     if header.orientation >= 5:
         sides = sides[::-1]
-    return HeaderInfo(*sides, header.deep, header.several)
+    return HeaderInfo(*sides, header.has_16_bits, header.has_more_frames)
 
 
 def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode an image to RGB, upright.
+    """Decode an image to upright RGB (H, W, 3) uint8; raise ``ImageError`` unless all is readable.
 
-    Parameters
-    ----------
-    payload : bytes or uint8 array of shape (H, W) or (H, W, 3)
-        An image file, or pixels. Pixels in C order that are RGB already are returned as they are.
-    max_pixels : int
-        Cap on height times width, checked before anything of that size is allocated.
-
-    Returns
-    -------
-    array of shape (H, W, 3), uint8, C-contiguous
-        RGB.
-
-    Raises
-    ------
-    ImageError
-        Where the file cannot be decoded to its last pixel; ``kind`` is one of ``KINDS``.
+    ``max_pixels`` limits height times width, and is checked before memory is allocated. Pixels that
+    are RGB in C order already are not copied. The error's ``kind`` is one of ``KINDS``.
 
     Examples
     --------
@@ -199,31 +168,14 @@ def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
         except _DAMAGE as error:
             if _damaged(error):
                 raise ImageError("corrupt", f"JPEG: {error}") from None
-            # Odd rather than damaged, or cut off: Pillow decides whether all of it is there.
-    # Pillow turns a TIFF itself.
+            # Unusual rather than damaged, or cut off: Pillow decides whether it is complete.
+    # Pillow rotates a TIFF itself.
     orientation = 1 if header.format == "TIFF" else header.orientation
     return _upright(_decode_by_pillow(header), orientation)
 
 
 def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
-    """Convert a PIL image to RGB, upright, by the table above.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Made, or opened from a file; loaded here, else not changed.
-    max_pixels : int
-        Cap on height times width, checked before anything is loaded.
-
-    Returns
-    -------
-    array of shape (H, W, 3), uint8
-        RGB.
-
-    Raises
-    ------
-    ImageError
-        Where it is too large, cannot be loaded to its last pixel or has pixels of no clear colour.
+    """Convert a PIL image to upright RGB (H, W, 3) uint8, by the same rules as ``decode``.
 
     Examples
     --------
@@ -233,7 +185,7 @@ def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     what = image.format or f"a picture of mode {image.mode}"
     _check_size(what, image.height, image.width, max_pixels)
     try:
-        image.load()  # first: a PNG's EXIF may stand behind its pixels, and a TIFF is turned here
+        image.load()  # first: a PNG's EXIF may follow its pixels, and a TIFF is rotated here
         orientation = image.getexif().get(0x0112)
         pixels = _rgb(image.convert("LA") if image.mode == "La" else image)
     except _DAMAGE as error:
@@ -294,7 +246,7 @@ def _check_size(what: str, height: int, width: int, max_pixels: int) -> None:
 
 
 def _fast_jpeg(data: bytes, header: Header) -> NDArray[np.uint8]:
-    # The buffer bounds the memory, should libjpeg read another size than we did.
+    # The buffer limits the memory if libjpeg reads another size than read_header.
     buffer = np.empty(header.height * header.width * 3, np.uint8)
     image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True)
     if image.shape != (header.height, header.width, 3):
@@ -303,7 +255,7 @@ def _fast_jpeg(data: bytes, header: Header) -> NDArray[np.uint8]:
 
 
 def _damaged(error: Exception) -> bool:
-    """Whether libjpeg's words mean wrong pixels; Pillow would return those in silence."""
+    """Whether libjpeg's error means wrong pixels, which Pillow would return without an error."""
     return any(
         words in str(error)
         for words in (
@@ -318,9 +270,9 @@ def _damaged(error: Exception) -> bool:
 
 def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
     try:
-        data = header.picture()
+        data = header.strip_metadata()
         with _PLUGINS[header.format](io.BytesIO(data)) as image:
-            # TIFF's size is after orientation, the others' is before it.
+            # The size of a TIFF is after orientation, that of other formats before it.
             sizes = {(header.width, header.height)}
             if header.format == "TIFF" and header.orientation >= 5:
                 sizes = {(header.height, header.width)}
@@ -330,7 +282,7 @@ def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
                 )
             image.load()
             if header.format == "PNG" and _may_be_short(image) and png_is_short(data):
-                raise ImageError("truncated", "PNG: fewer pixels than its header promises")
+                raise ImageError("truncated", "PNG: fewer pixels than its header says")
             return _rgb(image)
     except _DAMAGE as error:
         reason = f"{header.format}: {str(error) or type(error).__name__}"
@@ -344,7 +296,7 @@ def _may_be_short(png: ImageFile.ImageFile) -> bool:
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert what Pillow has loaded, by the table above."""
+    """Convert an image that Pillow has loaded, by the table above."""
     if image.mode.startswith("I;16"):
         return _from_16_bit(image)
     if image.mode in {"I", "F", "LAB"}:
@@ -363,7 +315,7 @@ def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image).astype(np.uint32)
     white, bits = False, 16
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        white = image.tag_v2.get(262) == 0  # WhiteIsZero, which Pillow minds up to 8 bit only
+        white = image.tag_v2.get(262) == 0  # WhiteIsZero, which Pillow applies up to 8 bit only
         bits = int(image.tag_v2.get(258, (16,))[0])
     full = 2**bits - 1
     grey = ((np.minimum(values, full) * 255 + full // 2) // full).astype(np.uint8)
@@ -376,10 +328,10 @@ def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn and mirror as EXIF says; the same array where there is nothing to do."""
+    """Rotate and mirror by the EXIF orientation; return the same array for orientation 1."""
     if orientation == 1:
         return image
-    # As whole pixels of three bytes: numpy copies them twice as fast as single bytes.
+    # As items of three bytes, which numpy copies twice as fast as single bytes.
     pixels = image.view("V3")[:, :, 0]
     turned = {
         2: pixels[:, ::-1],

@@ -1,10 +1,10 @@
-"""What an image file says of itself before anything is decoded: format, size, orientation.
+"""Read the header of an image file without decoding it: format, size, orientation.
 
-The first bytes decide the format, never the suffix. The headers are walked here and not by Pillow,
-for three reasons. A size has to be known before anything of that size is allocated, and opening a
-WebP or a GIF allocates. Scanning 300,000 files needs microseconds a file. And Pillow speaks of odd
-metadata through :mod:`warnings`, whose filters are shared by all threads; here metadata are passed
-over, and ``Header.picture`` hands on a PNG or TIFF file without them.
+The first bytes of the file decide the format, not its suffix. Pillow does not read the headers, for
+three reasons. The size must be known before memory for it is allocated, but Pillow allocates when
+it opens a WebP or GIF file. To scan 300,000 files, one file may take microseconds only. And Pillow
+reports odd metadata as :mod:`warnings`, whose filters all threads share. Here metadata are skipped,
+and ``Header.strip_metadata`` returns a PNG or TIFF file without them.
 """
 
 from __future__ import annotations
@@ -16,72 +16,39 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from regraft.errors import ImageError
-from regraft.images.tiff import bare_tiff, exif_orientation, read_directory
+from regraft.images.tiff import exif_orientation, read_directory, strip_tiff
 from regraft.images.unrecognised import explain_unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: All words that ``ImageError.kind`` can be; the ledger and its users may count on them.
+#: The values of ``ImageError.kind`` for what is wrong with a file; the ledger records them.
 KINDS = (
     "empty",  # no bytes, or no pixels
     "not an image",  # text, HTML, a video, an archive, anything unknown
-    "unsupported format",  # an image, of a format or a variant that is not read here
-    "too many pixels",  # more than the cap allows, by its own header
+    "unsupported format",  # an image, but in a format or a variant that is not read
+    "too many pixels",  # more than the limit, by its header
     "truncated",  # the end of the file is missing
-    "corrupt",  # the contents contradict themselves
-    "unsupported pixels",  # values without a defined meaning as colours (float, 32 bit, LAB)
+    "corrupt",  # the contents are contradictory
+    "unsupported pixels",  # values without a defined colour (float, 32 bit, LAB)
 )
 
 
 class Header(NamedTuple):
-    """What a file says of itself.
+    """The header of an image file."""
 
-    Attributes
-    ----------
-    format : str
-        Key of ``FORMATS``.
-    height, width : int
-        In pixels, as stored, before ``orientation`` is applied.
-    orientation : int
-        EXIF orientation, 1 to 8; 1 where there is none or it makes no sense.
-    picture : callable
-        Returns the file without what a decoder does not need to know, checked as far as it can be.
-    channels : int
-        Of a JPEG: 1, 3, or 4 for CMYK; otherwise 0.
-    deep : bool
-        Whether a channel has 16 bits, of which 8 are kept.
-    several : bool
-        Whether there are further frames or pages, which are not read.
-    """
-
-    format: str
-    height: int
+    format: str  # key of FORMATS
+    height: int  # pixels, before the orientation is applied
     width: int
-    orientation: int
-    picture: Callable[[], bytes]
-    channels: int = 0
-    deep: bool = False
-    several: bool = False
+    orientation: int  # EXIF, 1 to 8; 1 if there is none or it is invalid
+    strip_metadata: Callable[[], bytes]  # returns the file without it, and checks what it can
+    channels: int = 0  # of a JPEG: 1, 3, or 4 (CMYK)
+    has_16_bits: bool = False  # per channel; 8 of them are kept
+    has_more_frames: bool = False  # or pages, which are not read
 
 
 def read_header(data: bytes) -> Header:
-    """Read format, size and orientation of an encoded image.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-
-    Returns
-    -------
-    Header
-        Nothing has been decoded yet, and no size been judged.
-
-    Raises
-    ------
-    ImageError
-        Where it is no image of a known format, or ends within its header.
+    """Read the header of a whole file; raise ``ImageError`` for unknown formats and cut headers.
 
     Examples
     --------
@@ -93,26 +60,26 @@ def read_header(data: bytes) -> Header:
         if matches(data):
             try:
                 return read(data)
-            except (IndexError, struct.error):  # a field behind the last byte
+            except (IndexError, struct.error):  # a field after the last byte
                 raise ImageError(
                     "truncated", f"the {name} file ends within its header, after {len(data)} bytes"
                 ) from None
     raise explain_unrecognised(data)
 
 
-#: Segments, chunks or blocks of a file, a limit on time: a PNG of 1.6 GB in chunks of 8 kB.
-_MOST_PIECES = 200_000
+# Segments, chunks or blocks of a file, to limit the time: a PNG of 1.6 GB in chunks of 8 kB.
+_MAX_PIECES = 200_000
 _NO_FILL = re.compile(rb"[^\xff]")
 
-# --- the formats ---------------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------------------
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, first byte of the segment's contents, end) of a JPEG up to its pixels."""
+    """Yield (marker, start of the contents, end) of the segments of a JPEG before its pixels."""
     position = 2
     try:
-        for _ in range(_MOST_PIECES):
-            # Bytes between segments and fill bytes before a marker are passed over.
+        for _ in range(_MAX_PIECES):
+            # Skip bytes between segments, and fill bytes before a marker.
             found = _NO_FILL.search(data, data.index(b"\xff", position))
             position, marker = (len(data), 0) if found is None else (found.end(), found[0][0])
             if marker in {0xD9, 0xDA}:
@@ -121,8 +88,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
                 end = position + struct.unpack_from(">H", data, position)[0]
                 yield marker, position + 2, end
                 position = end
-        raise ImageError("corrupt", f"a JPEG file of more than {_MOST_PIECES:,} segments")
-    except (ValueError, IndexError, struct.error):  # behind the last byte
+        raise ImageError("corrupt", f"a JPEG file of more than {_MAX_PIECES:,} segments")
+    except (ValueError, IndexError, struct.error):  # after the last byte
         raise ImageError(
             "truncated", f"the JPEG file ends after {len(data)} bytes, before its pixels"
         ) from None
@@ -140,13 +107,13 @@ def _jpeg(data: bytes) -> Header:
             if channels not in {1, 3, 4}:
                 raise ImageError("unsupported format", f"JPEG with {channels} channels")
             return Header(
-                "JPEG", height, width, orientation or 1, lambda: _bare_jpeg(data), channels
+                "JPEG", height, width, orientation or 1, lambda: _strip_jpeg(data), channels
             )
     raise ImageError("corrupt", "the JPEG file has no frame before its pixels")
 
 
-def _bare_jpeg(data: bytes) -> bytes:
-    """Return the file without EXIF, XMP, profiles and comments; the colour space stays."""
+def _strip_jpeg(data: bytes) -> bytes:
+    """Return the file without EXIF, XMP, profiles and comments; keep the colour space."""
     kept, position = [], 0
     for marker, start, end in _segments(data):
         if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
@@ -159,9 +126,9 @@ _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, first byte of the contents, end of the contents) of a PNG's chunks."""
+    """Yield (name, start of the contents, end of the contents) of the chunks of a PNG."""
     position = 8
-    for _ in range(_MOST_PIECES):
+    for _ in range(_MAX_PIECES):
         if position + 12 > len(data):
             raise ImageError(
                 "truncated", f"the PNG file ends after {len(data)} bytes, without IEND"
@@ -176,7 +143,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if name == b"IEND":
             return
         position = end + 4
-    raise ImageError("corrupt", f"a PNG file of more than {_MOST_PIECES:,} chunks")
+    raise ImageError("corrupt", f"a PNG file of more than {_MAX_PIECES:,} chunks")
 
 
 def _png(data: bytes) -> Header:
@@ -186,21 +153,28 @@ def _png(data: bytes) -> Header:
         raise ImageError("corrupt", "the PNG file does not begin with IHDR")
     width, height = struct.unpack_from(">LL", data, 16)
     kept: list[tuple[int, int]] = []
-    orientation, several = 1, False
+    orientation, animated = 1, False
     for name, start, end in _chunks(data):
         if name in _PNG_KEPT:
             kept.append((start - 8, end + 4))
         elif name == b"eXIf":
             orientation = exif_orientation(data[start:end])
         elif name == b"acTL":
-            several = int.from_bytes(data[start : start + 4], "big") > 1
+            animated = int.from_bytes(data[start : start + 4], "big") > 1
     return Header(
-        "PNG", height, width, orientation, lambda: _bare_png(data, kept), 0, data[24] == 16, several
+        "PNG",
+        height,
+        width,
+        orientation,
+        lambda: _strip_png(data, kept),
+        0,
+        data[24] == 16,
+        animated,
     )
 
 
-def _bare_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
-    """Return the file without text, profiles and animation frames, its checksums verified."""
+def _strip_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
+    """Check the checksums; return the file without text, profiles and animation frames."""
     view = memoryview(data)
     for start, end in kept:  # Pillow does not check those of the pixels
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
@@ -210,14 +184,14 @@ def _bare_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
 
 
 def png_is_short(data: bytes) -> bool:
-    """Whether the pixels of a PNG, unpacked, are fewer than its header promises.
+    """Decompress a PNG; return whether it has fewer pixels than its header says.
 
-    Pillow and libpng fill what is missing with zeros and say nothing. Unpacking costs as much as
-    decoding, so this is asked only where the last row is zero.
+    Pillow and libpng fill missing pixels with zeros without an error. Decompressing takes as long
+    as decoding, so this is called only if the last row is zero.
     """
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">LLBBBBB", data, 16)
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
-    # Adam7: first column and row, steps between columns and rows of each pass.
+    # Adam7: first column, first row, column step and row step of each pass.
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
               (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)  # fmt: skip
     missing = 0
@@ -238,7 +212,7 @@ def png_is_short(data: bytes) -> bool:
 def _webp(data: bytes) -> Header:
     if len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise ImageError("truncated", f"the WebP file ends after {len(data)} bytes")
-    orientation, several = 1, False
+    orientation, animated = 1, False
     match data[12:16]:
         case b"VP8 ":
             if data[23:26] != b"\x9d\x01\x2a":
@@ -250,17 +224,17 @@ def _webp(data: bytes) -> Header:
         case b"VP8X":
             width = int.from_bytes(data[24:27], "little") + 1
             height = int.from_bytes(data[27:30], "little") + 1
-            several = bool(data[20] & 0x02)
+            animated = bool(data[20] & 0x02)
             if data[20] & 0x08:
                 orientation = _webp_orientation(data)
         case other:
             raise ImageError("corrupt", f"the WebP file begins with {_word(other)}")
-    return Header("WebP", height, width, orientation, lambda: data, several=several)
+    return Header("WebP", height, width, orientation, lambda: data, has_more_frames=animated)
 
 
 def _webp_orientation(data: bytes) -> int:
     position = 12
-    for _ in range(_MOST_PIECES):
+    for _ in range(_MAX_PIECES):
         name, length = data[position : position + 4], data[position + 4 : position + 8]
         size = int.from_bytes(length, "little")
         if name == b"EXIF":
@@ -277,44 +251,44 @@ def _gif(data: bytes) -> Header:
     if position is None:
         raise ImageError("empty", "the GIF file holds no frame")
     left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
-    # A frame that is larger than the screen enlarges it, as in Pillow and in browsers.
+    # A frame that is larger than the canvas enlarges it, as in Pillow and in browsers.
     width, height = max(width, left + frame_width), max(height, top + frame_height)
     if frame_width == 0 or frame_height == 0:
         raise ImageError("empty", f"the GIF file's first frame is {frame_width} by {frame_height}")
-    several = False
-    with suppress(IndexError, ImageError):  # a missing end is found when the frame is decoded
+    animated = False
+    with suppress(IndexError, ImageError):  # a missing end is an error when the frame is decoded
         after = _gif_blocks(data, position + 11 + _gif_palette(data[position + 9]))
-        several = _gif_frame(data, after) is not None
-    return Header("GIF", height, width, 1, lambda: data, several=several)
+        animated = _gif_frame(data, after) is not None
+    return Header("GIF", height, width, 1, lambda: data, has_more_frames=animated)
 
 
 _GIF_PIECE = re.compile(b"[!,;]")  # an extension, a frame, the end
 
 
 def _gif_palette(flags: int) -> int:
-    """Bytes of a palette, by the flags that announce it."""
+    """Return the number of bytes of a palette, from the flags before it."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _gif_blocks(data: bytes, position: int) -> int:
-    """Return where blocks that end with an empty one end."""
-    for _ in range(_MOST_PIECES):
+    """Return the position after a sequence of blocks, which ends with an empty block."""
+    for _ in range(_MAX_PIECES):
         if not data[position]:
             return position + 1
         position += 1 + data[position]
-    raise ImageError("corrupt", f"a GIF file of more than {_MOST_PIECES:,} blocks")
+    raise ImageError("corrupt", f"a GIF file of more than {_MAX_PIECES:,} blocks")
 
 
 def _gif_frame(data: bytes, position: int) -> int | None:
-    """Return where the next frame begins; None where the file says that it ends."""
-    for _ in range(_MOST_PIECES):
-        found = _GIF_PIECE.search(data, position)  # other bytes are passed over
+    """Return the position of the next frame; None if the file ends before it."""
+    for _ in range(_MAX_PIECES):
+        found = _GIF_PIECE.search(data, position)  # skip other bytes
         if found is None:
             raise IndexError
         if found[0] != b"!":
             return found.start() if found[0] == b"," else None
         position = _gif_blocks(data, found.end() + 1)  # an extension: a label and blocks
-    raise ImageError("corrupt", f"a GIF file of more than {_MOST_PIECES:,} extensions")
+    raise ImageError("corrupt", f"a GIF file of more than {_MAX_PIECES:,} extensions")
 
 
 def _bmp(data: bytes) -> Header:
@@ -322,7 +296,7 @@ def _bmp(data: bytes) -> Header:
     if size == 12:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
-        width, height = struct.unpack_from("<Ll", data, 18)  # below zero: from top to bottom
+        width, height = struct.unpack_from("<Ll", data, 18)  # negative: rows from top to bottom
     return Header("BMP", abs(height), width, 1, lambda: data)
 
 
@@ -330,7 +304,7 @@ def _tiff(data: bytes) -> Header:
     directory = read_directory(data)
     width, height = (directory.integer(data, tag) for tag in (256, 257))
     tile_width, tile_height = (directory.integer(data, tag) for tag in (322, 323))
-    # A tile is decoded whole, so its size counts as well where it is larger than the picture.
+    # Tiles are decoded as a whole, so their size counts if it is larger than the image's.
     if tile_width * tile_height > 4 * max(width * height, 1 << 20):
         raise ImageError(
             "corrupt", f"{width} by {height} pixels in tiles of {tile_width} by {tile_height}"
@@ -344,9 +318,9 @@ def _tiff(data: bytes) -> Header:
         height,
         width,
         orientation,
-        lambda: bare_tiff(data, directory, orientation),
-        deep=bool(bits) and bits[0] == 16,
-        several=directory.followed,
+        lambda: strip_tiff(data, directory, orientation),
+        has_16_bits=bool(bits) and bits[0] == 16,
+        has_more_frames=directory.followed,
     )
 
 
@@ -354,7 +328,7 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
     return lambda data: data.startswith(magics)
 
 
-#: Formats that are read: how their first bytes look, and what reads their header.
+#: By format: whether a file has it, from its first bytes, and the function that reads its header.
 FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[bytes], Header]]] = {
     "JPEG": (_starts(b"\xff\xd8\xff"), _jpeg),
     "PNG": (_starts(b"\x89PNG\r\n\x1a\n"), _png),
@@ -366,5 +340,5 @@ FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[bytes], Header]]] = 
 
 
 def _word(name: bytes) -> str:
-    """Four bytes of a chunk's name, fit to print."""
+    """Return a chunk's name of four bytes as printable text."""
     return name.decode("ascii", "backslashreplace") if name.isalnum() else name.hex(" ")

@@ -1,4 +1,4 @@
-"""What an image is before it is decoded, and what reads it."""
+"""The types of an image that is not decoded yet, and of the function that reads it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from numpy.typing import NDArray
 #: An encoded image file, or decoded pixels: uint8 (H, W) or (H, W, 3).
 Payload: TypeAlias = bytes | NDArray[np.uint8]
 
-#: Reads one payload; called in a worker thread, may raise ImageError.
+#: Reads one payload; is called in a worker thread and may raise ImageError.
 Load: TypeAlias = Callable[[], Payload]

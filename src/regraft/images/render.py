@@ -1,4 +1,4 @@
-"""From a decoded image to what the network sees: the one rendering of training and prediction."""
+"""Render decoded images as the network's input; training and prediction do it the same way."""
 
 from __future__ import annotations
 
@@ -14,77 +14,86 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-# A centre crop sees no more of the long side than one short side; a longer side is cut to its
-# middle before anything is resized. Without the cut 1 x 65,535 pixels, enlarged to a short side of
-# 256, would be 13 GB. Four short sides leave room for the bicubic filter's two pixels on either
-# side even where the short side is one pixel. Images of up to 4:1 are not touched, and come out as
-# torchvision's Resize and CenterCrop render them, bit for bit.
-_LONGEST = 4
+# The centre crop uses at most one short side of the long side. So a long side of more than four
+# short sides is cut to its middle before resizing: an image of 1 x 65,535 pixels, enlarged to a
+# short side of 256, would need 13 GB. Four short sides leave the bicubic filter two pixels on both
+# ends, also if the short side is one pixel. Images of up to 4:1 are not cut, and are rendered
+# exactly as by torchvision's Resize and CenterCrop.
+_MAX_ASPECT = 4
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a decoded image to what the network sees, as the weights' own record says.
+    """The preprocessing of a network: how a decoded image becomes its input.
 
-    The short side is resized to ``resize_size`` with antialiasing, the centre square of
-    ``image_size`` is cut out, pixels are divided by 255, ``mean`` is subtracted and the result
+    The short side is resized to ``resize_size`` with antialiasing, and the centre square of
+    ``image_size`` is cropped. Pixels are divided by 255, ``mean`` is subtracted, and the result is
     divided by ``std``.
 
-    With ``views``, so many augmented views of the image are rendered beside the plain one, the same
-    ones of every image, and features are the mean over all. With ``view``, one augmented view of
-    its own takes the image's place: of training images only, never in a bundle.
+    Attributes
+    ----------
+    image_size : int
+        Side of the square, in pixels.
+    resize_size : int
+        Short side before the crop, in pixels; at least ``image_size``.
+    mean, std : tuple of three floats
+        Of the red, green and blue channels, for pixels from 0 to 1.
+    interpolation : {"bilinear", "bicubic"}
+        For resizing.
+    views : int
+        Number of augmented views that are rendered in addition to the plain image. They are the
+        same for every image, and its features are the mean over all of them.
+    view : int
+        If not 0, one augmented view with this number replaces the image. It is different for every
+        image; only training images have it, and a bundle never does.
+    augment : str
+        Key of ``regraft.images.augment.AUGMENTATIONS``: the augmentation of the views.
+
+    Examples
+    --------
+    >>> imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    >>> Preprocess(224, 256, *imagenet, "bilinear").recorded()["resize_size"]
+    256
     """
 
-    image_size: int  # pixels, side of the square
-    resize_size: int  # pixels, short side before the crop; at least image_size
+    image_size: int
+    resize_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation
     views: int = 0
     view: int = 0
-    augment: str = "none"  # key of ``regraft.images.augment.AUGMENTATIONS``: what views are
+    augment: str = "none"
 
     def recorded(self) -> dict[str, Any]:
-        """Return what bundles and metrics.json hold of it."""
+        """Return the fields that bundles and metrics.json record."""
         fields = asdict(self)
         del fields["view"]
         return fields
 
 
 def render(image: NDArray[np.uint8], preprocess: Preprocess) -> torch.Tensor:
-    """Resize the short side with antialiasing and cut out the centre square.
+    """Resize the short side with antialiasing and crop the centre square.
 
-    Parameters
-    ----------
-    image : array of shape (H, W, 3), uint8
-        Decoded pixels; any size from 1 x 1.
-    preprocess : Preprocess
-        Sizes in pixels and the interpolation.
-
-    Returns
-    -------
-    torch.Tensor of shape (3, image_size, image_size), uint8
-        On the processor; in memory its channels lie together (channels_last), so that batches for
-        a channels_last network are copied in runs.
+    The result (3, S, S) is uint8 and channels_last in memory, so that batches for a channels_last
+    network are copied in long runs.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from regraft.images.render import Preprocess
     >>> preprocess = Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     >>> render(np.zeros((1, 65535, 3), dtype=np.uint8), preprocess).shape
     torch.Size([3, 224, 224])
     """
     height, width = image.shape[:2]
-    longest = _LONGEST * min(height, width)
+    longest = _MAX_ASPECT * min(height, width)
     top, left = _margin(height, longest), _margin(width, longest)
     image = image[top : height - top, left : width - left]
-    # torch takes no negative strides, and warns of read-only pixels, which Pillow's are; copying
-    # those costs a tenth of the resizing.
+    # torch accepts no negative strides, and warns about read-only pixels, such as Pillow's. A copy
+    # takes a tenth of the time of resizing.
     image = np.require(image, requirements=["C", "W"])
     height, width = image.shape[:2]
 
-    # Torchvision's rule for the long side: truncated, not rounded.
+    # The long side is truncated, not rounded, as in torchvision.
     short, resize = min(height, width), preprocess.resize_size
     resized = (resize * height // short, resize * width // short)
     pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)  # channels_last, not copied
@@ -99,37 +108,24 @@ def render(image: NDArray[np.uint8], preprocess: Preprocess) -> torch.Tensor:
     side = preprocess.image_size
     top, left = (round((length - side) / 2.0) for length in resized)
     window = pixels[0].permute(1, 2, 0)[top : top + side, left : left + side]
-    # A copy: the caller's pixels and the rest of the resized image are let go.
+    # A copy, so that the image and the rest of the resized pixels can be freed.
     return window.clone(memory_format=torch.contiguous_format).permute(2, 0, 1)
 
 
 def _margin(length: int, longest: int) -> int:
-    """Pixels to cut on either side; the same on both, so that the centre stays where it is."""
+    """Return the pixels to cut on each side; equal on both, so that the centre stays the centre."""
     return max(0, (length - longest) // 2)
 
 
 def normalise(
     batch: torch.Tensor, preprocess: Preprocess, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Map pixels 0 to 255 to the range that the network was trained on.
+    """Subtract the mean of pixels (N, 3, S, S) uint8 and divide by their standard deviation.
 
-    Parameters
-    ----------
-    batch : torch.Tensor of shape (N, 3, S, S), uint8
-        Rendered images, on any device.
-    preprocess : Preprocess
-        Mean and standard deviation, for pixels from 0 to 1.
-    dtype : torch.dtype
-        Of the result; the arithmetic is float32.
-
-    Returns
-    -------
-    torch.Tensor of shape (N, 3, S, S)
-        On the batch's device and in its memory format.
+    Device and memory format stay the same; the arithmetic is float32, whatever ``dtype`` is.
 
     Examples
     --------
-    >>> from regraft.images.render import Preprocess
     >>> preprocess = Preprocess(1, 1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     >>> batch = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     >>> normalise(batch, preprocess).view(-1)

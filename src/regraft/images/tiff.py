@@ -1,9 +1,5 @@
-"""The first directory of a TIFF structure: EXIF orientation, and TIFF without its metadata.
+"""Read the first directory of a TIFF structure, which TIFF files and EXIF blocks have.
 
-EXIF is a TIFF structure as well, so one short reader serves both.
-
-References
-----------
 TIFF 6.0 (Adobe, 1992); BigTIFF as libtiff writes it; CIPA DC-008 (EXIF 2.32), section 4.5.
 """
 
@@ -15,25 +11,25 @@ from typing import NamedTuple
 from regraft.errors import ImageError
 
 ORIENTATION = 274
-#: Bytes of one value of each TIFF type.
+#: By TIFF type: number of bytes of one value.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
-_MOST_TAGS = 65_535  # all that a TIFF of 32 bits can have
-_MOST_VALUES = 1 << 20  # of one tag: a strip for each row of an image of a million rows
+_MAX_TAGS = 65_535  # the most that a TIFF of 32 bits can have
+_MAX_VALUES = 1 << 20  # of one tag: a strip for each row of a million
 _INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
 
 class Directory(NamedTuple):
     """The first directory of a TIFF structure; an entry is (type, count, value or its offset)."""
 
-    order: str  # "<" or ">", as struct has it
+    order: str  # of bytes: "<" or ">", as in struct
     big: bool  # BigTIFF: 64 bit offsets
     entries: dict[int, tuple[int, int, bytes]]
-    followed: bool  # by another directory: a further page
+    followed: bool  # by another directory, which is another page
 
     def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
-        """Values of one tag; empty where it is missing, no integer, or outside of the file."""
+        """Return the values of a tag; empty if it is missing, no integer or outside of the file."""
         kind, count, field = self.entries.get(tag, (0, 0, b""))
-        if kind not in _INTEGERS or count > _MOST_VALUES:
+        if kind not in _INTEGERS or count > _MAX_VALUES:
             return ()
         size = count * _TYPE_BYTES[kind]
         if size > len(field):
@@ -44,18 +40,18 @@ class Directory(NamedTuple):
         return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", field[:size])
 
     def integer(self, data: bytes, tag: int) -> int:
-        """Value of a tag with one value; 0 where it has none or several."""
+        """Return the value of a tag; 0 if it has no value or several."""
         values = self.integers(data, tag)
         return values[0] if len(values) == 1 else 0
 
     def orientation(self, data: bytes) -> int:
-        """Orientation 1 to 8; 1 where the tag is missing or makes no sense."""
+        """Return the orientation 1 to 8; 1 if the tag is missing or invalid."""
         value = self.integer(data, ORIENTATION)
         return value if 1 <= value <= 8 else 1
 
 
 def read_directory(data: bytes) -> Directory:
-    """Read the first directory; struct.error where it lies behind the end."""
+    """Read the first directory; raise ``struct.error`` if the data end before it."""
     order = "<" if data[:2] == b"II" else ">"
     if struct.unpack_from(order + "H", data, 2)[0] == 43:
         start = struct.unpack_from(order + "Q", data, 8)[0]
@@ -66,17 +62,17 @@ def read_directory(data: bytes) -> Directory:
         count = struct.unpack_from(order + "H", data, start)[0]
         first, entry = start + 2, struct.Struct(order + "HHL4s")
     end = first + count * entry.size
-    if end > len(data) or count > _MOST_TAGS:
+    if end > len(data) or count > _MAX_TAGS:
         raise struct.error
     entries: dict[int, tuple[int, int, bytes]] = {}
     for tag, kind, number, field in entry.iter_unpack(data[first:end]):
-        entries.setdefault(tag, (kind, number, field))  # as libtiff: the first of two counts
+        entries.setdefault(tag, (kind, number, field))  # the first of two is used, as in libtiff
     followed = any(data[end : end + (8 if entry.size == 20 else 4)])
     return Directory(order, entry.size == 20, entries, followed)
 
 
 def exif_orientation(exif: bytes) -> int:
-    r"""Orientation 1 to 8 from an EXIF block; 1 where the block makes no sense, as viewers do.
+    r"""Return the orientation 1 to 8 of an EXIF block; 1 if it is invalid, as in image viewers.
 
     Examples
     --------
@@ -93,15 +89,15 @@ def exif_orientation(exif: bytes) -> int:
         return 1
 
 
-# What libtiff and Pillow need to decode a picture. Everything else (EXIF, XMP, colour profiles,
-# further pages, makers' own) is left out: it is where warnings and surprises come from.
+# The tags that libtiff and Pillow need to decode the pixels. All others (EXIF, XMP, colour
+# profiles, further pages, tags of manufacturers) are removed: they cause warnings and errors.
 _TIFF_SCALARS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
 _TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530,
                 532}  # fmt: skip
 
 
 def _need_all_pieces(data: bytes, directory: Directory) -> None:
-    """Refuse a file with fewer strips or tiles than its size needs: Pillow fills up with black."""
+    """Refuse a file with fewer strips or tiles than its size needs: Pillow makes the rest black."""
     width, height, tile_width, tile_height = (
         directory.integer(data, tag) for tag in (256, 257, 322, 323)
     )
@@ -109,7 +105,7 @@ def _need_all_pieces(data: bytes, directory: Directory) -> None:
         needed, offsets = -(-width // tile_width) * -(-height // tile_height), 324
     else:
         needed, offsets = -(-height // (directory.integer(data, 278) or height)), 273
-    if directory.integer(data, 284) == 2:  # each channel has its own
+    if directory.integer(data, 284) == 2:  # each channel has its own strips or tiles
         needed *= max(directory.integer(data, 277), 1)
     found = len(directory.integers(data, offsets))
     if found < needed:
@@ -118,14 +114,14 @@ def _need_all_pieces(data: bytes, directory: Directory) -> None:
         )
 
 
-def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
-    """Return the file with a directory at its end that holds only what describes the pixels."""
+def strip_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
+    """Return the file with a new directory at its end, which has only the tags of the pixels."""
     for offsets, counts in ((273, 279), (324, 325)):
         ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
                             strict=False))  # fmt: skip
         if max(ends, default=0) > len(data):
             raise ImageError(
-                "truncated", f"the TIFF file ends after {len(data)} bytes, amid pixels"
+                "truncated", f"the TIFF file ends after {len(data)} bytes, within its pixels"
             )
     _need_all_pieces(data, directory)
     order, big = directory.order, directory.big
@@ -138,10 +134,10 @@ def bare_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
         size = count * _TYPE_BYTES.get(kind, 0)
         start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
         outside += size if size > len(field) else 0
-        if not 0 < count <= _MOST_VALUES:
+        if not 0 < count <= _MAX_VALUES:
             raise ImageError("corrupt", f"TIFF tag {tag} has {count:,} values")
         if size == 0 or start + size > len(data) or outside > len(data):
-            raise ImageError("corrupt", f"the value of TIFF tag {tag} lies outside of the file")
+            raise ImageError("corrupt", f"the value of TIFF tag {tag} is outside of the file")
         if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):
             raise ImageError("corrupt", f"TIFF tag {tag} must be one whole number")
         kept.append(struct.pack(order + entry, tag, kind, count, field))

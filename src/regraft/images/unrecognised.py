@@ -1,10 +1,10 @@
-"""What else a file may be that was meant as an image: other formats, pages, pointers, nothing."""
+"""Recognise files that are not one of our image formats, to say in the error what they are."""
 
 from __future__ import annotations
 
 from regraft.errors import ImageError
 
-#: What else a file may be: (offset, first bytes, kind, what it is).
+#: Other kinds of files: (offset, bytes at the offset, kind of the error, what the file is).
 _OTHERS = (
     (4, b"ftypavif", "unsupported format", "an AVIF image"),
     (4, b"ftypavis", "unsupported format", "an AVIF image"),
@@ -31,12 +31,7 @@ _OTHERS = (
 
 
 def explain_unrecognised(data: bytes) -> ImageError:
-    """Return the error that says what a file is that has none of the formats.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
+    """Return the error for a file that has none of the image formats; it says what the file is.
 
     Examples
     --------

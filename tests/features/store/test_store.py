@@ -252,7 +252,9 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path):
     store._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 40"))
     rows = [(key(n), encode_row(key(n), row(n, 5000))) for n in range(1000, 1200)]
     needed = sum(len(data) for _, data in rows)
-    message = rf"no space left for features in .*: {needed:,} bytes needed, .* free\nhint: free some"
+    message = (
+        rf"no space left for features in .*: {needed:,} bytes needed, .* free\nhint: free some"
+    )
     with pytest.raises(DiskFullError, match=message):
         store.write(rows)
     assert all(same(found, row(n, 5000)) for n, found in enumerate(read(store, range(20))))
