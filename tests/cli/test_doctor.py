@@ -77,14 +77,14 @@ def test_a_store_is_shown_with_what_it_holds(store):
     assert ", 0 rows in 0 of 20,480 MiB" in check_of("store").detail
 
 
-def test_a_store_that_cannot_be_used_is_told_and_stops_nothing(tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_used_is_a_hint_and_stops_nothing(tmp_path, monkeypatch):
     """Training goes on in the temporary folder, and fails only where that is unusable too."""
     (tmp_path / "file").touch()
-    place = tmp_path / "file" / "store"
-    monkeypatch.setenv("REGRAFT_CACHE", str(place))
+    folder = tmp_path / "file" / "store"
+    monkeypatch.setenv("REGRAFT_CACHE", str(folder))
     check = check_of("store")
     assert check.ok
-    assert check.detail == f"{place}: Not a directory; features will not be kept"
+    assert check.detail == f"{folder}: Not a directory; features will not be kept"
     assert check.hint == "name another folder with --cache-dir or REGRAFT_CACHE"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     check = check_of("store")

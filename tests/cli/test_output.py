@@ -104,7 +104,7 @@ def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
         assert json.loads(out)["label"] == result.label
 
 
-def test_a_table_that_cannot_be_written_is_told(tmp_path):
+def test_a_table_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_predictions(iter(RESULTS), csv=tmp_path / "missing" / "p.csv", json=False)
 

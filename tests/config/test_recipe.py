@@ -137,9 +137,9 @@ def test_a_runs_configuration_is_a_recipe_without_data(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert read_recipe(str(path)).config == config
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as caught:
         read_recipe(str(path)).needed_data()
-    assert told.value.message == f"the recipe {path} needs DATA: it names none"
+    assert caught.value.message == f"the recipe {path} needs DATA: it names none"
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_a_runs_configuration_is_a_recipe_without_data(tmp_path):
         ("epochs: few", "line 1: epochs is few; it must be a whole number", None),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_with_its_line(text, message, hint, tmp_path):
+def test_an_error_in_a_file_names_the_line(text, message, hint, tmp_path):
     path = tmp_path / "own.yml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         read_recipe(str(path))
-    assert told.value.message.startswith(str(path))
-    assert message in told.value.message
-    assert told.value.hint == hint
+    assert caught.value.message.startswith(str(path))
+    assert message in caught.value.message
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ hint: regraft train DATA --recipe resnet18-last-stages
         ),
     ],
 )
-def test_what_is_missing_is_told(words, said, capsys):
+def test_what_is_missing_is_named(words, said, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err == said
 
@@ -205,8 +205,8 @@ def test_the_page_names_real_tests_and_every_recipe_it_runs():
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"\[test\]\(([^)]+)\), `(test_\w+)`", text)
     assert len(named) >= 8
-    for place, name in named:
-        assert f"def {name}(" in (page.parent / place).read_text(encoding="utf-8"), name
+    for path, name in named:
+        assert f"def {name}(" in (page.parent / path).read_text(encoding="utf-8"), name
     run = set(re.findall(r"^regraft train --recipe (\S+)", text, re.MULTILINE))
     assert run == {"mnist-resnet50", "mnist-vgg16"} < {*NAMES}
 
