@@ -25,6 +25,6 @@ def test_torchrun_numbers_its_processes(rank, first, monkeypatch):
 @pytest.mark.parametrize("value", ["one", "-1", "", "\u0663"])
 def test_a_variable_that_is_not_a_number_is_named(value, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", value)
-    with pytest.raises(ConfigError, match="^the variable LOCAL_RANK is .*; torchrun sets it to"):
+    with pytest.raises(ConfigError, match=r"^the variable LOCAL_RANK is .*; torchrun sets it to"):
         launch_number("LOCAL_RANK", 0)
     assert launch_number("LOCAL_WORLD_SIZE", 7) == 7
