@@ -1,4 +1,4 @@
-"""Makes small images and trees of them, for the tests of the data room."""
+"""Small images, and trees and archives of them, for the tests of data."""
 
 import gzip
 import io
@@ -54,7 +54,7 @@ def write_tar(path, files, mode="w"):
 
 
 def write_idx(path, array, *, zipped=False):
-    """Write an array as an IDX file, byte by byte after the format's description."""
+    """Write an array as an IDX file, byte by byte, from the format's description."""
     kind = {"uint8": 0x08, "int32": 0x0C}[array.dtype.name]
     content = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content += array.astype(array.dtype.newbyteorder(">")).tobytes()
@@ -75,5 +75,5 @@ def read_all(source):
 
 
 def left_out(source):
-    """Return {path: (status, kind)} of what the listing left out."""
+    """Return {path: (status, kind)} of the files that were left out."""
     return {entry.path: (entry.status, entry.kind) for entry in source.refused}

@@ -1,4 +1,4 @@
-"""Servers that speak as much of Kaggle's and of the hub's interface as a download needs."""
+"""Local servers with the part of Kaggle's and of the hub's interface that a download needs."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from image_trees import FLOWERS, write_zip
 
-TOKEN = "secret-token-5d1"  # noqa: S105 - the only one that the stand-ins know
+TOKEN = "secret-token-5d1"  # noqa: S105 - the only one that these servers accept
 KEY = base64.b64encode(f"someone:{TOKEN}".encode()).decode()
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -78,10 +78,10 @@ def serve_kaggle(folder, files=FLOWERS, *, damaged=False):
 
 
 def use_kaggle(monkeypatch, address, folder):
-    """Let Kaggle's client ask this server, and find no credentials but those of a test."""
+    """Make Kaggle's client use this server, without any credentials of the machine."""
     environment = pytest.importorskip("kagglesdk.kaggle_env")
-    place = environment.KaggleEnv.LOCAL
-    monkeypatch.setitem(environment._env_to_endpoint, place, address)
+    local = environment.KaggleEnv.LOCAL
+    monkeypatch.setitem(environment._env_to_endpoint, local, address)
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "USERPROFILE", "KAGGLE_CONFIG_DIR"):
@@ -92,7 +92,7 @@ def use_kaggle(monkeypatch, address, folder):
 
 
 def use_hub(monkeypatch, address, folder):
-    """Let the hub's client ask this server, and find no token but that of a test."""
+    """Make the hub's client use this server, without any token of the machine."""
     url = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
@@ -111,7 +111,7 @@ class Repository:
             hashlib.sha256(repr((name, *files)).encode()).hexdigest()[:40]: (name, files)
             for name, files in revisions.items()
         }
-        self.refusal = refusal  # an X-Error-Code for those without the token
+        self.refusal = refusal  # the X-Error-Code of a request without the token
         self.trees = trees  # how often the files are listed before the server fails
 
     def find(self, revision):
@@ -160,8 +160,8 @@ def serve_hub(repositories):
                 return self.answer(*repository.tree(files))
             if is_api:
                 siblings = [{"rfilename": path} for path in files]
-                told = {"id": name, "sha": commit, "siblings": siblings}
-                return self.answer(200, json.dumps(told).encode())
+                answer = {"id": name, "sha": commit, "siblings": siblings}
+                return self.answer(200, json.dumps(answer).encode())
             content = files[rest.partition("/")[2]]
             if content is None:
                 return self.answer(403)
@@ -169,14 +169,14 @@ def serve_hub(repositories):
             return self.answer(200, content, "application/octet-stream", ETag=f'"{tag}"',
                                X_Repo_Commit=commit)  # fmt: skip
 
-        do_HEAD = do_GET  # noqa: N815 - as the library calls it
+        do_HEAD = do_GET  # noqa: N815 - the library's name
 
     with _serve(Handler) as address:
         yield address
 
 
 def table(images, labels, classes=None, rows=2):
-    """Return a Parquet file as the hub keeps images, with few rows a group."""
+    """Return a Parquet file in the hub's form, with few rows in a group."""
     features = {"image": {"_type": "Image"}}
     if classes is not None:
         features["label"] = {"_type": "ClassLabel", "names": classes}
@@ -190,8 +190,8 @@ def structs(images):
 
 def parquet(columns, features, rows=2):
     """Return a Parquet file with the metadata that the hub's own library writes."""
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     target = io.BytesIO()
-    made = pa.table(columns).replace_schema_metadata(told)
+    made = pa.table(columns).replace_schema_metadata(metadata)
     pq.write_table(made, target, row_group_size=rows)
     return target.getvalue()

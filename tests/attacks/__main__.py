@@ -1,7 +1,7 @@
-"""Attack one room of the house with hostile input: ``scripts/fuzz ROOM --count N --seed S``.
+"""Attack one part of the code with hostile input: ``scripts/fuzz ROOM --count N --seed S``.
 
-Prints what became of the cases, and of each finding its seed and number; ``--first NUMBER --count
-1`` repeats one alone. Exit code 1 where anything was found.
+Print how many cases had each outcome, and the seed and number of each finding; ``--first NUMBER
+--count 1`` repeats one of them. The exit code is 1 if anything was found.
 """
 
 from __future__ import annotations

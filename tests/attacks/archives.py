@@ -1,6 +1,6 @@
 """Hostile archives: each ends in samples with safe names, or in one error that names the archive.
 
-Written field by field, so that any field of any header can lie while the others fit.
+They are written field by field, so that any field of a header can be false while the others fit.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NAMES = (
 
 @dataclass
 class Member:
-    """One member of a zip, with every field that can lie."""
+    """One member of a zip, with every field that can be false."""
 
     name: bytes
     data: bytes
@@ -75,7 +75,7 @@ class Member:
 
 
 def pack(method: int, data: bytes) -> bytes:
-    """Return data as a method has it; unknown ones as they are."""
+    """Return data compressed by a method; unknown methods change nothing."""
     if method == 8:
         stream = zlib.compressobj(6, zlib.DEFLATED, -15)
         return stream.compress(data) + stream.flush()
@@ -124,9 +124,9 @@ def build_zip(members: list[Member], end: dict[str, int] | None = None, comment:
             )
         )
         directory.write(m.name + m.extra)
-    told = {"disk": 0, "start_disk": 0, "here": len(members), "all": len(members),
+    end_fields = {"disk": 0, "start_disk": 0, "here": len(members), "all": len(members),
             "size": directory.tell(), "at": out.tell(), **(end or {})}  # fmt: skip
-    tail = struct.pack("<4sHHHHLLH", b"PK\5\6", *told.values(), len(comment))
+    tail = struct.pack("<4sHHHHLLH", b"PK\5\6", *end_fields.values(), len(comment))
     return out.getvalue() + directory.getvalue() + tail + comment
 
 
@@ -146,12 +146,12 @@ def _names(chance: random.Random) -> list[str]:
 
 
 def hostile_zip(chance: random.Random) -> bytes:
-    """Return a zip in which something lies."""
+    """Return a zip with false fields."""
     members = [Member(name.encode(), images()[n]) for n, name in enumerate(_names(chance))]
     end: dict[str, int] = {}
     for _ in range(chance.choice((1, 1, 2, 3))):
         at = chance.randrange(len(members))
-        members[at] = _lie(members, at, chance)
+        members[at] = _falsify(members, at, chance)
         if chance.random() < 0.1:
             members.insert(chance.randrange(len(members)), replace(members[at]))
     if chance.random() < 0.2:
@@ -161,7 +161,7 @@ def hostile_zip(chance: random.Random) -> bytes:
     return _damage(data, chance)
 
 
-def _lie(  # noqa: C901, PLR0911, PLR0912 - a list of lies
+def _falsify(  # noqa: C901, PLR0911, PLR0912 - a list of cases
     members: list[Member], at: int, chance: random.Random
 ) -> Member:
     m = members[at]
@@ -189,11 +189,11 @@ def _lie(  # noqa: C901, PLR0911, PLR0912 - a list of lies
         case 10:
             mode = chance.choice((LINK, PIPE, DEVICE, FOLDER, 0o140000, 0o060000, 0o170000))
             return replace(m, data=b"../../secret.png", attributes=mode << 16)
-        case 11:  # a bomb, and one whose header is modest
+        case 11:  # a bomb, and one whose header declares a small size
             bomb = bytes(chance.choice((CAP + 1, 1 << 22)))
             return replace(m, data=chance.choice((b"", images()[0])) + bomb, size=chance.choice(
                 (None, 10)))  # fmt: skip
-        case 12:  # overlapping: another member's place, or the middle of it
+        case 12:  # overlapping: another member's offset, or the middle of it
             return replace(m, offset=chance.randrange(60 * len(members)), missing=True)
         case 13:
             wide = struct.pack("<QQQ", *(chance.choice((0, 1, 2**40, 2**63, 2**64 - 1)) for _ in
@@ -209,7 +209,7 @@ def _lie(  # noqa: C901, PLR0911, PLR0912 - a list of lies
 
 
 def hostile_tar(chance: random.Random) -> bytes:
-    """Return a tar, plain or compressed, in which something lies."""
+    """Return a tar, plain or compressed, with false fields."""
     out = io.BytesIO()
     for n, name in enumerate(_names(chance)):
         member = tarfile.TarInfo(name)
@@ -217,7 +217,7 @@ def hostile_tar(chance: random.Random) -> bytes:
         member.size = len(data)
         header = member.tobuf(chance.choice((tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT)))
         if chance.random() < 0.15:
-            header, data = _lying_header(member, data, chance)
+            header, data = _false_header(member, data, chance)
         out.write(header + data + bytes(-len(data) % 512))
     if chance.random() < 0.9:
         out.write(bytes(10240))
@@ -236,7 +236,7 @@ def hostile_tar(chance: random.Random) -> bytes:
     return _damage(data, chance) if chance.random() < 0.4 else data
 
 
-def _lying_header(
+def _false_header(
     member: tarfile.TarInfo, data: bytes, chance: random.Random
 ) -> tuple[bytes, bytes]:
     match chance.randrange(8):
@@ -249,7 +249,7 @@ def _lying_header(
             member.linkname = chance.choice(("../../secret.png", "/dev/zero", "rose/0.png", ""))
         case 3:
             member.size = chance.choice((0, 1, 513, CAP + 1, 2**33, 2**60))
-        case 4:  # records of pax, true and false
+        case 4:  # pax records, true and false
             key = chance.choice(("path", "size", "linkpath", "GNU.sparse.map", "GNU.sparse.size",
                                  "GNU.sparse.major", "hdrcharset", "mtime", "x"))  # fmt: skip
             value = chance.choice((*NAMES, "-1", "9" * 100, "0,1,2", "\0", "1.0", "BINARY", "nan"))
@@ -273,7 +273,7 @@ def _lying_header(
 
 
 def _damage(data: bytes, chance: random.Random) -> bytes:
-    """Flip, cut, or leave as it is."""
+    """Flip bits, cut, put bytes in front, or change nothing."""
     match chance.randrange(8):
         case 0:
             changed = bytearray(data)
@@ -289,8 +289,8 @@ def _damage(data: bytes, chance: random.Random) -> bytes:
 
 
 @cache
-def _place() -> tuple[Path, Path]:
-    """Return the folder of the archives, and the one around it, which nothing may touch."""
+def _folders() -> tuple[Path, Path]:
+    """Return the folder of the archives, and the folder around it, which must not change."""
     around = Path(tempfile.mkdtemp(prefix="regraft-attack-")).resolve()
     (around / "work").mkdir()
     (around / "secret.png").write_bytes(images()[39])
@@ -303,10 +303,10 @@ def _place() -> tuple[Path, Path]:
 
 
 def attack(seed: int, number: int) -> str:
-    """List and read one hostile archive, and look at all that it may not have done."""
+    """List and read one hostile archive, and check that it did nothing else."""
     chance = random.Random(f"archive {seed} {number}")
     make, suffix = chance.choice(((hostile_zip, ".zip"), (hostile_tar, ".tar")))
-    folder, around = _place()
+    folder, around = _folders()
     path = folder / f"a{suffix}"
     path.write_bytes(make(chance))
     zips.LARGEST_FILE = tars.LARGEST_FILE = CAP
@@ -319,7 +319,7 @@ def attack(seed: int, number: int) -> str:
 
 
 def check(path: Path) -> str:
-    """Scan; return "samples" or the name of the one typed error, and raise for anything else."""
+    """Scan; return "samples" or the name of the typed error, and raise for anything else."""
     try:
         samples = scan(path, CONFIG)
     except ArchiveError as error:
@@ -336,7 +336,7 @@ def check(path: Path) -> str:
 
 
 def check_names(ids: Sequence[str], classes: Sequence[str], ledger: Ledger) -> None:
-    """Raise where an id could lead out, a name cannot be printed, or one is there twice."""
+    """Raise where an id leads out, a name cannot be printed, or a name is there twice."""
     for name in ids:
         parts = name.split("/")
         if ".." in parts or name.startswith("/") or "\\" in name or not parts[-1]:
@@ -353,12 +353,12 @@ def check_names(ids: Sequence[str], classes: Sequence[str], ledger: Ledger) -> N
 
 
 def check_bytes(samples: Samples) -> None:
-    """Raise where a second reading gives other bytes, or more of them than the cap."""
+    """Raise where a second reading gives other bytes, or more bytes than the cap."""
     for index, load in samples.stream(range(len(samples))):
         try:
             payload = load()
         except ImageError as error:
-            raise AssertionError(f"read once and not again: {error}") from error
+            raise AssertionError(f"the second reading failed: {error}") from error
         if len(payload) > CAP:
             raise AssertionError(f"{len(payload)} bytes; {CAP} are allowed")
         if hashlib.sha256(payload).digest() != samples.hashes[index]:

@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of what reads a manifest and tensors; on request, with ``atheris``.
+"""Coverage-guided fuzzing of the readers of manifests and tensors, with ``atheris``.
 
-Needs ``pip install atheris`` (Linux, Python 3.11 to 3.13), which no other part of the house does::
+It needs ``pip install atheris`` (Linux, Python 3.11 to 3.13), and nothing else does::
 
     PYTHONPATH=tests python tests/attacks/atheris_bundle.py -max_total_time=60 -max_len=20000
 
-Arguments go to libFuzzer. It starts from a sound bundle's own manifest and head, which it finds in
-a folder of its own; anything but a BundleError ends it with the input in a file ``crash-*``.
+Arguments go to libFuzzer. It starts from the manifest and the head of a sound bundle. Any error but
+a BundleError ends it, with the input in a file ``crash-*``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tiny_bundles import write_tiny
 
 
 def main() -> None:
-    """Fuzz until libFuzzer is told to stop."""
+    """Fuzz until libFuzzer stops."""
     import atheris  # noqa: PLC0415 - only here: the tests import every module of this folder
 
     with atheris.instrument_imports(include=["regraft.bundle"]):

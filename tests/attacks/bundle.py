@@ -1,8 +1,8 @@
 """Hostile bundles: each ends in a BundleError, or in a working model that passed its golden images.
 
-Nothing else may happen: no other error, no lost process, no file outside the bundle opened, no
-package imported, no process started, no socket made, no pickle obeyed, no 200 MB more of memory, no
-five seconds (``hunting`` and ``guard`` watch).
+Nothing else may happen: no other error, no process that dies, no file outside the bundle opened, no
+package imported, no process started, no socket made, no pickle executed, no 200 MB more of memory,
+no five seconds of time (``hunting`` and ``guard`` check it).
 """
 
 from __future__ import annotations
@@ -34,29 +34,19 @@ PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.ui
 
 
 def run(count: int, seed: int, first: int = 0) -> Report:
-    """Attack with so many hostile bundles of a seed.
-
-    Parameters
-    ----------
-    count, seed, first : int
-        Which ones: numbers ``first`` to ``first + count - 1``.
-
-    Returns
-    -------
-    Report
-    """
+    """Attack with the hostile bundles ``first`` to ``first + count - 1`` of a seed."""
     with prepared() as folder:
         return hunt(partial(attack, folder), count, seed, first)
 
 
 @contextmanager
 def prepared() -> Iterator[Path]:
-    """Make a folder with sound bundles, and one beside them that nothing must touch."""
+    """Make a folder with sound bundles, and one beside them that must not change."""
     with tempfile.TemporaryDirectory(prefix="regraft-attack-") as name:
         folder = Path(name)
         outside = folder / "outside"
         outside.mkdir()
-        (outside / "secret").write_text("nobody reads this", encoding="utf-8")
+        (outside / "secret").write_text("must not be read", encoding="utf-8")
         marks = f"open({str(outside / 'imported')!r}, 'w').close()\n"
         (outside / f"{CANARY_MODULE}.py").write_text(marks, encoding="utf-8")
         write_tiny(folder / "linear", tiny_model())
@@ -65,8 +55,8 @@ def prepared() -> Iterator[Path]:
         yield folder
 
 
-class _Place:
-    """The one folder of this process into which hostile bundles are written, one after another."""
+class _Workplace:
+    """The folder of this process for hostile bundles, one after another."""
 
     def __init__(self, folder: Path) -> None:
         self.outside = folder / "outside"
@@ -77,7 +67,7 @@ class _Place:
         self._written: dict[str, bytes] = {}
 
     def write(self, draft: Draft) -> None:
-        """Write what differs from what is there."""
+        """Write the files that differ from the last bundle."""
         (self.bundle / "golden").mkdir(parents=True, exist_ok=True)
         for name, data in draft.files.items():
             if self._written.get(name) is not data:
@@ -89,59 +79,48 @@ class _Place:
                 act(self.bundle)
 
     def clear(self, draft: Draft) -> None:
-        """Take away what the next one must not find."""
+        """Remove what the next bundle must not find."""
         if draft.disk:
             shutil.rmtree(self.bundle)
             self._written = {}
 
 
 @cache
-def _place(folder: Path) -> _Place:
+def _workplace(folder: Path) -> _Workplace:
     torch.set_num_threads(1)
     sys.path.append(str(folder / "outside"))
-    return _Place(folder)
+    return _Workplace(folder)
 
 
 def attack(folder: Path, seed: int, number: int, kinds: Kinds = MUTATIONS) -> str:
-    """Load one hostile bundle; number -1 loads the sound ones, unwatched: first uses import.
+    """Load one hostile bundle; return "works", or "refused" with the file that is named.
 
-    Parameters
-    ----------
-    folder : Path
-        As ``prepared`` made it.
-    seed, number : int
-        Which one.
-    kinds : dict
-        Mutations to draw from, with their weights.
-
-    Returns
-    -------
-    str
-        "works", or "refused" with the file that is named.
+    ``folder`` is that of ``prepared``, ``kinds`` the mutations to draw from with their weights.
+    Number -1 loads the sound bundles, and nothing watches: what is used first is imported then.
     """
-    place = _place(folder)
+    workplace = _workplace(folder)
     if number < 0:
-        for draft in place.sound:
-            place.write(draft)
-            assert _load(place) == "works"
+        for draft in workplace.sound:
+            workplace.write(draft)
+            assert _load(workplace) == "works"
         return "works"
-    draft = mutate(seed, number, place.sound, kinds)
-    place.write(draft)
+    draft = mutate(seed, number, workplace.sound, kinds)
+    workplace.write(draft)
     try:
-        with suppress(ForbiddenError), place.guard.watching(place.bundle):
-            outcome = _load(place)
+        with suppress(ForbiddenError), workplace.guard.watching(workplace.bundle):
+            outcome = _load(workplace)
     finally:
-        place.clear(draft)
-    assert not place.guard.seen, f"{draft.kinds}: {place.guard.seen}"
-    assert {path.name for path in place.outside.iterdir()} == place.canaries, (
-        f"{draft.kinds}: a canary sang"
+        workplace.clear(draft)
+    assert not workplace.guard.seen, f"{draft.kinds}: {workplace.guard.seen}"
+    assert {path.name for path in workplace.outside.iterdir()} == workplace.canaries, (
+        f"{draft.kinds}: something was executed"
     )
     return outcome
 
 
-def _load(place: _Place) -> str:
+def _load(workplace: _Workplace) -> str:
     try:
-        predictor = Predictor.load(place.bundle, device="cpu")
+        predictor = Predictor.load(workplace.bundle, device="cpu")
         (answer,) = predictor.predict_many([PIXELS])
     except BundleError as error:
         return _refused(error)

@@ -1,4 +1,4 @@
-"""A bundle in memory that can be spoiled, and values to spoil it with."""
+"""A bundle in memory that can be changed, and hostile values to put into it."""
 
 from __future__ import annotations
 
@@ -23,46 +23,30 @@ if TYPE_CHECKING:
 TENSORS = (
     "backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors",
 )  # fmt: skip
-#: What a pickle leaves behind that was allowed to run, and a module that does when it is imported.
-CANARY, CANARY_MODULE = "canary-sang", "canary_module"
+#: A file that an executed pickle writes, and a module that writes a file when it is imported.
+CANARY, CANARY_MODULE = "canary-executed", "canary_module"
 
 
 @dataclass
 class Draft:
-    """A bundle in memory, before it is written.
-
-    Attributes
-    ----------
-    manifest : dict
-        As JSON has it.
-    files : dict of str to bytes
-        All others. The bytes are shared with the sound bundle where they are the same.
-    text : bytes, optional
-        The manifest, where it is no longer what ``manifest`` says.
-    disk : list of callable
-        What is done to the folder at last: links, pipes, sparse files.
-    outside : str
-        A folder with canaries, which nothing must touch.
-    kinds : list of str
-        Which mutations were applied.
-    """
+    """A bundle in memory, before it is written."""
 
     manifest: dict
-    files: dict[str, bytes]
-    outside: str
-    text: bytes | None = None
-    disk: list[Callable[[Path], None]] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
+    files: dict[str, bytes]  # all others; bytes that are the same are shared with the sound bundle
+    outside: str  # a folder with canaries, which must not change
+    text: bytes | None = None  # the manifest, where it is not ``manifest``
+    disk: list[Callable[[Path], None]] = field(default_factory=list)  # last changes to the folder
+    kinds: list[str] = field(default_factory=list)  # mutations that were applied
 
     def put(self, name: str, data: bytes) -> None:
-        """Replace a file, and make its hash and size right again."""
+        """Replace a file, and correct its hash and size."""
         self.files[name] = data
         record = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         if isinstance(self.manifest.get("files"), dict):
             self.manifest["files"][name] = record
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        return dict(sorted(load_tensors(self.files[name]).items()))  # it has no order of its own
+        return dict(sorted(load_tensors(self.files[name]).items()))  # it has no fixed order
 
     def put_tensors(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         self.put(name, save_tensors({k: v.contiguous() for k, v in tensors.items()}))
@@ -126,11 +110,11 @@ def hostile_value(rng: random.Random, outside: str) -> object:
     ])()  # fmt: skip
 
 
-def places(tree: object, found: list[tuple[object, object]] | None = None) -> list:
+def positions(tree: object, found: list[tuple[object, object]] | None = None) -> list:
     """List every (container, key) of a JSON tree."""
     found = [] if found is None else found
     if isinstance(tree, dict | list):
         for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
             found.append((tree, key))
-            places(tree[key], found)
+            positions(tree[key], found)
     return found

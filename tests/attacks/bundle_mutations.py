@@ -1,7 +1,7 @@
-"""Hostile bundles: one change, or two, to a sound one, its hashes made right again.
+"""Hostile bundles: a sound one with one or two changes, and with correct hashes.
 
-``mutate(seed, number, sound)`` is a pure function: the same three give the same hostile bundle.
-``MUTATIONS`` lists the kinds with how often each is drawn; a new kind is a function and a line.
+``mutate(seed, number, sound)`` is a pure function: equal arguments give equal hostile bundles.
+``MUTATIONS`` has the kinds with their weights; a new kind is a function and a line there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from attacks.bundle_draft import (
     Draft,
     hostile_string,
     hostile_value,
-    places,
+    positions,
 )
 from attacks.bundle_tensors import (
     not_safetensors,
@@ -42,14 +42,14 @@ from attacks.bundle_tensors import (
 
 
 def manifest_value(rng: random.Random, draft: Draft) -> None:
-    """Another value somewhere."""
-    container, key = rng.choice(places(draft.manifest))
+    """Replace a value by a hostile one."""
+    container, key = rng.choice(positions(draft.manifest))
     container[key] = hostile_value(rng, draft.outside)
 
 
 def manifest_nudge(rng: random.Random, draft: Draft) -> None:
-    """A value near the old one: off by one, doubled, another case, another order."""
-    container, key = rng.choice(places(draft.manifest))
+    """Replace a value by a similar one: off by one, doubled, another case, another order."""
+    container, key = rng.choice(positions(draft.manifest))
     value = container[key]
     if isinstance(value, bool):
         container[key] = not value
@@ -68,9 +68,9 @@ def manifest_nudge(rng: random.Random, draft: Draft) -> None:
 
 
 def manifest_shape(rng: random.Random, draft: Draft) -> None:
-    """A field missing, added, renamed, or put in another's place."""
-    container, key = rng.choice(places(draft.manifest))
-    other, place = rng.choice(places(draft.manifest))
+    """Remove, add or rename a field, or give it the value of another one."""
+    container, key = rng.choice(positions(draft.manifest))
+    other, other_key = rng.choice(positions(draft.manifest))
     action = rng.randrange(4)
     if action == 0:
         del container[key]
@@ -79,11 +79,11 @@ def manifest_shape(rng: random.Random, draft: Draft) -> None:
     elif action == 2 and isinstance(container, dict):
         container[hostile_string(rng, draft.outside)] = container.pop(key)
     else:
-        container[key] = copy.deepcopy(other[place])
+        container[key] = copy.deepcopy(other[other_key])
 
 
 def manifest_text(rng: random.Random, draft: Draft) -> None:
-    """What only the text of JSON can say: keys twice, NaN, endless numbers and nesting."""
+    """Write what only the text of JSON can have: equal keys, NaN, endless numbers and nesting."""
     text = json.dumps(draft.manifest).encode()
     keys = [b'"schema_version": ', b'"name": ', b'"channels": ', b'"bytes": ', b'"image_size": ',
             b'"sha256": ', b'"classes": ', b'"temperature": ', b'"files": ',
@@ -116,7 +116,7 @@ def manifest_text(rng: random.Random, draft: Draft) -> None:
 
 
 def network_name(rng: random.Random, draft: Draft) -> None:
-    """Another network: one that would fetch, one that is huge, one that is none."""
+    """Name another network: one that would be downloaded, a huge one, or none at all."""
     backbone = draft.manifest["backbone"]
     backbone["name"] = rng.choice([
         "hf-hub:timm/resnet18", "timm/hf-hub:timm/resnet18", "timm/hf_hub:x",
@@ -137,7 +137,7 @@ def network_name(rng: random.Random, draft: Draft) -> None:
 
 
 def network_arguments(rng: random.Random, draft: Draft) -> None:
-    """Arguments that would fetch, allocate or run something, were they handed on."""
+    """Add arguments that would download, allocate or run something if they were used."""
     values = [True, False, None, "", 10**9, -1, 1e300, f"{draft.outside}/w.pth", "hf-hub:a/b",
               "avg", "max", "token", "catavgmax", "r160_in1k", "in1k",
               "http://127.0.0.1:9/w.pth"]  # fmt: skip
@@ -150,11 +150,11 @@ def network_arguments(rng: random.Random, draft: Draft) -> None:
     draft.manifest["backbone"]["arguments"] = {name: rng.choice(values) for name in chosen}
 
 
-# --- lies that agree with each other ----------------------------------------------------------
+# --- false values that agree with each other --------------------------------------------------
 
 
 def other_head(rng: random.Random, draft: Draft) -> None:
-    """A head, classes, golden answers and blocks that fit each other, for other numbers."""
+    """Write a head, classes, golden answers and blocks that fit each other, of other sizes."""
     manifest = draft.manifest
     blocks = manifest["blocks"]
     if rng.random() < 0.5:
@@ -190,7 +190,7 @@ def other_head(rng: random.Random, draft: Draft) -> None:
 
 
 def other_size(rng: random.Random, draft: Draft) -> None:
-    """Another image size, with golden pixels of that size."""
+    """Write another image size, with golden pixels of that size."""
     side = rng.choice([1, 2, 8, 16, 31, 33, 64, 96])
     preprocess = draft.manifest["backbone"]["preprocess"]
     preprocess.update(image_size=side, resize_size=side * rng.choice([1, 1, 2, 10, 11]))
@@ -204,7 +204,7 @@ def other_size(rng: random.Random, draft: Draft) -> None:
 
 
 def other_views(rng: random.Random, draft: Draft) -> None:
-    """Another number of views, with golden pixels of as many or not."""
+    """Write another number of views, with golden pixels that fit or not."""
     views = rng.choice([0, 1, 2, 16, 17, -1, 2**40])
     augment = rng.choice(["none", "light", "standard", "strong", "digits", "auto", CANARY_MODULE])
     draft.manifest["backbone"]["preprocess"].update(views=views, augment=augment)
@@ -221,7 +221,7 @@ def other_views(rng: random.Random, draft: Draft) -> None:
 
 
 def harmless(rng: random.Random, draft: Draft) -> None:
-    """Changes after which the bundle still is one."""
+    """Change the bundle so that it stays valid."""
     manifest = draft.manifest
     rng.choice([
         lambda: manifest["backbone"].update(licence=rng.choice([None, "MIT", "\x1b[2J"])),
@@ -240,7 +240,7 @@ def harmless(rng: random.Random, draft: Draft) -> None:
 
 
 def picture(rng: random.Random, draft: Draft) -> None:
-    """Golden images that are damaged, bombs, or other formats under their name."""
+    """Write golden images that are damaged, bombs, or of another format than their name."""
     name = rng.choice([n for n in draft.files if n.startswith("golden/")])
     data = draft.files[name]
     cut = rng.randrange(1, len(data))
@@ -250,7 +250,7 @@ def picture(rng: random.Random, draft: Draft) -> None:
         Image.fromarray(np.full((size[1], size[0]), 99, np.uint8)).save(buffer, kind)
         return buffer.getvalue()
 
-    def bomb() -> bytes:  # 60,000 by 60,000 pixels say the headers
+    def bomb() -> bytes:  # its header declares 60,000 by 60,000 pixels
         png = saved("PNG")
         return png[:16] + struct.pack(">II", 60_000, 60_000) + png[24:]
 
@@ -266,7 +266,7 @@ def picture(rng: random.Random, draft: Draft) -> None:
 
 
 def flipped_byte(rng: random.Random, draft: Draft) -> None:
-    """Bits of a file turned, its hash made right again or not."""
+    """Flip bits of a file, and correct its hash or not."""
     name = rng.choice(list(draft.files))
     data = bytearray(draft.files[name])
     for _ in range(rng.choice([1, 1, 2, 30])):
@@ -281,7 +281,7 @@ def flipped_byte(rng: random.Random, draft: Draft) -> None:
 
 
 def on_disk(rng: random.Random, draft: Draft) -> None:
-    """Files missing, links, pipes, folders and sparse files of terabytes."""
+    """Remove files, or replace them by links, pipes, folders and sparse files of terabytes."""
     name = rng.choice([*draft.files, "golden", "manifest.json"])
     size = rng.choice([0, 1, 2**31, 2**33, 2**40, 2**42])
     secret = Path(draft.outside, "secret")
@@ -323,11 +323,11 @@ def on_disk(rng: random.Random, draft: Draft) -> None:
         record["bytes"] = max(size, 1)
 
 
-#: A mutation changes the draft; beside it stands how often it is drawn.
+#: Mutations, which change the draft, with their weights.
 Kinds: TypeAlias = dict[Callable[[random.Random, Draft], None], int]
 
-#: Kind to how often it is drawn. Those that reach the building of a network cost a tenth of a
-#: second, the others a millisecond: that is what the weights are for.
+#: Weights are low where a network is built: that costs a tenth of a second, and all else a
+#: millisecond.
 MUTATIONS: Kinds = {
     manifest_value: 300,
     manifest_nudge: 90,
@@ -361,6 +361,6 @@ def mutate(seed: int, number: int, sound: list[Draft], kinds: Kinds = MUTATIONS)
             mutation(rng, draft)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, struct.error,
                 SafetensorError):  # fmt: skip
-            continue  # a second one may find nothing left that it could change
+            continue  # the first one removed what the second would change
         draft.kinds.append(mutation.__name__)
     return draft

@@ -1,4 +1,4 @@
-"""Hostile safetensors: headers that lie, numbers that break arithmetic, pickles in their place."""
+"""Hostile safetensors: false headers, numbers that break arithmetic, and pickles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TYPES = ("F64", "F16", "BF16", "I8", "U8", "BOOL", "F8_E4M3", "F4", "C64", "U64"
 
 
 def tensor_entry(rng: random.Random, draft: Draft) -> None:
-    """Shapes that overflow, wrong types, gaps, overlaps and offsets out of the file."""
+    """Write shapes that overflow, wrong types, gaps, overlaps and offsets outside of the file."""
     name = rng.choice(TENSORS)
     header, payload = header_of(draft.files[name])
     names = [key for key in header if key != "__metadata__"]
@@ -52,7 +52,7 @@ def tensor_entry(rng: random.Random, draft: Draft) -> None:
             ["0", "4"], [end, 2 * end],
         ],
         "extra": [hostile_value(rng, draft.outside)],
-        "other": [header[rng.choice(names)]],  # two in one place, and a gap where one was
+        "other": [header[rng.choice(names)]],  # two at one offset, and a gap
     }[what]  # fmt: skip
     if what == "other":
         entry["data_offsets"] = values[0]["data_offsets"]
@@ -62,7 +62,7 @@ def tensor_entry(rng: random.Random, draft: Draft) -> None:
 
 
 def tensor_header(rng: random.Random, draft: Draft) -> None:
-    """Entries that are missing, added, renamed, there twice or none; bytes that nobody names."""
+    """Remove, add, rename or repeat entries; add bytes without an entry."""
     name, outside = rng.choice(TENSORS), draft.outside
     header, payload = header_of(draft.files[name])
     key = rng.choice([key for key in header if key != "__metadata__"])
@@ -77,8 +77,8 @@ def tensor_header(rng: random.Random, draft: Draft) -> None:
         header[hostile_string(rng, outside)] = header.pop(key)
         return payload
 
-    def with_entry(place: str, value: object) -> bytes:
-        header[place] = value
+    def with_entry(key: str, value: object) -> bytes:
+        header[key] = value
         return payload
 
     metadata = [{"format": "pt"}, {"a": hostile_string(rng, outside)}, hostile_value(rng, outside)]
@@ -99,13 +99,13 @@ def tensor_header(rng: random.Random, draft: Draft) -> None:
         lambda: payload[::-1],
     ])()  # fmt: skip
     text = json.dumps(header).encode()
-    if rng.random() < 0.1:  # a key twice
+    if rng.random() < 0.1:  # equal keys
         text = text[:-1] + b", " + json.dumps({key: entry}).encode()[1:]
     draft.put(name, with_header(text, payload))
 
 
 def tensor_text(rng: random.Random, draft: Draft) -> None:
-    """Headers that are no JSON, and lengths that lie."""
+    """Write headers that are not JSON, and false lengths."""
     name = rng.choice(TENSORS)
     header, payload = header_of(draft.files[name])
     text = json.dumps(header).encode()
@@ -123,7 +123,7 @@ def tensor_text(rng: random.Random, draft: Draft) -> None:
 
 
 def tensor_values(rng: random.Random, draft: Draft) -> None:
-    """Numbers that are not finite, huge or another tensor's, in a file that is sound."""
+    """Write numbers that are not finite or are huge, into a sound file."""
     name = rng.choice(TENSORS)
     tensors = draft.tensors(name)
     key = rng.choice(list(tensors))
@@ -142,7 +142,7 @@ def tensor_values(rng: random.Random, draft: Draft) -> None:
 
 
 def tensor_set(rng: random.Random, draft: Draft) -> None:
-    """Tensors missing, added, renamed, of another type or shape, in a file that is sound."""
+    """Remove, add or rename tensors, or change their type or shape, in a sound file."""
     name = rng.choice(TENSORS)
     tensors = draft.tensors(name)
     key = rng.choice(list(tensors))
@@ -162,7 +162,7 @@ def tensor_set(rng: random.Random, draft: Draft) -> None:
 
 
 def not_safetensors(rng: random.Random, draft: Draft) -> None:
-    """Pickles that would leave a mark, archives of them, and noise, where tensors should be."""
+    """Write pickles that would leave a file, archives of them, and noise, in place of tensors."""
 
     class Bomb:
         def __reduce__(self) -> tuple:

@@ -1,8 +1,8 @@
-"""An audit hook that notices what loading must never do, and raises there.
+"""An audit hook that raises an error where loading does something forbidden.
 
-Python tells its hooks of every file that is opened, module imported, process started, socket made
-and pickle that looks up a class (PEP 578). A hook cannot be taken away again, so this one belongs
-into a process of its own, and is armed only while something is under attack.
+Python calls its hooks for every file that is opened, module that is imported, process that is
+started, socket that is made and class that a pickle looks up (PEP 578). A hook cannot be removed,
+so this one needs a process of its own, and is active only during an attack.
 """
 
 from __future__ import annotations
@@ -29,20 +29,14 @@ _READ_ONLY = {None, "r", "rb", "rt"}
 
 
 class ForbiddenError(RuntimeError):
-    """Something happened that must not; also in ``Guard.seen``, should somebody swallow it."""
+    """Something forbidden happened; ``Guard.seen`` has it, too, in case this error is caught."""
 
 
 class Guard:
-    """The hook of this process; make one, and only where it may stay.
-
-    Attributes
-    ----------
-    seen : list of str
-        What was noticed while it watched.
-    """
+    """The hook of this process, which stays to its end."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.seen: list[str] = []  # forbidden events of the last block
         self._inside: str | None = None
         self._known: set[str] = set()
         self._counted = 0
@@ -50,17 +44,7 @@ class Guard:
 
     @contextmanager
     def watching(self, inside: Path) -> Iterator[None]:
-        """Watch a block of code; files may be read in one folder only, and no new package comes in.
-
-        Parameters
-        ----------
-        inside : Path
-            The folder.
-
-        Yields
-        ------
-        None
-        """
+        """Watch a block of code; it may read files in one folder, and import no new package."""
         self.seen = []
         self._learn()
         known = self._known
@@ -70,7 +54,7 @@ class Guard:
         finally:
             self._inside = None
             self._learn()
-            # Not every way to import tells the hooks.
+            # Not every kind of import calls the hooks.
             self.seen += [f"imported {name}" for name in self._known - known]
 
     def _learn(self) -> None:
@@ -82,7 +66,7 @@ class Guard:
         if self._inside is None:
             return
         if event in {"open", "os.listdir", "os.scandir"}:
-            wrong = self._wrong_place(arguments)
+            wrong = self._is_forbidden_file(arguments)
         elif event == "import":
             wrong = str(arguments[0]).partition(".")[0] not in self._known
         else:
@@ -91,11 +75,11 @@ class Guard:
             self.seen.append(f"{event} {arguments!r:.200}")
             raise ForbiddenError(event)
 
-    def _wrong_place(self, arguments: tuple[Any, ...]) -> bool:
+    def _is_forbidden_file(self, arguments: tuple[Any, ...]) -> bool:
         path, mode = arguments[0], arguments[1] if len(arguments) > 1 else None
         if isinstance(path, int):  # a descriptor: its opening was seen
             return mode not in _READ_ONLY
         flags = arguments[2] if len(arguments) > 2 else 0
-        place = os.path.realpath(os.fsdecode(path if path is not None else "."))
+        real = os.path.realpath(os.fsdecode(path if path is not None else "."))
         writes = mode not in _READ_ONLY or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        return writes or os.path.commonpath([place, self._inside or "/"]) != self._inside
+        return writes or os.path.commonpath([real, self._inside or "/"]) != self._inside

@@ -1,4 +1,4 @@
-"""Hostile Parquet files of images: each ends in samples, or in one error that can be printed."""
+"""Hostile Parquet files of images: each ends in samples, or in an error that can be printed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASS = {"_type": "ClassLabel", "names": ["rose", "tulip"]}
 
 
 def hostile(chance: random.Random, secret: Path) -> bytes:
-    """Return a file with odd columns, odd words about them, or with damage."""
+    """Return a file with odd columns, odd metadata or damage."""
     rows: list[Any] = [{"bytes": images()[n], "path": f"{n}.png"} for n in range(8)]
     labels: list[Any] = [0, 1] * 4
     features: dict[str, Any] = {"image": {"_type": "Image"}, "label": CLASS}
@@ -62,7 +62,7 @@ def hostile(chance: random.Random, secret: Path) -> bytes:
 def _damage(data: bytes, chance: random.Random) -> bytes:
     changed = bytearray(data)
     match chance.randrange(4):
-        case 0:  # most of all in the metadata at the end
+        case 0:  # often in the metadata at the end
             for _ in range(chance.choice((1, 2, 8))):
                 first = chance.choice((0, max(0, len(data) - 900)))
                 changed[chance.randrange(first, len(data))] = chance.randrange(256)
@@ -72,8 +72,8 @@ def _damage(data: bytes, chance: random.Random) -> bytes:
 
 
 @cache
-def _place() -> tuple[Path, Path]:
-    """Return the folder of the files, and the one around it, which nothing may touch."""
+def _folders() -> tuple[Path, Path]:
+    """Return the folder of the files, and the folder around it, which must not change."""
     around = Path(tempfile.mkdtemp(prefix="regraft-attack-")).resolve()
     atexit.register(shutil.rmtree, around, ignore_errors=True)
     (around / "work").mkdir()
@@ -82,9 +82,9 @@ def _place() -> tuple[Path, Path]:
 
 
 def attack(seed: int, number: int) -> str:
-    """Read one hostile file, and look at all that it may not have done."""
+    """Read one hostile file, and check that it did nothing else."""
     chance = random.Random(f"hub {seed} {number}")
-    folder, around = _place()
+    folder, around = _folders()
     path = folder / "train.parquet"
     try:
         path.write_bytes(hostile(chance, around / "secret.png"))

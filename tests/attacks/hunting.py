@@ -1,7 +1,7 @@
-"""Runs many hostile cases in child processes: a crash, a hang or a leak is a finding, not the end.
+"""Run many hostile cases in child processes: a crash, a hang or a leak is a finding, not the end.
 
-A case is a function of two numbers, the seed and its own, and of nothing else: whatever is found
-can be repeated alone (``scripts/fuzz ROOM --seed S --first N --count 1``).
+A case is a function of two numbers, the seed and its own number. So each finding can be repeated
+alone (``scripts/fuzz ROOM --seed S --first N --count 1``).
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ if TYPE_CHECKING:
     Case = Callable[[int, int], str]
 
 LONGEST = 5.0  # seconds of the processor that one case may take
-_PATIENCE = 60.0  # seconds on the clock, which others' work makes longer
+_PATIENCE = 60.0  # seconds on the clock, which other processes make longer
 MOST_MEMORY = 200 << 20  # bytes by which a process may grow (a bundle's: less than twofold)
 _MOST_FINDINGS = 20
 
 
 @dataclass
 class Report:
-    """What became of ``cases``: ``outcomes`` counted by their names, ``findings`` by number.
+    """The outcomes of some cases.
 
-    Where a process was lost, up to 31 outcomes before it are lost with it. ``memory``: bytes before
-    the first case, and the most of all cases.
+    Where a process died, up to 31 outcomes before it are missing.
     """
 
     seed: int
     cases: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    findings: dict[int, str] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)  # by name
+    findings: dict[int, str] = field(default_factory=dict)  # by number of the case
     seconds: float = 0.0
-    memory: tuple[int, int] = (0, 0)
+    memory: tuple[int, int] = (0, 0)  # bytes before the first case, and the most of all cases
 
     def __str__(self) -> str:
         lines = [f"{self.cases:,} cases of seed {self.seed} in {self.seconds:.0f} s: "]
@@ -56,19 +55,8 @@ class Report:
 def hunt(case: Case, count: int, seed: int, first: int = 0, patience: float = _PATIENCE) -> Report:
     """Run cases ``first`` to ``first + count - 1`` of a seed in child processes.
 
-    Parameters
-    ----------
-    case : callable
-        ``case(seed, number)`` returns the name of its outcome; whatever it raises is a finding.
-        Must be a function of a module that the child can import.
-    count, seed, first : int
-        Which cases.
-    patience : float
-        Seconds on the clock after which a case is given up.
-
-    Returns
-    -------
-    Report
+    ``case(seed, number)`` returns the name of its outcome, and any exception is a finding. The
+    child must be able to import it. ``patience`` is the time limit of a case in seconds.
     """
     report = Report(seed)
     context = multiprocessing.get_context("spawn")
@@ -102,14 +90,14 @@ def hunt(case: Case, count: int, seed: int, first: int = 0, patience: float = _P
 def _child(
     case: Case, seed: int, first: int, end: int, at: object, send: object, patience: float
 ) -> None:
-    """Run cases until one kills this process; tell of them now and then."""
+    """Run cases until one kills this process; send the outcomes of 32 at a time."""
     warnings.simplefilter("error")
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # what libtiff has to say of each damaged file, and the traceback of a hang
+    os.dup2(nowhere, 2)  # messages of libtiff for each damaged file, and the traceback of a hang
     outcomes: Counter[str] = Counter()
     findings: dict[int, str] = {}
     with suppress(Exception):
-        case(seed, -1)  # what is imported and kept once counts for no case
+        case(seed, -1)  # imports and caches, which do not count for any case
     before = memory()
     ceiling = before + MOST_MEMORY
     for number in range(first, end):
@@ -119,8 +107,8 @@ def _child(
         try:
             outcomes[case(seed, number)] += 1
         except Exception as error:  # noqa: BLE001 - any is a finding
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(place.filename)}:{place.lineno}"  # noqa: PTH119
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119
             findings[number] = f"{type(error).__name__} at {where}: {error}"[:500]
             outcomes["FOUND"] += 1
         faulthandler.cancel_dump_traceback_later()
@@ -138,7 +126,7 @@ def _child(
 
 
 def memory() -> int:
-    """Return the most bytes that this process has had so far; 0 on Windows, which does not say."""
+    """Return the most bytes that this process has had; 0 on Windows, where it is not known."""
     if sys.platform == "win32":
         return 0
     with suppress(OSError), open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123

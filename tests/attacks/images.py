@@ -1,7 +1,7 @@
-"""Hostile images: each ends in pixels of the size that was announced, or in an ImageError.
+"""Hostile images: each ends in pixels of the size in its header, or in an ImageError.
 
-Structure-aware: a mutation may drop, repeat, swap or rewrite the pieces of a format, and makes
-checksums and lengths right again, so that it gets past the first look.
+A mutation knows the format: it drops, repeats, swaps or rewrites pieces, and corrects checksums and
+lengths, so that more than the first check is reached.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUMBERS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 64, 127, 128, 255, 256, 257, 327
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     """Return an encoded image."""
     stream = io.BytesIO()
-    # Saving leaves settings in the object, which the next format's encoder may not take.
+    # Saving leaves settings in the object, which the encoder of another format can refuse.
     if "append_images" in options:
         options["append_images"] = [other.copy() for other in options["append_images"]]
     image.copy().save(stream, kind, **options)
@@ -154,7 +154,7 @@ def _shuffle_pieces(kind: str, data: bytes, chance: random.Random) -> bytes:
 
 
 def _repair(kind: str, data: bytes) -> bytes:
-    """Make lengths and checksums right again, so that more than the first look is reached."""
+    """Correct lengths and checksums, so that more than the first check is reached."""
     if kind == "WebP" and len(data) >= 8:
         return data[:4] + struct.pack("<L", len(data) - 8) + data[8:]
     if kind != "PNG":
@@ -168,7 +168,7 @@ def _repair(kind: str, data: bytes) -> bytes:
 
 
 def _numbers(kind: str, data: bytes, chance: random.Random) -> bytes:
-    """Write odd numbers over fields; near the start, in the directory, or anywhere."""
+    """Write odd numbers into fields: near the start, in the directory, or anywhere."""
     changed = bytearray(data)
     start, end = 0, len(data)
     if chance.random() < 0.7:
@@ -199,7 +199,7 @@ def _cut(_: str, data: bytes, chance: random.Random) -> bytes:
 
 
 def _repacked(kind: str, data: bytes, chance: random.Random) -> bytes:
-    """Of a PNG, the pixels' own stream changed and packed again; of others, a splice of two."""
+    """Change a PNG's pixels and compress them again; for other formats join parts of two files."""
     if kind != "PNG":
         other = chance.choice([whole for name, whole in corpus() if name == kind])
         at = chance.randrange(min(len(data), len(other)))
@@ -239,7 +239,7 @@ def mutant(seed: int, number: int) -> bytes:
 
 
 def _pieces_fail(kind: str, data: bytes) -> bool:
-    """Whether a second mutation could not find the pieces of the first one's result."""
+    """Return whether the pieces of a mutated file cannot be found, for a second mutation."""
     try:
         _pieces(kind, data)
     except (struct.error, IndexError, MemoryError, OverflowError):
@@ -249,7 +249,7 @@ def _pieces_fail(kind: str, data: bytes) -> bool:
 
 @cache
 def _whole() -> tuple[tuple[bytes, bytes], ...]:
-    """Images that no hostile one may change, each with the hash of its pixels."""
+    """Return images that no hostile one may change, each with the hash of its pixels."""
     return tuple((data, hashlib.sha256(decode(data, CAP)).digest()) for _, data in corpus())
 
 
@@ -259,7 +259,7 @@ def _state() -> object:
 
 
 def attack(seed: int, number: int) -> str:
-    """Decode one mutant; then a whole image, which must come out as ever."""
+    """Decode one mutant, and then a sound image, whose pixels must be the same as ever."""
     whole, before = _whole(), _state()
     outcome = check(mutant(seed, number))
     data, pixels = whole[number % len(whole)]
@@ -271,16 +271,16 @@ def attack(seed: int, number: int) -> str:
 
 
 def check(data: bytes, cap: int = CAP) -> str:
-    """Decode; return "pixels" or the kind of the refusal, and raise where neither is the case."""
+    """Decode; return "pixels" or the kind of the ImageError, and raise for anything else."""
     try:
-        seen = inspect_header(data, cap)
+        header = inspect_header(data, cap)
         image = decode(data, cap)
     except ImageError as error:
         if error.kind not in KINDS or not error.reason or "\n" in error.reason:
             raise AssertionError(f"not a kind and a reason: {error!r}") from error
         return error.kind
-    if image.dtype != np.uint8 or image.shape != (seen.height, seen.width, 3):
-        raise AssertionError(f"{image.dtype} {image.shape}, announced as {seen}")
+    if image.dtype != np.uint8 or image.shape != (header.height, header.width, 3):
+        raise AssertionError(f"{image.dtype} {image.shape}, announced as {header}")
     if not image.flags.c_contiguous or image.size > 3 * cap:
         raise AssertionError(f"of shape {image.shape}, over the cap or not contiguous")
     return "pixels"

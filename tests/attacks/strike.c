@@ -1,6 +1,6 @@
-/* Loaded before everything else (LD_PRELOAD): counts what is written to files of a store, can kill
-   the process at the n-th of these calls (in the middle of it, too), and can keep a record of them,
-   from which the states are made that a power failure may leave. */
+/* Loaded before everything else (LD_PRELOAD): counts the calls that write to files of a store, can
+   kill the process at the n-th of them (also in its middle), and can record them: the record gives
+   the states that a power failure can leave. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

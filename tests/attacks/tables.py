@@ -1,4 +1,4 @@
-"""Hostile tables: each ends in samples from below its folder, or in one error that says where."""
+"""Hostile tables: each ends in samples from below its folder, or in an error that names the row."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WHOLE = re.compile(
 
 
 def hostile_csv(chance: random.Random) -> bytes:
-    """Return a CSV in which cells, rows, quotes or bytes are odd."""
+    """Return a CSV with odd cells, rows, quotes or bytes."""
     header = "path,label" if chance.random() < 0.6 else chance.choice(HEADERS)
     separator = next((one for one in ";\t" if one in header), ",")
     n_columns = header.count(separator) + 1
@@ -65,7 +65,7 @@ def hostile_csv(chance: random.Random) -> bytes:
                 row.append(chance.choice(CELLS))
             case 5:
                 del row[chance.randrange(len(row)) :]
-            case 6:  # the same image again, perhaps under another label
+            case 6:  # the same image again, perhaps with another label
                 rows.insert(chance.randrange(len(rows)), [*chance.choice(rows)[:1], *row[1:]])
             case 7:
                 rows.insert(chance.randrange(len(rows)), [])
@@ -127,8 +127,8 @@ def _damage(data: bytes, chance: random.Random) -> bytes:
 
 
 @cache
-def _place() -> tuple[Path, Path]:
-    """Return the folder of the tables, and the one around it, which nothing may touch."""
+def _folders() -> tuple[Path, Path]:
+    """Return the folder of the tables, and the folder around it, which must not change."""
     around = Path(tempfile.mkdtemp(prefix="regraft-attack-")).resolve()
     atexit.register(shutil.rmtree, around, ignore_errors=True)
     folder = around / "work"
@@ -143,9 +143,9 @@ def _place() -> tuple[Path, Path]:
 
 
 def attack(seed: int, number: int) -> str:
-    """Read one hostile table, and look at all that it may not have done."""
+    """Read one hostile table, and check that it did nothing else."""
     chance = random.Random(f"table {seed} {number}")
-    folder, around = _place()
+    folder, around = _folders()
     make, name = hostile_csv, "odd.csv"
     if chance.random() < 0.2:
         make, name = hostile_parquet, "odd.parquet"
@@ -161,7 +161,7 @@ def attack(seed: int, number: int) -> str:
 
 
 def check(path: Path) -> str:
-    """Scan; return "samples" or the name of the one typed error, and raise for anything else."""
+    """Scan; return "samples" or the name of the typed error, and raise for anything else."""
     try:
         samples = scan(path, CONFIG)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Hostile archives one by one, 600 mutants, and what must not be touched meanwhile."""
+"""Hostile archives one by one, 600 mutants, and the files that they must not touch."""
 
 import gzip
 import io
@@ -84,7 +84,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     "odd",
     [
-        Member(b"rose/twin.png", images()[0], offset=0, missing=True),  # the very member
+        Member(b"rose/twin.png", images()[0], offset=0, missing=True),  # the same member
         Member(b"rose/part.png", images()[0], offset=40, missing=True),  # within one
         Member(b"rose/long.png", images()[0], packed_size=5_000, offset=0, missing=True),
     ],
@@ -236,10 +236,10 @@ def test_mutants_end_in_samples_or_in_a_typed_error():
 
 
 def careless(_seed, number):
-    """What an archive must never lead to, in a process of its own."""
-    from attacks.archives import _place  # noqa: PLC0415
+    """Do what no archive may cause, in a process of its own."""
+    from attacks.archives import _folders  # noqa: PLC0415
 
-    folder, around = _place()
+    folder, around = _folders()
     before = tree_hash(around)
     with watched(folder):
         match number:
@@ -258,7 +258,7 @@ def careless(_seed, number):
     return "fine"
 
 
-def test_the_watch_sees_what_it_must():
+def test_the_hook_reports_what_is_forbidden():
     report = hunt(careless, 7, seed=0)
     assert sorted(report.findings) == [1, 2, 3, 4]
     assert "new.png was opened for writing" in report.findings[1]
@@ -267,7 +267,7 @@ def test_the_watch_sees_what_it_must():
     assert "subprocess.Popen" in report.findings[4]
 
 
-def test_the_tree_hash_sees_names_and_contents(tmp_path):
+def test_the_tree_hash_depends_on_names_and_contents(tmp_path):
     write_tree(tmp_path, {"a/1": b"x"})
     seen = {tree_hash(tmp_path)}
     for name, content in (("a/1", b"y"), ("a/2", b""), ("b/1", b"")):
@@ -278,12 +278,12 @@ def test_the_tree_hash_sees_names_and_contents(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a\\b", "e\u0301", "a\nb", "a/"])
-def test_the_check_of_names_sees_what_it_must(name):
+def test_the_check_refuses_unsafe_names(name):
     with pytest.raises(AssertionError):
         check_names([name], [], Ledger([]))
 
 
-def test_the_check_of_names_sees_twins():
+def test_the_check_refuses_equal_names():
     with pytest.raises(AssertionError, match="one name for two images"):
         check_names([], [], Ledger([LedgerEntry("a", "used")] * 2))
 
@@ -295,6 +295,6 @@ def test_a_field_by_field_zip_is_what_zipfile_reads():
     assert struct.unpack_from("<H", data, len(data) - 12) == (3,)
 
 
-def test_a_dataset_error_is_no_archive_error(tmp_path):
+def test_an_error_of_the_data_is_not_an_archive_error(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         open_source(write_zip(tmp_path / "a.zip", {"readme": b""}))

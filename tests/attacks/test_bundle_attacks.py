@@ -1,4 +1,4 @@
-"""Hostile bundles: some with every run of the tests, 20,000 by ``scripts/fuzz bundle``."""
+"""Hostile bundles: some in every run of the tests, 20,000 by ``scripts/fuzz bundle``."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def test_each_ends_in_one_typed_error_or_in_a_working_model():
     report = bundle.run(300, seed=20)
     assert not report.findings, str(report)
     assert report.cases == 300
-    # Both ends are reached, and each file is refused for its own sake.
+    # Both outcomes occur, and each kind of file is refused.
     assert min(report.outcomes[f"refused: {n}"] for n in ("manifest.json", ".safetensors")) > 30
     assert min(report.outcomes["works"], report.outcomes["refused: golden"]) > 5
 
@@ -52,29 +52,29 @@ def test_every_kind_changes_a_sound_bundle_and_never_fails_itself(sound, mutatio
     assert changed > 20
 
 
-def test_a_seed_and_a_number_say_it_all(sound):
+def test_equal_seeds_and_numbers_give_equal_bundles(sound):
     for number in range(50):
         first, again = (mutate(7, number, sound) for _ in range(2))
         assert (first.encoded(), first.files) == (again.encoded(), again.files)
 
 
-def test_a_mutation_leaves_the_sound_bundle_alone(sound):
+def test_a_mutation_does_not_change_the_sound_bundle(sound):
     before = [json.dumps(draft.manifest) for draft in sound]
     for number in range(100):
         mutate(1, number, sound)
     assert [json.dumps(draft.manifest) for draft in sound] == before
 
 
-def test_the_harness_notices_each_check_that_is_gone():
+def test_the_attacks_find_each_check_that_is_removed():
     with bundle.prepared() as folder:
         report = hunt(partial(weakened.attack, folder), 64, seed=3)
-    for place, (name, _, _, words) in enumerate(weakened.WEAKENED):
-        found = [what for n, what in report.findings.items() if n % len(weakened.WEAKENED) == place]
+    for index, (name, _, _, words) in enumerate(weakened.WEAKENED):
+        found = [what for n, what in report.findings.items() if n % len(weakened.WEAKENED) == index]
         assert any(re.search(words, what) for what in found), (name, report)
 
 
-def test_the_guard_notices_what_is_forbidden(tmp_path):
-    """In a process of its own: a hook stays as long as its process."""
+def test_the_guard_reports_what_is_forbidden(tmp_path):
+    """In a process of its own: a hook cannot be removed."""
     code = (
         "import sys, os; from pathlib import Path\n"
         "from attacks.guard import ForbiddenError, Guard\n"

@@ -42,7 +42,7 @@ def plain(kind, **options):
 
 
 def pixels_of(kind):
-    """What a plain image of a format must give: known pixels, or of lossy formats Pillow's."""
+    """Return the pixels of a plain image of a format: known ones, or Pillow's if it is lossy."""
     if kind in LOSSY:
         return np.asarray(Image.open(io.BytesIO(plain(kind))).convert("RGB"))
     return np.asarray(FEW.convert("RGB")) if kind == "GIF" else RGB
@@ -53,7 +53,7 @@ def rewritten(data, at, form, *values):
 
 
 def png_with(data, **chunks):
-    """Return a PNG with chunks put behind its header."""
+    """Return a PNG with chunks after its header."""
     extra = b"".join(chunk(name.encode(), content) for name, content in chunks.items())
     return data[:33] + extra + data[33:]
 
@@ -67,14 +67,14 @@ def truncated(kind):
 
 
 def flipped(kind):
-    """Only formats with a checksum can know that a bit of their pixels has changed."""
+    """Only formats with a checksum can detect that a bit of their pixels has changed."""
     data = bytearray(plain(kind))
     data[len(data) * 6 // 10] ^= 4
     return bytes(data), {"corrupt"} if kind == "PNG" else {"pixels", "corrupt", "truncated"}
 
 
-def lying(kind):
-    """The header promises twice the rows that are there."""
+def false_dimensions(kind):
+    """The header declares twice the rows that are there."""
     data, refused = plain(kind), {"truncated", "corrupt"}
     if kind == "JPEG":
         return rewritten(data, data.index(b"\xff\xc0") + 5, ">H", 48), refused
@@ -167,7 +167,7 @@ def many_frames(kind):
 
 
 def huge_metadata(kind):
-    """Profiles and texts of megabytes, and of 64 MB once unpacked: none is looked at."""
+    """Profiles and texts of megabytes, and of 64 MB once unpacked: none is read."""
     data, much = plain(kind), bytes(1 << 26)
     if kind == "JPEG":
         segment = b"\xff\xe2\xff\xff" + b"ICC_PROFILE\0\1\1" + bytes(65519)
@@ -199,7 +199,7 @@ def one_column(kind):
 KINDS = {
     "truncated": truncated,
     "bit-flipped": flipped,
-    "lying dimensions": lying,
+    "false dimensions": false_dimensions,
     "empty": empty,
     "CMYK": cmyk,
     "16 bit": sixteen_bit,
@@ -231,7 +231,7 @@ def test_every_kind_of_every_format_is_golden_or_refused(name, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_suffix_decides_nothing(tmp_path, kind):
+def test_the_suffix_does_not_matter(tmp_path, kind):
     for label, number in itertools.product("ab", range(3)):
         (tmp_path / label).mkdir(exist_ok=True)
         name = tmp_path / label / f"{number}.{FORMATS[number].lower()}"
@@ -298,7 +298,7 @@ SIDE = 65_000
 
 
 def bomb(kind):
-    """A few bytes that promise 4,225 million pixels, or WebP's most."""
+    """A few bytes that declare 4,225 million pixels, or WebP's most."""
     if kind == "JPEG":
         data = plain("JPEG", progressive=True)
         return rewritten(data, data.index(b"\xff\xc2") + 5, ">HH", SIDE, SIDE)
@@ -348,8 +348,8 @@ def test_bombs_are_refused_before_they_are_decoded():
     assert grown < 20 << 20
 
 
-def test_headers_without_end_cost_neither_time_nor_memory():
-    """Each made a reader of headers go on for minutes, or hold gigabytes, before it was bounded."""
+def test_endless_headers_cost_neither_time_nor_memory():
+    """Each made the reader of headers run for minutes, or hold gigabytes, before it had bounds."""
     much = 40 << 20
     tags = struct.pack("<H", 3) + b"".join(
         struct.pack("<HHLL", *entry)
@@ -385,14 +385,14 @@ def test_mutants_end_in_pixels_or_in_an_image_error():
 
 
 def wrong(_seed, number):
-    """A case with everything that must be found."""
+    """Do everything that must be found."""
     match number:
         case 40:
             raise ZeroDivisionError("as some decoder might")
         case 70 if os.name != "nt":
             os.kill(os.getpid(), signal.SIGSEGV)
         case 110:
-            time.sleep(60)  # in C, as a decoder that does not come back
+            time.sleep(60)  # in C, like a decoder that never returns
         case 150:
             hold = np.ones(300 << 20, np.uint8)
             return f"fine, {hold[0]}"
@@ -425,4 +425,4 @@ def test_a_check_that_cannot_be_met_is_a_finding(monkeypatch):
 
 
 def _fails(data, cap):
-    raise ImageError("surprising", "a kind that nobody knows")
+    raise ImageError("surprising", "an unknown kind")

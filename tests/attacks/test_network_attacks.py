@@ -1,6 +1,6 @@
-"""A real network file system (sshfs over a server on this machine), and one that goes away.
+"""A real network file system (sshfs over a server on this machine), and one that stops.
 
-With REGRAFT_ATTACKS=full, where sshfs, sshd and /dev/fuse are there (Debian: `apt-get install sshfs
+With REGRAFT_ATTACKS=full, if sshfs, sshd and /dev/fuse are there (Debian: `apt-get install sshfs
 openssh-server`).
 """
 
@@ -40,7 +40,7 @@ def free_port():
 
 @pytest.fixture
 def server(tmp_path):
-    """A server of ours and what it serves, mounted; yields the process and the mount."""
+    """Start a server and mount its folder; yield the process and the mount."""
     for name in ("host", "user"):
         subprocess.run(
             [TOOLS[1], "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True
@@ -57,11 +57,11 @@ def server(tmp_path):
     daemon = [SSHD, "-D", "-f", "/dev/null", "-h", tmp_path / "host", "-p", str(port), *options]
     process = subprocess.Popen(daemon, stderr=subprocess.DEVNULL, start_new_session=True)
     keys = f"IdentityFile={tmp_path / 'user'},StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null"
-    place = f"{getpass.getuser()}@127.0.0.1:{far}"
+    remote = f"{getpass.getuser()}@127.0.0.1:{far}"
     try:
         for _ in range(50):
             done = subprocess.run(
-                [TOOLS[0], "-p", str(port), "-o", keys, place, mount],
+                [TOOLS[0], "-p", str(port), "-o", keys, remote, mount],
                 capture_output=True,
                 check=False,
             )
@@ -78,7 +78,7 @@ def server(tmp_path):
 
 
 def sessions_of(process):
-    """Return the processes that serve, below the one that listens."""
+    """Return the children of the process that listens: one for each connection."""
     found = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
     )
@@ -88,12 +88,12 @@ def sessions_of(process):
 def test_data_run_and_store_on_it(server, tmp_path):
     _, mount = server
     photographs = make_photographs(mount / "photographs", a_class=12)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         far = regraft.train(photographs, out=mount / "run", cache_dir=mount / "store", **SMALL)
         shutil.copytree(photographs, tmp_path / "photographs")
         near = regraft.train(tmp_path / "photographs", out=tmp_path / "run", cache=False, **SMALL)
-    assert sum("network file system (fuse.sshfs)" in str(each.message) for each in told) == 1
+    assert sum("network file system (fuse.sshfs)" in str(each.message) for each in warned) == 1
     assert not (mount / "store").exists()
     assert {path.name for path in mount.iterdir()} == {"photographs", "run"}
     assert far.metrics["test"] == near.metrics["test"]
@@ -103,8 +103,8 @@ def test_data_run_and_store_on_it(server, tmp_path):
 
 
 @pytest.mark.parametrize("moment", range(8))
-def test_a_server_that_goes_away_ends_the_run_with_one_error(server, tmp_path, moment):
-    """Between images, in a checkpoint, or wherever it hits."""
+def test_a_server_that_stops_ends_the_run_with_one_error(server, tmp_path, moment):
+    """Between images, in a checkpoint, or at any other moment."""
     process, mount = server
     photographs = make_photographs(mount / "photographs", a_class=12)
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
@@ -113,16 +113,14 @@ def test_a_server_that_goes_away_ends_the_run_with_one_error(server, tmp_path, m
          "--epochs=100000", "--out", mount / "run", "--cache-dir", tmp_path / "store"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    told = ""
-    while "epoch 2/" not in told:
-        told = training.stdout.readline()
-        assert told, "the training has ended by itself"
+    line = ""
+    while "epoch 2/" not in line:
+        line = training.stdout.readline()
+        assert line, "the training has ended by itself"
     time.sleep(moment / 10)
     for session in sessions_of(process):
         os.kill(session, signal.SIGKILL)
     rest, _ = training.communicate(timeout=60)
-    assert training.returncode in (1, 2), (
-        rest
-    )  # an image, or the place of the run, was missed first
+    assert training.returncode in (1, 2), rest  # the run's folder or an image was lost first
     assert rest.count("error: ") == 1, rest
     assert "Traceback" not in rest, rest

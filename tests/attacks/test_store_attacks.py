@@ -1,4 +1,4 @@
-"""The store is attacked a little with every run, and much with REGRAFT_ATTACKS=full."""
+"""Attacks on the store: few in every run of the tests, many with REGRAFT_ATTACKS=full."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ import pytest
 from attacks import store
 from conftest import make_photographs
 
-LOG = logging.getLogger("attacks")  # figures: pytest --log-cli-level=info
+LOG = logging.getLogger("attacks")  # to see numbers: pytest --log-cli-level=info
 FULL = os.environ.get("REGRAFT_ATTACKS") == "full"
 struck = pytest.mark.skipif(store.strike_library() is None, reason="needs Linux and a C compiler")
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX")
 
 
 def children(calls: list[str]) -> list[str]:
-    """Run calls of ``attacks.store`` at once, each in a process; return what they print."""
+    """Run calls of ``attacks.store`` at once, each in a process; return their output."""
     code = f"import sys; sys.path[:0] = {sys.path!r}; from attacks import store; "
     running = [
         subprocess.Popen([sys.executable, "-c", code + call], stdout=subprocess.PIPE, text=True)
@@ -47,7 +47,7 @@ def test_killed_at_every_write(tmp_path, first):
 
 @struck
 def test_an_extraction_killed_at_every_write(tmp_path):
-    """A large one, at random moments: benchmarks/bench_kills.py."""
+    """benchmarks/bench_kills.py kills a large one at random moments."""
     step = 1 if FULL else 20
     data = make_photographs(tmp_path / "data", a_class=2)
     call = f"store.kill_at_every_write({str(tmp_path)!r}, {step}, data={str(data)!r})"
@@ -71,34 +71,34 @@ def test_processes_write_read_evict_and_clear_at_once(tmp_path):
     assert store.check(tmp_path)[1] == []
 
 
-def test_a_disk_that_fills_up_is_told_and_loses_nothing(tmp_path):
+def test_a_disk_that_fills_up_is_an_error_and_loses_nothing(tmp_path):
     rounds = 100 if FULL else 5
     call = f"store.fill_the_disk({str(tmp_path)!r}, {rounds})"
-    told = store.on_a_small_disk(call, tmp_path, "8m")
-    if told is None:
+    full = store.on_a_small_disk(call, tmp_path, "8m")
+    if full is None:
         pytest.skip("no small file system can be mounted here")
-    LOG.info("%d of %d disks were full", int(told), rounds)
-    assert int(told) > rounds // 2
+    LOG.info("%d of %d disks were full", int(full), rounds)
+    assert int(full) > rounds // 2
 
 
 def test_a_file_system_that_becomes_read_only(tmp_path):
-    told = store.on_a_small_disk(f"store.read_only({str(tmp_path)!r})", tmp_path, "8m")
-    if told is None:
+    errors = store.on_a_small_disk(f"store.read_only({str(tmp_path)!r})", tmp_path, "8m")
+    if errors is None:
         pytest.skip("no small file system can be mounted here")
-    assert told.count("cannot be used") == 2
+    assert errors.count("cannot be used") == 2
 
 
 @posix
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_no_permission(tmp_path, mode):
-    place = tmp_path / "store"
-    store.work(place)
-    before = (place / store.NAME).read_bytes()
-    for folder in (tmp_path, *tmp_path.parents):  # another user must reach it
-        if "pytest" in str(folder):
-            folder.chmod(0o755)
-    place.chmod(mode)
-    [told] = children([f"store.refused_without_permission({str(place)!r})"])
-    place.chmod(0o755)
-    assert told.startswith(f"the feature store {place} cannot be used: ")
-    assert (place / store.NAME).read_bytes() == before
+    folder = tmp_path / "store"
+    store.work(folder)
+    before = (folder / store.NAME).read_bytes()
+    for parent in (tmp_path, *tmp_path.parents):  # another user must reach it
+        if "pytest" in str(parent):
+            parent.chmod(0o755)
+    folder.chmod(mode)
+    [error] = children([f"store.refused_without_permission({str(folder)!r})"])
+    folder.chmod(0o755)
+    assert error.startswith(f"the feature store {folder} cannot be used: ")
+    assert (folder / store.NAME).read_bytes() == before

@@ -11,7 +11,7 @@ FILES = {"rose/0.png": images()[0], "tulip/1.png": images()[1]}
 GOOD = "path,label\nrose/0.png,rose\ntulip/1.png,tulip\n"
 
 
-def test_mutants_end_in_samples_or_in_an_error_that_says_where():
+def test_mutants_end_in_samples_or_in_an_error_that_names_the_row():
     report = hunt(attack, 1_500, seed=0)
     assert not report.findings, str(report)
     assert report.cases == report.outcomes.total() == 1_500

@@ -1,10 +1,10 @@
-"""Proof that nothing outside is touched: an audit hook on what Python opens, and a tree's hash."""
+"""Checks that nothing outside is touched: an audit hook on opened files, and a tree's hash."""
 
 from __future__ import annotations
 
 import encodings.cp437
 import encodings.unicode_escape
-import encodings.utf_8_sig  # noqa: F401 - imported on first use, which is no finding
+import encodings.utf_8_sig  # noqa: F401 - imported at first use, which must not be a finding
 import hashlib
 import os
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: Events that never happen while data are read, whatever the data say.
+#: Events that must not happen while data are read.
 FORBIDDEN = (
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate",
     "os.chmod", "os.chown", "os.utime", "os.system", "os.exec", "os.fork", "os.posix_spawn",
@@ -47,9 +47,9 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextmanager
 def watched(inside: Path) -> Iterator[None]:
-    """Raise at the end where something was opened outside of a folder, or written anywhere.
+    """Raise at the end if a file outside of a folder was opened, or any file was written.
 
-    A hook can never be taken out of a process again: use this in child processes.
+    A hook cannot be removed from a process: use this in child processes.
     """
     global _hooked  # noqa: PLW0603 - one hook a process
     if not _hooked:
@@ -68,13 +68,13 @@ def watched(inside: Path) -> Iterator[None]:
 def tree_hash(top: Path) -> str:
     """Return a hash of all names, kinds and contents below a folder."""
     digest = hashlib.sha256()
-    for place, folders, files in os.walk(top):
+    for folder, folders, files in os.walk(top):
         folders.sort()
         for name in sorted(files):
-            path = os.path.join(place, name)  # noqa: PTH118 - thousands of times
+            path = os.path.join(folder, name)  # noqa: PTH118 - thousands of times
             digest.update(f"{path} {os.lstat(path).st_mode}".encode("utf-8", "surrogateescape"))
             if os.path.isfile(path) and not os.path.islink(path):  # noqa: PTH113, PTH114
                 with open(path, "rb") as file:  # noqa: PTH123
                     digest.update(file.read())
-        digest.update(repr((place, folders)).encode("utf-8", "surrogateescape"))
+        digest.update(repr((folder, folders)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

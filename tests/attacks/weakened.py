@@ -1,4 +1,4 @@
-"""Checks taken out one at a time, to see that the harness notices."""
+"""Checks that are removed one at a time: the attacks must find it."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ _strict_tensors, _strict_read = bundle_format._tensors, bundle_format.read_regul
 _strict_plan = bundle_format.plan_backbone
 
 
-def obeys_pickles(data: bytes, name: str) -> Any:
-    """Fall back to a pickle where the safe way fails, as other toolkits did."""
+def loads_pickles(data: bytes, name: str) -> Any:
+    """Load a pickle where the safe format fails, as other toolkits did."""
     try:
         return _strict_tensors(data, name)
     except BundleError:
-        return pickle.loads(data)  # noqa: S301 - that is the mistake
+        return pickle.loads(data)  # noqa: S301 - the mistake
 
 
 def follows_links(path: Path, limit: int, *, follow: bool) -> bytes:
-    """Read whatever a name leads to."""
+    """Read a file through links."""
     return _strict_read(path, limit, follow=not follow)
 
 
 def imports_by_name(record: Any) -> Any:
-    """Import what the manifest names (Keras, CVE-2025-1550)."""
+    """Import the module that the manifest names (Keras, CVE-2025-1550)."""
     with suppress(ImportError, ValueError):
         importlib.import_module(record.weights)
     return _strict_plan(record)
 
 
-def forgets_an_error(data: bytes) -> Manifest:
-    """Let another library's error through."""
+def raises_a_foreign_error(data: bytes) -> Manifest:
+    """Raise the error of another library."""
     return msgspec.json.decode(data, type=Manifest)
 
 
 def names_the_canary(_rng: random.Random, draft: Draft) -> None:
-    """Name a module that leaves a mark when it is imported."""
+    """Name a module that writes a file when it is imported."""
     draft.manifest["backbone"]["weights"] = CANARY_MODULE
 
 
-#: What stands in for which function, the mutations that must show it, and words of the finding.
+#: Function of the format, its replacement, mutations that must find it, and words of the finding.
 WEAKENED = [
-    ("_tensors", obeys_pickles, not_safetensors, "pickle.find_class"),
+    ("_tensors", loads_pickles, not_safetensors, "pickle.find_class"),
     ("read_regular", follows_links, on_disk, r"\[.open "),
     ("plan_backbone", imports_by_name, names_the_canary, "canary_module|imported"),
-    ("read_manifest", forgets_an_error, manifest_text, "ValidationError|DecodeError"),
+    ("read_manifest", raises_a_foreign_error, manifest_text, "ValidationError|DecodeError"),
 ]
 
 
 def attack(folder: Path, seed: int, number: int) -> str:
-    """Attack with one check out, each in turn; as ``bundle.attack``."""
+    """Attack with one check removed, each in turn; as ``bundle.attack``."""
     if number < 0:
         return bundle.attack(folder, seed, number)
     name, weak, kind, _ = WEAKENED[number % len(WEAKENED)]

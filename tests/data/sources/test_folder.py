@@ -25,7 +25,7 @@ def can_link(tmp_path):
 
 @pytest.fixture
 def linked(tmp_path):
-    """A tree and a place outside of it, where links can be made."""
+    """A tree and a folder outside of it, where links can be made."""
     if not can_link(tmp_path):
         pytest.skip("links cannot be made here")
     write_tree(tmp_path / "outside", {"secret.png": encoded(9)})

@@ -6,12 +6,10 @@ from io import BytesIO
 
 import pyarrow as pa
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 
 from image_trees import FLOWERS
 from regraft.cli.main import main
 from regraft.data.ledger import LedgerEntry
-from regraft.data.sources.hub_files import patterns as patterns_of
 from regraft.data.sources.registry import SourceOptions, open_source
 from regraft.errors import DataError, MissingExtraError
 from stand_ins import STRUCT, TOKEN, Repository, parquet, serve_hub, structs, table, use_hub
@@ -334,17 +332,6 @@ def test_a_repository_without_images_is_an_error(opened):
 def test_names_that_lead_out_are_passed_over(opened, tmp_path):
     opened({"train.parquet": TRAIN, "../../../../evil.parquet": TRAIN, "/evil.parquet": TRAIN})
     assert not list(tmp_path.rglob("evil.parquet"))
-
-
-def test_many_images_are_named_by_fewpatterns_of():
-    """The client compares every file with every pattern."""
-    wanted = [f"train/{name}/{n}.png" for name in ("rose", "tulip [1]", "a*b") for n in range(500)]
-    others = ["README.md", "train/a*b/notes.txt", "train/a*b/.x/1.png", "train/aXb/1.txt"]
-    others += ["rose/1.txt", "train/tulip 1/2.txt", "../train/rose/3.png"]
-    patterns = patterns_of(wanted, [*wanted, *others])
-    assert sorted(patterns[:2]) == ["train/rose/*", "train/tulip [[]1]/*"]
-    assert list(filter_repo_objects([*wanted, *others], allow_patterns=patterns)) == wanted
-    assert patterns_of(["a.png", "b/c.png"], ["a.png", "b/c.png"]) == ["a.png", "b/*"]
 
 
 # --- the network ------------------------------------------------------------------------------

@@ -3,14 +3,17 @@
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
 
 from image_trees import FLOWERS, pixels, write_tar, write_tree, write_zip
 from regraft.config.train_config import TrainConfig
+from regraft.data.samples import Entry, Source
 from regraft.data.scan import scan
-from regraft.data.sources.registry import SOURCES, SourceOptions, open_source
+from regraft.data.sources.registry import SOURCES, SourceKind, SourceOptions, open_source
+from regraft.data.sources.stream import read_each
 from regraft.errors import DataError
 from stand_ins import Repository, serve_hub, serve_kaggle, table, use_hub, use_kaggle
 
@@ -168,3 +171,20 @@ def test_what_is_no_path_is_an_error_like_others(tmp_path, monkeypatch, data, me
 
 def test_options_may_be_left_out():
     assert open_source("digits").entries == open_source("digits", SourceOptions()).entries
+
+
+def test_a_new_source_is_one_function_and_one_entry(monkeypatch):
+    def open_noise(data, options):
+        if isinstance(data, tuple) or not str(data).startswith("noise:"):
+            return None
+        seeds = range(int(data.removeprefix("noise:")))
+        entries = [Entry(f"seed/{seed}", "even" if seed % 2 == 0 else "odd") for seed in seeds]
+        return Source("noise", data, entries, partial(read_each, pixels, seeds))
+
+    monkeypatch.setitem(SOURCES, "noise", SourceKind(open_noise, "noise:COUNT"))
+    samples = scan("noise:6", TrainConfig(workers=1))
+    assert samples.classes == ("even", "odd")
+    assert all(np.array_equal(load(), pixels(n)) for n, load in samples.stream(range(6)))
+    with pytest.raises(DataError) as caught:
+        open_source("sound:6")
+    assert caught.value.hint.endswith(" or noise:COUNT")

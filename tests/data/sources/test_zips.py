@@ -122,7 +122,7 @@ def test_real_bytes_are_counted_and_not_the_declared_ones(tmp_path, monkeypatch)
     loads = dict(open_zip(path, OPTIONS).stream([2]))
     with pytest.raises(ImageError, match="too large: it has more than 1000 bytes"):
         loads[2]()
-    content = path.read_bytes()  # the same with a header that lies: the checksum fails
+    content = path.read_bytes()  # the same with a false header: the checksum fails
     path.write_bytes(content.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 10)))
     loads = dict(open_zip(path, OPTIONS).stream([2]))
     with pytest.raises(ImageError, match="damaged member: Bad CRC-32"):

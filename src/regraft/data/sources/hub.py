@@ -51,7 +51,7 @@ _CONVERTED = "refs/convert/parquet"
 _TIMEOUT = 10.0  # seconds to wait for a server that does not answer
 _RECORD = ".complete"  # written last: a folder without it was not downloaded to the end
 _LARGEST_RECORD = 1 << 28  # bytes
-_UNSAFE = ("../*", "*/../*", "*:*")  # names that a server could return to the client's own request
+_UNSAFE = ("../*", "*/../*", "*:*")  # the client lists the files again: the server may add some
 
 
 class _Request(NamedTuple):
@@ -78,7 +78,7 @@ class _Record(msgspec.Struct):
 
     files: list[str]  # those that hold the images
     notes: list[str]
-    here: list[str]  # those of them that were downloaded to the end
+    here: list[str]  # those of them that are complete
 
 
 class _Download(NamedTuple):
@@ -164,7 +164,7 @@ def _is_complete(request: _Request, record: _Record) -> bool:
 
 
 def _asked_files(request: _Request, files: list[str]) -> list[str]:
-    """Return the files to download: those of one subset, where there are several."""
+    """Return the files to download: all, or those of one subset."""
     if is_table(files[0]):
         return choose_tables(request.text, files, request.subset).files
     if request.subset or request.label:
@@ -200,7 +200,7 @@ def _download(request: _Request, home: Path) -> _Download:
 
 
 def _import_client(request: _Request) -> ModuleType:
-    """Return huggingface_hub; pyarrow is needed, too, but only after gigabytes are downloaded."""
+    """Return huggingface_hub; check for pyarrow, too, before gigabytes are downloaded."""
     try:
         import huggingface_hub  # noqa: PLC0415 - an extra
         import huggingface_hub.constants  # noqa: PLC0415
@@ -225,7 +225,11 @@ def _require_answer(endpoint: str) -> None:
 
 
 def _find_usable(api: Any, request: _Request) -> _Commit:
-    """Return the commit asked for, or the hub's own conversion of a newest one without images."""
+    """Return the commit to download.
+
+    Without a revision that is the newest one, or the hub's conversion to Parquet if the newest has
+    no labelled images.
+    """
     from huggingface_hub.errors import RevisionNotFoundError  # noqa: PLC0415
 
     try:
@@ -251,7 +255,7 @@ def _list_commit(api: Any, request: _Request, revision: str | None) -> _Commit:
 
 
 def _download_files(api: Any, request: _Request, commit: _Commit, folder: Path) -> list[str]:
-    """Download the files that are asked for; return all files that are there to their end."""
+    """Download the files that are asked for; return all complete files of the folder."""
     wanted = _asked_files(request, commit.files)
     api.snapshot_download(
         request.repository,
