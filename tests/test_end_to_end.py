@@ -127,7 +127,11 @@ def test_a_damaged_bundle_is_two_lines(trained, photographs, tmp_path, here):
         (["train", "nowhere"], "nowhere", "hint: "),
         (["train", "DATA", "--device", "cuda:7"], "device cuda:7 is not there", "hint: "),
         (["train", "DATA", "--taps", "layer9"], "taps: embedded has no layer9@1", "hint: "),
-        (["train", "DATA", "--model", "resnt50"], "unknown backbone resnt50", "hint: nearest: "),
+        (
+            ["train", "DATA", "--model", "resnt50"],
+            "unknown backbone resnt50",
+            "hint: did you mean ",
+        ),
         (["train", "DATA", "--weights", "no.safetensors"], "no.safetensors", ""),
         (["train", "DATA", "--split", "no.csv"], "no.csv", ""),
         (["predict", "nowhere", "a.jpg"], "", "hint: "),

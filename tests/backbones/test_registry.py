@@ -1,25 +1,63 @@
-"""Names, weights, image sizes and descriptions, all of them offline."""
+"""Networks by name and their weights, offline; one entry adds a family."""
 
-import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from regraft.backbones import timm_models
+from regraft.backbones.backbone import ImageSizes
 from regraft.backbones.describe import describe_backbone, list_backbones
+from regraft.backbones.family import Family, Record
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.image_size import adapt_to_images, at_image_size, automatic_image_size
 from regraft.backbones.registry import FAMILIES, build, load_backbone, name_note, resolve
-from regraft.core.torchvision_shim import load_timm, torchvision
+from regraft.backbones.stages import STAGES, at
+from regraft.core.torchvision_shim import torchvision
 from regraft.errors import BackboneError, WeightsError
+from regraft.images.render import Preprocess
 
 
 @pytest.fixture(scope="module")
 def small():
     return load_backbone("timm/test_resnet", "none")
+
+
+# --- families --------------------------------------------------------------------------------
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 6, 3, stride=2)
+
+    def forward(self, x):
+        return self.second(self.first(x)).mean((2, 3))
+
+
+def test_a_family_is_one_entry_and_its_stages_are_one_line(monkeypatch):
+    def record(name, weights):
+        grey = (0.5, 0.5, 0.5)
+        preprocess = Preprocess(32, 32, grey, grey, "bilinear")
+        return Record(name, weights, preprocess, licence=None, sizes=ImageSizes())
+
+    family = Family(lambda: ["net"], record, lambda _name, _arguments, _size: Tiny())
+    with pytest.raises(BackboneError):
+        load_backbone("mine/net")
+    monkeypatch.setitem(FAMILIES, "mine", family)
+    assert load_backbone("mine/net").stages == ()
+    package = Tiny.__module__.partition(".")[0]
+    monkeypatch.setitem(STAGES, f"{package}.Tiny", at("first", "second"))
+    backbone = load_backbone("mine/net", image_size=64)
+    assert (backbone.name, backbone.weights) == ("mine/net", "none (seed 0)")
+    assert [(stage.name, stage.channels) for stage in backbone.stages] == [
+        ("first", 4), ("second", 6),
+    ]  # fmt: skip
+    assert backbone.n_features == 6
+    assert [entry.name for entry in list_backbones("mine/")] == ["mine/net"]
+    assert "second: 6 channels" in describe_backbone("mine/net")
+    assert state_hash(build("mine/net", {}, image_size=None)) != backbone.weights_sha256
+    with pytest.raises(BackboneError, match="unknown backbone mine/nett") as caught:
+        load_backbone("mine/nett")
+    assert "mine/net" in caught.value.hint
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -53,16 +91,6 @@ def test_names_like_nothing_point_to_the_list():
     with pytest.raises(BackboneError) as caught:
         resolve("§§§")
     assert caught.value.hint == "regraft backbones lists all of them"
-
-
-def test_list_by_part_and_by_pattern():
-    assert [entry.name for entry in list_backbones("embedded")] == ["embedded"]
-    both = {entry.name for entry in list_backbones("RESNET50")}
-    assert {"torchvision/resnet50", "timm/resnet50"} <= both
-    assert all(entry.name.startswith("timm/vit_") for entry in list_backbones("timm/vit_*"))
-    assert list_backbones("no-such-network") == []
-    everything = list_backbones()
-    assert len(everything) == sum(len(family.names()) for family in FAMILIES.values())
 
 
 # --- weights ---------------------------------------------------------------------------------
@@ -147,67 +175,7 @@ def test_full_files_of_torchvision_load_without_their_heads(tmp_path, name):
     assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
 
 
-# --- saved by timm ---------------------------------------------------------------------------
-def save_folder(folder, **changes):
-    model = load_timm().create_model("test_resnet", num_classes=3)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    configuration = {
-        "architecture": "test_resnet",
-        "num_classes": 3,
-        "pretrained_cfg": {
-            "input_size": [3, 96, 96], "crop_pct": 0.75, "interpolation": "bilinear",
-            "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
-            "classifier": "fc", "license": "mit", "tag": "mine",
-        },
-    }  # fmt: skip
-    configuration.update(changes)
-    (folder / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
-    return model
-
-
-def test_local_folder_keeps_its_own_preprocessing_and_can_be_rebuilt(tmp_path):
-    model = save_folder(tmp_path)
-    backbone = load_backbone(f"local-dir:{tmp_path}")
-    assert backbone.name == "timm/test_resnet"
-    assert backbone.weights == f"local-dir {tmp_path.name}"
-    assert backbone.licence == "mit"
-    preprocess = backbone.preprocess
-    assert (preprocess.image_size, preprocess.resize_size, preprocess.interpolation) == (
-        96, 128, "bilinear",
-    )  # fmt: skip
-    assert preprocess.mean == (0.1, 0.2, 0.3)
-    model.reset_classifier(0)
-    assert state_hash(model) == backbone.weights_sha256
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"architecture": "os.system"}, "does not have: os.system"),
-        ({"architecture": ["x"]}, "does not have"),
-        ({"pretrained_cfg": 3}, "not an object"),
-        ({"pretrained_cfg": {"input_size": [1, 28, 28]}}, "takes 1 channels"),
-        ({"pretrained_cfg": {"input_size": [3, 64]}}, "malformed"),
-        ({"pretrained_cfg": {"mean": ["a", "b", "c"]}}, "malformed"),
-        ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation"),
-        ({"pretrained_cfg": {"crop_pct": 1e-9}}, "crop"),
-        ({"model_args": {"block": "x"}}, "cannot be built with block"),
-        ({"model_args": [1]}, "not an object"),
-    ],
-)
-def test_folders_that_ask_for_something_else_are_refused(tmp_path, changes, message):
-    save_folder(tmp_path, **changes)
-    with pytest.raises(BackboneError, match=re.escape(message)):
-        load_backbone(f"local-dir:{tmp_path}")
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(BackboneError, match="cannot read") as caught:
-        load_backbone(f"local-dir:{tmp_path / 'none'}")
-    assert "config.json" in caught.value.hint
-
-
-# --- building for bundles --------------------------------------------------------------------
+# --- building --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "arguments", "size"),
     [
@@ -229,55 +197,6 @@ def test_build_takes_registry_names_and_known_arguments_only(name, arguments, si
         build(name, arguments, image_size=size)
 
 
-# --- image sizes -----------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("side", "expected"),
-    [(8, 128), (16, 128), (28, 128), (32, 128), (50, 192), (79, 160), (80, 160), (1000, 160)],
-)
-def test_automatic_size_enlarges_small_images_fourfold_to_128_at_least(small, side, expected):
-    sizes = np.array([[side, side * 3]] * 3 + [[4000, 4000]])
-    size, reason = automatic_image_size(small, sizes)
-    assert size == min(expected, 160)
-    assert f"image size {size}" in reason
-    assert at_image_size(small, size, crop=False).preprocess.resize_size == size
-
-
-def test_automatic_size_keeps_to_what_the_network_takes():
-    tiny = np.array([[16, 16]])
-    fixed = load_backbone("timm/test_vit", "none")
-    size, reason = automatic_image_size(fixed, tiny)
-    assert size == fixed.preprocess.image_size
-    assert "only one" in reason
-    inception = load_backbone("torchvision/inception_v3", "none")
-    assert automatic_image_size(inception, tiny)[0] == 128
-    assert automatic_image_size(inception, np.empty((0, 2)))[0] == 299
-
-
-@pytest.mark.parametrize("automatic", [False, True])
-def test_images_that_are_enlarged_twofold_are_shown_whole(small, automatic):
-    """At a size that was given, at a network's only one, and at the automatic one."""
-    for backbone in (small, load_backbone("timm/test_vit", "none")):
-        size = backbone.preprocess.image_size
-        for side in (size // 2, size // 3, 20):
-            fitted, _ = adapt_to_images(backbone, np.array([[side, 300]]), automatic=automatic)
-            assert fitted.preprocess.resize_size == fitted.preprocess.image_size
-        for sizes in ([[size // 2 + 1, 300]], [[1000, 800]], np.empty((0, 2))):
-            fitted, _ = adapt_to_images(backbone, np.asarray(sizes), automatic=automatic)
-            assert fitted.preprocess == backbone.preprocess
-
-
-def test_explicit_sizes_keep_the_crop_ratio_or_are_refused(small):
-    own = small.preprocess
-    changed = at_image_size(small, 80)
-    assert changed.preprocess.resize_size == 80 * own.resize_size // own.image_size
-    assert changed.module is small.module
-    assert small.preprocess == own
-    with pytest.raises(BackboneError, match="32 to 4096 pixels, not 8"):
-        at_image_size(small, 8)
-    with pytest.raises(BackboneError, match="160 pixels only, not 96"):
-        at_image_size(load_backbone("timm/test_vit", "none"), 96)
-
-
 def test_networks_of_fixed_size_are_built_for_another_one(tmp_path):
     own = load_backbone("timm/test_vit", "none")
     file = tmp_path / "w.safetensors"
@@ -291,40 +210,3 @@ def test_networks_of_fixed_size_are_built_for_another_one(tmp_path):
     again.load_state_dict(other.module.state_dict(), strict=True)
     with pytest.raises(BackboneError, match="takes images of 224 pixels only, not 96"):
         load_backbone("torchvision/vit_b_32", "default", image_size=96)
-
-
-# --- descriptions ----------------------------------------------------------------------------
-def test_description_has_layers_stages_and_parameters(capfd):
-    text = describe_backbone("resnet50")
-    assert text.startswith("torchvision/resnet50\n")
-    for part in ("layer4: 2048 channels", "features: 2048", "Non-trainable params: 23,508,032",
-                 "Trainable params: 0", "[1, 64, 112, 112]", "232", "bilinear"):  # fmt: skip
-        assert part in text
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", ["embedded", "regnet_y_400mf", "timm/test_vit"])
-def test_description_of_each_family(name):
-    assert "Non-trainable params" in describe_backbone(name)
-
-
-@pytest.mark.parametrize(("name", "published"), [("resnet50", 4089), ("vit_b_16", 17564)])
-def test_multiply_adds_are_those_that_torchvision_publishes(name, published):
-    """Attention's too; without the classifier, which is taken off (1,000 classes)."""
-    last = describe_backbone(f"torchvision/{name}").splitlines()[-1]
-    words = re.fullmatch(r"Multiply-adds of one image: ([\d,.]+) million", last)
-    assert abs(float(words[1].replace(",", "")) - published) < 3
-
-
-def test_every_record_of_timm_can_be_read_or_says_why_not():
-    # Hundreds of records differ in odd ways; none may end in a traceback.
-    refused = []
-    for name in timm_models.FAMILY.names():
-        try:
-            preprocess = timm_models.FAMILY.record(name, "none").preprocess
-        except BackboneError as error:
-            refused.append(str(error))
-        else:
-            assert preprocess.resize_size >= preprocess.image_size > 0
-    assert len(refused) < 20
-    assert all("only square colour images" in message for message in refused)

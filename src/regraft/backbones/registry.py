@@ -77,10 +77,10 @@ def resolve(name: str) -> str:
     # Compared without the family, which may be missing or wrong; sorted, so that torchvision's
     # network comes after timm's and replaces it, as for a bare name.
     by_short_name = {full.partition("/")[2] or full: full for full in sorted(known)}
-    near = nearest(name.rpartition("/")[2], by_short_name, most=5)
+    near = [by_short_name[short] for short in nearest(name.rpartition("/")[2], by_short_name)]
     raise BackboneError(
         f"unknown backbone {name}",
-        hint=f"nearest: {', '.join(by_short_name[short] for short in near)}"
+        hint=f"did you mean {' or '.join(near)}?"
         if near
         else "regraft backbones lists all of them",
     )
