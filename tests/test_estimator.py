@@ -216,7 +216,7 @@ def test_tools_of_scikit_learn_work(images):
         (np.zeros((4, 8, 8), np.uint8), "aba", "there are 4 images in X and 3 labels in y"),
         (np.zeros((4, 8, 8), np.uint8), "aaaa", "one class"),
         (np.zeros((2, 8, 8), np.uint8), ["a", "b\x1b"], "control characters"),
-        ([3, 4], "ab", "int is neither bytes, path nor pixels"),
+        ([3, 4], "ab", "int is neither bytes, a path nor pixels"),
     ],
 )
 def test_what_cannot_be_used_is_told_as_a_value_error(X, y, message):

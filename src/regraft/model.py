@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """What a run makes and a bundle carries.
+    """A trained classifier: the result of a run and the content of a bundle.
 
     Attributes
     ----------
     backbone : Backbone
-        Frozen, with its preprocessing.
+        Frozen network with its preprocessing.
     blocks : tuple of Block
-        What the head reads, side by side.
+        The parts of the features that the head reads, side by side; D numbers in all.
     head : nn.Module
         One of ``regraft.heads.modules.HEADS``: features (N, D) float32 to logits (N, K) float32.
     temperature : float
-        Logits are divided by it before the softmax.
+        Positive number; logits are divided by it before the softmax.
     classes : tuple of str
         K names, sorted by code point.
     max_pixels : int
-        Larger images are refused.
+        Largest height times width of an image; a larger image is refused.
     """
 
     backbone: Backbone
@@ -49,7 +49,7 @@ class Model:
         Parameters
         ----------
         features : array of shape (N, D), float32
-            The blocks side by side, rounded as the store keeps them.
+            The blocks side by side, rounded as in the feature store.
 
         Returns
         -------

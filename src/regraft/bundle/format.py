@@ -1,7 +1,8 @@
-"""Writing and reading the bundle folder: safetensors and JSON, every byte hashed. See FORMAT.md.
+"""Write and read a bundle folder: safetensors and JSON, with a hash of each file. See FORMAT.md.
 
-Loading executes nothing, fetches nothing and distrusts everything: names are looked up in our own
-registries, shapes are compared before a network is built, hashes before anything is parsed.
+Reading runs no code from the bundle, downloads nothing and trusts nothing: names are looked up in
+the registries of regraft, hashes are compared before a file is parsed, and shapes before a network
+is built.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from regraft.features.compute import Compute
 
 _HEADER = 16 * 2**20  # bytes of a safetensors header: names and shapes of 100,000 tensors
-_LARGEST_IMAGE = 4 * 2**20  # bytes of a golden image; ours have 10,000
+_LARGEST_IMAGE = 4 * 2**20  # bytes of an encoded golden image; those of regraft have 10,000
 LARGEST_HEAD = 4 * 2**30  # bytes of a k-NN head: 500,000 images, all stages at 1x1
 
 
@@ -56,30 +57,10 @@ def write_bundle(
     compute: Compute,
     statistics: Statistics,
 ) -> Manifest:
-    """Write a model as a bundle into a new folder.
+    """Write a model as a bundle into a new folder, which the caller renames when it is complete.
 
-    Parameters
-    ----------
-    folder : Path
-        Made here; must not exist. The caller renames the finished folder into place.
-    model : Model
-        As trained.
-    compute : Compute
-        What the training ran on; recorded.
-    statistics : Statistics
-        Of the training features.
-
-    Returns
-    -------
-    Manifest
-        As written.
-
-    Raises
-    ------
-    DiskFullError
-        Where there is no space left.
-    BundleError
-        Where the model is larger than a reader of bundles allows; nothing is written then.
+    A full disk is a DiskFullError. A model that is larger than a reader allows is a BundleError,
+    and nothing is written. ``compute`` is what the training ran on, for the record.
     """
     _check_writable(model)
     (folder / "golden").mkdir(parents=True)
@@ -103,26 +84,26 @@ def write_bundle(
             }
         ),
     }
-    manifest = _describe(model, compute, record, contents)
+    manifest = _manifest_of(model, compute, record, contents)
     for name, data in contents.items():
         write_atomic(folder / name, data)
-    # Last: a folder without a manifest is no bundle.
+    # The manifest is written last: a folder without it is no bundle.
     write_atomic(folder / "manifest.json", write_manifest(manifest))
     return manifest
 
 
 def _check_writable(model: Model) -> None:
-    """Refuse what nobody could read again: the reader's own bounds."""
+    """Refuse a model that is larger than the limits of the reader."""
     backbone, head = model.backbone, bytes_of(model.head.state_dict().values())
     check_buffers(backbone.module, f"{backbone.name} at {backbone.preprocess.image_size} pixels")
     if model.head.kind != "linear" and head > LARGEST_HEAD:
         raise BundleError(
-            f"the head has {head / 2**30:.1f} GiB; a bundle's has at most {LARGEST_HEAD >> 30}",
+            f"the head has {head / 2**30:.1f} GiB; in a bundle it has at most {LARGEST_HEAD >> 30}",
             hint="--head logistic keeps no training images; --taps last makes rows shorter",
         )
 
 
-def _describe(
+def _manifest_of(
     model: Model,
     compute: Compute,
     golden: GoldenRecord,
@@ -158,29 +139,21 @@ def _describe(
 
 
 def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
-    """Read a bundle, distrusting everything in it.
+    """Read the bundle in a folder, or in a run folder, and check everything but its answers.
 
-    Parameters
-    ----------
-    folder : Path
-        The bundle, or the run that contains it.
-
-    Returns
-    -------
-    tuple of Model, Manifest and Golden
-        The golden images' pixels are checked; the rest is for ``check_golden``, once the caller
-        has chosen how to compute.
+    The pixels of the golden images are checked here. ``check_golden`` checks features and logits
+    after the caller has chosen a device and a precision.
 
     Raises
     ------
     BundleError
-        Where anything is not as the format says: names the file or the field.
+        Something is not as the format says; the message names the file or the field.
     """
     folder, manifest = _read_manifest(folder)
     plan = plan_backbone(manifest.backbone)
     blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
     if not set(blocks) <= set(row_blocks(plan)):
-        raise BundleError(f"manifest.json: {plan.name} has no such blocks as the manifest names")
+        raise BundleError(f"manifest.json: {plan.name} does not have the blocks of the manifest")
     widths = block_widths(plan, blocks)
     if [block.width for block in manifest.blocks] != [widths[block] for block in blocks]:
         raise BundleError("manifest.json: a block's width does not follow from its stage")
@@ -190,7 +163,7 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
         name: _read_checked(folder, name, record, most.get(name, _LARGEST_IMAGE))
         for name, record in manifest.files.items()
     }
-    # The real network comes last: it costs most.
+    # The network is built last: that costs most.
     head = _read_head(manifest, contents["head.safetensors"], n_features)
     golden = _read_golden(manifest, contents, n_features)
     check_pixels(manifest, golden, plan.preprocess)
@@ -204,11 +177,11 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
 
 
 def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
-    """Return the bundle's own folder, which may lie in the one that was given, and its manifest."""
+    """Return the folder of the bundle, which may be inside the given one, and its manifest."""
     if not (folder / "manifest.json").exists() and (folder / "bundle").is_dir():
         folder = folder / "bundle"
     if not (folder / "manifest.json").is_file():
-        what = "is no run and no bundle" if folder.exists() else "does not exist"
+        what = "is neither a run nor a bundle" if folder.exists() else "does not exist"
         raise BundleError(
             f"{folder} {what}", hint="regraft train writes a run folder; the bundle is inside"
         )
@@ -222,13 +195,13 @@ def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
 
 
 def _most_bytes(manifest: Manifest, backbone: Backbone, n_features: int) -> dict[str, int]:
-    """Return how large each file can be: a sparse one of terabytes is refused before it is read."""
+    """Return the largest size of each file, so that a sparse file of terabytes is not read."""
     n_classes, side = len(manifest.classes), backbone.preprocess.image_size
     head = 4 * (n_features * (n_classes + 2) + n_classes)
     images = len(manifest.golden.images)
     return {
         "backbone.safetensors": bytes_of(backbone.module.state_dict().values()) + _HEADER,
-        # A k-NN head holds the training images' rows, however many those were.
+        # A k-NN head contains the rows of all training images.
         "head.safetensors": (head if manifest.head.kind == "linear" else LARGEST_HEAD) + _HEADER,
         "statistics.safetensors": 4 * backbone.n_features * (backbone.n_features + 1) + _HEADER,
         "golden.safetensors": images
@@ -314,8 +287,8 @@ def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
 def _read_checked(folder: Path, name: str, record: FileRecord, most: int) -> bytes:
     if record.bytes > most:
         raise BundleError(
-            f"manifest.json: {name} is said to have {record.bytes:,} bytes; what the manifest "
-            f"describes has at most {most:,}"
+            f"manifest.json: {name} has {record.bytes:,} bytes; by the other fields it can have "
+            f"at most {most:,}"
         )
     data = _read_file(folder, name, record.bytes)
     if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
@@ -327,7 +300,7 @@ def _read_checked(folder: Path, name: str, record: FileRecord, most: int) -> byt
 
 
 def _read_file(folder: Path, name: str, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes; never through a link out of the bundle."""
+    """Read a regular file of at most ``limit`` bytes, without following a link."""
     path = folder / name
     try:
         return read_regular(path, limit, follow=False)

@@ -1,8 +1,8 @@
-"""Synthetic golden images: on them a bundle answers as it did when it was written.
+"""Golden images: for them a bundle must give the answers that it gave when it was written.
 
-They are made up (never a user's photographs) so that each trips over a different mistake: a wide
-one over the crop, one with EXIF orientation over rotation, one with alpha over compositing, a small
-grey one over enlarging.
+They are synthetic, never photographs of a user, and each finds a different mistake: a wide one in
+the crop, one with EXIF orientation in the rotation, one with alpha in the compositing, a small grey
+one in the enlarging.
 """
 
 from __future__ import annotations
@@ -30,34 +30,31 @@ if TYPE_CHECKING:
     from regraft.images.render import Preprocess
     from regraft.model import Model
 
-#: Largest difference of a golden pixel, of 255: JPEG decoders and resizing kernels round apart.
+#: Largest difference of a pixel, of 255: JPEG decoders and resizing kernels round differently.
 PIXEL_TOLERANCE = 4
-#: Relative to the norm of the features. Another kernel order is off by 1e-5, TF32 by 1e-3,
+#: Relative to the norm of the features. Another summation order differs by 1e-5, TF32 by 1e-3,
 #: bfloat16 by 2e-2; wrong weights or a wrong normalisation by 0.3 and more.
 FEATURE_TOLERANCE: dict[Literal["float32", "bfloat16"], float] = {"float32": 0.01, "bfloat16": 0.1}
-#: Of a golden image, whatever the user allows for others: ours have 48,000.
+#: Of a golden image, whatever the user allows for other images; those of regraft have 48,000.
 _MOST_PIXELS = 1_000_000
 LOGIT_TOLERANCE = 1e-3  # relative to the largest logit, from the same features
 
 
 @dataclass(frozen=True)
 class Golden:
-    """The golden images with what the writer saw and answered."""
+    """The golden images, with the pixels, features and logits that the writer got."""
 
     images: list[bytes]
     pixels: torch.Tensor  # (G, 3, S, S) uint8; with views (G, 1 + views, 3, S, S)
-    features: NDArray[np.float32]  # (G, D), rounded as the store keeps them
+    features: NDArray[np.float32]  # (G, D), rounded as in the feature store
     logits: NDArray[np.float32]  # (G, K)
 
 
 def golden_images() -> dict[str, bytes]:
     """Return the golden images by file name, encoded.
 
-    Returns
-    -------
-    dict of str to bytes
-        The same at every call on the same machine; their bytes go into the bundle, since encoders
-        differ between machines.
+    The bytes are the same for each call on one machine. Encoders differ between machines, so the
+    bundle contains the bytes.
 
     Examples
     --------
@@ -66,7 +63,7 @@ def golden_images() -> dict[str, bytes]:
     """
     upright = Image.fromarray(_scene(240, 180))
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: the camera was held upright, the pixels lie on their side
+    exif[0x0112] = 6  # orientation: the camera was held upright, the pixels are rotated
     alpha = np.dstack([_scene(160, 160), np.tile(np.linspace(0, 255, 160), (160, 1))])
     return {
         "golden/wide.jpg": _encoded(Image.fromarray(_scene(150, 320)), "JPEG", quality=95),
@@ -77,7 +74,7 @@ def golden_images() -> dict[str, bytes]:
 
 
 def _scene(height: int, width: int) -> NDArray[np.uint8]:
-    """Paint smooth colour, an edge and a disc: something for every stage, alike on no two sides."""
+    """Draw smooth colours, an edge and a disc (H, W, 3), without symmetry."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]  # (H, W) each
     red = 60 + 150 * x
     green = 128 + 90 * np.sin(9 * x + 4 * y)
@@ -95,19 +92,9 @@ def _encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
 
 
 def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[str, bytes], Golden]:
-    """Answer on the golden images in float32, and say how far others may be off.
+    """Compute the golden features and logits in float32, and the tolerances for other machines.
 
-    Parameters
-    ----------
-    model : Model
-        As trained.
-    compute : Compute
-        What the training ran on.
-
-    Returns
-    -------
-    tuple of GoldenRecord, dict of str to bytes, and Golden
-        For the manifest; the encoded images by file name; pixels, features and logits.
+    Returns the record for the manifest, the encoded images by file name, and the golden values.
     """
     images = golden_images()
     encoded = list(images.values())
@@ -119,7 +106,7 @@ def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[st
     bfloat16 = FEATURE_TOLERANCE["bfloat16"]
     if compute.precision == "bfloat16":
         here = read_features(TapReader(model.backbone, model.blocks, compute), pixels)
-        # Blocks whose features nearly cancel lose more: four times what this machine loses.
+        # Features that nearly cancel lose more: allow four times the loss of this machine.
         bfloat16 = min(max(bfloat16, 4 * float(_distances(here, golden).max())), 1.0)
     record = GoldenRecord(
         images=list(images),
@@ -131,19 +118,12 @@ def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[st
 
 
 def check_pixels(manifest: Manifest, golden: Golden, preprocess: Preprocess) -> None:
-    """Check that this machine decodes and renders the golden images as the writer's did.
-
-    Parameters
-    ----------
-    manifest, golden
-        Of the bundle.
-    preprocess : Preprocess
-        Of its backbone; no network is needed.
+    """Check that this machine decodes and renders the golden images as the writer did.
 
     Raises
     ------
     BundleError
-        Names the golden image, and by how much it is off.
+        Names the golden image and the difference.
     """
     allowed = manifest.golden.pixel_tolerance
     for name, data, expected in zip(
@@ -153,31 +133,26 @@ def check_pixels(manifest: Manifest, golden: Golden, preprocess: Preprocess) -> 
             image = render_views(decode(data, _MOST_PIXELS), preprocess)
         except ImageError as error:
             raise BundleError(f"{name}: {error}") from error
-        off = int((image.short() - expected.short()).abs().max())
-        if off > allowed:
+        difference = int((image.short() - expected.short()).abs().max())
+        if difference > allowed:
             raise BundleError(
-                f"{name}: decoded here, a pixel is off by {off} of 255; {allowed} is allowed",
-                hint="the image libraries here read this file differently: regraft doctor",
+                f"{name}: a pixel differs by {difference} of 255 when it is decoded here; "
+                f"{allowed} is allowed",
+                hint="the image libraries here decode this file differently: regraft doctor",
             )
 
 
 def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
-    """Check that this machine answers on the golden images as the writer's did.
+    """Check that this machine computes the golden features and logits as the writer did.
 
-    Features and logits are checked apart, each from what the writer recorded one step before, so
-    that the error names the step that is off; the pixels were, by ``check_pixels``.
-
-    Parameters
-    ----------
-    model, manifest, golden
-        From ``read_bundle``.
-    reader : TapReader
-        The network as this machine runs it; its precision decides the tolerance.
+    Each step begins from the values that the writer recorded one step before, so that the error
+    names the step that differs. ``check_pixels`` has checked the pixels. The precision of
+    ``reader`` decides the tolerance.
 
     Raises
     ------
     BundleError
-        Names the golden image, the step, and by how much it is off.
+        Names the golden image, the step and the difference.
     """
     names, record = manifest.golden.images, manifest.golden
     features = read_features(reader, golden.pixels)
@@ -188,23 +163,23 @@ def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapRe
     worst, allowed = int(distances.argmax()), record.feature_tolerance[precision]
     if not distances[worst] <= allowed:
         raise BundleError(
-            f"{names[worst]}: the features are off by {distances[worst]:.2g} of their norm in "
+            f"{names[worst]}: the features differ by {distances[worst]:.2g} of their norm in "
             f"{precision}; {allowed:g} is allowed",
-            hint="--precision float32 is the most exact; else the weights or libraries differ",
+            hint="try --precision float32; if that fails, the weights or libraries differ",
         )
     logits = model.logits(golden.features)
     scale = max(float(np.abs(golden.logits).max()), 1e-6)
-    off_by = float(np.abs(logits - golden.logits).max()) / scale
-    if not off_by <= record.logit_tolerance:
+    difference = float(np.abs(logits - golden.logits).max()) / scale
+    if not difference <= record.logit_tolerance:
         raise BundleError(
-            f"golden.safetensors: from the same features the logits are off by {off_by:.2g}; "
+            f"golden.safetensors: from the same features the logits differ by {difference:.2g}; "
             f"{record.logit_tolerance:g} is allowed"
         )
 
 
 def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float64]:
-    """Distance of each golden image's features from the recorded ones, relative to their norm."""
-    # In float64: a hostile bundle's numbers overflow in float32.
+    """Return each image's distance from its golden features, relative to their norm (G,)."""
+    # In float64: the numbers of a hostile bundle may overflow in float32.
     recorded = golden.features.astype(np.float64)
     norms = np.maximum(np.linalg.norm(recorded, axis=1), 1e-6)
     distances: NDArray[np.float64] = np.linalg.norm(features - recorded, axis=1) / norms

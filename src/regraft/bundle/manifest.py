@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what it may say, read strictly and with bounds."""
+"""The manifest of a bundle: its fields, and a strict reader with limits for each of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regraft.task import LEAST_CLASSES, MOST_CLASSES, Task, check_classes
 
 SCHEMA_VERSION = 2  # 1: features channel by channel, before the first release
 MAX_BYTES = 16 * 2**20  # of the manifest; 100,000 classes of 100 letters fit
-_MOST_RESIZED = 10  # times the image size: the smallest crop that a record of weights may ask for
+_MOST_RESIZED = 10  # times the image size; the smallest crop of any record of weights
 FILES = ("backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors")
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -28,11 +28,11 @@ Three = tuple[Number, Number, Number]
 
 
 class _Strict(Struct, forbid_unknown_fields=True, frozen=True):
-    """Unknown fields are errors: a newer writer raises the schema version instead."""
+    """Unknown fields are errors; a writer with new fields increases the schema version."""
 
 
 class FileRecord(_Strict, frozen=True):
-    """One file of the bundle."""
+    """Hash and size of one file."""
 
     sha256: Sha256
     bytes: Annotated[int, Meta(ge=1, le=2**40)]
@@ -50,9 +50,9 @@ class PreprocessRecord(_Strict, frozen=True):
     augment: Literal["none", "light", "standard", "strong", "digits"] = "none"
 
     def __post_init__(self) -> None:
-        """Check one against the other; msgspec makes an error of its own of it, with the field."""
+        """Check one field against the other; msgspec adds the path of the field to the error."""
         if (self.views > 0) == (self.augment == "none"):
-            raise ValueError("views are augmented, and nothing else is")
+            raise ValueError("views and an augmentation need each other")
 
 
 class StageRecord(_Strict, frozen=True):
@@ -66,9 +66,9 @@ class StageRecord(_Strict, frozen=True):
 
 
 class BackboneRecord(_Strict, frozen=True):
-    """How the network is built again: by its registry name, never by a place or a module."""
+    """How the network is built again: by its name in the registry, never by a URL or a path."""
 
-    # A key of ``registry.FAMILIES`` and a name in it; no colon, so no place to fetch from.
+    # A key of ``registry.FAMILIES`` and a name in it; no colon, so it cannot be a URL.
     name: Annotated[str, Meta(pattern=r"^[a-z]{1,40}(/[A-Za-z0-9_.\-]{1,200})?\Z")]
     arguments: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
     weights: Name
@@ -80,7 +80,7 @@ class BackboneRecord(_Strict, frozen=True):
 
 
 class BlockRecord(_Strict, frozen=True):
-    """One feature block that the head reads."""
+    """One block of features that the head reads."""
 
     tap: Name
     grid: Annotated[int, Meta(ge=1, le=64)]
@@ -95,17 +95,17 @@ class HeadRecord(_Strict, frozen=True):
 
 
 class GoldenRecord(_Strict, frozen=True):
-    """The synthetic images by file name, and how far another machine may be off."""
+    """The synthetic images by file name, and the tolerances for another machine."""
 
     images: Annotated[list[Annotated[str, Meta(pattern=r"^golden/[a-z0-9\-]{1,40}\.(png|jpg)\Z")]],
                       Meta(min_length=1, max_length=16)]  # fmt: skip
     pixel_tolerance: Annotated[int, Meta(ge=0, le=64)]  # largest difference, of 255
     feature_tolerance: dict[Literal["float32", "bfloat16"], Annotated[float, Meta(ge=0, le=1)]]
-    logit_tolerance: Annotated[float, Meta(ge=0, le=1)]  # from the golden features to the logits
+    logit_tolerance: Annotated[float, Meta(ge=0, le=1)]  # of logits from golden features
 
 
 class Manifest(_Strict, frozen=True):
-    """All that a bundle says of itself; see FORMAT.md."""
+    """The fields of manifest.json; see FORMAT.md."""
 
     schema_version: int
     regraft: Annotated[str, Meta(max_length=100)]
@@ -121,28 +121,18 @@ class Manifest(_Strict, frozen=True):
 
 
 class _Version(Struct):
-    """Read first: a newer manifest may have fields that the strict reader does not know."""
+    """The schema version alone: a newer manifest may have fields that the strict reader refuses."""
 
     schema_version: int
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Read a manifest strictly.
-
-    Parameters
-    ----------
-    data : bytes
-        JSON, at most ``MAX_BYTES``.
-
-    Returns
-    -------
-    Manifest
-        Every field checked by itself and against the others.
+    """Read a manifest from JSON; check each field by itself and together with the others.
 
     Raises
     ------
     BundleError
-        Names the field and what is wrong with it.
+        Names the field and the reason.
     """
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
@@ -154,7 +144,7 @@ def read_manifest(data: bytes) -> Manifest:
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"manifest.json has schema version {version}; this regraft reads {SCHEMA_VERSION}",
-                hint="train again: that was before the first release",
+                hint="train again: this bundle is from before the first release",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -186,11 +176,11 @@ def _check(manifest: Manifest) -> None:
         raise BundleError("manifest.json: two stages have the same name")
     blocks = [(block.tap, block.grid) for block in manifest.blocks]
     if len(set(blocks)) != len(blocks) or not {tap for tap, _ in blocks} <= names:
-        raise BundleError("manifest.json: blocks name a tap twice, or one that there is not")
+        raise BundleError("manifest.json: blocks name a tap twice, or an unknown tap")
     wanted = {*FILES, *manifest.golden.images}
     if set(manifest.files) != wanted:
-        odd = [name[:100] for name in sorted(set(manifest.files) ^ wanted)[:5]]
-        raise BundleError(f"manifest.json: files must list exactly what a bundle has; odd: {odd}")
+        wrong = [name[:100] for name in sorted(set(manifest.files) ^ wanted)[:5]]
+        raise BundleError(f"manifest.json: these files are missing or unexpected: {wrong}")
     for precision in ("float32", "bfloat16"):
         if precision not in manifest.golden.feature_tolerance:
             raise BundleError(f"manifest.json: golden.feature_tolerance has no {precision}")
@@ -199,4 +189,4 @@ def _check(manifest: Manifest) -> None:
         raise BundleError("manifest.json: mean or std is not finite")
     if any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", key)
            for key in manifest.backbone.arguments):  # fmt: skip
-        raise BundleError("manifest.json: backbone.arguments has an odd name")
+        raise BundleError("manifest.json: backbone.arguments has a name that is not allowed")

@@ -1,7 +1,7 @@
-"""The network of a bundle: planned on no device, compared with its tensors, only then built.
+"""The network of a bundle: planned without memory, compared with the tensors, and only then built.
 
-What follows from the network's name and the image size (its tensors, its stages, the width of its
-features) is derived here and compared with what the manifest says; nothing of it is believed.
+The tensors, the stages and the width of the features follow from the name of the network and the
+image size. They are derived here and compared with the manifest, which is not trusted.
 """
 
 from __future__ import annotations
@@ -29,35 +29,26 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Scalar
     from regraft.bundle.manifest import BackboneRecord
 
-#: Buffers that are no part of the state, such as tables of relative positions, grow with the fourth
-#: power of the image size. At their own sizes none of 1,447 networks of timm and torchvision has
-#: more than two thirds of its state in them (tiny_vit_21m_512), or more than 192 MiB.
+#: Buffers that are not part of the state, such as tables of relative positions, grow with the
+#: fourth power of the image size. At their own image sizes, none of 1,447 networks of timm and
+#: torchvision has such buffers larger than two thirds of its state (tiny_vit_21m_512), or larger
+#: than 192 MiB.
 _SPARE_BYTES = 256 * 2**20
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Return the size of tensors; those on no device count too."""
+    """Return the bytes of tensors; those on the meta device count too."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def plan_backbone(record: BackboneRecord) -> Backbone:
-    """Look a network up by its name and derive its shapes, without memory for its parameters.
-
-    Parameters
-    ----------
-    record : BackboneRecord
-        From the manifest.
-
-    Returns
-    -------
-    Backbone
-        Its module is on the meta device: ``fill_backbone`` builds the real one.
+    """Return the network of a record, with its module on the meta device and its derived shapes.
 
     Raises
     ------
     BundleError
-        Where there is no such network, it does not take the image size, or its stages, features
-        or buffers are not what the manifest and the tensors leave room for.
+        There is no such network, it does not take the image size, or its stages, features or
+        buffers are not those of the manifest.
     """
     try:
         arguments = tuple(record.arguments.items())
@@ -84,11 +75,11 @@ def plan_backbone(record: BackboneRecord) -> Backbone:
     )
 
 
-@lru_cache(maxsize=8)  # the same network again takes nothing, else a tenth of a second
+@lru_cache(maxsize=8)  # the first time takes a tenth of a second
 def _derived(
     name: str, arguments: tuple[tuple[str, Scalar], ...], size: int
 ) -> tuple[nn.Module, Shapes]:
-    """Return the network on no device, and what one image on no device tells of it."""
+    """Return the network on the meta device, and its shapes from a pass of one image there."""
     module = _without_memory(name, dict(arguments), size)
     check_buffers(module, f"{name} at {size} pixels")
     try:
@@ -104,8 +95,8 @@ def _without_memory(name: str, arguments: dict[str, Scalar], size: int) -> nn.Mo
         with torch.device("meta"):
             return registry.build(name, arguments, image_size=size)
     except BackboneError:
-        # Some constructors calculate with tensors (torchvision's RegNet), so that only parameters
-        # can be left away. Never where the image size makes the network: its buffers would be real.
+        # Some constructors calculate with tensors (torchvision's RegNet): only their parameters can
+        # be left out. Not if the network depends on the image size: its buffers would need memory.
         prefix, _, short = name.partition("/")
         family = registry.FAMILIES.get(prefix)
         if family is None or (short or prefix) not in family.names():
@@ -117,19 +108,9 @@ def _without_memory(name: str, arguments: dict[str, Scalar], size: int) -> nn.Mo
 
 
 def check_buffers(module: nn.Module, what: str) -> None:
-    """Check that a network holds little beside the tensors that a bundle keeps.
+    """Check that parameters and buffers take at most three times the state and 256 MiB.
 
-    Parameters
-    ----------
-    module : nn.Module
-        On any device.
-    what : str
-        Names it in the message.
-
-    Raises
-    ------
-    BundleError
-        Where it holds more than three times that, and 256 MiB.
+    ``what`` names the network in the message.
     """
     kept = bytes_of(module.state_dict().values())
     held = bytes_of([*module.parameters(), *module.buffers()])
@@ -141,25 +122,12 @@ def check_buffers(module: nn.Module, what: str) -> None:
 
 
 def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor]) -> Backbone:
-    """Build the network that was planned, and fill it.
-
-    Parameters
-    ----------
-    plan : Backbone
-        From ``plan_backbone``.
-    state : mapping of str to tensor
-        From ``backbone.safetensors``.
-
-    Returns
-    -------
-    Backbone
-        In evaluation mode, without gradients, on the processor.
+    """Build the network that was planned, on the processor, frozen, and fill it with tensors.
 
     Raises
     ------
     BundleError
-        Where a tensor is missing, unexpected or of another shape or type, or is not what the
-        training used.
+        A tensor is missing, unexpected or of another shape or type, or is not that of the training.
     """
     expected = plan.module.state_dict()
     wrong = sorted(set(expected) ^ set(state)) or [
@@ -177,5 +145,5 @@ def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor]) -> Backbone
     module.load_state_dict(state)
     module.eval().requires_grad_(requires_grad=False)
     if state_hash(module) != plan.weights_sha256:
-        raise BundleError("backbone.safetensors: the tensors are not those that were trained with")
+        raise BundleError("backbone.safetensors: the tensors are not those of the training")
     return dataclasses.replace(plan, module=module)

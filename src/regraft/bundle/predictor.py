@@ -1,4 +1,4 @@
-"""The predictor: images in, answers out, as in training, from a bundle alone."""
+"""The predictor: answers for images from a bundle alone, computed as in training."""
 
 from __future__ import annotations
 
@@ -38,22 +38,28 @@ ImageLike: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | NDArray[np
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image; later versions may add fields.
+    """The answer for one image. Later versions may add fields.
 
     Attributes
     ----------
     id : str
         Path or number of the image.
     label : str
-        The most probable class; empty where the image could not be read.
+        The most probable class; empty if the image could not be read.
     probability : float
-        Of ``label``, calibrated.
+        Calibrated probability of ``label``, from 0 to 1.
     top : tuple of (str, float)
         The most probable classes with their probabilities, best first.
     probabilities : array of shape (K,), float32
-        In the order of the predictor's ``classes``.
+        Of all classes, in the order of ``Predictor.classes``; empty if the image could not be read.
     error : ImageError, optional
-        Why there is no answer.
+        The reason why there is no answer.
+
+    Examples
+    --------
+    >>> answer = Prediction("a.jpg", "cat", 0.9, (("cat", 0.9), ("dog", 0.1)))
+    >>> answer.label, answer.error is None
+    ('cat', True)
     """
 
     id: str
@@ -67,14 +73,14 @@ class Prediction:
 
 
 class Predictor:
-    """Answers for images as the training run did; made by ``Predictor.load``.
+    """A trained classifier that is ready to run; ``Predictor.load`` returns one.
 
     Attributes
     ----------
     classes : tuple of str
         In the order of ``Prediction.probabilities``.
     model : Model
-        As the bundle holds it.
+        Network, head and temperature, as in the bundle.
     compute : Compute
         Device and precision of the forward pass.
 
@@ -106,7 +112,7 @@ class Predictor:
         precision: Precision = "auto",
         batch_size: int = 16,
     ) -> Predictor:
-        """Load a bundle, and check on its golden images that it answers here as it did there.
+        """Load a bundle, and check by its golden images that its answers are the same here.
 
         Parameters
         ----------
@@ -115,7 +121,7 @@ class Predictor:
         device : str
             "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision : str
-            "auto" (as in training, where this machine can), "bfloat16" or "float32".
+            "auto" (as in training, if this machine can), "bfloat16" or "float32".
         batch_size : int
             Images in one forward pass, at least 1.
 
@@ -126,9 +132,9 @@ class Predictor:
         Raises
         ------
         BundleError
-            Where the bundle is not what it says, or this machine answers otherwise.
+            The bundle is damaged or incomplete, or this machine gives other answers.
         ConfigError
-            Where the device is not there, or another setting cannot be used.
+            The device is not in this machine, or another setting cannot be used.
         """
         if batch_size < 1 or precision not in {"auto", "bfloat16", "float32"}:
             raise ConfigError(
@@ -137,7 +143,7 @@ class Predictor:
             )
         model, manifest, golden = read_bundle(Path(path))
         if precision == "auto" and manifest.compute.get("precision") == "float32":
-            precision = "float32"  # as it was trained, not as fast as this machine could
+            precision = "float32"  # as in training, though bfloat16 may be faster here
         at_once = images_at_once(batch_size, model.backbone.preprocess.image_size)
         compute = choose_compute(device, precision, at_once)
         reader = TapReader(model.backbone, model.blocks, compute)
@@ -150,14 +156,14 @@ class Predictor:
         return cls(model, reader)
 
     def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
-        """Answer for one image.
+        """Return the answer for one image.
 
         Parameters
         ----------
         image : bytes, str, Path, PIL image, or uint8 array of shape (H, W) or (H, W, 3)
-            Encoded bytes, a file, or pixels.
+            Encoded bytes, a file, or RGB or grey pixels.
         top_k : int
-            How many classes ``top`` lists.
+            Number of classes in ``top``, at least 1.
 
         Returns
         -------
@@ -166,7 +172,7 @@ class Predictor:
         Raises
         ------
         ImageError
-            Where the image cannot be read.
+            The image cannot be read.
         """
         (prediction,) = self.predict_many([image], top_k)
         if prediction.error is not None:
@@ -174,25 +180,25 @@ class Predictor:
         return prediction
 
     def predict_many(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
-        """Answer for several images; each as if it were alone, within 1e-4.
+        """Return the answers for several images, each as for the image alone, within 1e-4.
 
         Parameters
         ----------
         images : iterable of images
-            As for ``predict``, of any sizes; an array of shape (N, H, W, 3) too. Grey images in one
-            array are given as ``list(array)``: (N, H, W) could be one image as well.
+            As for ``predict``, of any sizes, or an array of shape (N, H, W, 3). Give grey images in
+            one array as ``list(array)``: the shape (N, H, W) may also be one image.
         top_k : int
-            How many classes each ``top`` lists.
+            Number of classes in each ``top``, at least 1.
 
         Returns
         -------
         list of Prediction
-            In their order, ``id`` counting from "0"; one that cannot be read has ``error``.
+            In the same order, with ``id`` "0", "1", ...; with ``error`` if an image cannot be read.
 
         Raises
         ------
         InputError
-            Where a single image was given, or what may be one, or nothing that holds images.
+            The argument is a single image, may be a single image, or contains no images.
         """
         rendered = (
             (str(index), self._render(image)) for index, image in enumerate(_several(images))
@@ -200,7 +206,7 @@ class Predictor:
         return list(self._answer(rendered, top_k))
 
     def stream(self, source: Source, *, workers: int, top_k: int = 5) -> Iterator[Prediction]:
-        """Answer for all images of a source, in its order, a bounded number at a time.
+        """Yield the answers for all images of a source, in its order, with bounded memory.
 
         Parameters
         ----------
@@ -209,12 +215,12 @@ class Predictor:
         workers : int
             Threads that read and decode.
         top_k : int
-            How many classes ``top`` lists.
+            Number of classes in ``top``, at least 1.
 
         Yields
         ------
         Prediction
-            With ``error`` where an image cannot be read.
+            With ``error`` if the image cannot be read.
         """
         model = self.model
         rendered = render_ahead(
@@ -252,7 +258,7 @@ class Predictor:
                 usable, p = next(answers)
                 if usable:
                     yield self._prediction(name, p, top_k)
-                else:  # a new one each time: an error that is raised remembers where
+                else:  # a new error each time: a raised error keeps its traceback
                     error = ImageError(NOT_FINITE.kind, NOT_FINITE.reason)
                     yield Prediction(name, error=error)
 
@@ -263,7 +269,7 @@ class Predictor:
 
 
 def _several(images: object) -> Iterable[ImageLike]:
-    """Return the images one by one; refuse a single one, which would be taken apart."""
+    """Return several images as they are; refuse a single image, whose rows are no images."""
     if isinstance(images, np.ndarray) and images.ndim in {0, 2, 3}:
         raise InputError(
             f"predict_many: an array of shape {images.shape} may be one image or several",
@@ -281,25 +287,11 @@ def _several(images: object) -> Iterable[ImageLike]:
 
 
 def pixels_of(image: ImageLike, max_pixels: int) -> NDArray[np.uint8]:
-    """Return the pixels of an image, whatever way it was given.
+    """Return the pixels (H, W, 3), uint8, RGB and upright, of an image in any form.
 
-    Parameters
-    ----------
-    image : bytes, str, path, PIL image or array
-        A PIL image that was opened from a file is taken as that file's format gave it: its EXIF
-        orientation is applied.
-    max_pixels : int
-        Cap on height times width, checked before anything of that size is allocated.
-
-    Returns
-    -------
-    array of shape (H, W, 3), uint8
-        RGB, upright.
-
-    Raises
-    ------
-    ImageError
-        Where a file cannot be read or decoded, or the value is no image.
+    ``max_pixels`` limits height times width, and is checked before memory is allocated. For a PIL
+    image that was opened from a file, the EXIF orientation is applied. An image that cannot be
+    decoded is an ImageError.
     """
     if isinstance(image, bytes | np.ndarray):
         return decode(image, max_pixels)
@@ -307,4 +299,4 @@ def pixels_of(image: ImageLike, max_pixels: int) -> NDArray[np.uint8]:
         return decode(read_file(os.fspath(image)), max_pixels)
     if isinstance(image, Image.Image):
         return decode_opened(image, max_pixels)
-    raise ImageError("not an image", f"{type(image).__name__} is neither bytes, path nor pixels")
+    raise ImageError("not an image", f"{type(image).__name__} is neither bytes, a path nor pixels")
