@@ -97,7 +97,7 @@ def ours(given) -> float:
     from regraft.cli.tuning import tune_process
 
     tune_process()
-    from regraft.finetune.train import finetune
+    from regraft.finetune.train import Job, finetune
 
     cached = given.variant == "ours cached"
     model, samples, parts, compute, config = prepared(given, "auto")
@@ -105,7 +105,7 @@ def ours(given) -> float:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "x"
         with contextlib.suppress(Enough):
-            _, fitted = finetune(model, samples, parts, compute, config, place, None, [clock])
+            _, fitted = finetune(Job(model, samples, parts, compute, config), place, [clock])
     if cached:
         if not fitted.record["frozen_stages"]["once"]:
             raise SystemExit(fitted.record["frozen_stages"]["reason"])

@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -33,9 +32,11 @@ import torch  # noqa: E402
 
 from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
 from regraft.config.train_config import TrainConfig  # noqa: E402
+from regraft.core.machine import n_processors  # noqa: E402
 from regraft.core.reporter import Reporter  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.finetune.train import finetune  # noqa: E402
+from regraft.finetune.reader import ImageReader  # noqa: E402
+from regraft.finetune.train import Job, finetune  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
 from regraft.heads.temperature import log_losses  # noqa: E402
 from regraft.probe.fit import fit_probe  # noqa: E402
@@ -120,16 +121,14 @@ def main() -> None:
                 samples, np.union1d(train, val), backbone, compute, config, stack, Reporter(), train
             )
             probe = fit_probe(features, samples, parts, backbone, config.replace(strategy="probe"))
-        testing = Validation(
-            samples, parts.test, backbone.preprocess, compute,
-            max_pixels=config.max_pixels, workers=os.cpu_count() or 1,
-        )  # fmt: skip
+        reader = ImageReader(samples, backbone.preprocess, config.max_pixels, n_processors())
+        testing = Validation(reader, parts.test, compute)
         truth = samples.labels[parts.test]
         for i, strength in enumerate(pulls):
             pull = Pull(strength)
             with tempfile.TemporaryDirectory() as folder:
                 place = Path(folder) / "run"
-                finetune(probe.model, samples, parts, compute, config, place, Reporter(), [pull])
+                finetune(Job(probe.model, samples, parts, compute, config), place, [pull])
             for j, share in enumerate(shares):
                 logits = testing.score(pull.between(share)).logits
                 right = (logits.argmax(1) == truth).mean()

@@ -13,11 +13,14 @@ import torch
 from conftest import CLASSES, texture
 from regraft.backbones.registry import load_backbone
 from regraft.config.train_config import TrainConfig
+from regraft.core.reporter import SILENT
 from regraft.data.scan import scan
 from regraft.features.compute import Compute, choose_compute
 from regraft.features.taps import select_blocks
 from regraft.finetune.network import random_head
-from regraft.finetune.train import finetune
+from regraft.finetune.reader import ImageReader
+from regraft.finetune.train import Job, finetune, try_rates_from
+from regraft.finetune.validation import Validation
 from regraft.model import Model
 from regraft.splits.split import split
 
@@ -34,7 +37,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Everything that ``finetune`` takes, and where its checkpoints go."""
+    """Everything that a training takes, and the folder of its checkpoints."""
 
     probe: Model
     samples: Samples
@@ -44,11 +47,23 @@ class Trial:
     folder: Path
 
     def run(self, *callbacks, **changes):
-        """Train; return the model and what is written about it."""
+        """Train; return the model and the fitted head with its record."""
+        return finetune(self.job(**changes), self.folder, callbacks)
+
+    def rates(self, **changes):
+        """Try learning rates."""
+        return try_rates_from(self.job(**changes))
+
+    def job(self, reporter=SILENT, **changes):
+        """Return the arguments of a training, with other settings."""
         config = self.config.replace(**changes)
-        return finetune(
-            self.probe, self.samples, self.parts, self.compute, config, self.folder, None, callbacks
-        )
+        return Job(self.probe, self.samples, self.parts, self.compute, config, reporter)
+
+    def validation(self, probe=None, samples=None, parts=None, n_threads=1):
+        """Return the validation part by itself."""
+        preprocess = (probe or self.probe).backbone.preprocess
+        reader = ImageReader(samples or self.samples, preprocess, 10**6, n_threads)
+        return Validation(reader, (parts or self.parts).val, self.compute)
 
     def at(self, folder):
         return dataclasses.replace(self, folder=folder)

@@ -11,6 +11,7 @@ from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
 from regraft.finetune.batches import TrainingBatches
+from regraft.finetune.reader import ImageReader
 from regraft.images.augment import AUGMENTATIONS
 from regraft.images.render import Preprocess, render
 
@@ -52,10 +53,8 @@ def test_views_are_what_a_training_sees(photographs, name):
     config = TrainConfig()
     samples = scan(photographs, config)
     preprocess = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
-    images = TrainingBatches(
-        samples, np.arange(4), preprocess, AUGMENTATIONS[name],
-        seed=5, max_pixels=config.max_pixels, workers=1,
-    )  # fmt: skip
+    reader = ImageReader(samples, preprocess, config.max_pixels, n_threads=1)
+    images = TrainingBatches(reader, np.arange(4), AUGMENTATIONS[name], seed=5)
     with Image.open(photographs / samples.ids[3]) as opened:
         pixels = np.asarray(opened)
     measured, *views = _views(pixels, samples, 3, name, preprocess, seed=5)

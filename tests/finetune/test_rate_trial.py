@@ -23,7 +23,7 @@ from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
-from regraft.finetune.train import try_rates_from
+from regraft.finetune.train import Job, try_rates_from
 from regraft.probe.fit import fit_probe
 from regraft.splits.split import split
 
@@ -33,13 +33,6 @@ SMALL = {
     "strategy": "scratch", "model": "minivgg", "image_size": 16, "batch_size": 8,
     "test_fraction": 0.3, "val_fraction": 0.3, "precision": "float32", "seed": 3,
 }  # fmt: skip
-
-
-def try_out(trial, **changes):
-    config = trial.config.replace(**changes)
-    return try_rates_from(
-        trial.probe, trial.samples, trial.parts, trial.compute, config, Reporter()
-    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +48,7 @@ def trial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(trial):
-    return try_out(trial)
+    return trial.rates()
 
 
 def test_rates_rise_until_the_loss_runs_away(found):
@@ -69,10 +62,10 @@ def test_rates_rise_until_the_loss_runs_away(found):
 
 
 def test_the_same_seed_gives_the_same_bits_with_other_workers(trial, found):
-    again = try_out(trial, workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
+    again = trial.rates(workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
     assert np.array_equal(again.losses, found.losses)
     assert again.limit == found.limit
-    assert not np.array_equal(try_out(trial, seed=1).losses[:5], found.losses[:5])
+    assert not np.array_equal(trial.rates(seed=1).losses[:5], found.losses[:5])
 
 
 def test_neither_the_network_nor_a_checkpoint_is_left(trial, found):
@@ -91,7 +84,7 @@ def test_images_outside_the_training_part_are_not_read(trial, tmp_path):
     assert len(parts.test) > 0
     for index in (*parts.val, *parts.test):
         (folder / samples.ids[index]).unlink()
-    found = try_out(dataclasses.replace(trial, samples=samples, parts=parts))
+    found = dataclasses.replace(trial, samples=samples, parts=parts).rates()
     assert len(found.losses) > 20
 
 
@@ -100,7 +93,7 @@ def test_a_loss_that_is_not_finite_at_once_is_told(trial):
     broken["bias"] = broken["bias"] * float("nan")
     head = type(trial.probe.head)(**broken)
     with pytest.raises(DivergedError, match="the loss is nan at step 1"):
-        try_out(dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)))
+        dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)).rates()
 
 
 # --- the suggestion -------------------------------------------------------------------------------
@@ -116,7 +109,7 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     rising = np.clip(np.log10(RATES) + 1, 0, None) * 3
     found = _read(RATES, start - falling + rising + noise, 1e-4)
     assert 0.01 < found.limit < 0.3  # smoothing carries the rise a little to the left
-    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, behind which the loss rose"
+    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, above which the loss rose"
     assert found.summary().startswith(words)
 
 
@@ -159,7 +152,7 @@ def rates_after_a_probe(data, config):
             samples, parts.train, backbone, compute, config, stack, Reporter()
         )
         probe = fit_probe(features, samples, parts, backbone, probing(config))
-    return try_rates_from(probe.model, samples, parts, compute, config, Reporter())
+    return try_rates_from(Job(probe.model, samples, parts, compute, config))
 
 
 DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}

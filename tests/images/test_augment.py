@@ -11,6 +11,7 @@ from regraft.data.scan import scan
 from regraft.errors import DataError
 from regraft.finetune.batches import TrainingBatches
 from regraft.finetune.mixing import draw_mixing
+from regraft.finetune.reader import ImageReader
 from regraft.images.augment import AUGMENTATIONS, Augmentation, _operations, augment
 from regraft.images.render import Preprocess, render
 
@@ -24,10 +25,8 @@ def samples_of(n=24, first=0, side=40):
 
 def training_images(samples, indices=None, seed=0, workers=1, recipe="strong"):
     indices = np.arange(len(samples)) if indices is None else np.asarray(indices)
-    return TrainingBatches(
-        samples, indices, PREPROCESS, AUGMENTATIONS[recipe],
-        seed=seed, max_pixels=10**6, workers=workers,
-    )  # fmt: skip
+    reader = ImageReader(samples, PREPROCESS, 10**6, workers)
+    return TrainingBatches(reader, indices, AUGMENTATIONS[recipe], seed=seed)
 
 
 def rendered(images, epoch, size):
@@ -175,7 +174,8 @@ def test_an_image_that_has_changed_or_gone_is_named(tmp_path):
     changed.write_bytes((data / samples.ids[3]).read_bytes())
     with (
         pytest.raises(DataError, match=r"blobs/002.png could be read when the run began and cannot "
-                                       r"be now: its bytes have changed\nhint: put it back"),
+                                       r"be now: changed: its bytes have changed since they were "
+                                       r"first read\nhint: put it back"),
         images.epoch(1, 12) as batches,
     ):  # fmt: skip
         list(batches)

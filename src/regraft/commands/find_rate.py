@@ -90,7 +90,7 @@ def find_rate(
         for note in dict.fromkeys((*samples.source.notes, *samples.notes, *parts.notes)):
             reporter.say(note)
         backbone, config = suited(loading.result(), samples, config, reporter)
-        from regraft.finetune.train import try_rates_from
+        from regraft.finetune.train import Job, try_rates_from
         from regraft.plots.rates import draw_rates
         from regraft.probe.fit import fit_probe
 
@@ -109,7 +109,7 @@ def find_rate(
         if begin is None:
             probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
             begin = probe.model
-        found = try_rates_from(begin, samples, parts, compute, config, reporter)
+        found = try_rates_from(Job(begin, samples, parts, compute, config, reporter))
     draw_rates(place, found.rates, found.losses, found.smooth, found.limit, found.suggestion)
     reporter.say(f"picture: {place}")
     return found

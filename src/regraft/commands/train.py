@@ -165,7 +165,7 @@ def _train(
             backbone, config = suited(loading.result(), samples, config, reporter)
         from regraft.backbones.freeze import frozen
         from regraft.finetune.processes.exchange import send_probe
-        from regraft.finetune.train import finetune, remove_checkpoints, require_readable
+        from regraft.finetune.train import Job, finetune, remove_checkpoints, require_readable
         from regraft.probe.fit import fit_probe, statistics
         from regraft.probe.score import cross_validate, score_test
         from regraft.runs.write import Outcome, describe, write_artefacts
@@ -189,8 +189,8 @@ def _train(
             with seconds.of("train"):
                 send_probe(group, probe.model, samples, parts)
                 model, fitted = finetune(
-                    probe.model, samples, parts, compute, config, checkpoints, reporter,
-                    (logs, *callbacks), group=group,
+                    Job(probe.model, samples, parts, compute, config, reporter, group),
+                    checkpoints, (logs, *callbacks),
                 )  # fmt: skip
             if model.backbone is not backbone:
                 with seconds.of("extract again"):

@@ -13,7 +13,7 @@ from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
 from regraft.finetune.processes.exchange import receive_probe
-from regraft.finetune.train import finetune
+from regraft.finetune.train import Job, finetune
 
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
@@ -50,9 +50,9 @@ def follow(
         warnings.simplefilter("ignore", RegraftWarning)  # the first process tells them
         samples = scan(data, config, silent)
         backbone, config = suited(load_backbone(config), samples, config, silent)
-        probe, parts = receive_probe(group, samples, backbone, config)
+        probe, parts = receive_probe(group, samples, backbone, config.max_pixels)
         compute = compute_of(backbone, config.replace(device=group.device(config.device)))
         nowhere = Path(os.devnull)  # of checkpoints: the first process has them
-        model, _ = finetune(probe, samples, parts, compute, config, nowhere, silent, group=group)
+        model, _ = finetune(Job(probe, samples, parts, compute, config, group=group), nowhere)
     told = json.loads(group.receive("written"))
     return Path(told["folder"]), told["metrics"], model

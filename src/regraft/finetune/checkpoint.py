@@ -1,8 +1,8 @@
-"""Checkpoints: two generations of everything that a step leaves behind, whole or not at all.
+"""Checkpoints: everything that a step changes, whole or not at all; the last two are kept.
 
-A generation is ``N.safetensors`` and ``N.json``; the JSON is written last and holds sha256 and
-length of the tensors, and a sha256 of what it says itself. Nothing in either can execute anything.
-What does not fit together does not count, and the generation before it is taken.
+A checkpoint is ``N.safetensors`` and ``N.json``. The JSON is written last; it has sha256 and length
+of the tensors, and a sha256 of its own content. Neither file can execute code. Where the two do not
+fit together, the checkpoint before them is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 import safetensors.torch
 
-from regraft.core.files import read_bounded, write_atomic
+from regraft.core.files import read_bounded, refuse_full_disk, write_atomic
 from regraft.errors import DiskFullError, InputError, RunError
 from regraft.finetune.paths import NAME, generations
 
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
-_KEPT = 2  # generations
+_KEPT = 2  # checkpoints
 _MAX_JSON = 64 * 2**20  # a history of 100,000 epochs
 _MAX_TENSORS = 2**40
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds: tensors by name, and a JSON-ready state."""
+    """The content of a checkpoint: tensors by name, and a JSON-ready state."""
 
     tensors: dict[str, torch.Tensor]
     state: dict[str, Any]
@@ -44,32 +43,16 @@ class Saved:
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own.
+    """The checkpoints of one run, in a folder of their own."""
 
-    Parameters
-    ----------
-    folder : Path
-        Made when the first checkpoint is saved; of other files in it nothing is touched.
-    fingerprint : mapping of str to JSON value
-        What the run is: settings, data, weights. A checkpoint of another run is refused.
-    """
-
-    folder: Path
-    fingerprint: Mapping[str, Any]
-    _whole: list[int] = field(default_factory=list)  # generations that were written or read whole
+    folder: Path  # made by the first ``save``; other people's files in it are left alone
+    fingerprint: Mapping[str, Any]  # settings, data, weights: other runs' checkpoints are refused
+    _whole: list[int] = field(default_factory=list)  # numbers that were written or read whole
 
     def load(self) -> tuple[Saved | None, list[str]]:
-        """Return the newest whole checkpoint, and why newer ones were passed over.
+        """Return the newest whole checkpoint, and why newer ones were left out; None if none is.
 
-        Returns
-        -------
-        tuple of Saved or None, and list of str
-            None where there is none at all.
-
-        Raises
-        ------
-        RunError
-            Where all are damaged, or the newest whole one is of another run.
+        Raises RunError where all are damaged, or the newest whole one is of another run.
         """
         notes: list[str] = []
         with io_errors_as_run_errors(self.folder):
@@ -80,65 +63,31 @@ class Checkpoints:
             except InputError as error:
                 notes.append(f"checkpoint {number} is passed over: {error.message}")
                 continue
-            self._refuse_others(record["fingerprint"])
+            self._refuse_other_run(record["fingerprint"])
             self._whole = [number]
             return saved, notes
         if notes:
             raise RunError(
                 f"{self.folder} holds no whole checkpoint: {'; '.join(notes)}",
-                hint="--overwrite starts anew",
+                hint="--overwrite starts from the beginning",
             )
         return None, notes
 
     def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Write a new generation, then remove all but the last two.
+        """Write a new checkpoint, then remove all but the last two.
 
-        Parameters
-        ----------
-        tensors : mapping of str to tensor
-            On any device; no two may share memory.
-        state : mapping
-            JSON-ready.
-
-        Raises
-        ------
-        DiskFullError
-            Names path and bytes; what was saved before stays.
-        RunError
-            Where the folder cannot be written to.
+        Tensors may be on any device, and share no memory. Raises DiskFullError, with path and
+        bytes, or RunError where the folder cannot be written to; earlier checkpoints stay.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.folder} cannot be made: {error.strerror or error}") from error
-        with io_errors_as_run_errors(self.folder):
-            number = max(generations(self.folder), default=0) + 1
-        data = safetensors.torch.save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        )
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "fingerprint": dict(self.fingerprint),
-            "state": dict(state),
-            "tensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
-        }
-        try:
-            write_atomic(self._path(number, "safetensors"), data)
-            # Last: without it the tensors are of no generation.
-            write_atomic(self._path(number, "json"), _sealed(content))
-        except DiskFullError as error:
-            with suppress(OSError):
-                self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
-            hint = "free some space there, and run the same command with --resume"
-            raise DiskFullError(error.message, hint=hint) from error
-        except InputError as error:
-            raise RunError(error.message) from error
+        number = self._next_number()
+        data = _tensors_as_bytes(tensors)
+        self._write(number, data, self._record(data, state))
         self._whole = [*self._whole, number][-_KEPT:]
         with io_errors_as_run_errors(self.folder):
             self._remove_others()
 
     def remove(self) -> None:
-        """Remove the folder with everything that is ours in it."""
+        """Remove our files, and the folder where nothing else is in it."""
         self._whole = []
         with io_errors_as_run_errors(self.folder):
             self._remove_others()
@@ -146,38 +95,50 @@ class Checkpoints:
                 self.folder.rmdir()
 
     def refuse_full_disk(self, needed: int) -> None:
-        """Refuse to start where the checkpoints cannot fit.
-
-        Parameters
-        ----------
-        needed : int
-            Bytes of one generation; two are kept while the third is written.
-
-        Raises
-        ------
-        DiskFullError
-            Names path and bytes.
-        """
+        """Raise DiskFullError where checkpoints of ``needed`` bytes each cannot fit."""
+        most = needed * (_KEPT + 1)  # the third is written before the first is removed
         with io_errors_as_run_errors(self.folder):
-            place = next(place for place in (self.folder, *self.folder.parents) if place.exists())
-            free = shutil.disk_usage(place).free
-        if free < needed * (_KEPT + 1):
-            raise DiskFullError(
-                f"checkpoints in {self.folder} need up to {needed * (_KEPT + 1):,} bytes; "
-                f"{free:,} are free",
-                hint="free some space there, or choose another place with --out",
-            )
+            refuse_full_disk(self.folder, most, f"checkpoints in {self.folder}")
+
+    def _next_number(self) -> int:
+        """Return the number of the next checkpoint; make the folder where there is none."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.folder} cannot be made: {error.strerror or error}") from error
+        with io_errors_as_run_errors(self.folder):
+            return max(generations(self.folder), default=0) + 1
+
+    def _record(self, data: bytes, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": dict(self.fingerprint),
+            "state": dict(state),
+            "tensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+        }
+
+    def _write(self, number: int, data: bytes, record: Mapping[str, Any]) -> None:
+        try:
+            write_atomic(self._path(number, "safetensors"), data)
+            # Last: tensors without it are no checkpoint.
+            write_atomic(self._path(number, "json"), _sealed(record))
+        except DiskFullError as error:
+            with suppress(OSError):
+                self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
+            hint = "free some space there, and run the same command with --resume"
+            raise DiskFullError(error.message, hint=hint) from error
+        except InputError as error:
+            raise RunError(error.message) from error
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:08}.{suffix}"
 
     def _read(self, number: int) -> tuple[dict[str, Any], Saved]:
         record = _unsealed(read_bounded(self._path(number, "json"), _MAX_JSON))
-        told = record["tensors"]
-        data = read_bounded(
-            self._path(number, "safetensors"), min(int(told["bytes"]), _MAX_TENSORS)
-        )
-        if len(data) != told["bytes"] or hashlib.sha256(data).hexdigest() != told["sha256"]:
+        expected = record["tensors"]
+        limit = min(int(expected["bytes"]), _MAX_TENSORS)
+        data = read_bounded(self._path(number, "safetensors"), limit)
+        if (len(data), hashlib.sha256(data).hexdigest()) != (expected["bytes"], expected["sha256"]):
             raise InputError("its tensors are not those that were saved (bytes or sha256 differ)")
         try:
             tensors = safetensors.torch.load(data)
@@ -185,7 +146,7 @@ class Checkpoints:
             raise InputError(f"its tensors cannot be read: {error}") from error
         return record, Saved(tensors, record["state"])
 
-    def _refuse_others(self, found: Mapping[str, Any]) -> None:
+    def _refuse_other_run(self, found: Mapping[str, Any]) -> None:
         expected = json.loads(json.dumps(dict(self.fingerprint)))
         differing = [
             f"{name} was {found.get(name)} and is {expected.get(name)}"
@@ -195,14 +156,15 @@ class Checkpoints:
         if differing:
             raise RunError(
                 f"{self.folder} belongs to another run: {'; '.join(differing)}",
-                hint="the same command with --resume continues it; --overwrite starts anew",
+                hint="the same command with --resume continues it; "
+                "--overwrite starts from the beginning",
             )
 
     def _remove_others(self) -> None:
-        """Remove every generation but the whole ones, and what a kill left half-written."""
+        """Remove every checkpoint but the whole ones, and files that a kill left half-written."""
         if not self.folder.is_dir():
             return
-        # JSON first: killed in between, what is left is no generation, and not a damaged one.
+        # JSON first: a kill in between leaves tensors alone, and not a damaged checkpoint.
         for path in sorted(self.folder.iterdir(), key=lambda path: path.suffix != ".json"):
             match = NAME.fullmatch(path.name)
             half = re.fullmatch(r"\.\d{8}\.(json|safetensors)\.[0-9a-f]+\.tmp", path.name)
@@ -210,9 +172,19 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
+class NoCheckpoints(Checkpoints):
+    """Saves nothing: for all processes but the first, which has the same state."""
+
+    def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def refuse_full_disk(self, needed: int) -> None:
+        """Do nothing."""
+
+
 @contextmanager
 def io_errors_as_run_errors(folder: Path) -> Iterator[None]:
-    """Tell in one line what a file system says that fails, or went away in the middle."""
+    """Turn errors of the file system into one RunError with what to do."""
     try:
         yield
     except OSError as error:
@@ -222,14 +194,10 @@ def io_errors_as_run_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class NoCheckpoints(Checkpoints):
-    """Of a process whose state is another one's, which saves it."""
-
-    def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Leave it to the first process."""
-
-    def refuse_full_disk(self, needed: int) -> None:
-        """Leave it to the first process."""
+def _tensors_as_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
@@ -239,7 +207,7 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def _unsealed(data: bytes) -> dict[str, Any]:
-    """Return the content of a JSON that is as it was written; InputError otherwise."""
+    """Return the content of a JSON file, unchanged since it was written; else raise InputError."""
     try:
         outer = json.loads(data)
         text = outer["content"]

@@ -1,14 +1,13 @@
-"""What training needs in memory on a processor, where running out is a kill and no exception."""
+"""The memory that a training needs on a processor, where the system kills without an exception."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
 from regraft.core.keyed_random import torch_seeded
+from regraft.core.machine import free_memory
 from regraft.errors import RegraftError
 from regraft.finetune.precision import autocast
 from regraft.finetune.state import State, copied
@@ -18,38 +17,23 @@ if TYPE_CHECKING:
     from regraft.features.compute import Compute
     from regraft.finetune.network import TrainableNetwork
 
-#: What one step took was 0.92 of the estimate for EfficientNet-Lite0, 0.65 for a small ViT and 0.47
+#: One step took 0.92 of the estimate for EfficientNet-Lite0, 0.65 for a small ViT and 0.47
 #: for ResNet-18 (224 pixels, batches of 16 and 8, bfloat16, one thread).
 _MARGIN = 1.2
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def fit_memory(
     state: State, side: int, compute: Compute, reporter: Reporter, available: int | None = None
 ) -> None:
-    """Make the micro-batch as small as the processor's memory asks for, before anything is trained.
+    """Halve ``state.progress.micro`` until a step fits into the memory, before any is taken.
 
-    Parameters
-    ----------
-    state : State
-        Its ``progress.micro`` is halved until what is needed is there.
-    side : int
-        Of an image, in pixels.
-    compute : Compute
-        Nothing is done unless its device is the processor.
-    reporter : Reporter
-        Told of a smaller micro-batch.
-    available : int, optional
-        Bytes; what the machine has free where not given.
-
-    Raises
-    ------
-    RegraftError
-        Where one image does not fit.
+    ``side`` is that of an image in pixels; ``available`` are bytes, all free ones where not given.
+    Only on a processor: on a GPU a step that does not fit is repeated in smaller micro-batches.
+    Raises RegraftError where the smallest micro-batch does not fit.
     """
     if compute.device != "cpu":
         return
-    free = available_bytes() if available is None else available
+    free = free_memory() if available is None else available
     one = int(_MARGIN * activation_bytes(state.network, side, compute))
     # Gradients, at most two moments, the best epoch's tensors and a checkpoint as bytes.
     trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
@@ -71,21 +55,9 @@ def fit_memory(
 
 
 def activation_bytes(network: TrainableNetwork, side: int, compute: Compute) -> int:
-    """Measure what one image leaves behind for the backward pass, by a forward pass of two.
+    """Return the bytes that one image keeps for the backward pass, by a forward pass of two.
 
-    Parameters
-    ----------
-    network : TrainableNetwork
-        In training mode; its statistics are put back.
-    side : int
-        Of an image, in pixels.
-    compute : Compute
-        Precision of the pass.
-
-    Returns
-    -------
-    int
-        Bytes.
+    The network is in training mode; its statistics are restored.
     """
     held: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -108,17 +80,6 @@ def activation_bytes(network: TrainableNetwork, side: int, compute: Compute) -> 
     for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])
     return sum(held.values()) // 2
-
-
-def available_bytes() -> int:
-    """Return what is free: of the machine, or of the container where that is less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        most = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return free
-    return free if most == "max" else min(free, max(int(most) - int(used), 0))
 
 
 def _gib(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image of a step is blended with another one of it, as are the targets."""
+"""Mixup and CutMix: blend each image of a step with another image of it, and their targets."""
 
 from __future__ import annotations
 
@@ -12,21 +12,11 @@ from regraft.core.keyed_random import generator
 
 @dataclass(frozen=True)
 class Mixing:
-    """How one step's images are blended.
+    """How the images of one step are blended."""
 
-    Attributes
-    ----------
-    share : float
-        What each image keeps of itself; 1 where nothing is blended.
-    partners : array of shape (n,), int64
-        Whose rest each image takes: a permutation.
-    box : tuple of int or None
-        For CutMix: top, bottom, left and right of what comes from the partner; None for mixup.
-    """
-
-    share: float
-    partners: np.ndarray[tuple[int], np.dtype[np.int64]]
-    box: tuple[int, int, int, int] | None
+    share: float  # of each image in its blend; 1 where nothing is blended
+    partners: np.ndarray[tuple[int], np.dtype[np.int64]]  # (n,) a permutation: the other images
+    box: tuple[int, int, int, int] | None  # CutMix: top, bottom, left, right of the partner's part
 
     def images(self, images: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
         """Blend images (n, 3, S, S) with their partners of the same shape."""
@@ -45,29 +35,11 @@ class Mixing:
 
 
 def draw_mixing(n: int, side: int, *, mixup: float, cutmix: float, seed: int, step: int) -> Mixing:
-    """Draw how a step's images are blended, from seed and step alone.
+    """Draw how n images of a step are blended; it depends on seed and step alone.
 
-    Parameters
-    ----------
-    n : int
-        Images in the step.
-    side : int
-        Of an image, in pixels.
-    mixup, cutmix : float
-        Parameters of the Beta distributions; 0 is off. With both, each takes every second step.
-    seed, step : int
-        The key.
+    ``mixup`` and ``cutmix`` are the parameters of Beta distributions; 0 is off. With both, each
+    step takes one at random. Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019.
 
-    Returns
-    -------
-    Mixing
-
-    References
-    ----------
-    Zhang et al., mixup, ICLR 2018. Yun et al., CutMix, ICCV 2019.
-
-    Examples
-    --------
     >>> draw_mixing(4, 32, mixup=0, cutmix=0, seed=0, step=1).share
     1.0
     """
@@ -82,5 +54,7 @@ def draw_mixing(n: int, side: int, *, mixup: float, cutmix: float, seed: int, st
     (top, left), (bottom, right) = (
         np.clip(np.round(middle + way * half), 0, side).astype(int).tolist() for way in (-1, 1)
     )
-    share = 1 - (bottom - top) * (right - left) / side**2  # what is left of it, borders counted
+    share = (
+        1 - (bottom - top) * (right - left) / side**2
+    )  # what remains of the image, after clipping at its borders
     return Mixing(share, partners, (top, bottom, left, right))

@@ -1,15 +1,14 @@
-"""A probe made trainable: which tensors belong to which stage, what stays frozen, and the way back.
+"""A probe as a network to train: the stage of each tensor, which are frozen, and back to a model.
 
-The pass is the one that ``TapReader`` reads: maps pooled inside hooks, blocks side by side, the
-head's own standardisation. What differs is that gradients flow, that norms are not folded, and that
-features are not rounded as the store rounds them.
+The forward pass is that of ``TapReader``: maps are pooled inside hooks, blocks put side by side,
+features standardised as the head does. But gradients flow, norms are not folded, and features are
+not rounded as the store rounds them.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 
 from regraft.backbones.freeze import state_hash
 from regraft.core.keyed_random import torch_seeded
+from regraft.core.text import nearest
 from regraft.errors import ConfigError
 from regraft.features.taps import POOLED, Block, attach_hooks, pool_each
 from regraft.finetune.frozen.cut_network import Activations, CutNetwork
@@ -32,19 +32,11 @@ _NORMS = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common base of
 
 
 def stage_of_modules(backbone: Backbone) -> dict[str, int]:
-    """Tell in which stage each module of a network is first entered.
+    """Return the number of the stage, from 0, in which each module of a network first runs.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module runs one black image in evaluation mode and is not changed.
-
-    Returns
-    -------
-    dict of str to int
-        Module's name to number of the stage, from 0. What comes before the first stage belongs to
-        it, what comes behind the last one to that. A module that is never entered itself (a layer
-        whose weights its parent reads) belongs where its parent does. All 0 without stages.
+    Modules before the first stage belong to it, and modules after the last stage to the last. A
+    module that never runs itself (its parent reads its weights) has the stage of its parent. All
+    are 0 in a network without stages. Found by a forward pass of one black image.
     """
     module, last = backbone.module, max(len(backbone.stages) - 1, 0)
     ends = {stage.path for stage in backbone.stages}
@@ -81,24 +73,10 @@ def stage_of_modules(backbone: Backbone) -> dict[str, int]:
 
 
 def trained_stages(backbone: Backbone, unfreeze: str) -> tuple[int, ...]:
-    """Read ``--unfreeze``: which stages are trained.
+    """Return the numbers of the stages that the setting ``unfreeze`` trains, ascending.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Names the stages.
-    unfreeze : str
-        "all", a number of last stages, or names with commas between them.
-
-    Returns
-    -------
-    tuple of int
-        Ascending; a network without stages is one stage.
-
-    Raises
-    ------
-    ConfigError
-        Where there is no such stage; it lists the nearest ones.
+    It is "all", a number of last stages, or names with commas; a network without stages is one
+    stage. Raises ConfigError, with the nearest names, where there is no such stage.
     """
     names = [stage.name for stage in backbone.stages] or [POOLED]
     if unfreeze == "all":
@@ -114,7 +92,7 @@ def trained_stages(backbone: Backbone, unfreeze: str) -> tuple[int, ...]:
     wanted = {name.strip() for name in unfreeze.split(",")}
     unknown = sorted(wanted - set(names))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], names, n=3) or names
+        near = nearest(unknown[0], names) or names
         raise ConfigError(
             f"unfreeze: {backbone.name} has no stage {unknown[0]!r}",
             hint=f"a number, all, or some of {', '.join(near)}",
@@ -123,35 +101,18 @@ def trained_stages(backbone: Backbone, unfreeze: str) -> tuple[int, ...]:
 
 
 class TrainableNetwork(nn.Module):
-    """A model's backbone and linear head with gradients where they are wanted.
+    """A copy of a model's backbone and linear head, with gradients for the stages to train."""
 
-    Parameters
-    ----------
-    model : Model
-        Copied, not changed; its head must be a ``LinearHead``.
-    unfreeze : str
-        As ``trained_stages`` takes it.
-    train_norms : bool
-        Whether BatchNorm of trained stages uses and updates batch statistics; its weights and
-        biases are trained either way.
-    dropout : float
-        Share of the standardised features that is dropped in training.
-
-    Attributes
-    ----------
-    trained : tuple of int
-        Stages that are trained.
-    n_stages : int
-        At least 1.
-    stage_of : dict of str to int
-        Name of each parameter to its stage; the head's are ``n_stages``.
-    """
-
-    mean: torch.Tensor
+    mean: torch.Tensor  # (D,) of the head's standardisation, as is scale
     scale: torch.Tensor
 
     def __init__(
-        self, model: Model, *, unfreeze: str, train_norms: bool, dropout: float = 0.0
+        self,
+        model: Model,
+        *,
+        unfreeze: str,  # as for ``trained_stages``
+        train_norms: bool,  # BatchNorm of trained stages uses and updates batch statistics
+        dropout: float = 0.0,  # share of the standardised features
     ) -> None:
         super().__init__()
         if not isinstance(model.head, LinearHead):
@@ -159,58 +120,69 @@ class TrainableNetwork(nn.Module):
                 f"a head of kind {getattr(model.head, 'kind', '?')} cannot be trained by gradient",
                 hint="--head logistic",
             )
-        backbone = model.backbone
-        self._model = model
+        self.model = model  # as it was before training
         self._train_norms = train_norms
         self._dropout = dropout
-        self.trained = trained_stages(backbone, unfreeze)
-        self.n_stages = max(len(backbone.stages), 1)
-        self._stage_of_module = stage_of_modules(backbone)
-        self.backbone = copy.deepcopy(backbone.module)
+        self.trained = trained_stages(model.backbone, unfreeze)
+        self.n_stages = max(len(model.backbone.stages), 1)
+        self._stage_of_module = stage_of_modules(model.backbone)
+        self.backbone = copy.deepcopy(model.backbone.module)
         self.register_buffer("mean", model.head.mean.clone())
         self.register_buffer("scale", model.head.scale.clone())
         self.weight = nn.Parameter(model.head.weight.clone())
         self.bias = nn.Parameter(model.head.bias.clone())
-        self.stage_of = {"weight": self.n_stages, "bias": self.n_stages}
-        for name, parameter in self.backbone.named_parameters():
-            stage = self._stage_of_module[name.rpartition(".")[0]]
-            self.stage_of[f"backbone.{name}"] = stage
-            parameter.requires_grad_(stage in self.trained)
-        self._read = attach_hooks(self.backbone, backbone.stages, model.blocks, pool_each)
+        self.stage_of = self._freeze()  # of each parameter; the head's is ``n_stages``
+        self._pooled = attach_hooks(self.backbone, model.backbone.stages, model.blocks, pool_each)
         self._cut: CutNetwork | None = None
         self.train()
 
+    def _freeze(self) -> dict[str, int]:
+        """Let gradients flow into the trained stages alone; return the stage of each parameter."""
+        stage_of = {"weight": self.n_stages, "bias": self.n_stages}
+        for name, parameter in self.backbone.named_parameters():
+            stage = self._stage_of_module[name.rpartition(".")[0]]
+            stage_of[f"backbone.{name}"] = stage
+            parameter.requires_grad_(stage in self.trained)
+        return stage_of
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the trained stages; a network without stages is one stage with its name."""
+        backbone = self.model.backbone
+        names = [stage.name for stage in backbone.stages] or [backbone.name]
+        return [names[number] for number in self.trained]
+
     @property
     def n_frozen(self) -> int:
-        """Stages in front of the first one that is trained."""
+        """Number of stages before the first trained one."""
         return min(self.trained, default=self.n_stages)
 
     @property
     def early(self) -> tuple[Block, ...]:
         """Blocks of the head that are pooled in frozen stages."""
-        names = {stage.name for stage in self._model.backbone.stages[: self.n_frozen]}
-        return tuple(block for block in self._model.blocks if block.tap in names)
+        names = {stage.name for stage in self.model.backbone.stages[: self.n_frozen]}
+        return tuple(block for block in self.model.blocks if block.tap in names)
 
     def cut(self) -> None:
-        """Cut the network in front of the first stage that is trained, so that ``front`` can run.
+        """Cut the network before the first trained stage, for ``front``; it must be on its device.
 
-        To be called where the network is on its device; it must have a frozen stage in front.
+        There must be a frozen stage before it.
         """
         self._cut = self.cut_of(self.backbone)
 
     def cut_of(self, module: nn.Module) -> CutNetwork:
-        """Cut a copy of the backbone at the same place; behind all of it if no stage is trained."""
-        backbone = self._model.backbone
+        """Cut a copy of the backbone at the same point; after all of it if no stage is trained."""
+        backbone = self.model.backbone
         path = backbone.stages[self.n_frozen - 1].path if self.trained else ""
         side = backbone.preprocess.image_size
         return CutNetwork(module, self._stage_of_module, self.n_frozen, path, side)
 
     @torch.no_grad()
     def front(self, images: torch.Tensor) -> Activations:
-        """Run normalised images (N, 3, S, S) as far as the cut."""
-        self._read.clear()
+        """Run normalised images (N, 3, S, S) up to the cut."""
+        self._pooled.clear()
         kept = self._cut_network().front(images)
-        return Activations((kept, *(self._read[block] for block in self.early)))
+        return Activations((kept, *(self._pooled[block] for block in self.early)))
 
     def _cut_network(self) -> CutNetwork:
         if self._cut is None:
@@ -218,7 +190,7 @@ class TrainableNetwork(nn.Module):
         return self._cut
 
     def train(self, mode: bool = True) -> TrainableNetwork:  # noqa: FBT001, FBT002 - torch's signature
-        """Set each module's mode: frozen stages always evaluate, BatchNorm as it was asked for."""
+        """Set each module's mode: frozen stages always evaluate, BatchNorm by ``train_norms``."""
         self.training = mode
         for name, module in self.backbone.named_modules():
             trains = mode and self._stage_of_module[name] in self.trained
@@ -228,26 +200,26 @@ class TrainableNetwork(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor | Activations) -> torch.Tensor:
-        """Map normalised images (N, 3, S, S), or what ``front`` made of them, to logits (N, K)."""
-        self._read.clear()
+        """Map normalised images (N, 3, S, S), or their outputs of ``front``, to logits (N, K)."""
+        self._pooled.clear()
         if isinstance(images, Activations):
             kept, *early = images.tensors
             pooled = self._cut_network().back(kept)
-            self._read.update(zip(self.early, early, strict=True))
+            self._pooled.update(zip(self.early, early, strict=True))
         else:
             pooled = self.backbone(images)
         with torch.autocast(self.weight.device.type, enabled=False):
-            self._read[Block(POOLED)] = pooled.float()
-            x = torch.cat([self._read[block] for block in self._model.blocks], dim=1)  # (N, D)
+            self._pooled[Block(POOLED)] = pooled.float()
+            x = torch.cat([self._pooled[block] for block in self.model.blocks], dim=1)  # (N, D)
             x = (x - self.mean) * self.scale
             x = nn.functional.dropout(x, self._dropout, self.training)
             return torch.addmm(self.bias, x, self.weight.T)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what training changes, by name: not copies, but the tensors themselves.
+        """Return the tensors that training changes, by name: not copies.
 
-        Parameters with a gradient, the running statistics of trained BatchNorms, and the head's
-        standardisation, which stays as it is but which the head is nothing without.
+        They are the parameters with a gradient and the running statistics of trained BatchNorms.
+        The head's standardisation is there too: it does not change, but the head needs it.
         """
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         names |= {"mean", "scale"}
@@ -256,14 +228,14 @@ class TrainableNetwork(nn.Module):
         return {name: tensor for name, tensor in every.items() if name in names}
 
     def statistics(self) -> list[torch.Tensor]:
-        """Return the running means and variances that training changes: the tensors themselves."""
+        """Return the running means and variances that training changes: not copies."""
         names = set(self._trained_statistics())
         buffers = self.backbone.named_buffers()
         return [b for name, b in buffers if name in names and b.is_floating_point()]
 
     @property
     def least_images(self) -> int:
-        """Images that a forward pass needs: 2 where BatchNorm trains, else its variance is 0."""
+        """Least images in a forward pass: 2 where BatchNorm trains, because one has no variance."""
         return 2 if any(True for _ in self._trained_statistics()) else 1
 
     def _trained_statistics(self) -> Iterator[str]:
@@ -274,26 +246,16 @@ class TrainableNetwork(nn.Module):
                 yield from (f"{name}.{entry}" for entry, _ in module.named_buffers(recurse=False))
 
     def frozen_names(self) -> list[str]:
-        """Return the backbone's tensors, by its own names, that must not change."""
+        """Return the names, in the backbone, of its tensors that must not change."""
         changing = {name.removeprefix("backbone.") for name in self.state()}
         return [name for name in self.backbone.state_dict() if name not in changing]
 
     def to_model(self, state: Mapping[str, torch.Tensor], weights: str) -> Model:
-        """Return a model with some state of this network.
+        """Return a model with a copy of tensors as ``state`` has them; its temperature is 1.
 
-        Parameters
-        ----------
-        state : mapping of str to tensor
-            As ``state()`` gives it; on any device.
-        weights : str
-            Label of the backbone's weights.
-
-        Returns
-        -------
-        Model
-            Shares nothing with this network; temperature 1.
+        ``weights`` is the label of its backbone's weights.
         """
-        original = self._model.backbone
+        original = self.model.backbone
         module = copy.deepcopy(original.module)
         prefix = "backbone."
         whole = module.state_dict()
@@ -309,27 +271,13 @@ class TrainableNetwork(nn.Module):
             )
         else:
             backbone = original
-        return dataclasses.replace(self._model, backbone=backbone, head=head, temperature=1.0)
+        return dataclasses.replace(self.model, backbone=backbone, head=head, temperature=1.0)
 
 
 def random_head(n_features: int, n_classes: int, seed: int) -> LinearHead:
-    """Return a head as ``torch.nn.Linear`` begins: random weights, no standardisation.
+    """Return a head with the random weights of ``torch.nn.Linear``, without standardisation.
 
-    Parameters
-    ----------
-    n_features, n_classes : int
-        Its shape.
-    seed : int
-        The global generator is left alone.
-
-    Returns
-    -------
-    LinearHead
-
-    Examples
-    --------
-    >>> random_head(4, 2, seed=0).weight.abs().max() <= 0.5
-    tensor(True)
+    torch's global generator stays as it is.
     """
     with torch_seeded(torch.device("cpu"), seed, "random head"):
         linear = nn.Linear(n_features, n_classes)

@@ -1,4 +1,4 @@
-"""Where a run's checkpoints lie; imports no torch, so that it can be asked first of all."""
+"""The paths of a run's checkpoints; imports no torch, so that they can be checked first."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ if TYPE_CHECKING:
 
 _ROWS = "frozen-*.rows"
 
-#: A generation's two files.
+#: The two files of a checkpoint.
 NAME = re.compile(r"(\d{8})\.(json|safetensors)")
 
 
 def checkpoints_folder(run: Path) -> Path:
-    """Return where a run's checkpoints lie: beside it, and gone when it is complete.
+    """Return the folder of a run's checkpoints: beside the run, until the run is complete.
 
-    Examples
-    --------
     >>> from pathlib import Path
     >>> checkpoints_folder(Path("regraft-runs/flowers")).as_posix()
     'regraft-runs/flowers.checkpoints'
@@ -30,9 +28,9 @@ def checkpoints_folder(run: Path) -> Path:
 
 
 def generations(folder: Path) -> list[int]:
-    """Return the numbers of the generations in a folder, ascending, whole ones or not.
+    """Return the numbers of the checkpoints in a folder, ascending, damaged ones too.
 
-    What has no JSON was never finished: that is no generation.
+    One without its JSON was never finished, and does not count.
     """
     if not folder.is_dir():
         return []
@@ -41,40 +39,22 @@ def generations(folder: Path) -> list[int]:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Refuse to begin anew where something can be resumed.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the checkpoints.
-
-    Raises
-    ------
-    RunError
-        Where there are any.
-    """
+    """Raise RunError where a folder has checkpoints that could be resumed."""
     if generations(folder):
         raise RunError(
             f"{folder} holds the checkpoints of a run that was stopped",
-            hint="--resume continues it, --overwrite starts anew, --out names another place",
+            hint="--resume continues it, --overwrite starts from the beginning, "
+            "--out names another folder",
         )
 
 
 def rows_file(folder: Path, name: str) -> Path:
-    """Return where a run keeps what its frozen stages gave.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the checkpoints.
-    name : str
-        Of all that the rows depend on.
-    """
+    """Return the file for outputs of frozen stages; its name is a hash of what they depend on."""
     return folder / _ROWS.replace("*", name)
 
 
 def remove_rows(folder: Path, but: Collection[Path] = ()) -> None:
-    """Remove what frozen stages gave, all of it or all but some files."""
+    """Remove the files with outputs of frozen stages, all or all but some."""
     for path in folder.glob(_ROWS):
         if path not in but:
             path.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""A training's passes: images as the network takes them, and the precision of both ways.
+"""The precision of forward and backward pass in a training, and its input images.
 
-Under bfloat16 autocast the backward pass of depthwise convolutions runs in float32 on a processor.
-oneDNN has no bfloat16 kernel of its own for those of 5x5 and for those of stride 2 (oneDNN 3.12):
-a general one takes up to ten times as long. Of 2.0 s a step of EfficientNet-Lite0 (32 images, 224
-pixels, two cores with AVX512-BF16), 1.0 s was that; in float32 it is 0.3 s. The forward pass is
-left as it is, bit for bit.
+On a processor, under bfloat16 autocast, the backward pass of depthwise convolutions runs in
+float32. oneDNN 3.12 has no special bfloat16 kernel for 5x5 kernels or for stride 2, and its general
+one takes up to ten times as long: 1.0 s of the 2.0 s that a step of EfficientNet-Lite0 took (32
+images, 224 pixels, two cores with AVX512-BF16); in float32 it takes 0.3 s. The forward pass is the
+same, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def on_device(images: Tensor, preprocess: Preprocess, compute: Compute) -> Tensor:
-    """Return images (n, 3, S, S), uint8, as a training's forward pass takes them."""
+    """Move images (n, 3, S, S), uint8, to the device and normalise them for the forward pass."""
     images = images.contiguous(memory_format=torch.channels_last)
     return normalise(images.to(compute.device), preprocess)
 
 
 @contextmanager
 def autocast(compute: Compute) -> Iterator[None]:
-    """Run a training's forward pass in its precision; the backward pass follows from it."""
+    """Run a forward pass in the precision of the training; the backward pass follows from it."""
     kind, low = torch.device(compute.device).type, compute.precision == "bfloat16"
     with torch.autocast(kind, torch.bfloat16, enabled=low):
         if not low or kind != "cpu":
@@ -45,7 +45,7 @@ def autocast(compute: Compute) -> Iterator[None]:
 
 
 class _DepthwiseInFloat32(TorchFunctionMode):
-    """Hand depthwise convolutions on a processor to a function with its own backward pass."""
+    """Give depthwise convolutions on a processor a backward pass of their own."""
 
     def __torch_function__(
         self,
@@ -66,7 +66,7 @@ class _DepthwiseInFloat32(TorchFunctionMode):
 
 
 class _Depthwise(torch.autograd.Function):
-    """The same forward pass as autocast's; the backward pass in float32."""
+    """A convolution with the forward pass of autocast, and a backward pass in float32."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""A learning rate by trial: steps whose rate rises until the loss does (Smith 2017)."""
+"""A learning rate by trial: the rate rises from step to step until the loss does (Smith 2017)."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.finetune.batches import Batch
-    from regraft.finetune.loop import Loop
+    from regraft.finetune.batches import Batch, TrainingBatches
+    from regraft.finetune.step import TrainingStep
 
 STEPS = 120
 LOWEST, HIGHEST = 1e-6, 10.0  # 17 steps to each power of ten
-_LEAST = 20  # losses from which something can be said
+_LEAST = 20  # losses below which no rate can be suggested
 _WIDTH = 3.0  # steps, of the Gaussian that smooths: no lag, unlike a running mean
 _LAST = 5  # losses whose mean ends the trial
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a trial has found.
+    """The result of a trial: the loss at each learning rate.
 
     Attributes
     ----------
     rates : array of shape (n,), float64
-        Ascending; n is less than ``STEPS`` where the loss ran away.
+        Ascending; n is less than 120 where the loss rose early.
     losses : array of shape (n,), float64
-        Of the batch at each rate, before its step.
+        Mean loss of the batch at each rate, before its step.
     smooth : array of shape (n,), float64
         The losses, smoothed.
     limit : float
-        Largest rate at which the smoothed loss was not above its lowest value by more than four
-        times its noise: in a flat stretch the lowest of a hundred lies two to three below the mean.
+        Largest rate whose smoothed loss was above the lowest one by at most four times the noise:
+        on a flat curve the lowest of a hundred values is two to three times the noise below the
+        mean.
     default : float
-        What training takes where no rate is given.
+        Rate of a training that sets none.
     """
 
     rates: NDArray[np.float64]
@@ -65,7 +66,7 @@ class Rates:
         if self.limit >= self.rates[-1]:
             reason = f"the loss had not risen at {self.limit:.1e}, the largest rate tried"
         else:
-            reason = f"a tenth of {self.limit:.1e}, behind which the loss rose"
+            reason = f"a tenth of {self.limit:.1e}, above which the loss rose"
         return (
             f"--lr {self.suggestion:.1e}: {reason}\n"
             f"loss {start:.4f} at first, {best:.4f} at its lowest, {self.losses[-1]:.4f} at last, "
@@ -74,61 +75,52 @@ class Rates:
         )
 
 
-def try_rates(loop: Loop) -> Rates:
-    """Make steps with a rising rate on training images alone, until the loss runs away.
+def try_rates(step: TrainingStep, batches: TrainingBatches) -> Rates:
+    """Take steps with a rising rate on training images alone, until the loss has risen.
 
-    Parameters
-    ----------
-    loop : Loop
-        That has not begun; its network is of no use afterwards. Nothing is saved.
-
-    Returns
-    -------
-    Rates
-        A function of seed, settings and images, to the bit as a training is.
-
-    Raises
-    ------
-    DivergedError
-        Where the loss is not finite within the first steps, at rates of nearly nothing.
-
-    References
-    ----------
-    Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017. The tenth: fastai.
+    The network cannot be used afterwards. Raises DivergedError where the loss is not finite in the
+    first steps, at very low rates. Smith, WACV 2017; a tenth of the limit: fastai.
     """
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
-    default, chance = loop.schedule.learning_rate, math.log(max(len(loop.state.network.bias), 2))
-    loop.schedule = dataclasses.replace(loop.schedule, rate=lambda step: float(rates[step]))
+    default, n_classes = step.schedule.learning_rate, len(step.state.network.bias)
+    step.schedule = dataclasses.replace(step.schedule, rate=lambda number: float(rates[number]))
     losses: list[float] = []
-    lowest = math.inf
-    with loop.reporter.track("lr-find", STEPS) as advance, closing(_batches(loop)) as batches:
-        for batch in itertools.islice(batches, STEPS):
+    with (
+        step.reporter.track("lr-find", STEPS) as advance,
+        closing(_endless(batches, step.schedule.batch)) as endless,
+    ):
+        for batch in itertools.islice(endless, STEPS):
             try:
-                loop.learn(batch)
+                losses.append(step.take(batch))
             except DivergedError:
                 if len(losses) < _LEAST:
                     raise
                 break
-            losses.append(loop.batch_loss)
             advance(1, f"rate {rates[len(losses) - 1]:.1e}, loss {losses[-1]:.3f}")
-            recent = float(np.mean(losses[-_LAST:]))
-            lowest = min(lowest, recent) if len(losses) >= _LAST else math.inf
-            if len(losses) > _LEAST and recent > max(4 * lowest, 2 * chance):
+            if _has_risen(losses, math.log(max(n_classes, 2))):
                 break
     return _read(rates[: len(losses)], np.asarray(losses), default)
 
 
-def _batches(loop: Loop) -> Generator[Batch]:
-    """Yield the batches of one epoch after the other, as a training would see them."""
+def _endless(batches: TrainingBatches, size: int) -> Generator[Batch]:
+    """Yield the batches of one epoch after the other, in the order of a training."""
     for epoch in itertools.count(1):
-        with loop.images.epoch(epoch, loop.schedule.batch) as batches:
-            yield from batches
+        with batches.epoch(epoch, size) as opened:
+            yield from opened
+
+
+def _has_risen(losses: list[float], chance: float) -> bool:
+    """Return whether the last losses are far above the lowest ones and above chance."""
+    if len(losses) <= _LEAST:
+        return False
+    recent = [float(np.mean(losses[i - _LAST : i])) for i in range(_LAST, len(losses) + 1)]
+    return recent[-1] > max(4 * min(recent), 2 * chance)
 
 
 def _read(rates: NDArray[np.float64], losses: NDArray[np.float64], default: float) -> Rates:
-    """Find where the loss begins to rise for good."""
+    """Find the rate above which the loss rises and does not fall again."""
     smooth = gaussian_filter1d(losses, _WIDTH, mode="nearest")
-    # Of a smoothed value, from the median distance: the losses that ran away do not count in it.
+    # Noise of a smoothed value, by the median distance: very large losses at the end do not count.
     noise = 1.4826 * np.median(np.abs(losses - smooth)) / math.sqrt(2 * _WIDTH * math.sqrt(math.pi))
     good = np.flatnonzero(smooth <= smooth.min() + 4 * noise)
     return Rates(rates, losses, smooth, float(rates[good[-1]]), default)

@@ -1,8 +1,9 @@
-"""The learning rate as a function of the step, and the parameter groups it is scaled for."""
+"""The learning rate of each step, and the parameter groups with a rate of their own."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,44 +13,34 @@ if TYPE_CHECKING:
 
     from regraft.finetune.network import TrainableNetwork
 
-#: Progress from 0 to 1 behind the warm-up, to a factor of the learning rate.
+#: Progress after the warm-up, from 0 to 1, to a factor of the learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "step": lambda done: 0.1 ** min(int(3 * done), 2),  # a tenth after each third
     "constant": lambda _done: 1.0,
 }
 
-#: A step of Adam moves each of the head's weights by about the rate, and so a logit by that times
-#: the number of standardised features: with 26,000 of them and a rate of 1e-4 by two at once.
+#: A step of Adam changes each of the head's weights by about the rate, and so a logit by the rate
+#: times the number of standardised features: with 26,000 features and a rate of 1e-4 by about two.
 _FEATURES = 2048
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Steps and their learning rates, for one number of training images."""
+
+    learning_rate: float  # before any factor
+    batch: int  # most images in a step
+    rate: Callable[[int], float]  # of a step, from 0
+
+
 def rate_factor(step: int, *, total: int, warmup: int, schedule: str) -> float:
-    """Return what the learning rate is multiplied by at a step.
+    """Return the factor of the learning rate at a step, above 0 and at most 1.
 
-    Parameters
-    ----------
-    step : int
-        From 0 to ``total - 1``.
-    total : int
-        Steps of the whole training.
-    warmup : int
-        Steps over which the rate rises in a line; 0 to ``total``.
-    schedule : str
-        Key of ``SCHEDULES``.
+    It depends on its arguments alone, so a resumed run needs no other state. ``total`` counts all
+    steps, ``warmup`` those over which the rate rises linearly. Loshchilov and Hutter, SGDR, ICLR
+    2017 (cosine); Goyal et al., Accurate, Large Minibatch SGD, 2017 (warm-up).
 
-    Returns
-    -------
-    float
-        Above 0, at most 1. A function of its arguments: a resumed run needs no other state.
-
-    References
-    ----------
-    Loshchilov and Hutter, SGDR, ICLR 2017 (cosine). Goyal et al., Accurate, Large Minibatch SGD,
-    2017 (warm-up).
-
-    Examples
-    --------
     >>> [rate_factor(s, total=10, warmup=2, schedule="constant") for s in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 1.0]
     >>> [round(rate_factor(s, total=4, warmup=0, schedule="cosine"), 2) for s in range(4)]
@@ -63,42 +54,27 @@ def rate_factor(step: int, *, total: int, warmup: int, schedule: str) -> float:
 def parameter_groups(
     network: TrainableNetwork, *, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Sort trained parameters by stage, and those that must not decay apart.
+    """Group trained parameters by stage and by whether they decay.
 
-    Parameters
-    ----------
-    network : TrainableNetwork
-        Tells which stage a parameter belongs to.
-    weight_decay : float
-        Of weights; biases, norms and whatever has one axis get none.
-    layer_decay : float
-        Each stage learns this many times as fast as the one behind it; the head at the full rate
-        with up to 2,048 features, and slower in proportion with more.
-
-    Returns
-    -------
-    list of dict
-        "params", "weight_decay", "scale" (of the learning rate) and "names".
-
-    References
-    ----------
-    Howard and Ruder, ULMFiT, ACL 2018 (rates by layer). He et al., Bag of Tricks, CVPR 2019 (no
-    decay of biases and norms).
+    Each stage has the rate of the stage after it times ``layer_decay``. The head has the full rate
+    with up to 2,048 features, and a lower one in proportion with more. Biases, norms and other
+    parameters with one axis do not decay. Howard and Ruder, ULMFiT, ACL 2018 (rates by layer); He
+    et al., Bag of Tricks, CVPR 2019 (no decay of biases and norms).
     """
-    wide = min(1.0, _FEATURES / network.weight.shape[1])
+    of_head = min(1.0, _FEATURES / network.weight.shape[1])
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         stage, decays = network.stage_of[name], parameter.ndim > 1
-        behind = network.n_stages - stage  # stages and the head that follow; 0: it is the head
+        after = network.n_stages - stage  # stages and the head that follow; 0 is the head itself
         group = groups.setdefault(
             (stage, decays),
             {
                 "params": [],
                 "names": [],
                 "weight_decay": weight_decay if decays else 0.0,
-                "scale": wide if behind == 0 else layer_decay**behind,
+                "scale": of_head if after == 0 else layer_decay**after,  # of the learning rate
             },
         )
         group["params"].append(parameter)
@@ -109,21 +85,7 @@ def parameter_groups(
 def make_optimizer(
     name: str, groups: list[dict[str, Any]], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Make an optimiser over parameter groups.
-
-    Parameters
-    ----------
-    name : str
-        "adamw" or "sgd" (momentum 0.9).
-    groups : list of dict
-        From ``parameter_groups``.
-    learning_rate : float
-        Before any factor.
-
-    Returns
-    -------
-    torch.optim.Optimizer
-    """
+    """Return AdamW, or SGD with momentum 0.9 for "sgd", for groups of ``parameter_groups``."""
     fused = all(p.device.type in {"cpu", "cuda"} for group in groups for p in group["params"])
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, fused=fused)

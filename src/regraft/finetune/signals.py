@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that the loop asks between steps, so that it can save first."""
+"""Catch SIGINT and SIGTERM between steps, so that the loop can save before the process ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_TERMINATED = 143  # as regraft.cli.console leaves on SIGTERM
+_TERMINATED = 143  # the exit code of regraft.cli.console after SIGTERM
 
 
 class Stop:
-    """Whether a signal asked to stop.
-
-    Attributes
-    ----------
-    number : int
-        Of the signal; 0 before one came.
-    """
+    """A signal's request to stop; ``number`` is the signal, 0 before one came."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -32,7 +26,7 @@ class Stop:
         return self.number != 0
 
     def leave(self) -> NoReturn:
-        """Leave as the signal would have done without us: 130 or 143 on the command line."""
+        """Leave as without us: the command line exits with 130 (SIGINT) or 143 (SIGTERM)."""
         if self.number == signal.SIGTERM:
             raise SystemExit(_TERMINATED)
         raise KeyboardInterrupt
@@ -42,11 +36,7 @@ class Stop:
 def stoppable() -> Iterator[Stop]:
     """Catch the first SIGINT or SIGTERM; the second one leaves at once.
 
-    Signals can be caught in the main thread only: elsewhere they do what they did before.
-
-    Yields
-    ------
-    Stop
+    Python catches signals in the main thread only: in other threads nothing changes.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

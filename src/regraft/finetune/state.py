@@ -1,4 +1,4 @@
-"""What a step leaves behind: all of it goes into a checkpoint and comes back from one."""
+"""Everything that a step changes: a checkpoint holds all of it."""
 
 from __future__ import annotations
 
@@ -20,34 +20,24 @@ Tensors: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass
 class Progress:
-    """Where a training is: the part of its state that is not tensors.
+    """How far a training has come: the part of its state that is not tensors."""
 
-    Attributes
-    ----------
-    micro : int
-        Images in one forward pass.
-    epoch : int
-        The one under way; 0 only measures what training starts from.
-    batch, step : int
-        Batches of this epoch, and steps of all, that are done.
-    loss, right, seen, seconds : float or int
-        Sums over this epoch so far.
-    history : list of dict
-        One row for each epoch that is over.
-    best_epoch : int
-        Of the highest validation accuracy; of equals the lowest log-loss, of equals the earliest.
-    """
+    micro: int  # images in one forward pass
+    epoch: int = 0  # the current one; epoch 0 only measures the start
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0  # steps of all epochs that are done
+    loss: float = 0.0  # sum over the images of this epoch
+    right: int = 0  # images of this epoch that were classified correctly
+    seen: int = 0  # images of this epoch
+    seconds: float = 0.0  # of this epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row for each epoch done
+    best_epoch: int = 0  # highest validation accuracy; if equal, lowest log-loss; then the earliest
 
-    micro: int
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    right: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
+    def count(self, n: int, loss: float, right: int) -> None:
+        """Count a batch of n images, with their mean loss and how many were right."""
+        self.batch, self.step = self.batch + 1, self.step + 1
+        self.loss, self.right = self.loss + loss * n, self.right + right
+        self.seen += n
 
     def next_epoch(self) -> None:
         """Begin the next epoch."""
@@ -57,27 +47,13 @@ class Progress:
 
 @dataclass
 class State:
-    """Network, optimiser, average, best tensors and progress.
+    """Network, optimiser, running average, best tensors and progress."""
 
-    Attributes
-    ----------
-    network : TrainableNetwork
-        On the device; changed in place.
-    optimizer : torch.optim.Optimizer
-        Over the network's trained parameters; its groups have "names".
-    progress : Progress
-        What is not tensors.
-    average : dict of str to tensor, or None
-        Running average of what the network trains, where one is kept.
-    best : dict of str to tensor
-        As the best epoch had them.
-    """
-
-    network: TrainableNetwork
-    optimizer: torch.optim.Optimizer
+    network: TrainableNetwork  # on its device; changed in place
+    optimizer: torch.optim.Optimizer  # its groups have "names"
     progress: Progress
-    average: Tensors | None
-    best: Tensors
+    average: Tensors | None  # running average of the trained tensors, where one is kept
+    best: Tensors  # the trained tensors after the best epoch
 
     @classmethod
     def new(
@@ -88,21 +64,7 @@ class State:
         micro: int,
         average: bool,
     ) -> State:
-        """Begin where the network is.
-
-        Parameters
-        ----------
-        network, optimizer
-            As the attributes.
-        micro : int
-            Images in one forward pass.
-        average : bool
-            Whether to keep an average.
-
-        Returns
-        -------
-        State
-        """
+        """Return the state before the first step."""
         start = network.state()
         averaged = copied(start) if average else None
         return cls(network, optimizer, Progress(micro=micro), averaged, copied(start))
@@ -113,18 +75,22 @@ class State:
             yield from zip(group["names"], group["params"], strict=True)
 
     def candidate(self) -> Tensors:
-        """Return what would be kept now: the average where there is one, else the network's own."""
+        """Return the tensors to validate: the average where one is kept, else the network's."""
         return self.network.state() if self.average is None else self.average
+
+    def keep_if_best(self) -> None:
+        """Keep the candidate where the last row of the history is better than the best one."""
+        progress = self.progress
+        last, best = progress.history[-1], progress.history[progress.best_epoch]
+        if (last["val_accuracy"], -last["val_loss"]) > (best["val_accuracy"], -best["val_loss"]):
+            progress.best_epoch = progress.epoch
+            self.best = copied(self.candidate())
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
-        """Move the average towards the network.
+        """Average in the network; ``decay`` is the share of the average that remains.
 
-        Parameters
-        ----------
-        decay : float
-            Share of the average that stays; less in the first steps, else the start would weigh
-            for long.
+        The share is less in the first steps: otherwise the start would count for too long.
         """
         if self.average is None:
             return
@@ -140,7 +106,7 @@ class State:
         """Return every tensor of the state, by name."""
         found = {f"network/{name}": tensor for name, tensor in self.network.state().items()}
         found |= {f"average/{name}": tensor for name, tensor in (self.average or {}).items()}
-        if self.progress.best_epoch > 0:  # before that it is what every start has
+        if self.progress.best_epoch > 0:  # before that they are the same for every start
             found |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for name, parameter in self.trained():
             moments: Mapping[str, Any] = self.optimizer.state.get(parameter, {})
@@ -151,23 +117,16 @@ class State:
 
     @torch.no_grad()
     def restore(self, saved: Saved) -> None:
-        """Continue where a checkpoint was saved.
+        """Continue from a checkpoint of the same run: ``Checkpoints.load`` has refused others.
 
-        Parameters
-        ----------
-        saved : Saved
-            Of the same run: ``Checkpoints.load`` has refused others.
-
-        Raises
-        ------
-        RunError
-            Where tensors are missing, unknown or of another shape.
+        Raises RunError where tensors are missing, unknown or of another shape.
         """
         try:
             self._restore(saved)
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(
-                f"the checkpoint does not fit this run: {error}", hint="--overwrite starts anew"
+                f"the checkpoint does not fit this run: {error}",
+                hint="--overwrite starts from the beginning",
             ) from error
 
     def _restore(self, saved: Saved) -> None:
@@ -178,17 +137,22 @@ class State:
             parts[part][rest] = tensor
         for name, tensor in self.network.state().items():
             tensor.copy_(parts["network"][name])
-        for kept, of in ((self.average, "average"), (self.best, "best")):
-            for name, tensor in parts[of].items():
+        for kept, part in ((self.average, "average"), (self.best, "best")):
+            for name, tensor in parts[part].items():
                 if kept is not None:
                     kept[name].copy_(tensor)
+        self._restore_optimizer(parts["optimizer"])
+
+    def _restore_optimizer(self, saved: Tensors) -> None:
         parameters = dict(self.trained())
-        for name, tensor in parts["optimizer"].items():
+        for name, tensor in saved.items():
             key, _, of = name.partition("/")
             parameter = parameters[of]
-            # In the parameter's memory format: another one may be computed in another order.
-            place = torch.empty_like(parameter) if tensor.shape == parameter.shape else None
-            value = tensor.to(parameter.device) if place is None else place.copy_(tensor)
+            if tensor.shape == parameter.shape:
+                # In the parameter's memory format: another one may be computed in another order.
+                value = torch.empty_like(parameter).copy_(tensor)
+            else:
+                value = tensor.to(parameter.device)
             self.optimizer.state[parameter][key] = value.detach()
 
 

@@ -19,7 +19,7 @@ from regraft.core.keyed_random import torch_seeded
 from regraft.core.reporter import Reporter
 from regraft.errors import ConfigError, DiskFullError, RunError
 from regraft.features.taps import select_blocks
-from regraft.finetune import train as start
+from regraft.finetune import train
 from regraft.finetune.frozen import prefix
 from regraft.finetune.frozen import row_file as rows_module
 from regraft.finetune.frozen.cut_network import Activations
@@ -58,11 +58,9 @@ def same(one, other):
 
 
 def run(trial, watch=None, **changes):
-    told, config = Told(), trial.config.replace(**changes)
-    model, fitted = start.finetune(
-        trial.probe, trial.samples, trial.parts, trial.compute, config, trial.folder, told,
-        [watch or Watch()],
-    )  # fmt: skip
+    told = Told()
+    job = trial.job(told, **changes)
+    model, fitted = train.finetune(job, trial.folder, [watch or Watch()])
     return model, fitted, told.lines
 
 
@@ -87,7 +85,7 @@ def counted(trial):
 
 
 def remember_nothing(monkeypatch):
-    monkeypatch.setattr(prefix, "_proved", lambda *_: (None, "for the test's sake"))
+    monkeypatch.setattr(prefix, "_cut_and_compare", lambda *_: (None, "for the test's sake"))
 
 
 # --- what is learnt is the same -------------------------------------------------------------------
@@ -122,7 +120,7 @@ def test_without_augmentation_the_cache_changes_no_bit(tmp_path, settings):
     assert same(once.last, whole.last)
     assert equal(model, other)
     assert rows(fitted) == rows(known)
-    start.remove_checkpoints(trial.folder)
+    train.remove_checkpoints(trial.folder)
     assert not trial.folder.exists()
 
 
@@ -321,11 +319,11 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
     _, fitted, _ = run(trial)
     size = fitted.record["frozen_stages"]["bytes"]
     fill_the_disk(monkeypatch, size)
-    monkeypatch.setattr(start.Checkpoints, "refuse_full_disk", lambda *_: None)
+    monkeypatch.setattr(train.Checkpoints, "refuse_full_disk", lambda *_: None)
     other = trial.at(tmp_path / "y")
     message = (
-        f"what the frozen stages give needs {size:,} bytes in {other.folder}; {size:,} are free, "
-        "of which a tenth stays so"
+        f"outputs of the frozen stages need {size:,} bytes in {other.folder}; {size:,} are free, "
+        "and a tenth of them must stay free"
     )
     with pytest.raises(DiskFullError) as caught:
         run(other, augment="light", cached_views=1, epochs=3)
@@ -403,8 +401,7 @@ def test_why_the_whole_network_runs(tmp_path, settings, reason):
 def test_a_learning_rate_is_looked_for_without_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trial = make_trial(tmp_path / "x", augment="none", batch_size=8)
-    given = (trial.probe, trial.samples, trial.parts, trial.compute, trial.config, Reporter())
-    assert np.isfinite(start.try_rates_from(*given).losses).all()
+    assert np.isfinite(trial.rates().losses).all()
     assert not list(tmp_path.iterdir())
 
 

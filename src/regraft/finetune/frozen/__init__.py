@@ -1,1 +1,1 @@
-"""Frozen stages that run once for each view instead of in every epoch."""
+"""Frozen stages that run once for each view of an image instead of in every epoch."""

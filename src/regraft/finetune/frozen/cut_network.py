@@ -1,10 +1,10 @@
-"""A network cut behind a stage: what lies in front runs once, what lies behind runs alone.
+"""A network cut after a stage: its front runs once for each view, its back in every epoch.
 
-Nothing is traced and nothing is rewritten. Behind the cut the network's own ``forward`` runs, with
-its own modules, on an image that has a shape and no values (torch's meta device); where the cut is,
-the kept activations take the place of what was computed. Whatever else would pass from the front to
-the back meets tensors of another device there, and fails: so that a network which cannot be cut at
-one tensor is told from one that can, by one pass of two images.
+Nothing is traced and no code is rewritten. The back is the network's own ``forward`` with its own
+modules, on an image that has a shape and no values (torch's meta device); at the cut the kept
+activations replace the computed ones. Any other tensor that would pass from the front to the back
+meets tensors of another device, and fails. So one pass of two images shows whether a network can be
+cut at one tensor.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Activations:
-    """Some images as they are at the cut.
+    """The activations of n images at the cut."""
 
-    Attributes
-    ----------
-    tensors : tuple of tensor, each with n rows
-        What the stage gave, in its own precision; then the features that were pooled before it.
-    """
-
+    #: Each with n rows: the output of the stage, in its own precision; then the features that were
+    #: pooled before the cut.
     tensors: tuple[torch.Tensor, ...]
 
     def __len__(self) -> int:
@@ -40,39 +36,24 @@ class Activations:
         return Activations(tuple(tensor[rows] for tensor in self.tensors))
 
     def to(self, device: str) -> Activations:
-        """Return it on a device."""
+        """Copy to a device."""
         return Activations(tuple(tensor.to(device) for tensor in self.tensors))
 
 
-class _Reached(Exception):  # noqa: N818 - no error: the pass has come as far as it should
-    """The cut is reached: what lies behind is not run."""
+class _CutReached(Exception):  # noqa: N818 - no error: the front ends here
+    """Ends a forward pass at the cut."""
 
 
 class CutNetwork:
-    """A network in two halves that share its modules, hooks and modes.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The network, where it is to run; neither changed nor copied.
-    stage_of_module : mapping of str to int
-        As ``stage_of_modules`` gives it.
-    first : int
-        First stage behind the cut.
-    path : str
-        The module whose output is kept: where stage ``first - 1`` ends, or "" for the whole
-        network's.
-    side : int
-        Of an image, in pixels.
-    """
+    """The front and the back of a network; both share its modules, hooks and modes."""
 
     def __init__(
         self,
-        module: nn.Module,
-        stage_of_module: Mapping[str, int],
-        first: int,
-        path: str,
-        side: int,
+        module: nn.Module,  # on its device; neither changed nor copied
+        stage_of_module: Mapping[str, int],  # as ``stage_of_modules`` gives it
+        first: int,  # stage after the cut
+        path: str,  # the module whose output is kept: the end of stage first - 1, or "" for all
+        side: int,  # of an image, in pixels
     ) -> None:
         self._module = module
         self._stage_of_module = stage_of_module
@@ -80,27 +61,24 @@ class CutNetwork:
         self._path = path
         self._image: dict[str, Any] = {"dtype": next(module.parameters()).dtype, "device": "meta"}
         self._side = side
-        self._given: list[torch.Tensor] = []
-        self._back = self._behind(module, "")
+        self._kept: list[torch.Tensor] = []  # the input of the back
+        self._back = self._after_cut(module, "")
 
     def front(self, images: torch.Tensor) -> torch.Tensor:
-        """Run images (n, 3, S, S) as far as the cut; return what is kept, (n, ...).
+        """Run images (n, 3, S, S) up to the cut; return its output (n, ...).
 
-        Raises
-        ------
-        TypeError
-            Where that is not one tensor with a row for each image.
+        Raises TypeError where that is not one tensor with a row for each image.
         """
         found: list[Any] = []
 
         def stop(_module: nn.Module, _inputs: object, output: object) -> None:
             found.append(output)
-            raise _Reached
+            raise _CutReached
 
         handle = self._module.get_submodule(self._path).register_forward_hook(stop)
         try:
             self._module(images)
-        except _Reached:
+        except _CutReached:
             pass
         finally:
             handle.remove()
@@ -110,20 +88,20 @@ class CutNetwork:
         return kept.detach()
 
     def back(self, kept: torch.Tensor) -> torch.Tensor:
-        """Run what lies behind the cut on what was kept; return the pooled features (n, F)."""
-        self._given = [kept]
+        """Run the network from the cut on; return the pooled features (n, F)."""
+        self._kept = [kept]
         try:
             pooled: torch.Tensor = self._back(
                 torch.empty(len(kept), 3, self._side, self._side, **self._image)
             )
         finally:
-            self._given = []
+            self._kept = []
         return pooled
 
-    def _behind(self, module: nn.Module, name: str) -> nn.Module:
-        """Return what takes a module's place behind the cut."""
+    def _after_cut(self, module: nn.Module, name: str) -> nn.Module:
+        """Return the replacement of a module in the back."""
         if name == self._path:
-            return self._with_forward(module, lambda *_, **__: self._given.pop())
+            return self._with_forward(module, lambda *_, **__: self._kept.pop())
         inside = f"{name}." if name else ""
         stages = [
             stage
@@ -135,9 +113,11 @@ class CutNetwork:
                 return module
             if max(stages) < self._first:
                 return self._with_forward(module, _Shapes(module))
-        mixed = copy.copy(module)  # on both sides of the cut: its own tensors are the front's
+        mixed = copy.copy(
+            module
+        )  # it runs on both sides of the cut: its own tensors belong to the front
         mixed._modules = {  # noqa: SLF001
-            child: None if part is None else self._behind(part, inside + child)
+            child: None if part is None else self._after_cut(part, inside + child)
             for child, part in module._modules.items()  # noqa: SLF001
         }
         mixed._parameters = {  # noqa: SLF001
@@ -152,7 +132,7 @@ class CutNetwork:
 
     @staticmethod
     def _with_forward(module: nn.Module, forward: Any) -> nn.Module:
-        """Return a module with the same attributes that does something else, and no hooks."""
+        """Return a module with the same attributes, another ``forward`` and no hooks."""
         other = copy.copy(module)
         other._forward_hooks = OrderedDict()  # noqa: SLF001
         other._forward_pre_hooks = OrderedDict()  # noqa: SLF001
@@ -161,7 +141,7 @@ class CutNetwork:
 
 
 class _Shapes:
-    """Gives what a module would give for a shape without values, computed once a shape."""
+    """Computes the output of a module for an image without values, once for each shape."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -173,7 +153,9 @@ class _Shapes:
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         if not (inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].is_meta):
-            return self._module(*inputs, **named)  # an activation, used on both sides
+            return self._module(
+                *inputs, **named
+            )  # used on both sides, such as an activation function
         shape = inputs[0].shape
         if shape not in self._made:
             self._made[shape] = self._without_values(*inputs, **named)

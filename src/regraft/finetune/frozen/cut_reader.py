@@ -1,4 +1,4 @@
-"""A tap reader in two halves: validation, too, runs frozen stages once an image."""
+"""A tap reader that is cut like the network: validation runs frozen stages once an image, too."""
 
 from __future__ import annotations
 
@@ -20,16 +20,9 @@ if TYPE_CHECKING:
 
 
 class CutReader(TapReader):
-    """A ``TapReader`` whose network is cut where a training's is.
+    """A ``TapReader`` whose network is cut where that of the training is.
 
-    Parameters
-    ----------
-    model : Model
-        Any that the training has made: in front of the cut all are the same.
-    compute : Compute
-        Device and precision.
-    network : TrainableNetwork
-        Says where.
+    All models of one training have the same front.
     """
 
     def __init__(self, model: Model, compute: Compute, network: TrainableNetwork) -> None:
@@ -38,7 +31,7 @@ class CutReader(TapReader):
         self._early = network.early
 
     def front(self, images: torch.Tensor) -> Activations:
-        """Run images (N, 3, S, S), uint8, as far as the cut."""
+        """Run images (N, 3, S, S), uint8, up to the cut."""
         with self._turn, torch.inference_mode():
             x = normalise(
                 images.to(self.compute.device), self.backbone.preprocess, self.compute.dtype
@@ -48,7 +41,7 @@ class CutReader(TapReader):
             return Activations((kept, *(self._read[block] for block in self._early)))
 
     def features(self, images: Activations) -> NDArray[np.float32]:
-        """Return what ``read_features`` would of the whole images: blocks side by side (N, D)."""
+        """Return the features (N, D) that ``read_features`` returns for the whole images."""
         kept, *early = images.to(self.compute.device).tensors
         with self._turn, torch.inference_mode():
             self._read.clear()

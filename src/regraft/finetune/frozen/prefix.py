@@ -1,9 +1,10 @@
-"""The frozen stages, run once for each view of an image: whether that pays, and the views' rows."""
+"""Frozen stages that run once for each view of an image: whether they can, and their outputs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from regraft.features.store.rows import fingerprint_of, row_key
 from regraft.features.taps import padded, read_features
 from regraft.finetune.frozen.cut_network import Activations
 from regraft.finetune.frozen.cut_reader import CutReader
-from regraft.finetune.frozen.row_file import Layout, RowFile, refuse_full_disk
+from regraft.finetune.frozen.row_file import Layout, RowFile, require_free_space
 from regraft.finetune.paths import rows_file
 from regraft.finetune.precision import autocast, on_device
 from regraft.finetune.state import copied
@@ -28,279 +29,277 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Reporter
-    from regraft.data.samples import Parts, Samples
     from regraft.features.compute import Compute
     from regraft.finetune.network import TrainableNetwork
-    from regraft.model import Model
 
+#: Maps images (n, 3, S, S), uint8, to their activations at the cut.
 Front: TypeAlias = Callable[[torch.Tensor], Activations]
+#: Samples with the hashes of their contents.
+Hashes: TypeAlias = "Mapping[int, bytes]"
 
-_RULES = 1  # raised when a row's bits would be others
+_RULES = 1  # raised when the bits of a row would change
 
 
-class FrozenPrefix:
-    """What the frozen stages make of some images' views, each made once and then read.
+@dataclass(frozen=True)
+class ViewSettings:
+    """Which augmented views of an image the epochs see."""
 
-    Parameters
-    ----------
-    network : TrainableNetwork
-        Cut, on its device.
-    front : callable
-        Maps a batch of images (n, 3, S, S), uint8, to what it is at the cut.
-    example : Activations
-        What it gives.
-    compute : Compute
-        A row is made in a batch of its size, padded: so its bits depend on no other image.
-    hashes : mapping of int to bytes
-        Samples and their contents.
-    views : int
-        Of each image.
-    folder : Path
-        Of the file.
-    description : mapping of str to JSON value
-        What all rows depend on besides the image and its view.
+    augment: str
+    cached_views: str  # "auto", or epochs that draw their own views, which later ones use again
+    epochs: int
+    seed: int
+    blended: bool  # by mixup or CutMix
 
-    Attributes
-    ----------
-    front : callable
-        May be replaced by one that gives the same.
-    file : RowFile
-        Where rows lie.
-    """
+    @property
+    def n_views(self) -> int:
+        """Views of an image; 0 where every epoch draws its own.
+
+        >>> ViewSettings("none", "auto", 10, 0, False).n_views
+        1
+        >>> [ViewSettings("light", views, 3, 0, False).n_views for views in ("auto", "2", "4")]
+        [0, 2, 3]
+        """
+        if self.augment == "none":
+            return 1
+        return 0 if self.cached_views == "auto" else min(int(self.cached_views), self.epochs)
+
+
+class ViewRows:
+    """Rows in a file by sample and view; each depends on its image, its view and a description."""
 
     def __init__(
         self,
-        network: TrainableNetwork,
-        front: Front,
-        example: Activations,
-        compute: Compute,
-        hashes: Mapping[int, bytes],
-        views: int,
+        example: Activations,  # as all rows are
+        hashes: Hashes,
+        n_views: int,  # of each sample
         folder: Path,
-        description: Mapping[str, Any],
+        description: Mapping[str, Any],  # JSON-ready: what all rows depend on
     ) -> None:
-        self.network = network
-        self.front = front
-        self._size = compute.batch_size
+        self.layout = Layout(example)
         self._hashes = dict(hashes)
-        self._place = {index: place for place, index in enumerate(hashes)}
-        self._layout = Layout(example)
+        self._positions = {index: position for position, index in enumerate(hashes)}
         self._key = fingerprint_of(description)
         name = hashlib.sha256(self._key + b"".join(hashes.values())).hexdigest()[:16]
-        self.file = RowFile(rows_file(folder, name), self._layout.width, views * len(hashes))
+        self.file = RowFile(rows_file(folder, name), self.layout.width, n_views * len(hashes))
+
+    def read(self, index: int, view: int) -> torch.Tensor | None:
+        """Return the row (width,) of a view, from 0; None where there is none."""
+        return self.file.read(*self._number_and_key(index, view))
+
+    def write(self, index: int, view: int, row: torch.Tensor) -> None:
+        """Keep a row."""
+        self.file.write(*self._number_and_key(index, view), row)
+
+    def _number_and_key(self, index: int, view: int) -> tuple[int, bytes]:
+        number = view * len(self._positions) + self._positions[index]
+        return number, row_key(self._hashes[index], view, self._key)
+
+
+class FrozenPrefix:
+    """The outputs of the frozen stages, computed once for each view and then read from a file."""
+
+    def __init__(
+        self,
+        network: TrainableNetwork,  # cut, on its device
+        front: Front,
+        rows: ViewRows,
+        batch_size: int,  # rows are computed in padded batches: no row depends on other images
+    ) -> None:
+        self.network = network
+        self.front = front  # may be replaced by one with the same outputs
+        self.file = rows.file
+        self._rows = rows
+        self._batch_size = batch_size
 
     def opened(self) -> AbstractContextManager[None]:
         """Keep the file open for a block of code."""
         return self.file.opened()
 
     def find(self, index: int, view: int) -> torch.Tensor | None:
-        """Return the row of one view, from 0, of one sample; None where it must be made."""
-        return self.file.read(*self._where(index, view))
+        """Return the row of one view, from 0, of one sample; None where it must be computed."""
+        return self._rows.read(index, view)
 
     def complete(
         self, indices: Sequence[int] | NDArray[np.int64], view: int, found: Sequence[torch.Tensor]
     ) -> Activations:
-        """Make and keep the rows that are missing.
+        """Compute and keep missing rows; return the activations of all n samples, on the processor.
 
-        Parameters
-        ----------
-        indices : sequence of n int
-            Samples.
-        view : int
-            From 0.
-        found : sequence of n tensors, uint8
-            Rows (width,), or rendered images (3, S, S) where there are none.
-
-        Returns
-        -------
-        Activations
-            Of all n, on the processor.
+        ``found`` has for each sample its row (width,), or its rendered image (3, S, S) where there
+        is no row; both uint8.
         """
         rows = list(found)
         missing = [position for position, each in enumerate(rows) if each.dim() == 3]
-        for start in range(0, len(missing), self._size):
-            some = missing[start : start + self._size]
-            batch = padded([rows[position] for position in some], self._size)
-            made = self._layout.encode(self.front(batch)[: len(some)])
+        for start in range(0, len(missing), self._batch_size):
+            some = missing[start : start + self._batch_size]
+            batch = padded([rows[position] for position in some], self._batch_size)
+            made = self._rows.layout.encode(self.front(batch)[: len(some)])
             for position, row in zip(some, made, strict=True):
-                self.file.write(*self._where(int(indices[position]), view), row)
+                self._rows.write(int(indices[position]), view, row)
                 rows[position] = row
-        return self._layout.decode(torch.stack(rows))
+        return self._rows.layout.decode(torch.stack(rows))
 
     def padded(self, indices: Sequence[int], view: int, size: int) -> Activations:
-        """Return ``size`` rows: those of some samples, which have been made, and zeros.
-
-        Raises
-        ------
-        RunError
-            Where one cannot be read any more.
-        """
-        rows = torch.zeros(size, self._layout.width, dtype=torch.uint8)
+        """Return the activations of samples whose rows are there, and zeros up to ``size``."""
+        layout = self._rows.layout
+        rows = torch.zeros(size, layout.width, dtype=torch.uint8)
         for target, index in zip(rows, indices, strict=False):
             row = self.find(index, view)
             if row is None:
                 raise RunError(f"{self.file.path} does not keep what is written to it")
             target.copy_(row)
-        return self._layout.decode(rows)
-
-    def _where(self, index: int, view: int) -> tuple[int, bytes]:
-        return view * len(self._place) + self._place[index], row_key(
-            self._hashes[index], view, self._key
-        )
+        return layout.decode(rows)
 
 
-def choose_prefix(
-    network: TrainableNetwork,
-    model: Model,
-    samples: Samples,
-    parts: Parts,
+@dataclass(frozen=True)
+class Prefixes:
+    """The frozen prefixes of training and validation, or neither; a record for metrics.json."""
+
+    training: FrozenPrefix | None
+    validation: FrozenPrefix | None
+    record: dict[str, Any]
+
+
+def choose_prefixes(
+    network: TrainableNetwork,  # on its device; it is cut if it can be
+    hashes: tuple[Hashes, Hashes],  # of the training part and of the validation part
     compute: Compute,
-    config: TrainConfig,
-    folder: Path,
+    views: ViewSettings,
+    folder: Path,  # of the run's checkpoints
     reporter: Reporter,
-) -> tuple[tuple[FrozenPrefix, FrozenPrefix] | tuple[None, None], dict[str, Any]]:
-    """Decide whether the frozen stages run once for each view, and prepare it.
+) -> Prefixes:
+    """Decide whether the frozen stages run once for each view, and prepare their files.
 
-    Parameters
-    ----------
-    network : TrainableNetwork
-        On its device; it is cut where it can be.
-    model : Model
-        What it was made of.
-    samples : Samples
-        Images.
-    parts : Parts
-        ``train`` and ``val``.
-    compute : Compute
-        Device, precision, batch size.
-    config : TrainConfig
-        ``cached_views``, ``augment``, ``mixup``, ``cutmix``, ``epochs``, ``seed``.
-    folder : Path
-        Of the run's checkpoints.
-    reporter : Reporter
-        Told what was chosen and why, where there is a frozen stage.
-
-    Returns
-    -------
-    tuple of two FrozenPrefix or two None, and dict
-        For training and validation; None where the whole network runs in every epoch. And what
-        metrics.json says of it.
-
-    Raises
-    ------
-    DiskFullError
-        Where a number of views was asked for, or rows were begun, and they do not fit.
+    Raises DiskFullError where the files do not fit on the disk, though the setting asks for a
+    number of views, or a file was begun.
     """
-    views = n_views(config) or config.epochs
-    reason = _why_not(network, config, views)
+    reason = _reason_against(network, views)
     examples = None
     if not reason:
-        examples, reason = _proved(network, model, compute)
+        examples, reason = _cut_and_compare(network, compute)
     if examples is None:
-        return (None, None), without_prefix(reason, network, reporter)
-    description = {
+        return without_prefixes(reason, network, reporter)
+    rows = _view_rows(network, compute, views, folder, hashes, examples)
+    try:
+        require_free_space(*(each.file for each in rows))
+    except DiskFullError as error:
+        if views.cached_views != "auto" or rows[0].file.path.exists():
+            raise
+        return without_prefixes(error.message, network, reporter)
+    front = _training_front(network, compute)
+    training, validation = (FrozenPrefix(network, front, each, compute.batch_size) for each in rows)
+    record = {
+        "once": True, "n": network.n_frozen, "views": views.n_views,
+        "bytes": sum(each.file.size for each in rows),
+    }  # fmt: skip
+    reporter.say(_line(record, network, views, folder))
+    return Prefixes(training, validation, record)
+
+
+def without_prefixes(reason: str, network: TrainableNetwork, reporter: Reporter) -> Prefixes:
+    """Return none, and report why the frozen stages run in every epoch."""
+    if network.n_frozen:
+        reporter.say(f"the frozen stages run in every epoch: {reason}")
+    return Prefixes(None, None, {"once": False, "n": network.n_frozen, "reason": reason})
+
+
+def _line(
+    record: Mapping[str, Any], network: TrainableNetwork, views: ViewSettings, folder: Path
+) -> str:
+    n = record["views"]
+    often = "once an image" if n == 1 else f"once for each of {n} views of an image"
+    return (
+        f"the first {network.n_frozen} of {network.n_stages} stages are frozen and run {often}, "
+        f"not in each of {views.epochs} epochs; their outputs take {record['bytes']:,} bytes in "
+        f"{folder}"
+    )
+
+
+def _reason_against(network: TrainableNetwork, views: ViewSettings) -> str:
+    """Return why the frozen stages must run in every epoch, by the settings alone; or ""."""
+    if network.n_frozen == 0:
+        return "no stage in front of the trained ones is frozen"
+    if views.cached_views == "0":
+        return "--cached-views 0"
+    if views.blended:
+        return "mixup and CutMix blend images before they enter it"
+    if not views.n_views:
+        return (
+            f"each one draws its own views (--augment {views.augment}); --cached-views K would "
+            "use those of the first K epochs again"
+        )
+    return "no view is used twice" if views.n_views >= views.epochs else ""
+
+
+def _view_rows(
+    network: TrainableNetwork,
+    compute: Compute,
+    views: ViewSettings,
+    folder: Path,
+    hashes: tuple[Hashes, Hashes],
+    examples: tuple[Activations, Activations],
+) -> tuple[ViewRows, ViewRows]:
+    """Return the rows of training and of validation."""
+    model = network.model
+    common = {
         "rules": _RULES,
         "features": feature_fingerprint(model.backbone, model.blocks, compute).hex(),
         "frozen": network.n_frozen,
     }
-    drawn = {**description, "augment": config.augment, "seed": config.seed}
-    train, val = (
-        {index: samples.hashes[index] for index in part.tolist()}
-        for part in (parts.train, parts.val)
+    augmented = {**common, "augment": views.augment, "seed": views.seed}
+    folded = {**common, "folded": True}
+    return (
+        ViewRows(examples[0], hashes[0], views.n_views, folder, augmented),
+        ViewRows(examples[1], hashes[1], 1, folder, folded),
     )
-    front = _front_of(network, model, compute)
-    training = FrozenPrefix(network, front, examples[0], compute, train, views, folder, drawn)
-    folded = {**description, "folded": True}
-    validation = FrozenPrefix(network, front, examples[1], compute, val, 1, folder, folded)
-    size = training.file.size + validation.file.size
-    try:
-        refuse_full_disk(training.file, validation.file)
-    except DiskFullError as error:
-        if config.cached_views != "auto" or training.file.path.exists():
-            raise
-        return (None, None), without_prefix(error.message, network, reporter)
-    often = "once an image" if views == 1 else f"once for each of {views} views of an image"
-    reporter.say(
-        f"the first {network.n_frozen} of {network.n_stages} stages are frozen and run {often}, "
-        f"not in each of {config.epochs} epochs; what they give takes {size:,} bytes in {folder}"
-    )
-    record = {"once": True, "n": network.n_frozen, "views": views, "bytes": size}
-    return (training, validation), record
 
 
-def n_views(config: TrainConfig) -> int:
-    """Return how many views of an image there are, 0 where every epoch draws its own.
-
-    Examples
-    --------
-    >>> from regraft.config.train_config import TrainConfig
-    >>> n_views(TrainConfig(augment="light")), n_views(TrainConfig(augment="none"))
-    (0, 1)
-    >>> n_views(TrainConfig(augment="light", cached_views=4, epochs=3))
-    3
-    """
-    if config.augment == "none":
-        return 1
-    return 0 if config.cached_views == "auto" else min(int(config.cached_views), config.epochs)
-
-
-def _why_not(network: TrainableNetwork, config: TrainConfig, views: int) -> str:
-    """Return a reason against, that needs no look at the network's way; "" where there is none."""
-    if network.n_frozen == 0:
-        return "no stage in front of the trained ones is frozen"
-    if config.cached_views == "0":
-        return "--cached-views 0"
-    if config.mixup or config.cutmix:
-        return "mixup and CutMix blend images before they enter it"
-    if not n_views(config):
-        return (
-            f"each one draws its own views (--augment {config.augment}); --cached-views K would "
-            "use those of the first K epochs again"
-        )
-    return "no view is used twice" if views >= config.epochs else ""
-
-
-def without_prefix(reason: str, network: TrainableNetwork, reporter: Reporter) -> dict[str, Any]:
-    """Tell why the frozen stages run in every epoch; return what metrics.json says of it."""
-    if network.n_frozen:
-        reporter.say(f"the frozen stages run in every epoch: {reason}")
-    return {"once": False, "n": network.n_frozen, "reason": reason}
-
-
-def _proved(
-    network: TrainableNetwork, model: Model, compute: Compute
+def _cut_and_compare(
+    network: TrainableNetwork, compute: Compute
 ) -> tuple[tuple[Activations, Activations] | None, str]:
-    """Cut the network and compare both halves with the whole, to the bit, on two images of noise.
+    """Cut the network and compare front and back with the whole, to the bit, on two noise images.
 
-    Returns what is at the cut in training and in validation, or None and why it cannot be used.
+    Return the activations at the cut in training and in validation; or None, and why it is not cut.
     """
+    model = network.model
     side, name = model.backbone.preprocess.image_size, model.backbone.name
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=noise)
     buffers = copied(dict(network.named_buffers()))
     try:
         network.cut()
-        kept = _front_of(network, model, compute)(images)
-        whole = _logits(network, on_device(images, model.backbone.preprocess, compute), compute)
-        halves = _logits(network, _restored(kept).to(compute.device), compute)
-        same = halves.device == whole.device and torch.equal(whole, halves)
-        reader = CutReader(model, compute, network)
-        folded = reader.front(images)
-        read, again = read_features(reader, images), reader.features(_restored(folded))
-        same = same and np.array_equal(read, again)
+        kept, same = _compare_in_training(network, images, compute)
+        folded, same_folded = _compare_in_validation(network, images, compute)
     except Exception as error:  # noqa: BLE001 - foreign code: whatever fails, it is not cut
         return None, f"{name} cannot be cut at one place ({type(error).__name__})"
     finally:
         for buffer, tensor in network.named_buffers():
             tensor.copy_(buffers[buffer])
-    if not same:
+    if not (same and same_folded):
         return None, f"{name} gives something else when it is cut"
     return (kept, folded), ""
 
 
-def _restored(kept: Activations) -> Activations:
+def _compare_in_training(
+    network: TrainableNetwork, images: torch.Tensor, compute: Compute
+) -> tuple[Activations, bool]:
+    kept = _training_front(network, compute)(images)
+    preprocess = network.model.backbone.preprocess
+    whole = _logits(network, on_device(images, preprocess, compute), compute)
+    cut = _logits(network, _stored_and_read(kept).to(compute.device), compute)
+    return kept, cut.device == whole.device and torch.equal(whole, cut)
+
+
+def _compare_in_validation(
+    network: TrainableNetwork, images: torch.Tensor, compute: Compute
+) -> tuple[Activations, bool]:
+    reader = CutReader(network.model, compute, network)
+    folded = reader.front(images)
+    whole, cut = read_features(reader, images), reader.features(_stored_and_read(folded))
+    return folded, np.array_equal(whole, cut)
+
+
+def _stored_and_read(kept: Activations) -> Activations:
     layout = Layout(kept)
     return layout.decode(layout.encode(kept))
 
@@ -315,11 +314,11 @@ def _logits(
     return logits
 
 
-def _front_of(network: TrainableNetwork, model: Model, compute: Compute) -> Front:
-    """Return how a training step runs images (n, 3, S, S), uint8, as far as the cut."""
+def _training_front(network: TrainableNetwork, compute: Compute) -> Front:
+    """Return the front as a training step runs it."""
 
     def front(images: torch.Tensor) -> Activations:
         with autocast(compute):
-            return network.front(on_device(images, model.backbone.preprocess, compute))
+            return network.front(on_device(images, network.model.backbone.preprocess, compute))
 
     return front

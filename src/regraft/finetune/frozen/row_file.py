@@ -1,13 +1,12 @@
-"""A file of rows of one length: what images are at the cut, each row with its own checksum.
+"""A file of rows of one length: activations at the cut, each row with its own checksum.
 
-Made for one run and gone with it. Nothing is mapped into memory, no row that is torn, stale or
-another image's is ever returned, and a row that is missing is made again: so a kill costs a few of
-them at most, and there is nothing to flush.
+The file is made for one run and removed with it. No row is returned that is torn, stale or of
+another image, and a missing row is computed again. So a kill costs a few rows at most, and nothing
+must be flushed to the disk.
 """
 
 from __future__ import annotations
 
-import errno
 import shutil
 import threading
 import zlib
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from regraft.core.files import existing_parent, is_full
 from regraft.errors import DiskFullError, RunError
 from regraft.finetune.frozen.cut_network import Activations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_CHECK = 4  # bytes of CRC-32 behind each row
+_CHECK = 4  # bytes of CRC-32 at the end of each row
 _ALIGNED = 8  # each tensor of a row begins at a multiple of it
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One tensor of a row: its place in it, and how it lies in memory."""
+    """One tensor of a row: its bytes, and its order in memory."""
 
     start: int
     stop: int
@@ -43,20 +43,10 @@ class _Part:
 
 
 class Layout:
-    """How the tensors at the cut become rows of bytes, and rows tensors again: to the bit.
+    """Encodes the tensors at the cut as rows of bytes, and decodes them to the same bits.
 
-    Parameters
-    ----------
-    example : Activations
-        Of any number of images.
+    ``example`` may have any number of images; ``width`` are the bytes of a row with its checksum.
 
-    Attributes
-    ----------
-    width : int
-        Bytes of a row, its checksum included.
-
-    Examples
-    --------
     >>> some = Activations((torch.rand(2, 3, 4, 4).bfloat16(), torch.rand(2, 5)))
     >>> layout = Layout(some)
     >>> layout.width, torch.equal(layout.decode(layout.encode(some)).tensors[0], some.tensors[0])
@@ -75,7 +65,7 @@ class Layout:
         self.width = end + _CHECK
 
     def encode(self, kept: Activations) -> torch.Tensor:
-        """Return rows (n, width), uint8, on the processor; their checksums are still 0."""
+        """Return rows (n, width), uint8, on the processor; their checksums are 0 so far."""
         rows = torch.zeros(len(kept), self.width, dtype=torch.uint8)
         for part, tensor in zip(self._parts, kept.tensors, strict=True):
             flat = tensor.cpu().permute(part.order).reshape(len(kept), -1)
@@ -93,25 +83,19 @@ class Layout:
 
 
 class RowFile:
-    """Rows by their place in one file.
+    """Rows by their number in one file."""
 
-    Parameters
-    ----------
-    path : Path
-        Its folder is made when the file is first opened. Its name says what the rows are: where
-        that is another one, so is the file.
-    width : int
-        Bytes of a row, checksum included.
-    count : int
-        Places.
-    """
-
-    def __init__(self, path: Path, width: int, count: int) -> None:
+    def __init__(
+        self,
+        path: Path,  # its name depends on all that the rows depend on; ``opened`` makes its folder
+        width: int,  # bytes of a row, checksum included
+        count: int,
+    ) -> None:
         self.path = path
         self._width = width
         self._file: Any = None
         self._lock = threading.Lock()
-        # Rows of an earlier process may be there: reading tells.
+        # Rows of an earlier process may be there: ``read`` finds out.
         self._written = np.full(count, path.exists())
 
     @property
@@ -119,8 +103,8 @@ class RowFile:
         """Bytes of the whole file."""
         return self._width * len(self._written)
 
-    def taken(self) -> int:
-        """Return how many bytes of it lie on the disk; holes take none where the system tells."""
+    def bytes_on_disk(self) -> int:
+        """Return the bytes that the file takes on the disk; holes take none on most systems."""
         if not self.path.exists():
             return 0
         status = self.path.stat()
@@ -128,13 +112,7 @@ class RowFile:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Keep the file open for a block of code.
-
-        Raises
-        ------
-        RunError
-            Where it cannot be opened.
-        """
+        """Keep the file open for a block of code."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -145,51 +123,38 @@ class RowFile:
             self._file = file
             yield
 
-    def read(self, place: int, key: bytes) -> torch.Tensor | None:
-        """Return a row (width,), uint8; None where it is not there, or not what was written.
+    def read(self, number: int, key: bytes) -> torch.Tensor | None:
+        """Return a row (width,), uint8; None where it is missing, damaged or of another image.
 
-        Parameters
-        ----------
-        place : int
-            From 0. Any thread may read.
-        key : bytes
-            Of the image that it must be.
+        Any thread may read.
         """
-        if not self._written[place]:
+        if not self._written[number]:
             return None
         row, count = np.empty(self._width, np.uint8), 0
-        with self._lock, suppress(OSError):  # a failing disk: the row is made again
-            self._file.seek(place * self._width)
+        with self._lock, suppress(OSError):  # a failing disk: the row is computed again
+            self._file.seek(number * self._width)
             count = self._file.readinto(row.data)
         sound = count == self._width and _checksum(row, key) == row[-_CHECK:].tobytes()
         return torch.from_numpy(row) if sound else None
 
-    def write(self, place: int, key: bytes, row: torch.Tensor) -> None:
-        """Write a row with its checksum.
-
-        Raises
-        ------
-        DiskFullError
-            Names path and bytes.
-        RunError
-            Where it cannot be written to.
-        """
+    def write(self, number: int, key: bytes, row: torch.Tensor) -> None:
+        """Write a row with its checksum; raise DiskFullError or RunError where that fails."""
         data = row.numpy()
         data[-_CHECK:] = np.frombuffer(_checksum(data, key), np.uint8)
         try:
             with self._lock:
-                self._file.seek(place * self._width)
+                self._file.seek(number * self._width)
                 left = data.data
                 while left:  # the last bytes that fit are written without an error
                     left = left[self._file.write(left) :]
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+            if not is_full(error):
                 raise self._unusable(error) from error
             raise DiskFullError(
                 f"no space left for {self.path}: it grows to {self.size:,} bytes",
                 hint="free some space there, and run the same command with --resume",
             ) from error
-        self._written[place] = True
+        self._written[number] = True
 
     def _unusable(self, error: OSError) -> RunError:
         return RunError(f"{self.path} cannot be used: {error.strerror or error}")
@@ -199,26 +164,17 @@ def _checksum(row: NDArray[np.uint8], key: bytes) -> bytes:
     return zlib.crc32(row[:-_CHECK].data, zlib.crc32(key)).to_bytes(_CHECK, "little")
 
 
-def refuse_full_disk(*files: RowFile) -> None:
-    """Refuse to begin files of one folder that do not fit, or that would leave no room beside them.
+def require_free_space(*files: RowFile) -> None:
+    """Raise DiskFullError where files of one folder would leave less than a tenth of what is free.
 
-    Parameters
-    ----------
-    *files : RowFile
-        Those that are there already need what they lack.
-
-    Raises
-    ------
-    DiskFullError
-        Names path and bytes.
+    Files that exist need only the bytes that they lack.
     """
     folder = files[0].path.parent
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(place).free
-    needed = sum(file.size - file.taken() for file in files)
+    free = shutil.disk_usage(existing_parent(folder)).free
+    needed = sum(file.size - file.bytes_on_disk() for file in files)
     if needed > free - free // 10:
         raise DiskFullError(
-            f"what the frozen stages give needs {needed:,} bytes in {folder}; {free:,} are free, "
-            "of which a tenth stays so",
+            f"outputs of the frozen stages need {needed:,} bytes in {folder}; {free:,} are free, "
+            "and a tenth of them must stay free",
             hint="free some space there, or --cached-views 0",
         )

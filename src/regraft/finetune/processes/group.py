@@ -1,9 +1,9 @@
-"""The processes of one training, as ``torchrun`` starts them; where it did not, the one there is.
+"""The processes that ``torchrun`` starts for one training; without it, the only process.
 
-Each process holds the same network and takes its share of each step's images; gradients are
-summed, so that all make the same update. Whatever comes before and after the steps, the first
-process does alone, and writes and prints alone, while the others wait. What they are told goes as
-safetensors and JSON: no pickle.
+Each process has the same network and takes its share of the images of each step; gradients are
+summed, so all processes make the same update. Before and after the steps the first process works
+alone while the others wait; it alone writes and prints. Messages are safetensors and JSON, never
+pickle.
 """
 
 # ruff: noqa: PLC0415 - torch takes seconds to import, and one process does not need this of it
@@ -26,50 +26,41 @@ if TYPE_CHECKING:
 
     import torch
 
-_LONGEST = timedelta(minutes=30)  # a process waits for another one in a step; one that died is told
-_PAUSE = 0.2  # seconds between two looks while the first process works alone
+_LONGEST = timedelta(
+    minutes=30
+)  # a process waits for another one in a step; a dead one is noticed at once
+_PAUSE = 0.2  # seconds between two checks while the first process works alone
 _TRAININGS = itertools.count()  # of this process
 _SAVING = 25.0  # seconds; torchrun kills 30 seconds after its signal
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of the processes of a training; without arguments, the only one.
+    """One process of a training and its connection to the others; by default it is alone.
 
-    Attributes
-    ----------
-    rank, size : int
-        Number of this process, from 0, and of all.
-    local_rank, local_size : int
-        The same among those of this machine.
-    store : torch.distributed.Store or None
-        What the processes leave messages in.
-
-    Examples
-    --------
     >>> ProcessGroup().share(5)
     slice(0, 5, None)
     >>> [ProcessGroup(rank, 2).share(5) for rank in range(2)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # number of this process
+    size: int = 1  # number of all processes
+    local_rank: int = 0  # the same on this machine
     local_size: int = 1
-    store: Any = None
+    store: Any = None  # a torch.distributed.Store, for short messages
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """True for the process that writes and prints."""
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """Return which of n things in order are this process's; shares differ by one at most."""
+        """Return the slice of n items that this process takes; shares differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def device(self, name: str) -> str:
-        """Return the device of this process where a machine has several: each takes its own GPU."""
+        """Return the device of this process: each process of a machine takes its own GPU."""
         if self.local_size == 1 or name not in {"auto", "cuda"}:
             return name
         import torch
@@ -84,7 +75,7 @@ class ProcessGroup:
         import torch
         from torch import distributed
 
-        # One vector: what is added to what does not depend on how a library cuts it into buckets.
+        # One vector: the order of the sums does not depend on how a library cuts it into buckets.
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         flat = flat if flat.is_cuda else flat.cpu()  # gloo knows no other devices
         with lost_process_errors():
@@ -101,7 +92,7 @@ class ProcessGroup:
                 tensor.detach().div_(self.size)
 
     def largest(self, number: int) -> int:
-        """Return the largest of all processes' numbers."""
+        """Return the largest number of all processes."""
         if self.size == 1:
             return number
         import torch
@@ -113,7 +104,7 @@ class ProcessGroup:
         return int(found)
 
     def send(self, name: str, data: bytes) -> None:
-        """Tell the others something, which each must ``hear``; done by the first process."""
+        """Send a message from the first process to all others; each must ``receive`` it."""
         if self.size == 1:
             return
         import numpy as np
@@ -121,12 +112,12 @@ class ProcessGroup:
         from torch import distributed
 
         with lost_process_errors():
-            self.store.set(name, "told")
+            self.store.set(name, "sent")
             distributed.broadcast(torch.tensor([len(data)]), 0)
             distributed.broadcast(torch.from_numpy(np.frombuffer(data, np.uint8).copy()), 0)
 
     def receive(self, name: str) -> bytes:
-        """Wait until the first process tells something, however long it works."""
+        """Wait for a message of the first process, however long it works, and return it."""
         import torch
         from torch import distributed
 
@@ -139,12 +130,9 @@ class ProcessGroup:
         return data.numpy().tobytes()
 
     def wait_for(self, name: str, seconds: float = float("inf")) -> None:
-        """Wait for a message of the first process; in sleeps, so that signals are heeded.
+        """Wait until the first process has set a name; in short sleeps, so that signals work.
 
-        Raises
-        ------
-        RegraftError
-            Where the first process has failed meanwhile.
+        Raises RegraftError where the first process fails meanwhile.
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -157,9 +145,9 @@ class ProcessGroup:
             time.sleep(_PAUSE)
 
     def saved(self) -> None:
-        """Let the others leave when the first process has saved; it says so by calling this."""
+        """Wait until the first process has saved; on the first process, let the others go on."""
         if self.size > 1 and self.first:
-            self.store.set("saved", "told")
+            self.store.set("saved", "yes")
         elif self.size > 1:
             self.wait_for("saved", _SAVING)
 
@@ -169,23 +157,10 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def joined(strategy: str) -> Iterator[ProcessGroup]:
-    """Join the other processes that ``torchrun`` has started, if it has.
+    """Join the other processes that ``torchrun`` has started, if any.
 
-    Parameters
-    ----------
-    strategy : str
-        A probe is not trained in steps, which is all that processes share.
-
-    Yields
-    ------
-    ProcessGroup
-
-    Raises
-    ------
-    ConfigError
-        Where there are several and the strategy is "probe", or a variable is no number.
-    RegraftError
-        Where another process ends before its time.
+    Raises ConfigError where there are several and the strategy is "probe": processes share steps,
+    and a probe has none. Raises RegraftError where another process ends too early.
     """
     rank, size = rank_and_size()
     if size == 1:
@@ -194,8 +169,8 @@ def joined(strategy: str) -> Iterator[ProcessGroup]:
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    # torchrun's store outlives its restarts, and this process may train twice: what was told in
-    # another training is over.
+    # torchrun's store outlives its restarts, and this process may train twice: messages of another
+    # training must not count.
     attempt = f"regraft/{launch_number('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_TRAININGS)}"
     with lost_process_errors():
         found, _, _ = next(rendezvous("env://", timeout=_LONGEST))
@@ -208,7 +183,7 @@ def joined(strategy: str) -> Iterator[ProcessGroup]:
     try:
         if group.first:
             _refuse_probe(strategy, size)
-            store.set("begun", "told")
+            store.set("begun", "yes")
         group.wait_for("begun")
         # It takes the group of the time as default arguments. Imported by the optimiser after the
         # group is made, it keeps the group's threads beyond the interpreter's end, where one of
@@ -220,11 +195,11 @@ def joined(strategy: str) -> Iterator[ProcessGroup]:
                 _backend(), store=store, rank=rank, world_size=size, timeout=_LONGEST
             )
         yield group
-        group.largest(0)  # all have heard all: the store may live in the first process
+        group.largest(0)  # wait for all: the store may be in the first process
     except BaseException as error:
         if group.first:
-            with suppress(Exception):  # whoever waits need not learn it from a launcher
-                store.set("failed", "told")
+            with suppress(Exception):  # others may wait, and no launcher may tell them
+                store.set("failed", "yes")
         elif isinstance(error, RegraftError):
             error.message = f"process {rank + 1} of {size}: {error.message}"
         raise
@@ -249,7 +224,7 @@ def _backend() -> str:
 
 @contextmanager
 def lost_process_errors() -> Iterator[None]:
-    """Tell in one line what libraries say in fifty where a process is gone."""
+    """Turn the long errors of torch where a process is gone into one line."""
     try:
         yield
     except RuntimeError as error:  # torch's DistError and what its C++ raises
