@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -64,6 +65,12 @@ def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], 
         return make(torchvision.datasets)
 
 
+def fetch(name: str, root: Path) -> Parts:
+    """Return the parts of a dataset of ``FETCHED``, and download what is missing below the root."""
+    folder, read = FETCHED[name]
+    return _with_torchvision(name, root, folder, lambda datasets: read(datasets, str(root)))
+
+
 def fetch_idx(name: str, root: Path, folder: str) -> None:
     """Download one of the MNIST family into ``root/folder/raw``."""
 
@@ -75,85 +82,57 @@ def fetch_idx(name: str, root: Path, folder: str) -> None:
     _with_torchvision(name, root, f"{folder}/raw", make)
 
 
-def _of_files(
+def _read_files(
     torchvision_name: str,
-    folder: str,
     parts: dict[str, Part],
     files: str,
     label: Callable[[Any, int, Path], str],
-) -> Callable[[str, Path], Parts]:
-    """Return the function that fetches a dataset whose images are files.
+    datasets: Any,
+    root: str,
+) -> Parts:
+    """Return the parts of a dataset whose images are files.
 
     ``files`` is the attribute that holds their paths: torchvision has no public one. Tests that
     open imitated files fail where its name changes.
     """
-
-    def fetch(name: str, root: Path) -> Parts:
-        def make(datasets: Any) -> Parts:
-            opened: Parts = []
-            for split, part in parts.items():
-                arguments: dict[str, Any] = {"split": split}
-                if torchvision_name == "Imagenette":
-                    arguments["size"] = "320px"  # enough for networks of 224 pixels
-                dataset = getattr(datasets, torchvision_name)(str(root), download=True, **arguments)
-                paths = [Path(file) for file, *_ in _pairs(getattr(dataset, files))]
-                labels = [label(dataset, number, path) for number, path in enumerate(paths)]
-                opened.append((part, paths, labels))
-            return opened
-
-        return _with_torchvision(name, root, folder, make)
-
-    return fetch
+    found: Parts = []
+    for split, part in parts.items():
+        arguments: dict[str, Any] = {"split": split}
+        if torchvision_name == "Imagenette":
+            arguments["size"] = "320px"  # enough for networks of 224 pixels
+        dataset = getattr(datasets, torchvision_name)(root, download=True, **arguments)
+        # torchvision has paths in some datasets, and (path, number) in others
+        listed = [each if isinstance(each, tuple) else (each,) for each in getattr(dataset, files)]
+        paths = [Path(path) for path, *_ in listed]
+        labels = [label(dataset, number, path) for number, path in enumerate(paths)]
+        found.append((part, paths, labels))
+    return found
 
 
-def _pairs(files: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """Return a tuple for each file: torchvision has paths in some datasets, else (path, number)."""
-    return [file if isinstance(file, tuple) else (file,) for file in files]
+def _read_eurosat(datasets: Any, root: str) -> Parts:
+    paths = [Path(path) for path, _ in datasets.EuroSAT(root, download=True).samples]
+    return [(None, paths, [path.parent.name for path in paths])]
 
 
-def _eurosat(name: str, root: Path) -> Parts:
-    def make(datasets: Any) -> Parts:
-        samples = datasets.EuroSAT(str(root), download=True).samples
-        paths = [Path(file) for file, _ in samples]
-        return [(None, paths, [path.parent.name for path in paths])]
-
-    return _with_torchvision(name, root, "eurosat/2750", make)
-
-
-def _cifar(torchvision_name: str, folder: str) -> Callable[[str, Path], Parts]:
-    """Return the function that fetches one of the CIFARs."""
-
-    def fetch(name: str, root: Path) -> Parts:
-        def make(datasets: Any) -> Parts:
-            opened: Parts = []
-            for part, train in (("train", True), ("test", False)):
-                dataset = getattr(datasets, torchvision_name)(str(root), train, download=True)
-                labels = [dataset.classes[target] for target in dataset.targets]
-                opened.append((_PARTS[part], np.ascontiguousarray(dataset.data), labels))
-            return opened
-
-        return _with_torchvision(name, root, folder, make)
-
-    return fetch
+def _read_cifar(torchvision_name: str, datasets: Any, root: str) -> Parts:
+    found: Parts = []
+    for split, part in _TRAIN_TEST.items():
+        dataset = getattr(datasets, torchvision_name)(root, split == "train", download=True)
+        labels = [dataset.classes[target] for target in dataset.targets]
+        found.append((part, np.ascontiguousarray(dataset.data), labels))
+    return found
 
 
-def _channels_first(torchvision_name: str, folder: str) -> Callable[[str, Path], Parts]:
-    """Return the function that fetches SVHN or STL10, whose pixels are (N, 3, H, W)."""
-
-    def fetch(name: str, root: Path) -> Parts:
-        def make(datasets: Any) -> Parts:
-            opened: Parts = []
-            for split in ("train", "test"):
-                dataset = getattr(datasets, torchvision_name)(str(root), split, download=True)
-                names = getattr(dataset, "classes", None) or [str(n) for n in range(10)]
-                labels = [names[target] for target in dataset.labels.tolist()]
-                # A view: hashing and decoding make each image contiguous.
-                opened.append((_PARTS[split], dataset.data.transpose(0, 2, 3, 1), labels))
-            return opened
-
-        return _with_torchvision(name, root, folder, make)
-
-    return fetch
+def _read_channels_first(torchvision_name: str, datasets: Any, root: str) -> Parts:
+    """Return the parts of SVHN or STL10, whose pixels are (N, 3, H, W)."""
+    found: Parts = []
+    for split, part in _TRAIN_TEST.items():
+        dataset = getattr(datasets, torchvision_name)(root, split, download=True)
+        names = getattr(dataset, "classes", None) or [str(n) for n in range(10)]
+        labels = [names[target] for target in dataset.labels.tolist()]
+        # A view: hashing and decoding make each image contiguous.
+        found.append((part, dataset.data.transpose(0, 2, 3, 1), labels))
+    return found
 
 
 def _by_folder(dataset: Any, number: int, path: Path) -> str:  # noqa: ARG001
@@ -174,25 +153,32 @@ def _by_wnid(dataset: Any, number: int, path: Path) -> str:  # noqa: ARG001
 
 _PARTS: dict[str, Part] = {"train": "train", "val": "val", "test": "test"}
 _TRAIN_TEST: dict[str, Part] = {"train": "train", "test": "test"}
+_PETS: dict[str, Part] = {"trainval": "train", "test": "test"}
+_TRAIN_VAL: dict[str, Part] = {"train": "train", "val": "val"}
 
-#: Functions ``(name, root)`` that read a dataset below a root, and download what is missing.
-FETCHED: dict[str, Callable[[str, Path], Parts]] = {
-    "cifar10": _cifar("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": _cifar("CIFAR100", "cifar-100-python"),
-    "svhn": _channels_first("SVHN", ""),
-    "stl10": _channels_first("STL10", "stl10_binary"),
-    "flowers102": _of_files("Flowers102", "flowers-102", _PARTS, "_image_files", _by_number),
-    "food101": _of_files("Food101", "food-101", _TRAIN_TEST, "_image_files", _by_folder),
-    "oxford-pets": _of_files(
-        "OxfordIIITPet",
-        "oxford-iiit-pet",
-        {"trainval": "train", "test": "test"},
-        "_images",
-        _by_breed,
+#: Folder of each dataset below the root, and the function of ``torchvision.datasets`` and the root
+#: that reads it and downloads what is missing.
+FETCHED: dict[str, tuple[str, Callable[[Any, str], Parts]]] = {
+    "cifar10": ("cifar-10-batches-py", partial(_read_cifar, "CIFAR10")),
+    "cifar100": ("cifar-100-python", partial(_read_cifar, "CIFAR100")),
+    "svhn": ("", partial(_read_channels_first, "SVHN")),
+    "stl10": ("stl10_binary", partial(_read_channels_first, "STL10")),
+    "flowers102": (
+        "flowers-102",
+        partial(_read_files, "Flowers102", _PARTS, "_image_files", _by_number),
     ),
-    "eurosat": _eurosat,
-    "dtd": _of_files("DTD", "dtd/dtd", _PARTS, "_image_files", _by_folder),
-    "imagenette": _of_files(
-        "Imagenette", "imagenette2-320", {"train": "train", "val": "val"}, "_samples", _by_wnid
+    "food101": (
+        "food-101",
+        partial(_read_files, "Food101", _TRAIN_TEST, "_image_files", _by_folder),
+    ),
+    "oxford-pets": (
+        "oxford-iiit-pet",
+        partial(_read_files, "OxfordIIITPet", _PETS, "_images", _by_breed),
+    ),
+    "eurosat": ("eurosat/2750", _read_eurosat),
+    "dtd": ("dtd/dtd", partial(_read_files, "DTD", _PARTS, "_image_files", _by_folder)),
+    "imagenette": (
+        "imagenette2-320",
+        partial(_read_files, "Imagenette", _TRAIN_VAL, "_samples", _by_wnid),
     ),
 }

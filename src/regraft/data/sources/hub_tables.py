@@ -125,25 +125,36 @@ def open_tables(name: str, folder: Path, tables: Tables, label: str | None) -> S
     refused: list[LedgerEntry] = []
     image = ""
     for split, paths in tables.splits.items():
-        number, unlabelled = 0, []
-        for row in _rows(name, [folder / path for path in paths], label, damage):
-            identifier, number, image = f"{split}/{number}", number + 1, row.columns.image
-            class_name = _class_name(row.label, row.columns)
-            if class_name is None:
-                reason = "its row has no class"
-                unlabelled.append(LedgerEntry(identifier, "refused", "no label", reason))
-            else:
-                entries.append(Entry(identifier, class_name, tables.parts[split]))
-                positions.append(row.position)
-        if len(unlabelled) < number:
-            refused += unlabelled
-        elif number:  # competitions keep the classes of their test images
-            notes = (*notes, f"{split} is left out: none of its {number:,} rows has a class")
+        rows = list(_rows(name, [folder / path for path in paths], label, damage))
+        labelled, unlabelled = _separate_unlabelled(split, rows)
+        if unlabelled and not labelled:  # competitions keep the classes of their test images
+            notes = (*notes, f"{split} is left out: none of its {len(rows):,} rows has a class")
+            continue
+        refused += unlabelled
+        for identifier, class_name, row in labelled:
+            entries.append(Entry(identifier, class_name, tables.parts[split]))
+            positions.append(row.position)
+            image = row.columns.image
     if len({entry.part for entry in entries}) == 1:  # only one split is left
         entries = [dataclasses.replace(entry, part=None) for entry in entries]
     if not entries:
         raise DataError(f"{name} holds no labelled image")
     return Source("hf", name, entries, partial(_stream, image, positions), tuple(refused), notes)
+
+
+def _separate_unlabelled(
+    split: str, rows: Sequence[_Row]
+) -> tuple[list[tuple[str, str, _Row]], list[LedgerEntry]]:
+    """Return id, class and row where there is a class, and ledger entries for the others."""
+    labelled, unlabelled = [], []
+    for number, row in enumerate(rows):
+        identifier, class_name = f"{split}/{number}", _class_name(row.label, row.columns)
+        if class_name is None:
+            entry = LedgerEntry(identifier, "refused", "no label", "its row has no class")
+            unlabelled.append(entry)
+        else:
+            labelled.append((identifier, class_name, row))
+    return labelled, unlabelled
 
 
 def _subsets(files: Sequence[str]) -> dict[str, dict[str, list[str]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.data.samples import Entry, Part, Source
-from regraft.data.sources.fetched import FETCHED, Parts, fetch_idx
+from regraft.data.sources.fetched import Parts, fetch, fetch_idx
 from regraft.data.sources.folder import read_file
 from regraft.data.sources.idx import find_idx, read_idx
 from regraft.data.sources.stream import read_each
@@ -107,7 +107,7 @@ def open_named(data: Data, options: SourceOptions) -> Source | None:
         return _open_digits()
     if name in IDX_SETS:
         return _open_idx(name, root)
-    return _from_parts(name, FETCHED[name](name, root), root)
+    return _from_parts(name, fetch(name, root), root)
 
 
 def _open_digits() -> Source:
