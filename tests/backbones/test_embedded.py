@@ -1,4 +1,4 @@
-"""The embedded weights: whole, checked, and in the right places."""
+"""The embedded weights: complete, checked, and under the right names."""
 
 import shutil
 
@@ -16,10 +16,10 @@ def state():
     return embedded.read()
 
 
-def test_every_tensor_has_its_own_place_in_the_full_network(state):
+def test_every_tensor_has_its_own_name_in_the_full_network(state):
     with torch.device("meta"):
         wanted = load_timm().create_model("tf_efficientnet_lite0").state_dict()
-    # Names by rule, and the file's order as an independent witness that the rule is right.
+    # The names come from a rule; the order of the file confirms that the rule is right.
     assert list(state) == list(wanted)
     assert len(state) == 296
     assert [t.shape for t in state.values()] == [t.shape for t in wanted.values()]

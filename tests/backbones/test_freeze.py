@@ -1,4 +1,4 @@
-"""Frozen means frozen: every parameter and buffer counts, and nothing else does."""
+"""The hash of a network: it depends on every parameter and buffer, and on nothing else."""
 
 import pytest
 import torch

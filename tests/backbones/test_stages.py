@@ -50,7 +50,7 @@ CASES = [(f"torchvision/{name}", *case) for name, case in TORCHVISION.items()] +
 
 
 def on_meta(name, size):
-    """Shapes are all that is asked here: no random numbers, no arithmetic."""
+    """Build a network with shapes only: no random numbers, no arithmetic."""
     prefix, _, short = name.partition("/")
     record = FAMILIES[prefix].record(short, "none")
     preprocess = dataclasses.replace(record.preprocess, image_size=size)
@@ -112,7 +112,7 @@ def test_features_and_stages_are_what_is_declared(name, size, width, channels):
     [
         ("timm/deit_tiny_distilled_patch16_224", 64, ("blocks.2", "tokens", 2)),
         ("torchvision/vit_b_32", 64, ("encoder.layers.encoder_layer_2", "tokens", 1)),
-        # as many channels as rows: the shape alone cannot tell which is which
+        # as many channels as rows: the shape does not show which axis is which
         ("torchvision/swin_t", 384, ("features.1", "nhwc", 0)),
     ],
 )

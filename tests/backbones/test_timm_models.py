@@ -5,7 +5,7 @@ from regraft.errors import BackboneError
 
 
 def test_every_record_of_timm_can_be_read_or_says_why_not():
-    # Hundreds of records differ in odd ways; none may end in a traceback.
+    # Hundreds of records differ in unexpected ways; none may end in a traceback.
     refused = []
     for name in timm_models.FAMILY.names():
         try:

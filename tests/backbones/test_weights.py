@@ -1,5 +1,6 @@
-"""Weights: no code is run, nothing is missing or left over without being named."""
+"""Weights: files run no code, and every missing or additional tensor is named."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -13,9 +14,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
+from regraft.backbones import downloads
 from regraft.backbones.downloads import _download, fetch_hub, fetch_url
 from regraft.backbones.weights import load_into, read_weights
-from regraft.errors import WeightsError
+from regraft.errors import DiskFullError, WeightsError
 
 
 class Evil:
@@ -117,7 +119,7 @@ def test_a_flipped_byte_in_torchs_cache_is_refused_by_the_hash_in_its_name(hub):
 
 
 def test_what_we_fetched_is_compared_with_its_whole_hash_ever_after(hub):
-    """Also where the name holds no hash at all."""
+    """Also if the name has no hash at all."""
     folder = hub / "torch" / "hub" / "checkpoints"
     data = saved(hub / "net.pth")
 
@@ -138,6 +140,16 @@ def test_what_we_fetched_is_compared_with_its_whole_hash_ever_after(hub):
     expected = hashlib.sha256(data).hexdigest()
     with pytest.raises(WeightsError, match=f"expected {expected}"):
         fetch_url("https://nowhere.invalid/net.pth")
+
+
+def test_a_full_disk_is_not_called_a_failed_download(hub, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(downloads, "_download", full)
+    with pytest.raises(DiskFullError, match="no space left for the weights https") as caught:
+        fetch_url("https://nowhere.invalid/net.pth")
+    assert "TORCH_HOME" in caught.value.hint
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there the hub keeps no links")

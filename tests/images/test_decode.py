@@ -1,4 +1,4 @@
-"""Odd and malformed files: golden pixels, or a kind and a reason; never another exception."""
+"""Unusual and malformed files: known pixels, or an error with a kind; no other exception."""
 
 import io
 import random
@@ -171,7 +171,7 @@ GOLDEN_RGBA = {
     "grey PNG": (encode(Image.fromarray(GREY), "PNG"), np.dstack([GREY] * 3)),
     "grey BMP": (encode(Image.fromarray(GREY), "BMP"), np.dstack([GREY] * 3)),
 }
-#: One row of pixels each, three equal channels where a value stands for a pixel.
+#: One row of pixels each; a single value means three equal channels.
 GOLDEN_ROWS = {
     "1 bit PNG": (encode(ONE_BIT, "PNG"), [0, 255, 255]),
     "1 bit BMP": (encode(ONE_BIT, "BMP"), [0, 255, 255]),

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import torch
 
 from regraft.backbones.weights import read_weights
-from regraft.core.files import read_regular, write_atomic
-from regraft.errors import WeightsError
+from regraft.core.files import is_full, read_regular, write_atomic
+from regraft.errors import DiskFullError, RegraftError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +29,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
-def _unreachable(what: str, reason: object) -> WeightsError:
+def _download_error(what: str, error: Exception, folder_variable: str) -> RegraftError:
+    if is_full(error):
+        return DiskFullError(
+            f"no space left for the weights {what}",
+            hint=f"free some space, or choose another folder with the variable {folder_variable}",
+        )
     return WeightsError(
-        f"cannot download the weights {what}: {reason}",
+        f"cannot download the weights {what}: {getattr(error, 'reason', error)}",
         hint="use --model embedded, which needs no network, or a local file with --weights FILE",
     )
 
@@ -54,7 +59,7 @@ def fetch_url(url: str) -> dict[str, torch.Tensor]:
             folder.mkdir(parents=True, exist_ok=True)
             _download(url, file, prefix)
         except OSError as error:
-            raise _unreachable(url, getattr(error, "reason", error)) from error
+            raise _download_error(url, error, "TORCH_HOME") from error
     return read_weights(file, sha256=_recorded_hash(file) or prefix)
 
 
@@ -143,7 +148,7 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
                     if isinstance(error, LocalEntryNotFoundError):
                         raise
         except (OSError, HfHubHTTPError) as error:
-            raise _unreachable(what, getattr(error, "reason", error)) from error
+            raise _download_error(what, error, "HF_HOME") from error
     raise WeightsError(f"{what} holds none of {', '.join(names)}")
 
 
