@@ -20,7 +20,7 @@ from regraft.backbones.registry import load_backbone
 from regraft.bundle.format import read_bundle, write_bundle
 from regraft.bundle.golden import golden_images
 from regraft.bundle.predictor import Predictor
-from regraft.cli.output import deliver
+from regraft.cli.output import write_predictions
 from regraft.errors import BundleError, ImageError
 from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.taps import Block, block_widths, select_blocks
@@ -376,7 +376,7 @@ def test_names_of_classes_do_not_steer_a_terminal(bundle, capsys):
     predictor = Predictor.load(bundle)
     assert predictor.classes[2] == "fish\x1b[2J\x9b1m"
     for json_lines in (False, True):
-        deliver([predictor.predict(photograph(), top_k=3)], csv=None, json=json_lines)
+        write_predictions([predictor.predict(photograph(), top_k=3)], csv=None, json=json_lines)
         shown = capsys.readouterr().out.rstrip("\n")
         assert "fish" in shown
         assert shown.isprintable()
