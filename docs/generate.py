@@ -74,8 +74,7 @@ def _cells(setting: Setting) -> list[str]:
     default = setting.default_text() or ("off" if setting.default is False else "")
     values = setting.unit
     if setting.rule is not None:
-        wanted = setting.rule.wanted("").removeprefix("be ").replace("lie ", "")
-        values += (": " if values else "") + wanted
+        values += (": " if values else "") + setting.rule.wanted("")
     return [f"`{setting.name}`", flags, default, values, setting.text, setting.why]
 
 

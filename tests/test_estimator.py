@@ -177,7 +177,7 @@ def test_what_is_saved_is_a_bundle_and_no_pickle(images, fitted, tmp_path):
         ('{"schema_version":1,"parameters":{"hed":1},"classes":["a"]}', "Invalid parameter 'hed'"),
         (
             '{"schema_version":1,"parameters":{"batch_size":0},"classes":["a"]}',
-            "batch_size is 0; it must lie",
+            "batch_size is 0; it must be between 1 and 65536",
         ),
         ('{"schema_version":1,"parameters":{},"classes":["a","b"]}', "its classes are not those"),
     ],

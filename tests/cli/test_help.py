@@ -83,7 +83,7 @@ def test_without_a_command_there_is_help(words, capsys):
         ),
         (
             "train x --test-fraction 3",
-            "test_fraction is 3.0; it must lie between 0 and 1, both excluded",
+            "test_fraction is 3.0; it must be between 0 and 1, both excluded",
             None,
         ),
         ("predict", "regraft predict needs RUN", "regraft predict --help"),

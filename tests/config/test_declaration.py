@@ -75,7 +75,7 @@ def test_a_declared_setting_is_in_configuration_files_and_recipes():
 
 
 def test_a_declared_setting_is_checked():
-    rule = "it must lie above 0, at most 180"
+    rule = "it must be above 0, at most 180"
     for value in (0, 181, float("nan")):
         with pytest.raises(ConfigError, match=rf"^largest_turn is {value}.*; {rule}$"):
             Extended(largest_turn=value)
@@ -165,18 +165,18 @@ def test_the_settings_of_each_command():
 @pytest.mark.parametrize(
     ("rule", "wanted", "allowed", "refused"),
     [
-        (Bounds(0, 16), "lie between 0 and 16", [0, 16], [-1, 17]),
-        (Bounds(0, 1, high_included=False), "lie between 0 and 1, 1 excluded", [0], [1]),
+        (Bounds(0, 16), "between 0 and 16", [0, 16], [-1, 17]),
+        (Bounds(0, 1, high_included=False), "between 0 and 1, 1 excluded", [0], [1]),
         (
             Bounds(0, 1, low_included=False, high_included=False),
-            "lie between 0 and 1, both excluded",
+            "between 0 and 1, both excluded",
             [0.5],
             [0, 1, float("nan")],
         ),
-        (Bounds(2, 100, or_zero=True), "be 0 or lie between 2 and 100", [0, 2], [1, 101]),
-        (Bounds(0), "be 0 or more", [0, 1e300], [-1, float("inf")]),
-        (Bounds(1), "be 1 second or more", [1], [0.9, float("inf")]),
-        (Bounds(8), "be 8 seconds or more", [8], [7]),
+        (Bounds(2, 100, or_zero=True), "0 or between 2 and 100", [0, 2], [1, 101]),
+        (Bounds(0), "0 or more", [0, 1e300], [-1, float("inf")]),
+        (Bounds(1), "1 second or more", [1], [0.9, float("inf")]),
+        (Bounds(8), "8 seconds or more", [8], [7]),
     ],
 )
 def test_bounds_say_what_they_allow(rule, wanted, allowed, refused):

@@ -148,7 +148,7 @@ def test_a_runs_configuration_is_a_recipe_without_data(tmp_path):
         ("tilte: a", "line 1: unknown setting tilte", "did you mean title?"),
         ("title: a\ntitle: b", "line 2: title is set twice", None),
         ("data: [a]", "line 1: settings are written as `name: value`, not nested", None),
-        ("epochs: 0", "epochs is 0; it must lie between 1 and 100000", None),
+        ("epochs: 0", "epochs is 0; it must be between 1 and 100000", None),
         ("epochs: few", "line 1: epochs is few; it must be a whole number", None),
     ],
 )

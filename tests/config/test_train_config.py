@@ -41,7 +41,7 @@ def test_values_are_converted_to_the_type_of_their_setting():
         ({"test_fraction": "x"}, "test_fraction is 'x'; it must be a number"),
         (
             {"test_fraction": float("nan")},
-            "test_fraction is nan; it must lie between 0 and 1, both excluded",
+            "test_fraction is nan; it must be between 0 and 1, both excluded",
         ),
         ({"head": ["knn"]}, "head is ['knn']; it must be one of logistic, ridge, knn, mean"),
         (

@@ -67,7 +67,7 @@ def test_values_mean_what_they_look_like(text, name, value):
         ("seed: 1.5", "c.yaml, line 1: seed is 1.5; it must be a whole number"),
         ("cache: maybe", "c.yaml, line 1: cache is maybe; it must be True or False"),
         ("head: logstic", "c.yaml: head is logstic; it must be one of logistic, ridge, knn, mean"),
-        ("folds: 1", "c.yaml: folds is 1; it must be 0 or lie between 2 and 100"),
+        ("folds: 1", "c.yaml: folds is 1; it must be 0 or between 2 and 100"),
         ("schema_version: 2", NEWER),
         (
             "schema_version: new",

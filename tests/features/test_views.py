@@ -181,8 +181,8 @@ HINT = (
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": 17}, f"views is 17; it must lie between 0 and {MAX_VIEWS}"),
-        ({"views": -1}, f"views is -1; it must lie between 0 and {MAX_VIEWS}"),
+        ({"views": 17}, f"views is 17; it must be between 0 and {MAX_VIEWS}"),
+        ({"views": -1}, f"views is -1; it must be between 0 and {MAX_VIEWS}"),
         ({"tta": True}, "tta is given, and views is 0\nhint: --views 4 --tta"),
         (
             {"views": 2, "strategy": "finetune"},

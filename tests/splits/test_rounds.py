@@ -60,7 +60,7 @@ def test_folds_and_another_way_of_testing_exclude_each_other():
         TrainConfig(folds=5, strategy="finetune")
     with pytest.raises(ConfigError, match="folds is 5, and split is given: one of the two"):
         TrainConfig(folds=5, split="split.csv")
-    with pytest.raises(ConfigError, match="folds is 1; it must be 0 or lie between 2 and 100"):
+    with pytest.raises(ConfigError, match="folds is 1; it must be 0 or between 2 and 100"):
         TrainConfig(folds=1)
 
 

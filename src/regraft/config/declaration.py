@@ -40,7 +40,7 @@ class Rule(Protocol):
         """Return whether the setting may have this value."""
 
     def wanted(self, unit: str) -> str:
-        """Return what a value must do, for a message: "lie between 0 and 1"."""
+        """Return what a value must be, for messages and the docs: "between 0 and 1"."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Bounds:
     Examples
     --------
     >>> Bounds(0, 1, low_included=False).wanted(""), Bounds(1).wanted("seconds")
-    ('lie above 0, at most 1', 'be 1 second or more')
+    ('above 0, at most 1', '1 second or more')
     """
 
     low: float
@@ -69,11 +69,11 @@ class Bounds:
         """Return the bounds in words."""
         if self.high == float("inf"):
             unit = unit.removesuffix("s") if self.low == 1 else unit
-            return f"be {self.low}{f' {unit}' if unit and self.low else ''} or more"
+            return f"{self.low}{f' {unit}' if unit and self.low else ''} or more"
         if self.high_included and not self.low_included:
-            return f"lie above {self.low}, at most {self.high}"
-        words = "be 0 or " if self.or_zero else ""
-        words += f"lie between {self.low} and {self.high}"
+            return f"above {self.low}, at most {self.high}"
+        words = "0 or " if self.or_zero else ""
+        words += f"between {self.low} and {self.high}"
         if self.high_included:
             return words
         return words + (f", {self.high} excluded" if self.low_included else ", both excluded")
@@ -86,7 +86,7 @@ class AutoOrNumber:
     Examples
     --------
     >>> AutoOrNumber(8, 4096).allows("224"), AutoOrNumber(8, 4096).wanted("pixels")
-    (True, 'be auto or a number of pixels from 8 to 4096')
+    (True, 'auto or a number of pixels from 8 to 4096')
     """
 
     low: int
@@ -100,7 +100,7 @@ class AutoOrNumber:
 
     def wanted(self, unit: str) -> str:
         """Return the rule in words."""
-        return f"be auto or a number{unit and f' of {unit}'} from {self.low} to {self.high}"
+        return f"auto or a number{unit and f' of {unit}'} from {self.low} to {self.high}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SomeOf:
 
     def wanted(self, unit: str) -> str:  # noqa: ARG002 - words have none
         """Return the rule in words."""
-        return f"be none, or some of {', '.join(self.words)} with commas"
+        return f"none, or some of {', '.join(self.words)} with commas"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +179,11 @@ class Setting:
             return None
         if self.choices:
             if value not in self.choices:
-                raise self._error(value, f"be one of {', '.join(self.choices)}")
+                raise self._error(value, f"one of {', '.join(self.choices)}")
             return value
         given, convert, wanted = _TYPES[self.base_type]
         if not isinstance(value, given) or (isinstance(value, bool) and self.base_type is not bool):
-            raise self._error(repr(value), f"be {wanted}")
+            raise self._error(repr(value), wanted)
         value = convert(value)
         if self.rule is not None and not self.rule.allows(value):
             raise self._error(value, self.rule.wanted(self.unit))
@@ -195,7 +195,7 @@ class Setting:
         return also or config.strategy in self.strategies
 
     def _error(self, value: Any, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.name} is {value}; it must {wanted}")
+        return ConfigError(f"{self.name} is {value}; it must be {wanted}")
 
 
 def setting(default: Any, text: str, **declared: Any) -> Any:

@@ -95,7 +95,7 @@ class TrainConfig:
     >>> TrainConfig(test_fraction=1.5)
     Traceback (most recent call last):
         ...
-    regraft.errors.ConfigError: test_fraction is 1.5; it must lie between 0 and 1, both excluded
+    regraft.errors.ConfigError: test_fraction is 1.5; it must be between 0 and 1, both excluded
     """
 
     # --- the network -------------------------------------------------------------------------
