@@ -9,8 +9,8 @@ and the variances fall by a power law, like those of the default network's coord
 fitted as in a training: folds of 8,192 images choose the penalty; all images use it, or choose
 again if the 8,192 have few images of each class. Prints one JSON line: seconds of both fits,
 iterations, the estimated distance from the minimum in nats, the norm of the gradient, accuracy on
-10,000 other rows, and the peak of memory. ``--most-classes`` replaces ``logistic.MOST_CLASSES``.
-POSIX only.
+10,000 other rows, and the peak of memory. ``--most-classes`` replaces
+``logistic.MOST_CLASSES_AT_ONCE``. POSIX only.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=2000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--most-classes", type=int, default=logistic.MOST_CLASSES)
+    parser.add_argument("--most-classes", type=int, default=logistic.MOST_CLASSES_AT_ONCE)
     given = parser.parse_args()
-    logistic.MOST_CLASSES = given.most_classes
+    logistic.MOST_CLASSES_AT_ONCE = given.most_classes
     n, d, k = given.images, given.features, given.classes
     x, y = draw(n + _TESTED, d, k, given.seed)
     x, x_test, y, y_test = x[:n], x[n:], y[:n], y[n:]

@@ -126,9 +126,12 @@ def test_labels_of_a_fold_change_no_score_of_it():
                 torch.from_numpy(weights)[:, None].float(), 4)
         for labels in (y, swapped)
     ]  # fmt: skip
-    paths = [logistic._Path(problem, folds, folds >= 0, 1.0, 500) for problem in whole]
+    paths = [
+        logistic._Path(problem, folds, folds >= 0, logistic._Penalties.of(problem, 1.0), 500)
+        for problem in whole
+    ]
     for path in paths:
-        path._try(0.1, path.members.start(), 2e-6)
+        path.attempt(0.1, path.members.start(), 2e-6)
     assert np.array_equal(paths[0].oof_logits, paths[1].oof_logits)
     assert paths[0].oof_logits.any()
 
@@ -247,7 +250,7 @@ def solve(problem):
 def narrowed(problem, parameters):
     missing = torch.empty(problem.rows.shape[0])
     value, gradient = problem.evaluate(parameters, 1e-3, range(2), missing)
-    return problem.unsettled(parameters, 1e-3, value, gradient, missing)
+    return problem.without_settled(parameters, 1e-3, value, gradient, missing)
 
 
 def test_settled_rows_are_their_tangent():
@@ -284,7 +287,7 @@ def test_most_passes_leave_settled_rows_out_and_end_at_the_minimum_of_all(monkey
             read.append(self.x.shape[0])
             return super().chunks(width)
 
-        def only(self, chosen):
+        def copy_of(self, chosen):
             return Counted(self.x[chosen], self.standard)
 
     counted = dataclasses.replace(plain, rows=Counted(plain.rows.x, plain.rows.standard))
@@ -327,7 +330,7 @@ def test_rows_are_copied_once_at_a_time(monkeypatch):
     copies, alive = weakref.WeakSet(), []
 
     class Seen(Rows):
-        def only(self, chosen):
+        def copy_of(self, chosen):
             alive.append(len(copies))
             copies.add(copy := Seen(self.x[chosen], self.standard))
             return copy
@@ -342,7 +345,7 @@ def test_rows_are_copied_once_at_a_time(monkeypatch):
 
 def test_many_classes_end_the_folds_at_two(monkeypatch):
     x, y, folds = make()
-    monkeypatch.setattr(logistic, "MOST_CLASSES", 1)
+    monkeypatch.setattr(logistic, "MOST_CLASSES_AT_ONCE", 1)
     fitted = fit_head(x, y, folds=folds, n_classes=int(y.max()) + 1)
     assert fitted.record["folds_scored"] == 2
     assert set(np.unique(folds[fitted.scored])) == set(np.unique(folds)[:2])

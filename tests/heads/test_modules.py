@@ -98,10 +98,10 @@ def test_the_message_says_what_is_and_what_must_be():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("k", torch.tensor(31), "k is 31; it must lie between 1 and 30"),
-        ("k", torch.tensor(0), "k is 0; it must lie between 1 and 30"),
-        ("n_classes", torch.tensor(2), "labels do not lie between 0 and 1"),
-        ("n_classes", torch.tensor(2**40), "n_classes is 1099511627776; it must lie between"),
+        ("k", torch.tensor(31), "k is 31; it must be between 1 and 30"),
+        ("k", torch.tensor(0), "k is 0; it must be between 1 and 30"),
+        ("n_classes", torch.tensor(2), "labels must be between 0 and 1"),
+        ("n_classes", torch.tensor(2**40), "n_classes is 1099511627776; it must be between"),
     ],
 )
 def test_knn_refuses_numbers_out_of_range(name, value, message):
@@ -112,7 +112,7 @@ def test_knn_refuses_numbers_out_of_range(name, value, message):
 def test_knn_refuses_negative_labels():
     tensors = make("knn").tensors()
     tensors["labels"][0] = -1
-    with pytest.raises(InputError, match="labels do not lie between 0 and 2"):
+    with pytest.raises(InputError, match="labels must be between 0 and 2"):
         KnnHead.from_tensors(tensors)
 
 

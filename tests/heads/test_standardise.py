@@ -64,7 +64,7 @@ def test_chunks_are_the_standardised_rows_in_order():
     assert torch.equal(all_rows(rows, width=10_000), expected)
     assert torch.equal(torch.cat([x[where] for where, _ in rows.chunks()]), x)
     chosen = torch.arange(3, 2500, 7)
-    some = list(rows.some(chosen))
+    some = list(rows.chunks_of(chosen))
     assert torch.equal(torch.cat([z for _, z in some]), expected[chosen])
     assert torch.equal(torch.cat([numbers for numbers, _ in some]), chosen)
 

@@ -1,8 +1,8 @@
-"""One call for every head: check what comes in, weigh the classes, fit."""
+"""One call for every head: check the arrays, weigh the classes, fit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,15 +15,64 @@ from regraft.heads.standardise import Standard
 from regraft.task import check_labels, check_n_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from regraft.config.train_config import ClassWeight, HeadName
     from regraft.heads.fitted import FittedHead
 
-#: Name on the command line to ``fit(x, y, *, folds, n_classes, weights, standard) -> FittedHead``.
-FITTERS: dict[str, Callable[..., FittedHead]] = {
+
+class Fitter(Protocol):
+    """The function that fits a head: a value of ``FITTERS``.
+
+    It may take more settings of its own as keywords with defaults, which ``fit_head`` passes on.
+    """
+
+    def __call__(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.int64],
+        *,
+        folds: NDArray[np.int64],
+        n_classes: int,
+        weights: NDArray[np.float64],
+        standard: Standard,
+    ) -> FittedHead:
+        """Fit a head; whatever is chosen is chosen by the folds.
+
+        Parameters
+        ----------
+        x : array of shape (N, D), float32
+            Features of the training part, as extracted: finite, not standardised, not to be
+            written to.
+        y : array of shape (N,), int64
+            Classes, 0 to K - 1.
+        folds : array of shape (N,), int64
+            Fold of each sample, from 0; -1 is in every fit and is not scored. There may be no fold
+            at all, but never one fold alone.
+        n_classes : int
+            K, at least 2. A class may have no sample outside one fold.
+        weights : array of shape (N,), float64
+            Weight of each sample in fits and scores, above 0, with a mean of 1.
+        standard : Standard
+            How features are standardised; part of the head.
+
+        Returns
+        -------
+        FittedHead
+            Its head is a module of ``regraft.heads.modules.HEADS``; ``finish_fit`` completes the
+            rest. ``history`` has one row for each value that was tried: first the value, by its
+            name, then the columns of ``OutOfFoldScores``, "seconds" and "chosen".
+
+        See Also
+        --------
+        regraft.heads.simple.fit_mean : The shortest example.
+        """
+
+
+#: Name of ``--head`` to its fitter. A new one is also a name in ``HeadName`` of the settings.
+FITTERS: dict[str, Fitter] = {
     "logistic": fit_logistic,
     "ridge": fit_ridge,
     "knn": fit_knn,
@@ -32,7 +81,7 @@ FITTERS: dict[str, Callable[..., FittedHead]] = {
 
 
 def fit_head(
-    x: NDArray[np.float32],
+    x: NDArray[np.float32],  # (N, D)
     y: NDArray[np.int64],
     *,
     folds: NDArray[np.int64],
@@ -43,40 +92,12 @@ def fit_head(
     standard: Standard | None = None,
     **options: Any,
 ) -> FittedHead:
-    """Fit a head; whatever it chooses is chosen by its folds.
+    """Check the arrays, weigh the classes, and fit a head by its fitter.
 
-    Parameters
-    ----------
-    x : array of shape (N, D), float32
-        Features of the training part, as extraction rounds them.
-    y : array of shape (N,), int64
-        Classes, 0 to K - 1.
-    folds : array of shape (N,), int64
-        Fold of each sample; -1 is in every fit and scored by none.
-    n_classes : int
-        K, at least 2.
-    name : str
-        Key of ``FITTERS``.
-    class_weight : {"none", "balanced"}
-        balanced: each class counts the same in the fit, in the choice and in the temperature.
-    widths : sequence of int, optional
-        Of the feature blocks side by side in ``x``; one block where not given. Scales are shrunk
-        towards what is usual in a block (``Standard.measure``).
-    standard : Standard, optional
-        How features are standardised; measured on ``x`` where not given.
-    **options
-        Further arguments of the fitter. Those of heads that weigh features: ``scored``, array of
-        shape (N,), bool: rows by which choices are made, all that are in a fold where not given.
-        Views of an image are held out with it, and say nothing that it does not.
-
-    Returns
-    -------
-    FittedHead
-
-    Raises
-    ------
-    InputError
-        Where arrays do not fit together or features are not finite.
+    ``class_weight`` "balanced" lets each class count the same in the fit, in the choice and in the
+    temperature. ``standard`` is measured on ``x`` by default, in blocks of these ``widths``.
+    ``options`` are passed to the fitter, such as ``scored``, for logistic and ridge: a mask (N,) of
+    the rows by which choices are made. Views of an image are held out with it and not scored.
 
     Examples
     --------

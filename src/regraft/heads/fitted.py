@@ -1,8 +1,8 @@
-"""What every fit returns, and the arithmetic of out-of-fold scores that they share."""
+"""What every fit returns, and the out-of-fold scores that all fits share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head, and what samples that it had not seen said about it.
+    """A head, and how it scored on samples that it had not seen.
 
-    Attributes
+    Parameters
     ----------
     head : nn.Module
         One of ``regraft.heads.modules.HEADS``.
@@ -27,12 +27,12 @@ class FittedHead:
     oof_logits : array of shape (N, K), float32
         Logits of each scored sample by a fit that had not seen its fold, before the temperature.
     scored : array of shape (N,), bool
-        Which rows of them mean something.
+        Which rows of ``oof_logits`` hold such logits.
     history : list of dict
         What was tried, one row each: for history.csv.
     record : dict
-        JSON-ready: head, chosen settings, n, d, temperature, out-of-fold scores and how it ended.
-        n is the number of rows: metrics.json has that of images there.
+        Ready for JSON: head, chosen settings, n (rows), d (features), temperature, out-of-fold
+        scores, and how the fit ended.
     """
 
     head: nn.Module
@@ -45,33 +45,27 @@ class FittedHead:
 
 @dataclass(frozen=True)
 class OutOfFoldScores:
-    """Out-of-fold log-loss (weighted mean, with its standard error) and accuracy."""
+    """Scores of samples by fits that had not seen them."""
 
-    log_loss: float
-    standard_error: float
-    accuracy: float
+    log_loss: float  # weighted mean, in nats
+    log_loss_se: float  # its standard error
+    accuracy: float  # not weighted
 
     @classmethod
     def of(
         cls, losses: NDArray[np.float64], right: NDArray[np.bool_], weights: NDArray[np.float64]
     ) -> OutOfFoldScores:
-        """Sum up scored samples; the accuracy is not weighted."""
+        """Return the scores of n samples; NaN without samples."""
         mean, error = weighted_mean(losses, weights)
         return cls(mean, error, float(right.mean()) if len(right) else float("nan"))
 
+    def columns(self) -> dict[str, float]:
+        """Return the columns of a row of history.csv."""
+        return asdict(self)
+
 
 def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
-    """Return a weighted mean and its standard error; NaN where there are no values.
-
-    Parameters
-    ----------
-    values, weights : array of shape (n,), float64
-        Weights at least 0.
-
-    Returns
-    -------
-    tuple of float
-    """
+    """Return a weighted mean and its standard error; NaN without values."""
     total = weights.sum()
     if not total > 0:
         return float("nan"), float("nan")
@@ -81,14 +75,14 @@ def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> 
 
 def finish_fit(
     head: nn.Module,
-    oof_logits: NDArray[np.float32],
-    scored: NDArray[np.bool_],
+    oof_logits: NDArray[np.float32],  # (N, K)
+    scored: NDArray[np.bool_],  # (N,)
     y: NDArray[np.int64],
     weights: NDArray[np.float64],
     history: list[dict[str, Any]],
     record: dict[str, Any],
 ) -> FittedHead:
-    """Fit the temperature, and complete the record with scores before and after it."""
+    """Fit the temperature, and complete the record with the scores before and after it."""
     logits, labels, share = oof_logits[scored], y[scored], weights[scored]
     temperature = fit_temperature(logits, labels, share)
     right = logits.argmax(1) == labels
@@ -99,7 +93,7 @@ def finish_fit(
         out_of_fold = {
             "n": int(scored.sum()),
             "log_loss": before.log_loss,
-            "log_loss_se": before.standard_error,
+            "log_loss_se": before.log_loss_se,
             "calibrated_log_loss": after.log_loss,
             "accuracy": before.accuracy,  # a temperature changes no ranking
         }

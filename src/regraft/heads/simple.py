@@ -1,4 +1,4 @@
-"""Heads that hardly fit anything: nearest class mean and k nearest neighbours."""
+"""Heads that hardly fit anything: class shares, nearest class mean, k nearest neighbours."""
 
 from __future__ import annotations
 
@@ -28,19 +28,7 @@ _ROWS_AT_ONCE = 256
 def majority_baseline(
     labels_train: NDArray[np.int64], labels_test: NDArray[np.int64], n_classes: int
 ) -> NDArray[np.float32]:
-    """Return the classes' shares in the training part as the answer to every test image.
-
-    Parameters
-    ----------
-    labels_train, labels_test : arrays of int64
-        Of the test part, only the number counts.
-    n_classes : int
-        K.
-
-    Returns
-    -------
-    array of shape (N_test, K), float32
-        The most common class is the most probable one; read-only.
+    """Return the class shares of the training part for every test image, (N_test, K), read-only.
 
     Examples
     --------
@@ -62,39 +50,15 @@ def fit_mean(
 ) -> FittedHead:
     """Fit the nearest class mean: logits are minus half the squared distance, on one scale.
 
-    Parameters
-    ----------
-    x : array of shape (N, D), float32
-        Features.
-    y : array of shape (N,), int64
-        Classes, 0 to K - 1.
-    folds : array of shape (N,), int64
-        Fold of each sample; -1 is in every fit and scored by none.
-    n_classes : int
-        K.
-    weights : array of shape (N,), float64
-        What a sample counts in scores; the means are the same whatever it is.
-    standard : Standard
-        How features are standardised.
-
-    Returns
-    -------
-    FittedHead
-        The distance is linear in x up to a term that all classes share: a ``LinearHead``.
+    The distance is linear in x up to a term that all classes share, so the head is linear. Weights
+    count in the scores only; see ``Fitter``.
     """
     began = time.perf_counter()
-    features = torch.from_numpy(x)
-    rows = Rows(features, standard)
-    n_folds = int(folds.max(initial=-1)) + 1
-    cells = torch.from_numpy((folds + 1) * n_classes + y)  # one cell a fold and class
-    sums = torch.zeros((n_folds + 1) * n_classes, x.shape[1], dtype=torch.float64)
-    for where, z in rows.chunks():
-        sums.index_add_(0, cells[where], z.double())
-    counts = torch.bincount(cells, minlength=len(sums)).double()
-    sums, counts = sums.view(n_folds + 1, n_classes, -1), counts.view(n_folds + 1, n_classes)
+    rows = Rows(torch.from_numpy(x), standard)
+    sums, counts = _sums_and_counts(rows, y, folds, n_classes)
     fits = [
         _nearest_mean(sums.sum(0) - sums[fold + 1], counts.sum(0) - counts[fold + 1])
-        for fold in range(n_folds)
+        for fold in range(len(sums) - 1)
     ]
     logits = torch.zeros(len(x), n_classes)
     fold_of = torch.from_numpy(folds)
@@ -103,22 +67,35 @@ def fit_mean(
             mine = fold_of[where] == fold
             logits[where][mine] = torch.addmm(bias, z[mine], weight.T)
     scored = folds >= 0
+    oof_logits = logits.numpy()
     # Squared distances add up over a thousand correlated features: the scale is far from 1.
-    oof = logits.numpy()
-    scale = fit_temperature(oof[scored], y[scored], weights[scored], bounds=(1e-2, 1e5))
+    scale = fit_temperature(oof_logits[scored], y[scored], weights[scored], bounds=(1e-2, 1e5))
     if not scored.any():
         scale = float(x.shape[1])
-    oof /= np.float32(scale)
+    oof_logits /= np.float32(scale)
     weight, bias = _nearest_mean(sums.sum(0), counts.sum(0))
     head = LinearHead(rows.standard.mean, rows.standard.scale, weight / scale, bias / scale)
-    history = [
-        _row("scale", scale, oof[scored], y[scored], weights[scored], began) | {"chosen": True}
-    ]
-    return finish_fit(head, oof, scored, y, weights, history, {"head": "mean", "scale": scale})
+    scores = _columns(oof_logits[scored], y[scored], weights[scored], began)
+    history = [{"scale": scale, **scores, "chosen": True}]
+    record = {"head": "mean", "scale": scale}
+    return finish_fit(head, oof_logits, scored, y, weights, history, record)
+
+
+def _sums_and_counts(
+    rows: Rows, y: NDArray[np.int64], folds: NDArray[np.int64], n_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return the sum (folds + 1, K, D) and number (folds + 1, K) of rows by fold, -1 first."""
+    n_folds = int(folds.max(initial=-1)) + 1
+    cells = torch.from_numpy((folds + 1) * n_classes + y)  # (N,), one cell a fold and class
+    sums = torch.zeros((n_folds + 1) * n_classes, rows.shape[1], dtype=torch.float64)
+    for where, z in rows.chunks():
+        sums.index_add_(0, cells[where], z.double())
+    counts = torch.bincount(cells, minlength=len(sums)).double()
+    return sums.view(n_folds + 1, n_classes, -1), counts.view(n_folds + 1, n_classes)
 
 
 def _nearest_mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights (K, D) and biases (K,); a class without samples lies at the origin."""
+    """Return weights (K, D) and biases (K,); the mean of a class without samples is the origin."""
     means = sums / counts.clamp_min(1)[:, None]
     return means.float(), (-means.square().sum(1) / 2).float()
 
@@ -132,60 +109,44 @@ def fit_knn(
     weights: NDArray[np.float64],
     standard: Standard,
 ) -> FittedHead:
-    """Keep the rows; choose the number of neighbours by out-of-fold log-loss.
+    """Keep the rows, and choose the number of neighbours by out-of-fold log-loss.
 
-    Parameters
-    ----------
-    x : array of shape (N, D), float32
-        Features; the head holds a copy, standardised and of unit length.
-    y : array of shape (N,), int64
-        Classes, 0 to K - 1.
-    folds : array of shape (N,), int64
-        Fold of each sample; a sample's neighbours are sought outside its fold. Of more than
-        5,000 samples every n-th is scored.
-    n_classes : int
-        K.
-    weights : array of shape (N,), float64
-        What a sample counts in scores; every neighbour's vote counts the same.
-    standard : Standard
-        How features are standardised.
-
-    Returns
-    -------
-    FittedHead
+    The head holds a copy of the features, standardised and of unit length. The neighbours of a
+    sample are those outside its fold; of more than 5,000 samples every n-th is scored. Weights
+    count in the scores only; see ``Fitter``.
     """
     features = torch.from_numpy(x)
     z = torch.empty_like(features)
     for where, chunk in Rows(features, standard).chunks():
-        z[where] = normalize(chunk)  # as KnnHead does with what it is asked about
+        z[where] = normalize(chunk)  # as KnnHead does with new rows
     labels = torch.from_numpy(y)
     queries = np.flatnonzero(folds >= 0)
-    queries = queries[:: -(-len(queries) // _MOST_SCORED) or 1]
+    queries = queries[:: -(-len(queries) // _MOST_SCORED) or 1]  # (Q,)
     scored = np.zeros(len(y), np.bool_)
     scored[queries] = True
     began = time.perf_counter()
     distances, neighbours = _neighbours(z, torch.from_numpy(folds), torch.from_numpy(queries))
     history: list[dict[str, Any]] = []
-    oof, k, least = np.zeros((len(y), n_classes), np.float32), min(5, len(y)), np.inf
+    oof_logits, k, least = np.zeros((len(y), n_classes), np.float32), min(5, len(y)), np.inf
     for tried in [n for n in _NEIGHBOURS if n <= distances.shape[1]] if len(queries) else []:
         logits = vote(distances[:, :tried], labels[neighbours[:, :tried]], n_classes).numpy()
-        # A vote of few neighbours is too sure or too unsure: compare as it will be used.
+        # A vote of few neighbours is too sure or too unsure: compare with its temperature.
         temperature = fit_temperature(logits, y[queries], weights[queries])
         calibrated = logits / np.float32(temperature)
-        row = _row("neighbours", tried, calibrated, y[queries], weights[queries], began)
-        history.append(row | {"chosen": False})
-        if row["log_loss"] < least:
-            least, k = row["log_loss"], tried
-            oof[queries] = logits
+        scores = _columns(calibrated, y[queries], weights[queries], began)
+        history.append({"neighbours": tried, **scores})
+        if scores["log_loss"] < least:
+            least, k = scores["log_loss"], tried
+            oof_logits[queries] = logits
         began = time.perf_counter()
-    for row in history:
-        row["chosen"] = row["neighbours"] == k
+    history = [row | {"chosen": row["neighbours"] == k} for row in history]
     head = KnnHead(standard.mean, standard.scale, z, labels, k, n_classes)
-    return finish_fit(head, oof, scored, y, weights, history, {"head": "knn", "neighbours": k})
+    record = {"head": "knn", "neighbours": k}
+    return finish_fit(head, oof_logits, scored, y, weights, history, record)
 
 
 def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Return distances (Q, k) and indices of the nearest rows outside each query's fold."""
+    """Return distances and numbers (Q, k) of the nearest rows outside each query's fold."""
     k = min(max(_NEIGHBOURS), len(z))
     found = []
     for some in torch.split(queries, _ROWS_AT_ONCE):
@@ -197,19 +158,13 @@ def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tens
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
-def _row(
-    name: str,
-    value: float,
+def _columns(
     logits: NDArray[np.float32] | NDArray[np.float64],
     labels: NDArray[np.int64],
     weights: NDArray[np.float64],
     began: float,
-) -> dict[str, Any]:
-    scores = OutOfFoldScores.of(log_losses(logits, labels), logits.argmax(1) == labels, weights)
-    return {
-        name: value,
-        "log_loss": scores.log_loss,
-        "log_loss_se": scores.standard_error,
-        "accuracy": scores.accuracy,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+) -> dict[str, float]:
+    """Return the columns of a row of history.csv."""
+    right = logits.argmax(1) == labels
+    scores = OutOfFoldScores.of(log_losses(logits, labels), right, weights)
+    return {**scores.columns(), "seconds": round(time.perf_counter() - began, 3)}

@@ -1,9 +1,21 @@
-"""Several softmax regressions on the same rows at once: loss, gradient, curvature.
+"""Several softmax regressions on the same rows at once: objective, gradient, curvature.
 
-The members (one for each fold, or the final fit alone) read the same rows with other weights of
-samples, so that one pass serves them all: a product with 50 columns is bound by arithmetic, five
-products with 10 columns each by memory. Parameters are one flat row a member: ``K * D`` weights,
-then K biases.
+Notation, here and in ``lbfgs`` and ``logistic``:
+
+    N rows    D features    K classes    P = K * D + K parameters
+    F members: one fit for each fold, or the final fit alone; A of them are evaluated
+    n rows in one chunk
+
+    z      (D,)            a row of standardised features
+    s      (F,)            weight of a row in each member; 0 where it is held out
+    W, b   (K, D), (K,)    weights and biases of a member
+    p      (K,)            softmax(W z + b)
+
+    objective  =  sum s * -log p[y] / sum s  +  penalty / 2 * |W|^2
+    gradient   =  sum s * (p - onehot(y)) z' / sum s  +  penalty * W
+
+One pass over the rows serves all members. A product with 50 columns is bound by arithmetic; five
+products with 10 columns each are bound by memory.
 """
 
 from __future__ import annotations
@@ -22,100 +34,119 @@ if TYPE_CHECKING:
     from regraft.heads.standardise import Rows
 
 
-#: What rows may lack together, of all that the rows lack, to count as settled ...
+#: Rows are settled if together they lack at most this share of the probability that all rows lack.
 _SETTLED = 0.01
-#: ... and how many of the rows the others may be, which are copied.
+#: The other rows are copied, if they are at most this share of all rows.
 _UNSETTLED = 1 / 3
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """What rows that are left out add to each member's objective, to first order.
+    """What the rows that are left out add to the objective, as a linear function of parameters."""
 
-    Attributes
-    ----------
-    total : tensor of shape (F,), float64
-        Sum of the sample weights of all rows.
-    offset : tensor of shape (F,), float64
-        At parameters of zero.
-    slope : tensor of shape (F, P), float32
-        Per unit of each parameter.
-    """
-
-    total: Tensor
-    offset: Tensor
-    slope: Tensor
+    total: Tensor  # (F,) float64, sum of the sample weights of all rows
+    offset: Tensor  # (F,) float64, at parameters of zero
+    slope: Tensor  # (F, P)
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """Mean weighted cross-entropy plus ``penalty / 2 * |W|^2``; biases are not penalised.
+    """The objectives of all members on the same rows."""
 
-    Attributes
-    ----------
-    rows : Rows
-        N rows of D features.
-    labels : tensor of shape (N,), int64
-        Classes, 0 to K - 1.
-    sample_weights : tensor of shape (N, F), float32
-        What each sample weighs in each member; 0 where it is held out.
-    n_classes : int
-        K.
-    tangent : Tangent, optional
-        Of rows that are not among these.
-    """
-
-    rows: Rows
-    labels: Tensor
-    sample_weights: Tensor
+    rows: Rows  # (N, D)
+    labels: Tensor  # (N,) int64
+    sample_weights: Tensor  # (N, F)
     n_classes: int
-    tangent: Tangent | None = None
+    tangent: Tangent | None = None  # of rows that are left out
 
     @property
     def n_parameters(self) -> int:
-        """Length of one member's parameters."""
+        """Number of parameters of one member: K * D weights, then K biases."""
         return self.n_classes * (self.rows.shape[1] + 1)
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weights (F, K, D) and biases (F, K), as views."""
+        """Return the weights (F, K, D) and the biases (F, K) in parameters (F, P), as views."""
         n_weights = self.n_classes * self.rows.shape[1]
-        shape = (len(parameters), self.n_classes, self.rows.shape[1])  # of no member, too
-        weights = parameters[:, :n_weights].view(shape)
-        return weights, parameters[:, n_weights:]
+        shape = (len(parameters), self.n_classes, self.rows.shape[1])  # F may be 0: no -1 here
+        return parameters[:, :n_weights].view(shape), parameters[:, n_weights:]
 
     def start(self) -> Tensor:
         """Return weights of zero and biases of the log class shares, (F, P)."""
         counts = torch.zeros(self.n_classes, self.sample_weights.shape[1], dtype=torch.float64)
-        counts.index_add_(0, self.labels, self.sample_weights.double())
+        counts.index_add_(0, self.labels, self.sample_weights.double())  # (K, F)
         parameters = torch.zeros(self.sample_weights.shape[1], self.n_parameters)
-        # Half a sample more a class: one that a member never sees must not start at -inf.
+        # Half a sample more in each class: a class that a member never sees must not start at -inf.
         half = 0.5 * counts.sum(0) / (self.sample_weights > 0).sum(0).clamp_min(1)
         self.split(parameters)[1].copy_(((counts + half) / (counts + half).sum(0)).log().T)
         return parameters
 
-    def unsettled(
+    def evaluate(
+        self,
+        parameters: Tensor,  # (A, P)
+        penalty: float,
+        members: Sequence[int],  # A columns of the sample weights
+        missing: Tensor | None = None,  # (N,), filled in
+    ) -> tuple[Tensor, Tensor]:
+        """Return the objective (A,) float64 and the gradient (A, P) of some members.
+
+        ``missing`` receives what each row lacks in the probability of its class, as a share of the
+        objective's weights, in the member where that is most.
+        """
+        n_members, members = len(members), list(members)
+        weights, biases = self.split(parameters)
+        flat_weights = weights.reshape(n_members * self.n_classes, -1)  # (A * K, D)
+        flat_biases = biases.reshape(-1)  # (A * K,)
+        sample_weights = self.sample_weights[:, members]  # (N, A)
+        total = self._total(members)  # (A,)
+
+        loss = torch.zeros(n_members, dtype=torch.float64)
+        slope_of_weights = torch.zeros_like(flat_weights)
+        slope_of_biases = torch.zeros(len(flat_biases), dtype=torch.float64)
+        for where, z in self.rows.chunks(len(flat_biases)):  # z (n, D)
+            y, s = self.labels[where], sample_weights[where]  # (n,), (n, A)
+            logits = torch.addmm(flat_biases, z, flat_weights.T)  # (n, A * K)
+            losses, errors = _losses_and_errors(logits.view(len(z), n_members, -1), y, s)
+            loss += (losses * s).sum(0, dtype=torch.float64)
+            if missing is not None:
+                at_label = errors[torch.arange(len(z)), :, y]  # (n, A), s * (p[y] - 1)
+                missing[where] = -(at_label / total.clamp_min(1e-30).float()).amin(1)
+            errors = errors.view(len(z), -1)  # (n, A * K)
+            # errors.T @ z, not z.T @ errors: the tall matrix on the left runs 7 times slower.
+            slope_of_weights.addmm_(errors.T, z)
+            slope_of_biases += errors.sum(0, dtype=torch.float64)
+
+        gradient = torch.empty_like(parameters)
+        to_weights, to_biases = self.split(gradient)
+        to_weights.copy_(slope_of_weights.view_as(weights) / total[:, None, None].float())
+        to_weights.add_(weights, alpha=penalty)
+        to_biases.copy_(slope_of_biases.view_as(biases) / total[:, None])
+        squares = weights.flatten(1).square().sum(1, dtype=torch.float64)  # (A,)
+        value = loss / total + penalty / 2 * squares
+        if self.tangent:
+            slope = self.tangent.slope[members]
+            gradient += slope
+            value += self.tangent.offset[members] + inner_products(slope, parameters)
+        return value, gradient
+
+    def _total(self, members: list[int]) -> Tensor:
+        """Return the sum of the sample weights of all rows, also of those left out, (A,)."""
+        if self.tangent:
+            total = self.tangent.total[members]
+        else:
+            total = self.sample_weights[:, members].sum(0, dtype=torch.float64)
+        return total.clamp_min(1e-300)
+
+    def without_settled(
         self, parameters: Tensor, penalty: float, value: Tensor, gradient: Tensor, missing: Tensor
     ) -> Softmax | None:
-        """Return the problem with its settled rows in the form of their tangent.
+        """Return the problem with a tangent in place of its settled rows; None if those are few.
 
-        A row whose class is all but certain has next to no curvature, and a slope that hardly
-        changes: at the minimum, 50,000 of MNIST's 60,000 are within 1e-4 of certainty. The tangent
-        touches what it stands for at ``parameters``, where objective and gradient stay those of
-        all rows, and lies below it elsewhere.
+        The last three arguments are what ``evaluate`` gives at ``parameters`` (F, P).
 
-        Parameters
-        ----------
-        parameters : tensor of shape (F, P), float32
-            Of all members; where the tangent touches.
-        penalty : float
-            At least 0.
-        value, gradient, missing : tensor
-            As ``evaluate`` gives them there.
-
-        Returns
-        -------
-        Softmax or None
-            None where too many rows are unsettled.
+        A row whose class is nearly certain has almost no curvature, and its slope hardly changes:
+        at the minimum, 50,000 of MNIST's 60,000 rows are within 1e-4 of certainty. At
+        ``parameters``, objective and gradient stay those of all rows; elsewhere the tangent is
+        below what it stands for.
         """
         most, order = missing.sort(descending=True)
         so_far = most.cumsum(0, dtype=torch.float64)
@@ -125,134 +156,50 @@ class Softmax:
         kept = order[:n_kept].sort()[0]
         total = self.sample_weights.sum(0, dtype=torch.float64)
         few = replace(
-            self, rows=self.rows.only(kept), labels=self.labels[kept],
+            self, rows=self.rows.copy_of(kept), labels=self.labels[kept],
             sample_weights=self.sample_weights[kept],
             tangent=Tangent(total, torch.zeros_like(value), torch.zeros_like(gradient)),
         )  # fmt: skip
         value_of_few, gradient_of_few = few.evaluate(parameters, penalty, range(len(parameters)))
         slope = gradient - gradient_of_few
-        offset = value - value_of_few - _products(slope, parameters)
+        offset = value - value_of_few - inner_products(slope, parameters)
         return replace(few, tangent=Tangent(total, offset, slope))
 
-    def evaluate(
-        self,
-        parameters: Tensor,
-        penalty: float,
-        members: Sequence[int],
-        missing: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return each member's objective and gradient.
-
-        Parameters
-        ----------
-        parameters : tensor of shape (A, P), float32
-            Of the members asked for.
-        penalty : float
-            At least 0.
-        members : sequence of int
-            A numbers: which columns of the sample weights.
-        missing : tensor of shape (N,), float32, optional
-            Is given what each row lacks in the probability of its class, times its share of the
-            weights, in the member where that is most.
-
-        Returns
-        -------
-        tuple of tensor of shape (A,), float64, and tensor of shape (A, P), float32
-        """
-        weights, biases = self.split(parameters)
-        n, k = len(members), self.n_classes
-        flat, offsets = weights.reshape(n * k, -1), biases.reshape(-1)
-        gradient = torch.zeros_like(flat)
-        of_biases = torch.zeros(n * k, dtype=torch.float64)
-        loss = torch.zeros(n, dtype=torch.float64)
-        sample_weights = self.sample_weights[:, list(members)]
-        tangent = self.tangent
-        total = sample_weights.sum(0, dtype=torch.float64)
-        total = (tangent.total[list(members)] if tangent else total).clamp_min(1e-300)
-        for where, z in self.rows.chunks(n * k):
-            labels, share = self.labels[where], sample_weights[where]
-            index = labels[:, None, None].expand(-1, n, 1)
-            logits = torch.addmm(offsets, z, flat.T).view(len(z), n, k)
-            logits -= logits.amax(2, keepdim=True)
-            right = logits.gather(2, index)
-            p = logits.exp_()
-            norm = p.sum(2, keepdim=True)
-            loss += ((norm.log() - right).squeeze(2) * share).sum(0, dtype=torch.float64)
-            p *= share[:, :, None] / norm
-            p.scatter_add_(2, index, -share[:, :, None])
-            if missing is not None:
-                lacks = p.gather(2, index).squeeze(2) / total.clamp_min(1e-30).float()
-                missing[where] = -lacks.amin(1)
-            errors = p.view(len(z), n * k)
-            # errors.T @ z, not z.T @ errors: the tall matrix on the left runs 7 times slower.
-            gradient.addmm_(errors.T, z)
-            of_biases += errors.sum(0, dtype=torch.float64)
-        result = torch.empty_like(parameters)
-        into_weights, into_biases = self.split(result)
-        into_weights.copy_(gradient.view_as(weights) / total[:, None, None].float())
-        into_weights.add_(weights, alpha=penalty)
-        into_biases.copy_(of_biases.view(n, k) / total[:, None])
-        value = loss / total + penalty / 2 * weights.flatten(1).square().sum(1, dtype=torch.float64)
-        if tangent:
-            slope = tangent.slope[list(members)]
-            result += slope
-            value += tangent.offset[list(members)] + _products(slope, parameters)
-        return value, result
-
     def curvature(self, parameters: Tensor) -> tuple[Tensor, float]:
-        """Return the Gram matrix weighted by each sample's curvature, for a preconditioner.
+        """Return ``sum h z z' / N`` (D, D) and the mean of h, at the first member of (F, P).
 
-        The Hessian's mean diagonal block is ``sum_i h_i z_i z_i'`` with h_i the mean of p (1 - p)
-        over classes: samples that are settled weigh nothing. Measured on flowers, this halves the
-        iterations of the unweighted Gram matrix; Boehning's bound needs three times as many.
+        h is the mean of p (1 - p) over the classes, so the matrix is the mean diagonal block of
+        the Hessian: rows that are settled weigh nothing. Measured on flowers, this halves the
+        iterations of the unweighted matrix; Boehning's bound needs three times as many.
 
-        Parameters
-        ----------
-        parameters : tensor of shape (F, P), float32
-            Where. The first member speaks for all.
-
-        Returns
-        -------
-        tuple of tensor of shape (D, D), float32, and float
-            The matrix and the mean of h_i; the matrix from the 8,192 (or 2 D) rows of largest h_i
-            where there are more. A regular subset of rows needed 117 iterations on MNIST's 60,000
-            where these need 78.
+        The matrix is of the 8,192 (or 2 D) rows of largest h if there are more. A regular subset
+        of rows needed 117 iterations on MNIST's 60,000 where these need 78.
         """
         n_rows, n_features = self.rows.shape
         weights, biases = self.split(parameters[:1])
         h = torch.empty(n_rows)
         for where, z in self.rows.chunks(self.n_classes):
-            p = torch.addmm(biases[0], z, weights[0].T).softmax(1)
+            p = torch.addmm(biases[0], z, weights[0].T).softmax(1)  # (n, K)
             h[where] = (1 - p.square().sum(1)) / max(self.n_classes - 1, 1)
         total = float(h.sum(dtype=torch.float64))
         most = min(n_rows, max(8192, 2 * n_features))
-        # Where most samples are settled, those that are not hold nearly all of the curvature.
-        # Of equals (all are, at weights of zero) any: rows may be sorted by class.
+        # Where most rows are settled, the others have nearly all of the curvature. Equal rows (all
+        # are, at weights of zero) are drawn at random: they may be sorted by class.
         mixed = torch.randperm(n_rows, generator=torch.Generator().manual_seed(0))
         chosen = mixed[h[mixed].argsort(descending=True, stable=True)[:most]].sort()[0]
-        # BLAS's own product of a matrix with itself takes half the time of one that does not know.
-        half = np.zeros((n_features, n_features), np.float32, order="F")
-        for some, z in self.rows.some(chosen):
-            weighted = (z * h[some].sqrt()[:, None]).numpy()
+        # syrk takes half the time of a product that does not know that both matrices are the same.
+        half = np.zeros((n_features, n_features), np.float32, order="F")  # the lower triangle
+        for numbers, z in self.rows.chunks_of(chosen):
+            weighted = (z * h[numbers].sqrt()[:, None]).numpy()
             half = ssyrk(1.0, weighted.T, beta=1.0, c=half, lower=1, overwrite_c=1)
-        seen = float(h[chosen].sum(dtype=torch.float64))
-        gram = torch.from_numpy(np.asarray(half)).mul_(total / max(seen, 1e-300) / n_rows)
+        covered = float(h[chosen].sum(dtype=torch.float64))
+        gram = torch.from_numpy(np.asarray(half)).mul_(total / max(covered, 1e-300) / n_rows)
         return gram + gram.tril(-1).T, total / n_rows
 
     def logits(self, parameters: Tensor, member_of: Tensor) -> Tensor:
-        """Return each row's logits by one member.
+        """Return the logits (N, K) of each row by one member of (F, P).
 
-        Parameters
-        ----------
-        parameters : tensor of shape (F, P), float32
-            Of all members.
-        member_of : tensor of shape (N,), int64
-            Which member speaks for a row; -1 for none.
-
-        Returns
-        -------
-        tensor of shape (N, K), float32
-            Zero where no member speaks.
+        ``member_of`` (N,) int64 is the member; a row with -1 has logits of zero.
         """
         weights, biases = self.split(parameters)
         result = torch.zeros(self.rows.shape[0], self.n_classes)
@@ -264,6 +211,19 @@ class Softmax:
         return result
 
 
-def _products(one: Tensor, other: Tensor) -> Tensor:
-    """Return each row's inner product (F,), float64."""
+def inner_products(one: Tensor, other: Tensor) -> Tensor:
+    """Return the inner product of each row of two matrices (F, P), as (F,) float64."""
     return (one.double() * other.double()).sum(1)
+
+
+def _losses_and_errors(logits: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Return -log p[y] (n, A) and s * (p - onehot(y)) (n, A, K), in the memory of the logits."""
+    index = y[:, None, None].expand(-1, logits.shape[1], 1)  # (n, A, 1)
+    logits -= logits.amax(2, keepdim=True)  # so that exp cannot overflow
+    at_label = logits.gather(2, index)  # (n, A, 1)
+    p = logits.exp_()  # not divided by its sum yet
+    norm = p.sum(2, keepdim=True)
+    losses = (norm.log() - at_label).squeeze(2)
+    p *= s[:, :, None] / norm
+    p.scatter_add_(2, index, -s[:, :, None])
+    return losses, p

@@ -12,40 +12,23 @@ from scipy.special import logsumexp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Beyond these a few scored samples, not the head, would decide.
+#: Temperatures outside would be decided by a few scored samples, not by the head.
 LOWEST, HIGHEST = 0.25, 4.0
 
 
 def fit_temperature(
-    logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float64] | None = None,
+    logits: NDArray[np.float32],  # (N, K), of samples that the head was not fitted on
+    labels: NDArray[np.int64],  # (N,)
+    weights: NDArray[np.float64] | None = None,  # (N,)
     *,
     bounds: tuple[float, float] = (LOWEST, HIGHEST),
 ) -> float:
-    """Find the temperature of least log-loss, as if one answer more had been wrong.
+    """Return the temperature of least log-loss, as if one more answer had been wrong.
 
-    Each target gives 1 / (N + 2) away to the other classes, as Platt's do: where all N answers are
-    right, the lower the temperature the better, which says nothing of unseen images.
+    Each target gives 1 / (N + 2) to the other classes, like Platt's. Without this, if all N
+    answers are right, a lower temperature is always better, which says nothing about new images.
+    Without samples the temperature is 1.
 
-    Parameters
-    ----------
-    logits : array of shape (N, K), float32
-        Of samples that the head was not fitted on.
-    labels : array of shape (N,), int64
-        Their classes.
-    weights : array of shape (N,), float64, optional
-        What each sample counts; all the same where not given.
-    bounds : tuple of float
-        Least and largest temperature.
-
-    Returns
-    -------
-    float
-        1 where there is no sample.
-
-    References
-    ----------
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     Platt, Probabilistic Outputs for Support Vector Machines, 1999, for the targets.
 
@@ -64,8 +47,8 @@ def fit_temperature(
     expected = right + (others - right) / (n + 2)  # logit of the smoothed target
 
     def loss(log_temperature: float) -> float:
-        cooled = math.exp(-log_temperature)
-        each = logsumexp(logits64 * cooled, axis=1) - expected * cooled
+        inverse = math.exp(-log_temperature)
+        each = logsumexp(logits64 * inverse, axis=1) - expected * inverse
         return float(np.average(each, weights=weights))
 
     found = minimize_scalar(
@@ -78,19 +61,7 @@ def fit_temperature(
 def log_losses(
     logits: NDArray[np.float32] | NDArray[np.float64], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return each sample's cross-entropy in nats.
-
-    Parameters
-    ----------
-    logits : array of shape (N, K)
-        Finite.
-    labels : array of shape (N,), int64
-        Classes.
-
-    Returns
-    -------
-    array of shape (N,), float64
-    """
+    """Return the cross-entropy of each sample in nats, (N,), from finite logits (N, K)."""
     logits64 = logits.astype(np.float64, copy=False)
     right = logits64[np.arange(len(labels)), labels]
     return np.asarray(logsumexp(logits64, axis=1) - right)
