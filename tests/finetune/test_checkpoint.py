@@ -143,8 +143,8 @@ def test_every_flipped_bit_of_the_state_is_noticed(tmp_path):
     checkpoints.save({"a": torch.ones(1)}, {"step": 7})
     path = checkpoints.folder / "00000001.json"
     data = path.read_bytes()
-    for place in range(0, len(data), 7):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    for position in range(0, len(data), 7):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
         try:
             saved, _ = opened(tmp_path).load()
         except RunError:

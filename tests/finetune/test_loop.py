@@ -30,7 +30,7 @@ from regraft.splits.split import split
 
 
 class Notes:
-    """Remembers losses, moments and the loop itself."""
+    """Keep losses, moments and the loop itself."""
 
     def __init__(self):
         self.losses, self.moments = [], []
@@ -362,11 +362,11 @@ def test_memory_is_estimated_before_the_start(tmp_path):
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
     frozen = TrainableNetwork(trial.probe, unfreeze="1", train_norms=True)
     assert 0 < activation_bytes(frozen, 32, trial.compute) < one / 2
-    told = []
+    lines = []
 
     class Says(Reporter):
         def say(self, line):
-            told.append(line)
+            lines.append(line)
 
     fixed = 7 * sum(t.numel() * t.element_size() for t in network.state().values())
     for available, micro in (
@@ -377,8 +377,8 @@ def test_memory_is_estimated_before_the_start(tmp_path):
         state = State.new(network, None, micro=8, average=False)
         fit_memory(state, 32, trial.compute, Says(), available)
         assert state.progress.micro == micro
-    assert len(told) == 2
-    assert "4 images in one forward pass instead of 8; a step keeps its images" in told[0]
+    assert len(lines) == 2
+    assert "4 images in one forward pass instead of 8; a step keeps its images" in lines[0]
     with pytest.raises(
         RegraftError, match=r"training needs about .* with 2 images at a time; 0\.00"
     ):

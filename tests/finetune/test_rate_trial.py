@@ -88,7 +88,7 @@ def test_images_outside_the_training_part_are_not_read(trial, tmp_path):
     assert len(found.losses) > 20
 
 
-def test_a_loss_that_is_not_finite_at_once_is_told(trial):
+def test_a_loss_that_is_not_finite_at_once_is_an_error(trial):
     broken = {**trial.probe.head.tensors()}
     broken["bias"] = broken["bias"] * float("nan")
     head = type(trial.probe.head)(**broken)
@@ -113,7 +113,7 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     assert found.summary().startswith(words)
 
 
-def test_a_loss_that_never_rises_is_told():
+def test_a_loss_that_never_rises_is_in_the_summary():
     found = _read(RATES, np.linspace(2, 1, STEPS), 1e-4)
     assert found.summary().splitlines() == [
         "--lr 1.0e+00: the loss had not risen at 1.0e+01, the largest rate tried",
@@ -176,14 +176,14 @@ def test_no_probe_is_fitted_where_it_decides_nothing(settings, photographs, tmp_
 def test_a_probe_is_fitted_where_it_begins_or_chooses_the_blocks(changes, photographs, tmp_path):
     store = tmp_path / "store"
     settings = {**DRAWN, "taps": "last", **changes}
-    reporter, told = Reporter(), []
-    reporter.say = told.append
+    reporter, lines = Reporter(), []
+    reporter.say = lines.append
     regraft.find_rate(photographs, None, reporter, out=tmp_path / "x.png", cache_dir=store,
                       **settings)  # fmt: skip
     assert store.exists()
     stages = "block3" if "unfreeze" in changes else "block1, block2, block3"
-    assert f"trying rates on {stages} and the head" in told
-    assert not any("cached-views" in line for line in told)  # which lr-find does not take
+    assert f"trying rates on {stages} and the head" in lines
+    assert not any("cached-views" in line for line in lines)  # which lr-find does not take
 
 
 def test_images_that_cannot_be_read_are_left_out_without_a_probe_too(tmp_path):
@@ -192,12 +192,12 @@ def test_images_that_cannot_be_read_are_left_out_without_a_probe_too(tmp_path):
     samples = scan(data, config)
     name = samples.ids[divide(samples, config).train[0]]
     (data / name).write_bytes((data / name).read_bytes()[:-40])
-    told = []
+    lines = []
     reporter = Reporter()
-    reporter.say = told.append
+    reporter.say = lines.append
     regraft.find_rate(data, config, reporter, out=tmp_path / "x.png")
-    assert "1 of 36 images refused (all are named in the ledger.json of a training):" in told
-    assert any(line.startswith(f"  {name}: ") for line in told)
+    assert "1 of 36 images refused (all are named in the ledger.json of a training):" in lines
+    assert any(line.startswith(f"  {name}: ") for line in lines)
     with pytest.raises(DataError, match=name):
         regraft.find_rate(data, config, out=tmp_path / "y.png", strict=True)
 

@@ -32,7 +32,7 @@ COMBINATIONS = {
 
 
 class Watch:
-    """Notes losses and the last state of the network; stops after a step, as Ctrl-C would."""
+    """Keep losses and the last state of the network; stop after a step, as Ctrl-C does."""
 
     def __init__(self, step=None):
         self.step = step
@@ -64,14 +64,14 @@ def test_stopped_after_a_step_ends_in_the_same_bits(tmp_path, name):
         before, after = Watch(step), Watch()
         with pytest.raises(KeyboardInterrupt):
             stopped.run(before, workers=1 + step % 2)
-        resumed, told = stopped.run(after, workers=2 - step % 2, resume=True)
+        resumed, again = stopped.run(after, workers=2 - step % 2, resume=True)
         assert before.losses.keys() | after.losses.keys() == whole.losses.keys()
         assert not before.losses.keys() & after.losses.keys()  # none lost, none repeated
         assert before.losses | after.losses == whole.losses
         assert same(after.last, whole.last)
         assert equal(resumed, model)
-        assert rows(told) == rows(fitted)
-        assert told.temperature == fitted.temperature
+        assert rows(again) == rows(fitted)
+        assert again.temperature == fitted.temperature
 
 
 def test_stopped_while_an_epoch_is_measured_measures_it_again(tmp_path):
@@ -104,11 +104,11 @@ def test_stopped_while_an_epoch_is_measured_measures_it_again(tmp_path):
             stopped.run(before)
         assert left.value.code == 143
         assert len(before.losses) == epoch * len(whole.losses) // 2
-        resumed, told = trial.at(stopped.folder).run(after, resume=True)
+        resumed, again = trial.at(stopped.folder).run(after, resume=True)
         assert before.losses | after.losses == whole.losses
         assert not before.losses.keys() & after.losses.keys()
         assert equal(resumed, model)
-        assert rows(told) == rows(fitted)
+        assert rows(again) == rows(fitted)
 
 
 def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
@@ -147,10 +147,10 @@ def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
     assert len(states) > 4 * len(whole.losses)
     for state in [*states[:: len(states) // 4], states[-1]]:  # the last one is complete
         after = Watch()
-        resumed, told = trial.at(state).run(after, resume=True)
+        resumed, again = trial.at(state).run(after, resume=True)
         assert equal(resumed, model)
         assert same(after.last, whole.last)
-        assert rows(told) == rows(fitted)
+        assert rows(again) == rows(fitted)
         assert after.losses.items() <= whole.losses.items()
         names = {path.name for path in state.iterdir()}
         assert len(names) == 4  # two generations, and nothing half-written
@@ -172,9 +172,9 @@ def test_a_stopped_run_is_neither_lost_nor_taken_for_another(tmp_path):
     with pytest.raises(RunError, match="training images was "):
         other.run(resume=True)
     whole, _ = trial.at(tmp_path / "y").run()
-    anew, told = trial.run(overwrite=True)
-    assert equal(anew, whole)
-    assert told.record["steps"] == 4
+    again, fitted = trial.run(overwrite=True)
+    assert equal(again, whole)
+    assert fitted.record["steps"] == 4
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
@@ -216,10 +216,10 @@ from regraft.backbones import registry
 from regraft.finetune import train
 registry.resolve("minivgg")
 for line in sys.stdin:
-    words, told = json.loads(line)
+    words, path = json.loads(line)
     number = os.fork()
     if number == 0:
-        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
         os.dup2(2, 1)
         try:
             code = cli.main(words)
@@ -244,18 +244,18 @@ class Commands:
         )
 
     def run(self, words, until="", number=None):
-        told = self.folder / f"stderr{len(list(self.folder.glob('stderr*')))}"
-        self.server.stdin.write(json.dumps([list(map(str, words)), str(told)]) + "\n")
+        path = self.folder / f"stderr{len(list(self.folder.glob('stderr*')))}"
+        self.server.stdin.write(json.dumps([list(map(str, words)), str(path)]) + "\n")
         self.server.stdin.flush()
         process = int(self.server.stdout.readline())
         if number is not None:
-            while not (told.exists() and until in told.read_text(encoding="utf-8")):
+            while not (path.exists() and until in path.read_text(encoding="utf-8")):
                 time.sleep(0.01)
             sent = time.monotonic()
             os.kill(process, number)
         code = int(self.server.stdout.readline())
         assert number is None or time.monotonic() - sent < 10
-        return code, told.read_text(encoding="utf-8")
+        return code, path.read_text(encoding="utf-8")
 
     def close(self):
         self.server.stdin.close()
@@ -282,14 +282,16 @@ def words(data, out, *more):
 def test_killed_and_terminated_ends_in_the_same_bundle(commands, tmp_path):
     data = make_photographs(tmp_path / "data", a_class=12)
     out, whole = tmp_path / "out", tmp_path / "whole"
-    code, told = commands.run(words(data, whole))
-    assert code == 0, told
+    code, printed = commands.run(words(data, whole))
+    assert code == 0, printed
     first = commands.run(words(data, out, "-j", "1"), "epoch 0/3", signal.SIGKILL)
     assert first[0] == -signal.SIGKILL
-    code, told = commands.run(words(data, out, "-j", "2", "--resume"), "epoch 1/3", signal.SIGTERM)
-    assert (code, "saved after step" in told) == (143, True), told
-    code, told = commands.run(words(data, out, "-j", "2", "--resume"))
-    assert (code, "resumed in epoch" in told) == (0, True), told
+    code, printed = commands.run(
+        words(data, out, "-j", "2", "--resume"), "epoch 1/3", signal.SIGTERM
+    )
+    assert (code, "saved after step" in printed) == (143, True), printed
+    code, printed = commands.run(words(data, out, "-j", "2", "--resume"))
+    assert (code, "resumed in epoch" in printed) == (0, True), printed
     assert not out.with_name("out.checkpoints").exists()
     for name in ("bundle/backbone.safetensors", "bundle/head.safetensors", "predictions.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name

@@ -29,7 +29,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-class Told(Reporter):
+class Lines(Reporter):
     def __init__(self):
         self.lines = []
 
@@ -43,15 +43,15 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told():
-    return Told()
+def printed():
+    return Lines()
 
 
 @pytest.fixture(scope="module")
-def run(data, told, tmp_path_factory):
+def run(data, printed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     store = tmp_path_factory.mktemp("store")
-    return train(data, TrainConfig(out=folder, cache_dir=store, **SMALL), told)
+    return train(data, TrainConfig(out=folder, cache_dir=store, **SMALL), printed)
 
 
 def rows(path):
@@ -84,7 +84,7 @@ def test_history_has_a_row_for_each_epoch_and_one_is_chosen(run):
     assert float(chosen["val_accuracy"]) == best == run.metrics["val"]["accuracy"]["value"]
 
 
-def test_metrics_tell_what_was_trained_and_what_it_is_held_against(run):
+def test_metrics_record_what_was_trained_and_the_baselines(run):
     head = run.metrics["head"]
     assert head["name"] == "finetune"
     assert head["n"] == run.metrics["data"]["n"]["train"]
@@ -96,11 +96,11 @@ def test_metrics_tell_what_was_trained_and_what_it_is_held_against(run):
     assert run.metrics["baselines"]["probe"]["n"] == run.metrics["test"]["n"]
     assert {"train", "extract again"} <= set(run.metrics["seconds"])
     n = run.metrics["data"]["n"]
-    told = f"{n['train']} images to train, {n['val']} to validate, {n['test']} to test: "
-    assert told in run.summary()
+    sizes = f"{n['train']} images to train, {n['val']} to validate, {n['test']} to test: "
+    assert sizes in run.summary()
 
 
-def test_epoch_0_is_the_probe_that_the_baseline_measures(run, told, data, tmp_path):
+def test_epoch_0_is_the_probe_that_the_baseline_measures(run, printed, data, tmp_path):
     """Fine-tuning of the head alone at a rate of nearly nothing: its test result is the probe's."""
     config = {**SMALL, "unfreeze": "0", "lr": 1e-12, "epochs": 1, "augment": "none"}
     other = train(data, TrainConfig(out=tmp_path / "run", **config))
@@ -111,7 +111,7 @@ def test_epoch_0_is_the_probe_that_the_baseline_measures(run, told, data, tmp_pa
     assert {k: first[k] for k in ("val_loss", "val_accuracy")} == {
         k: rows(other.folder / "history.csv")[0][k] for k in ("val_loss", "val_accuracy")
     }
-    assert any(line.startswith("epoch 0/2; val loss") for line in told.lines)
+    assert any(line.startswith("epoch 0/2; val loss") for line in printed.lines)
 
 
 def test_the_bundle_answers_as_training_did(run, data):
@@ -147,24 +147,24 @@ def test_the_parts_are_disjoint_and_the_test_part_is_the_probes(run, data, tmp_p
     assert "probe" not in probe.metrics["baselines"]
 
 
-def test_wrong_stages_are_told_before_any_extraction(data, tmp_path):
-    told = Told()
+def test_wrong_stages_are_an_error_before_any_extraction(data, tmp_path):
+    printed = Lines()
     with pytest.raises(ConfigError, match="has no stage 'layer4'"):
-        train(data, TrainConfig(out=tmp_path / "run", **{**SMALL, "unfreeze": "layer4"}), told)
-    assert not any("forward pass" in line for line in told.lines)
+        train(data, TrainConfig(out=tmp_path / "run", **{**SMALL, "unfreeze": "layer4"}), printed)
+    assert not any("forward pass" in line for line in printed.lines)
 
 
-def test_a_stopped_run_is_told_before_any_work(data, tmp_path):
+def test_a_stopped_run_is_an_error_before_any_work(data, tmp_path):
     folder = tmp_path / "run.checkpoints"
     folder.mkdir()
     (folder / "00000001.json").write_text("{}", encoding="utf-8")
-    told = Told()
+    printed = Lines()
     with pytest.raises(RunError, match="holds the checkpoints of a run that was stopped"):
-        train(data, TrainConfig(out=tmp_path / "run", **SMALL), told)
-    assert told.lines == []
+        train(data, TrainConfig(out=tmp_path / "run", **SMALL), printed)
+    assert printed.lines == []
     probe = {**SMALL, "strategy": "probe", "taps": "last"}
     train(data, TrainConfig(out=tmp_path / "run", **probe))
-    assert folder.exists()  # a probe takes no notice of them, and does not remove them
+    assert folder.exists()  # a probe neither reads nor removes them
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_stopped_run_is_told_before_any_work(data, tmp_path):
         ),
     ],
 )
-def test_settings_out_of_range_are_told(settings, message):
+def test_settings_out_of_range_are_errors(settings, message):
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**settings)
     assert caught.value.message == message
@@ -208,9 +208,9 @@ def test_without_out_a_stopped_training_goes_on_though_a_probe_came_between(
     assert train(data, TrainConfig(**probe)).folder.name == "photographs-2"
     with pytest.raises(RunError, match="holds the checkpoints of a run that was stopped"):
         train(data, TrainConfig(**small))
-    told = Told()
-    run = train(data, TrainConfig(resume=True, **small), told)
+    printed = Lines()
+    run = train(data, TrainConfig(resume=True, **small), printed)
     assert run.folder.name == "photographs"
-    assert not any("nothing to resume" in line for line in told.lines)
+    assert not any("nothing to resume" in line for line in printed.lines)
     names = sorted(path.name for path in run.folder.parent.iterdir())
     assert names == ["photographs", "photographs-2"]

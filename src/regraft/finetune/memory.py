@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from regraft.core.keyed_random import torch_seeded
-from regraft.core.machine import free_memory
 from regraft.errors import RegraftError
 from regraft.finetune.precision import autocast
 from regraft.finetune.state import State, copied
@@ -22,18 +21,14 @@ if TYPE_CHECKING:
 _MARGIN = 1.2
 
 
-def fit_memory(
-    state: State, side: int, compute: Compute, reporter: Reporter, available: int | None = None
-) -> None:
-    """Halve ``state.progress.micro`` until a step fits into the memory, before any is taken.
+def fit_memory(state: State, side: int, compute: Compute, reporter: Reporter, free: int) -> None:
+    """Halve ``state.progress.micro`` until a step fits into ``free`` bytes; ``side`` is in pixels.
 
-    ``side`` is that of an image in pixels; ``available`` are bytes, all free ones where not given.
-    Only on a processor: on a GPU a step that does not fit is repeated in smaller micro-batches.
+    Only on a processor: on a GPU, a step that does not fit is repeated in smaller micro-batches.
     Raises RegraftError where the smallest micro-batch does not fit.
     """
     if compute.device != "cpu":
         return
-    free = free_memory() if available is None else available
     one = int(_MARGIN * activation_bytes(state.network, side, compute))
     # Gradients, at most two moments, the best epoch's tensors and a checkpoint as bytes.
     trained = sum(t.numel() * t.element_size() for t in state.network.state().values())

@@ -30,7 +30,7 @@ from regraft.model import Model
 
 
 class Watch:
-    """Notes the last state of the network; stops after a step, as Ctrl-C would."""
+    """Keep the last state of the network; stop after a step, as Ctrl-C does."""
 
     def __init__(self, step=None):
         self.step = step
@@ -43,8 +43,8 @@ class Watch:
         self.last = copied(loop.state.tensors())
 
 
-class Told(Reporter):
-    """Keeps what is said of frozen stages."""
+class Lines(Reporter):
+    """Keep the lines about frozen stages."""
 
     def __init__(self):
         self.lines = []
@@ -58,10 +58,10 @@ def same(one, other):
 
 
 def run(trial, watch=None, **changes):
-    told = Told()
-    job = trial.job(told, **changes)
+    reporter = Lines()
+    job = trial.job(reporter, **changes)
     model, fitted = train.finetune(job, trial.folder, [watch or Watch()])
-    return model, fitted, told.lines
+    return model, fitted, reporter.lines
 
 
 def counted(trial):
@@ -105,15 +105,15 @@ def test_without_augmentation_the_cache_changes_no_bit(tmp_path, settings):
     """On one machine, with one number of torch's threads, in batches as small as these."""
     trial, reads = counted(make_trial(tmp_path / "once", augment="none", epochs=3, **settings))
     once, whole = Watch(), Watch()
-    model, fitted, told = run(trial, once)
+    model, fitted, lines = run(trial, once)
     assert reads() == [1] * (len(trial.parts.train) + len(trial.parts.val))
     assert fitted.record["frozen_stages"]["once"]
-    assert " are frozen and run once an image, not in each of 3 epochs; " in told[0]
+    assert " are frozen and run once an image, not in each of 3 epochs; " in lines[0]
     size = sum(path.stat().st_size for path in trial.folder.glob("frozen-*.rows"))
     assert fitted.record["frozen_stages"]["bytes"] == size > 0
-    assert f"{size:,} bytes in {trial.folder}" in told[0]
-    other, known, told = run(trial.at(tmp_path / "whole"), whole, cached_views="0")
-    assert told == ["the frozen stages run in every epoch: --cached-views 0"]
+    assert f"{size:,} bytes in {trial.folder}" in lines[0]
+    other, known, lines = run(trial.at(tmp_path / "whole"), whole, cached_views="0")
+    assert lines == ["the frozen stages run in every epoch: --cached-views 0"]
     epochs, again = 3, 5  # validation: in epoch 0, after each of three, and of the best one
     n_train, n_val = len(trial.parts.train), len(trial.parts.val)
     assert reads() == [1 + epochs] * n_train + [1 + again] * n_val
@@ -127,12 +127,12 @@ def test_without_augmentation_the_cache_changes_no_bit(tmp_path, settings):
 def test_views_are_those_of_the_first_epochs_used_again(tmp_path, monkeypatch):
     trial, reads = counted(make_trial(tmp_path / "once", augment="strong", epochs=5, dropout=0.2))
     once, whole = Watch(), Watch()
-    _, fitted, told = run(trial, once, cached_views=2)
+    _, fitted, lines = run(trial, once, cached_views=2)
     assert reads() == [2] * len(trial.parts.train) + [1] * len(trial.parts.val)
-    assert " run once for each of 2 views of an image, not in each of 5 epochs; " in told[0]
+    assert " run once for each of 2 views of an image, not in each of 5 epochs; " in lines[0]
     remember_nothing(monkeypatch)
-    _, known, told = run(trial.at(tmp_path / "whole"), whole, cached_views=2)
-    assert told == ["the frozen stages run in every epoch: for the test's sake"]
+    _, known, lines = run(trial.at(tmp_path / "whole"), whole, cached_views=2)
+    assert lines == ["the frozen stages run in every epoch: for the test's sake"]
     assert same(once.last, whole.last)
     assert rows(fitted) == rows(known)
     own = Watch()
@@ -152,7 +152,7 @@ def test_views_are_those_of_the_first_epochs_used_again(tmp_path, monkeypatch):
         ("timm/convnext_atto", 64),
     ],
 )
-def test_families_can_be_cut_behind_their_stages(name, size):
+def test_families_can_be_cut_after_their_stages(name, size):
     backbone = load_backbone(name, "none", image_size=size)
     blocks = select_blocks(backbone, "all")
     channels = {stage.name: stage.channels for stage in backbone.stages}
@@ -169,11 +169,11 @@ def test_families_can_be_cut_behind_their_stages(name, size):
         with torch_seeded(images.device, "test"):  # some drop whole branches in training
             whole = network(images)
         with torch_seeded(images.device, "test"):
-            halves = network(layout.decode(layout.encode(kept)))
-        assert torch.equal(whole, halves)
+            cut = network(layout.decode(layout.encode(kept)))
+        assert torch.equal(whole, cut)
         assert network.n_frozen == len(backbone.stages) - unfreeze
         assert len(network.early) == network.n_frozen
-        halves.sum().backward()
+        cut.sum().backward()
         trained = [p for p in network.backbone.parameters() if p.requires_grad]
         assert bool(trained) == bool(unfreeze)
         assert unfreeze == 0 or any(p.grad is not None for p in trained)
@@ -218,10 +218,10 @@ def test_a_network_that_cannot_be_cut_runs_as_a_whole(tmp_path, way, reason):
     )  # fmt: skip
     trial = dataclasses.replace(trial, probe=probe)
     once, whole = Watch(), Watch()
-    _, fitted, told = run(trial, once)
+    _, fitted, lines = run(trial, once)
     assert fitted.record["frozen_stages"].get("reason", "") == reason
     if reason:
-        assert told == [f"the frozen stages run in every epoch: {reason}"]
+        assert lines == [f"the frozen stages run in every epoch: {reason}"]
     run(trial.at(tmp_path / "y"), whole, cached_views="0")
     assert same(once.last, whole.last)
 
@@ -258,10 +258,10 @@ def test_stopped_after_a_step_ends_in_the_same_bits(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(stopped, Watch(step), workers=1 + step % 2)
         damage(stopped.folder, state)
-        resumed, told, _ = run(stopped, after, workers=2 - step % 2, resume=True)
+        resumed, again, _ = run(stopped, after, workers=2 - step % 2, resume=True)
         assert same(after.last, whole.last)
         assert equal(resumed, model)
-        assert rows(told) == rows(fitted)
+        assert rows(again) == rows(fitted)
     with pytest.raises(RunError, match="cached_views was 2 and is 0"):
         run(stopped, resume=True, cached_views="0")
 
@@ -276,10 +276,10 @@ def some_rows(path):
 def test_no_row_is_read_that_was_not_written_for_that_image(tmp_path):
     kept, layout, file = some_rows(tmp_path / "x" / "frozen-0.rows")
     with file.opened():
-        for place, row in enumerate(layout.encode(kept)):
-            assert file.read(place, b"key") is None
-            file.write(place, b"key", row)
-        read = torch.stack([file.read(place, b"key") for place in range(3)])
+        for number, row in enumerate(layout.encode(kept)):
+            assert file.read(number, b"key") is None
+            file.write(number, b"key", row)
+        read = torch.stack([file.read(number, b"key") for number in range(3)])
         assert file.read(0, b"another") is None
         assert file.read(3, b"key") is None
     again = layout.decode(read)
@@ -288,8 +288,8 @@ def test_no_row_is_read_that_was_not_written_for_that_image(tmp_path):
     for at in range(len(data)):  # any one byte
         file.path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
         with file.opened():
-            found = [file.read(place, b"key") is not None for place in range(3)]
-        assert found == [place != at // layout.width for place in range(3)]
+            found = [file.read(number, b"key") is not None for number in range(3)]
+        assert found == [number != at // layout.width for number in range(3)]
     file.path.write_bytes(data[:-1])
     with RowFile(file.path, layout.width, 6).opened():
         pass
@@ -330,9 +330,9 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
     assert caught.value.message == message
     assert caught.value.hint == "free some space there, or --cached-views 0"
     assert not other.folder.exists()
-    _, fitted, told = run(other)
+    _, fitted, lines = run(other)
     assert fitted.record["frozen_stages"]["reason"] == message
-    assert told == [f"the frozen stages run in every epoch: {message}"]
+    assert lines == [f"the frozen stages run in every epoch: {message}"]
     run(trial, overwrite=True)  # what is there already needs nothing more
 
 
@@ -390,11 +390,11 @@ OWN_VIEWS = (
 )
 def test_why_the_whole_network_runs(tmp_path, settings, reason):
     trial = make_trial(tmp_path / "x", **{"epochs": 2, **settings})
-    _, fitted, told = run(trial)
+    _, fitted, lines = run(trial)
     frozen = fitted.record["frozen_stages"]
     assert (frozen["once"], frozen["reason"]) == (False, reason)
     expected = [f"the frozen stages run in every epoch: {reason}"]
-    assert told == (expected if frozen["n"] else [])
+    assert lines == (expected if frozen["n"] else [])
     assert not list(trial.folder.glob("frozen-*.rows"))
 
 

@@ -53,8 +53,8 @@ def torchrun(*words, more=(), cwd):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command += ["2", *more, "-m", "regraft", "train", *map(str, words)]
     with (
-        (cwd / "err").open("w") as told,
-        subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=told, text=True) as job,
+        (cwd / "err").open("w") as err,
+        subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=err, text=True) as job,
     ):
         try:
             yield job
@@ -77,8 +77,8 @@ def assert_same(folder, alone):
     assert metrics["val"]["n"] == alone.metrics["val"]["n"] == 23
     columns = ("step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
     one, two = (
-        np.genfromtxt(place / "history.csv", delimiter=",", names=True, usecols=columns)
-        for place in (alone.folder, folder)
+        np.genfromtxt(each / "history.csv", delimiter=",", names=True, usecols=columns)
+        for each in (alone.folder, folder)
     )
     assert len(one) == 4
     for column in columns:
@@ -88,13 +88,13 @@ def assert_same(folder, alone):
 def test_two_processes_end_where_one_does_and_one_of_them_writes(data, alone, tmp_path):
     with torchrun(data, *FLAGS, "--out", "run", "--no-cache", cwd=tmp_path) as job:
         out, _ = job.communicate(timeout=120)
-    told = (tmp_path / "err").read_text(encoding="utf-8")
-    assert job.returncode == 0, told
+    printed = (tmp_path / "err").read_text(encoding="utf-8")
+    assert job.returncode == 0, printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["err", "run"]
     assert_same(tmp_path / "run", alone)
     assert out.count("test accuracy ") == 1
-    assert [told.count(f"epoch {n}/3;") for n in range(4)] == [1, 1, 1, 1]
-    assert "Traceback" not in told
+    assert [printed.count(f"epoch {n}/3;") for n in range(4)] == [1, 1, 1, 1]
+    assert "Traceback" not in printed
 
 
 WAITS = """
@@ -215,9 +215,9 @@ def test_torchrun_passes_a_signal_on_and_the_step_is_saved(number, data, alone, 
     assert_same(tmp_path / "run", alone)
 
 
-def started(job, folder, told):
+def started(job, folder, line):
     """Wait for a line; return the processes by their rank."""
-    while told not in (folder / "err").read_text(encoding="utf-8"):
+    while line not in (folder / "err").read_text(encoding="utf-8"):
         assert job.poll() is None
         time.sleep(0.05)
     return {int(child.environ()["RANK"]): child for child in psutil.Process(job.pid).children()}
@@ -228,9 +228,9 @@ def test_a_probe_is_refused_by_one_message(data, tmp_path):
     with torchrun(data, "--out", "run", cwd=tmp_path) as job:
         job.communicate(timeout=60)
     assert job.returncode == 1
-    told = (tmp_path / "err").read_text(encoding="utf-8")
+    printed = (tmp_path / "err").read_text(encoding="utf-8")
     message = "error: 2 processes were started, and a probe is fitted by one\n"
-    assert told.count(message) == 1
+    assert printed.count(message) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
