@@ -121,7 +121,7 @@ def by_hand(given, *, fast: bool) -> float:
     import torch
 
     from regraft.finetune.network import TrainableNetwork
-    from regraft.images.render import normalise
+    from regraft.images.render import normalise_pixels
 
     model, _, _, compute, config = prepared(given, "auto" if fast else "float32")
     network = TrainableNetwork(model, unfreeze=config.unfreeze, train_norms=not fast)
@@ -137,13 +137,15 @@ def by_hand(given, *, fast: bool) -> float:
         network.cut()
         with low:
             kept = network.front(
-                normalise(pixels.contiguous(memory_format=layout), model.backbone.preprocess)
+                normalise_pixels(pixels.contiguous(memory_format=layout), model.backbone.preprocess)
             )
     steps = given.steps * (EPOCHS - 1 if kept else 1)
     for step in range(steps + 1):
         if step == 1:
             started = time.perf_counter()
-        x = kept or normalise(pixels.contiguous(memory_format=layout), model.backbone.preprocess)
+        x = kept or normalise_pixels(
+            pixels.contiguous(memory_format=layout), model.backbone.preprocess
+        )
         with low:
             logits = network(x)
         loss = torch.nn.functional.cross_entropy(logits, labels)

@@ -19,7 +19,7 @@ from regraft.features.taps import (
     pool,
     row_blocks,
 )
-from regraft.images.render import normalise
+from regraft.images.render import normalise_pixels
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def distance(left: np.ndarray, right: np.ndarray) -> float:
 
 def plain(backbone, batch: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
-        return backbone.module(normalise(batch, backbone.preprocess, torch.float32)).numpy()
+        return backbone.module(normalise_pixels(batch, backbone.preprocess, torch.float32)).numpy()
 
 
 def test_float32_fast_path_equals_the_plain_network(embedded):

@@ -24,7 +24,7 @@ from regraft.finetune.network import TrainableNetwork, random_head, stage_of_mod
 from regraft.finetune.state import State
 from regraft.finetune.train import build_loop, remove_checkpoints
 from regraft.heads.modules import KnnHead, LinearHead
-from regraft.images.render import normalise
+from regraft.images.render import normalise_pixels
 from regraft.model import Model
 from regraft.splits.split import split
 
@@ -304,7 +304,7 @@ def test_the_first_loss_is_what_torch_says(tmp_path):
         weights = None if weight == "none" else len(y) / (3 * counts.float())
         network = TrainableNetwork(trial.probe, unfreeze="2", train_norms=False)
         with torch.no_grad():
-            logits = network(normalise(x, trial.probe.backbone.preprocess))
+            logits = network(normalise_pixels(x, trial.probe.backbone.preprocess))
         loss = cross_entropy(logits, y, weights, label_smoothing=smoothing, reduction="sum")
         assert notes.losses[0] == pytest.approx(float(loss) / len(y), rel=1e-4)
 

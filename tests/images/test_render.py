@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from regraft.core.torchvision_shim import torchvision
-from regraft.images.render import Preprocess, normalise, render
+from regraft.images.render import Preprocess, normalise_pixels, render
 
 functional = importlib.import_module("torchvision.transforms.v2.functional")
 
@@ -87,7 +87,7 @@ def test_normalise_is_torchvisions_and_keeps_the_memory_format(dtype):
     batch = torch.stack([render(noise(40, 40, seed), PREPROCESS) for seed in range(2)])
     batch = batch.contiguous(memory_format=torch.channels_last)
     before = batch.clone()
-    out = normalise(batch, PREPROCESS, dtype)
+    out = normalise_pixels(batch, PREPROCESS, dtype)
     expected = functional.normalize(batch.float() / 255, PREPROCESS.mean, PREPROCESS.std)
     assert out.dtype == dtype
     assert out.is_contiguous(memory_format=torch.channels_last)

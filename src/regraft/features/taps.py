@@ -13,7 +13,7 @@ import torch
 from regraft.core.text import nearest
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, prepare
-from regraft.images.render import normalise
+from regraft.images.render import normalise_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -272,7 +272,7 @@ class TapReader:
             images = images.pin_memory().to(device, non_blocking=True)
         # The hooks fill one dictionary: threads that share a reader take turns.
         with self._turn, torch.inference_mode():
-            x = normalise(images.to(device), self.backbone.preprocess, self.compute.dtype)
+            x = normalise_pixels(images.to(device), self.backbone.preprocess, self.compute.dtype)
             self._read.clear()
             pooled = self._module(x.contiguous(memory_format=torch.channels_last))
             self._read[Block(POOLED)] = pooled.float()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from regraft.images.render import normalise
+from regraft.images.render import normalise_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def on_device(images: Tensor, preprocess: Preprocess, compute: Compute) -> Tensor:
     """Move images (n, 3, S, S), uint8, to the device and normalise them for the forward pass."""
     images = images.contiguous(memory_format=torch.channels_last)
-    return normalise(images.to(compute.device), preprocess)
+    return normalise_pixels(images.to(compute.device), preprocess)
 
 
 @contextmanager

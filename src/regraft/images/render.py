@@ -117,7 +117,7 @@ def _margin(length: int, longest: int) -> int:
     return max(0, (length - longest) // 2)
 
 
-def normalise(
+def normalise_pixels(
     batch: torch.Tensor, preprocess: Preprocess, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """Subtract the mean of pixels (N, 3, S, S) uint8 and divide by their standard deviation.
@@ -128,7 +128,7 @@ def normalise(
     --------
     >>> preprocess = Preprocess(1, 1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     >>> batch = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> normalise(batch, preprocess).view(-1)
+    >>> normalise_pixels(batch, preprocess).view(-1)
     tensor([-1.0000,  1.0000, -0.6000])
     """
     mean = torch.tensor(preprocess.mean, device=batch.device).mul_(255).view(1, 3, 1, 1)

@@ -8,7 +8,7 @@ import torch
 
 from regraft.features.taps import POOLED, Block, TapReader, side_by_side
 from regraft.finetune.frozen.cut_network import Activations
-from regraft.images.render import normalise
+from regraft.images.render import normalise_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ class CutReader(TapReader):
     def front(self, images: torch.Tensor) -> Activations:
         """Run images (N, 3, S, S), uint8, up to the cut."""
         with self._turn, torch.inference_mode():
-            x = normalise(
+            x = normalise_pixels(
                 images.to(self.compute.device), self.backbone.preprocess, self.compute.dtype
             )
             self._read.clear()
