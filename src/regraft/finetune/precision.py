@@ -60,7 +60,7 @@ class _DepthwiseInFloat32(TorchFunctionMode):
             tuples = all(isinstance(each, tuple) for each in (stride, padding, dilation))
             if depthwise and tuples and x.device.type == "cpu" and torch.is_grad_enabled():
                 return _Depthwise.apply(  # type: ignore[no-untyped-call] # torch has no types of it
-                    x, weight, bias, stride, padding, dilation
+                    x, weight, bias, (stride, padding, dilation)
                 )
         return func(*args, **(kwargs or {}))
 
@@ -74,17 +74,15 @@ class _Depthwise(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
+        settings: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
     ) -> Tensor:
-        ctx.settings = (stride, padding, dilation)
+        ctx.settings = settings  # stride, padding, dilation
         ctx.has_bias = bias is not None
         low = x.to(torch.bfloat16)
         ctx.save_for_backward(low, weight)
         bias = None if bias is None else bias.to(torch.bfloat16)
         weight = weight.to(torch.bfloat16)
-        return torch.conv2d(low, weight, bias, stride, padding, dilation, len(weight))
+        return torch.conv2d(low, weight, bias, *settings, len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,4 +93,4 @@ class _Depthwise(torch.autograd.Function):
             stride, padding, dilation, False, [0, 0], len(weight),  # noqa: FBT003 - not transposed
             [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]],
         )  # fmt: skip
-        return of_x, of_weight, of_bias, None, None, None
+        return of_x, of_weight, of_bias, None
