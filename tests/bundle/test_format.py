@@ -1,4 +1,4 @@
-"""The bundle: one error type, and one test per way in which it can be wrong."""
+"""Bundles are read as they were written; each way in which one can be wrong is an error."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,7 +70,17 @@ def photograph(number: int = 0) -> np.ndarray:
     return (127 + 60 * wave[..., None] * [1, 0.5, -1]).clip(0, 255).astype(np.uint8)
 
 
-# --- what a good one does ---------------------------------------------------------------------
+# --- a good bundle ----------------------------------------------------------------------------
+
+
+def test_a_bundle_of_an_earlier_version_gives_the_same_answers(tmp_path):
+    """The bundle was written by commit 900496f: timm/test_convnext at 32 pixels, random weights."""
+    with zipfile.ZipFile(Path(__file__).parent / "written-by-900496f.zip") as archive:
+        archive.extractall(tmp_path)
+    predictor = Predictor.load(tmp_path, device="cpu", precision="float32")  # and checks its images
+    answers = predictor.predict_many([tmp_path / "golden/wide.jpg", tmp_path / "golden/alpha.png"])
+    assert [answer.label for answer in answers] == ["cat", "fish"]
+    np.testing.assert_allclose(answers[0].probabilities, [0.5778, 0, 0.4222], atol=1e-2)
 
 
 @pytest.mark.parametrize("taps", ["last", "all", "blocks.3@2,pooled"])
@@ -84,7 +96,7 @@ def test_written_and_read_again_it_is_the_same_model(tmp_path, taps):
     assert np.array_equal(again.logits(golden.features), model.logits(golden.features))
 
 
-def test_a_run_folder_stands_for_its_bundle(original):
+def test_a_run_folder_can_be_given_for_its_bundle(original):
     assert Predictor.load(original).classes == CLASSES
     assert Predictor.load(original.parent).classes == CLASSES
 
@@ -156,7 +168,7 @@ def test_the_public_name_is_the_predictor():
     assert regraft.Predictor is Predictor
 
 
-# --- what is refused --------------------------------------------------------------------------
+# --- a wrong bundle ---------------------------------------------------------------------------
 
 
 def refused(folder, match: str) -> None:
@@ -164,7 +176,7 @@ def refused(folder, match: str) -> None:
         Predictor.load(folder)
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_without_a_bundle_is_refused(tmp_path):
     refused(tmp_path, r"is neither a run nor a bundle\nhint: regraft train writes a run folder")
     refused(tmp_path / "nowhere", r"nowhere does not exist\nhint: regraft train writes")
 
@@ -174,7 +186,7 @@ def test_a_folder_that_is_none(tmp_path):
     ["backbone.safetensors", "head.safetensors", "golden/wide.jpg", "golden.safetensors",
      "statistics.safetensors"],
 )  # fmt: skip
-def test_one_flipped_byte_in_any_file(bundle, name):
+def test_one_flipped_byte_in_any_file_is_noticed(bundle, name):
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
     (bundle / name).write_bytes(data)
@@ -182,7 +194,7 @@ def test_one_flipped_byte_in_any_file(bundle, name):
 
 
 @pytest.mark.parametrize("name", ["backbone.safetensors", "golden/alpha.png"])
-def test_a_missing_or_short_or_long_file(bundle, name):
+def test_a_missing_or_short_or_long_file_is_refused(bundle, name):
     data = (bundle / name).read_bytes()
     (bundle / name).write_bytes(data[:-1])
     refused(bundle, "is not what the manifest says")
@@ -194,14 +206,14 @@ def test_a_missing_or_short_or_long_file(bundle, name):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 @pytest.mark.parametrize("name", ["head.safetensors", "golden/wide.jpg", "golden"])
-def test_a_link_in_a_files_place(bundle, tmp_path, name):
+def test_a_link_instead_of_a_file_is_refused(bundle, tmp_path, name):
     (bundle / name).rename(tmp_path / "elsewhere")
     (bundle / name).symlink_to(tmp_path / "elsewhere")
     refused(bundle, "golden is a link" if name == "golden" else "is not a regular file")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
-def test_a_fifo_in_a_files_place_does_not_hang(bundle):
+def test_a_fifo_instead_of_a_file_does_not_hang(bundle):
     (bundle / "head.safetensors").unlink()
     os.mkfifo(bundle / "head.safetensors")
     refused(bundle, "head.safetensors is not a regular file")
@@ -220,13 +232,13 @@ def test_a_huge_sparse_file_is_not_read(bundle, name):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file of 8 GB is not sparse there")
-def test_a_file_that_is_larger_than_it_says_is_not_read(bundle):
+def test_a_file_that_is_larger_than_the_manifest_says_is_not_read(bundle):
     with (bundle / "head.safetensors").open("r+b") as file:
         file.truncate(2**33)
     refused(bundle, r"head.safetensors is larger than [\d,]+ bytes")
 
 
-def test_an_image_size_that_the_network_cannot_be_built_for(bundle):
+def test_an_image_size_that_the_network_does_not_take_is_refused(bundle):
     """torchvision's ViT asserts that patches fill the image."""
 
     def change(manifest):
@@ -291,7 +303,7 @@ def test_a_network_whose_constructor_calculates_can_be_read_again(tmp_path):
         ('{"schema_version": NaN}', "manifest.json: "),
     ],
 )
-def test_a_manifest_that_is_none(bundle, text, match):
+def test_a_file_that_is_no_manifest_is_refused(bundle, text, match):
     (bundle / "manifest.json").write_text(text, encoding="utf-8")
     refused(bundle, match)
 
@@ -365,13 +377,13 @@ def _set(*path_and_value):
         (_set("golden", "feature_tolerance", {}), "feature_tolerance has no float32"),
     ],
 )
-def test_a_manifest_that_lies(bundle, change, match):
+def test_a_wrong_manifest_is_refused(bundle, change, match):
     edit_manifest(bundle, change)
     refused(bundle, match)
 
 
 def test_names_of_classes_do_not_steer_a_terminal(bundle, capsys):
-    """Training takes any folder's name, so a bundle holds it; it is escaped when it is shown."""
+    """Training uses the name of any folder as a class; control characters are escaped in output."""
     edit_manifest(bundle, _set("classes", ["cat", "dog", "fish\x1b[2J\x9b1m"]))
     predictor = Predictor.load(bundle)
     assert predictor.classes[2] == "fish\x1b[2J\x9b1m"
@@ -385,20 +397,20 @@ def test_names_of_classes_do_not_steer_a_terminal(bundle, capsys):
     refused(bundle, r"unknown field `\\x1b\[2J`")
 
 
-def test_tensors_that_are_no_safetensors(bundle):
+def test_a_file_that_is_no_safetensors_file_is_refused(bundle):
     replace_file(bundle, "head.safetensors", b"\x80\x04pickle")
     refused(bundle, "head.safetensors: ")
 
 
-def test_a_tensor_that_is_missing_or_of_another_shape(bundle):
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(bundle):
     def change(tensors):
         del tensors["conv_stem.weight"]
 
     edit_tensors(bundle, "backbone.safetensors", change)
-    refused(bundle, "1 tensors are missing, unexpected or of another shape or type: conv_stem.weig")
+    refused(bundle, "1 tensor missing, unexpected or of another shape or type: conv_stem.weig")
 
 
-def test_a_head_for_other_features(bundle):
+def test_a_head_for_other_features_is_refused(bundle):
     def change(tensors):
         return {
             name: t[..., :-1].contiguous() if name != "bias" else t for name, t in tensors.items()
@@ -408,7 +420,7 @@ def test_a_head_for_other_features(bundle):
     refused(bundle, "head.safetensors: ")
 
 
-def test_values_that_are_not_finite(bundle):
+def test_values_that_are_not_finite_are_refused(bundle):
     def change(tensors):
         tensors["weight"][1, 2] = float("nan")
 
@@ -428,7 +440,7 @@ def test_huge_golden_features_overflow_nothing(bundle):
     refused(bundle, "the features differ by 1 of their norm")
 
 
-def test_statistics_of_another_size(bundle):
+def test_statistics_of_another_size_are_refused(bundle):
     edit_tensors(bundle, "statistics.safetensors", lambda t: {**t, "mean": torch.zeros(3)})
     refused(bundle, "statistics.safetensors: mean is")
 
@@ -436,7 +448,7 @@ def test_statistics_of_another_size(bundle):
 # --- golden images: each step by itself -------------------------------------------------------
 
 
-def test_golden_pixels_that_are_off(bundle):
+def test_golden_pixels_that_differ_are_refused(bundle):
     def change(tensors):
         tensors["pixels"][1, :, 30, 30] += 100
 
@@ -444,7 +456,7 @@ def test_golden_pixels_that_are_off(bundle):
     refused(bundle, r"golden/rotated.jpg: a pixel differs by \d+ of 255 when it is decoded here; 4")
 
 
-def test_golden_features_that_are_off(bundle):
+def test_golden_features_that_differ_are_refused(bundle):
     def change(tensors):
         tensors["features"][2] *= 1.5
 
@@ -452,7 +464,7 @@ def test_golden_features_that_are_off(bundle):
     refused(bundle, "golden/alpha.png: the features differ by 0.33 of their norm in float32")
 
 
-def test_golden_logits_that_are_off(bundle):
+def test_golden_logits_that_differ_are_refused(bundle):
     def change(tensors):
         tensors["logits"] += 1
 
@@ -461,7 +473,7 @@ def test_golden_logits_that_are_off(bundle):
 
 
 def test_another_normalisation_is_noticed(bundle):
-    """The best known mistake of all: ImageNet's mean and std for a network that has its own."""
+    """A common mistake: mean and std of ImageNet for a network that has its own."""
     edit_manifest(bundle, _set("backbone", "preprocess", "mean", [0.485, 0.456, 0.406]))
     edit_manifest(bundle, _set("backbone", "preprocess", "std", [0.229, 0.224, 0.225]))
     refused(bundle, "the features differ by")
@@ -475,7 +487,7 @@ def test_another_normalisation_is_noticed(bundle):
         _set("backbone", "stages", 0, "path", "global_pool"),
     ],
 )
-def test_stages_that_do_not_fit_the_network(bundle, change):
+def test_stages_that_do_not_fit_the_network_are_refused(bundle, change):
     edit_manifest(bundle, change)
     refused(bundle, "the stages or n_features are not those of embedded")
 

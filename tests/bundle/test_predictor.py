@@ -92,7 +92,7 @@ def test_modes_without_a_clear_colour_are_refused(predictor, mode):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_a_picture_cut_off_that_pil_had_opened(predictor, kind):
+def test_a_truncated_picture_that_pil_has_opened_is_an_error(predictor, kind):
     image = opened(encoded(Image.fromarray(PIXELS).resize((400, 300)), kind))
     image.fp.truncate(4000)  # PIL reads pixels only when they are asked for
     (answer,) = predictor.predict_many([image])
@@ -111,7 +111,7 @@ def test_orientation_is_applied_once_before_and_after_loading(predictor, kind):
         assert np.abs(difference).max() < 0.02
 
 
-def test_size_is_looked_at_before_a_picture_is_loaded(predictor):
+def test_the_size_is_checked_before_a_picture_is_loaded(predictor):
     image = opened(encoded(Image.new("1", (4000, 4000))))
     spoils_no_other(predictor, image, "too many pixels")
     assert image._im is None  # not loaded
@@ -133,7 +133,7 @@ def test_a_path_of_any_kind_is_read(predictor, tmp_path):
     assert len(labels) == 1
 
 
-def test_paths_that_lead_to_no_image(predictor, tmp_path):
+def test_paths_without_an_image_are_errors(predictor, tmp_path):
     spoils_no_other(predictor, "a\0b", "missing")
     spoils_no_other(predictor, tmp_path / "nowhere.png", "missing")
     spoils_no_other(predictor, tmp_path, "not a regular file")
@@ -154,7 +154,7 @@ def test_a_fifo_and_a_device_do_not_hang(predictor, tmp_path):
     assert done.wait(60)
 
 
-def test_a_stream_goes_on_behind_a_bad_image(predictor, tmp_path):
+def test_a_stream_continues_after_a_bad_image(predictor, tmp_path):
     good = encoded(Image.fromarray(PIXELS))
     for name, data in {"a.png": good, "b.png": good[:200], "c.png": b"", "d.png": good}.items():
         (tmp_path / name).write_bytes(data)
@@ -162,18 +162,18 @@ def test_a_stream_goes_on_behind_a_bad_image(predictor, tmp_path):
     assert [a.error is None for a in answers] == [True, False, False, True]
 
 
-# --- what is one image and what are several ---------------------------------------------------
+# --- one image or several -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "given", [PIXELS, PIXELS[:, :, 0], np.array(3), "a.png", b"\x89PNG", GREY, np.zeros((9, 8, 7))]
 )
-def test_one_image_is_not_taken_apart(predictor, given):
+def test_one_image_is_not_taken_as_several(predictor, given):
     with pytest.raises(InputError, match=r"predict_many: .*(one image or several|a single )"):
         predictor.predict_many(given)
 
 
-def test_what_holds_no_images(predictor):
+def test_an_argument_without_images_is_refused(predictor):
     with pytest.raises(InputError, match="predict_many takes a list of images, not int"):
         predictor.predict_many(3)
     assert predictor.predict_many([]) == []
@@ -214,7 +214,7 @@ def test_answers_that_are_not_finite_are_refused_as_in_training(kind):
 @pytest.mark.parametrize(
     "setting", [{"batch_size": 0}, {"batch_size": -3}, {"precision": "float16"}]
 )
-def test_settings_that_cannot_be_used(tmp_path, setting):
+def test_settings_that_cannot_be_used_are_refused(tmp_path, setting):
     with pytest.raises(ConfigError, match="cannot be used"):
         Predictor.load(tmp_path, **setting)
 

@@ -149,13 +149,13 @@ def test_an_absent_device_is_named():
 
 
 @pytest.mark.parametrize(
-    ("precision", "batch_size", "told"),
+    ("precision", "batch_size", "message"),
     [
         ("float16", 1, "precision is float16; it must be one of auto, bfloat16, float32"),
         ("auto", 0, "batch_size is 0; it must be between 1 and 65536"),
         ("auto", 65_537, "batch_size is 65537; it must be between 1 and 65536"),
     ],
 )
-def test_wrong_values_are_told(precision, batch_size, told):
-    with pytest.raises(ConfigError, match=f"^{told}$"):
+def test_wrong_values_are_refused(precision, batch_size, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
         choose_compute("cpu", precision, batch_size)

@@ -51,7 +51,7 @@ def norm() -> nn.BatchNorm2d:
 
 
 class Standardised(nn.Conv2d):
-    """Its weights are not those that it multiplies with."""
+    """It multiplies with other weights than its parameter."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = (self.weight - self.weight.mean()) / self.weight.std()
@@ -78,7 +78,7 @@ class Borrowed(nn.Module):
 
 
 class Returned(nn.Module):
-    """Gives out what lies between convolution and norm."""
+    """Returns the output of the convolution, too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from regraft.backbones.backbone import Backbone, Stage
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.meta_device import build_on_meta
 from regraft.backbones.stages import Shapes, find_stages
+from regraft.core.text import counted, listed
 from regraft.errors import BackboneError, BundleError, WeightsError
 from regraft.images.render import Preprocess
 
@@ -136,10 +137,10 @@ def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor]) -> Backbone
         if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype)
     ]
     if wrong:
-        shown = ", ".join(name[:100] for name in wrong[:5])
+        shown = listed([name[:100] for name in wrong], 5)
         raise BundleError(
-            f"backbone.safetensors: {len(wrong)} tensors are missing, unexpected or of another "
-            f"shape or type: {shown}"
+            f"backbone.safetensors: {counted(len(wrong), 'tensor')} missing, unexpected or of "
+            f"another shape or type: {shown}"
         )
     module = registry.build(plan.name, plan.arguments, image_size=plan.preprocess.image_size)
     module.load_state_dict(state)

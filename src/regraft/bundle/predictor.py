@@ -16,6 +16,7 @@ from PIL import Image
 
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
+from regraft.core.text import counted, listed
 from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute, images_at_once
@@ -99,9 +100,9 @@ class Predictor:
         self._reader = reader
 
     def __repr__(self) -> str:
-        some = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        classes = f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes, 5)}"
         name, side = self.model.backbone.name, self.model.backbone.preprocess.image_size
-        return f"Predictor({len(self.classes)} classes: {some}; {name} at {side} pixels)"
+        return f"Predictor({classes}; {name} at {side} pixels)"
 
     @classmethod
     def load(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,22 @@ def test_rows_come_back_to_the_bit_with_their_types(tmp_path):
     again = FeatureStore(tmp_path)
     assert all(same(found, row(n)) for n, found in enumerate(read(again, range(20))))
     again.close()
+
+
+def test_rows_of_an_earlier_version_are_found(tmp_path):
+    """The store was written by commit 900496f: the keys, the file and the rows must not change."""
+    with zipfile.ZipFile(Path(__file__).parent / "written-by-900496f.zip") as archive:
+        archive.extractall(tmp_path)
+    fingerprint = fingerprint_of({"torch": "2", "rules": 3})
+    store = FeatureStore(tmp_path)
+    keys = [row_key(bytes([n]) * 32, n, fingerprint) for n in range(3)]
+    for n, found in enumerate(store.read(keys)):
+        expected = {
+            "stage1@1": np.arange(4, dtype=np.float16) * n,
+            "pooled@1": np.asarray([n, 1e6], np.float32),
+        }
+        assert same(found, expected)
+    store.close()
 
 
 def test_key_depends_on_content_view_and_fingerprint_alone():
