@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "config": "core",
     "plots": "core",
     "images": "core",
-    "evaluation": "task",
+    "evaluation": "core task",
     "heads": "core config task",
     "backbones": "core images",
     "data": "core config images",

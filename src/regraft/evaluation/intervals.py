@@ -19,24 +19,12 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def wilson(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return Wilson's score interval of shares, for many shares at once.
+    """Return the lower and upper ends of Wilson's score interval of many shares, in [0, 1].
 
-    The same numbers as ``scipy.stats.binomtest(k, n).proportion_ci(method="wilson")``, which
-    computes a test beside it and takes 0.6 ms a share: too long for two shares in each of 1,000
-    classes.
+    ``0 <= successes <= trials`` and ``trials >= 1``. The numbers are those of
+    ``scipy.stats.binomtest(k, n).proportion_ci(method="wilson")``, which also computes a test and
+    takes 0.6 ms a share: too long for two shares in each of 1,000 classes.
 
-    Parameters
-    ----------
-    successes, trials : arrays of int
-        ``0 <= successes <= trials`` and ``trials >= 1``.
-
-    Returns
-    -------
-    tuple of two arrays of float64
-        Lower and upper ends, in [0, 1].
-
-    References
-    ----------
     Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
 
     Examples
@@ -50,12 +38,12 @@ def wilson(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> tuple[Flo
     centre = share + z**2 / (2 * n)
     spread = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
-    # Exact ends where rounding would leave 1e-17 or 1 - 1e-16.
+    # Exact ends: rounding would leave 1e-17 or 1 - 1e-16.
     return np.where(successes == 0, 0.0, low), np.where(successes == trials, 1.0, high)
 
 
 def of_mean(values: Floats) -> tuple[float | None, float | None]:
-    """Return Student's interval of a mean; (None, None) for fewer than two values.
+    """Return the ends of Student's interval of a mean; (None, None) for fewer than two values.
 
     Examples
     --------
@@ -70,44 +58,25 @@ def of_mean(values: Floats) -> tuple[float | None, float | None]:
 
 
 class ClassCounts(NamedTuple):
-    """Counts by class, each of shape (K,), or (B, K) for B resampled test parts."""
+    """Numbers of images by class, each (K,), or (B, K) for B resampled test parts."""
 
-    hits: NDArray[np.int64]  # of the class, and predicted as it
+    hits: NDArray[np.int64]  # of the class and predicted as the class
     actual: NDArray[np.int64]  # of the class
-    predicted: NDArray[np.int64]  # predicted as it
+    predicted: NDArray[np.int64]  # predicted as the class
 
 
 def bootstrap(
-    confusion: NDArray[np.int64],
-    score: Callable[[ClassCounts], Floats],
+    confusion: NDArray[np.int64],  # (K, K), rows are true classes
+    score: Callable[[ClassCounts], Floats],  # counts (B, K) to scores (B, S)
     *,
     repeats: int,
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Return percentile intervals of scores that depend on the confusion matrix only.
+    """Return the ends (S,) of percentile intervals of scores of a confusion matrix.
 
-    Resampling n test images with replacement is a multinomial draw over the cells of their
-    confusion matrix. Which of the two is drawn is a matter of speed.
+    A score may be NaN, undefined, in some resamples but not in all; its interval is over the
+    others.
 
-    Parameters
-    ----------
-    confusion : array of shape (K, K), int64
-        Rows are true classes.
-    score : callable
-        From ClassCounts of shape (B, K) to scores (B, S); NaN where a score is undefined, which
-        must not be so in all resamples.
-    repeats : int
-        Number of resamples.
-    seed : int
-        Same seed, same interval.
-
-    Returns
-    -------
-    tuple of two arrays of shape (S,), float64
-        Lower and upper ends, over the resamples in which the score is defined.
-
-    References
-    ----------
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     scores = np.concatenate([score(counts) for counts in _resample(confusion, repeats, seed)])
@@ -119,19 +88,24 @@ def bootstrap(
 
 
 def _resample(confusion: NDArray[np.int64], repeats: int, seed: int) -> Iterator[ClassCounts]:
+    """Yield the counts of resampled test parts, (B, K), some parts at a time.
+
+    To resample n images with replacement is a multinomial draw over the cells of their confusion
+    matrix. Images or cells are drawn, whichever is faster.
+    """
     random = np.random.default_rng(seed)
-    actual, predicted = np.nonzero(confusion)  # of C cells
+    actual, predicted = np.nonzero(confusion)  # (C,), of the cells that are not empty
     cells = confusion[actual, predicted]
     n, n_classes, n_cells = int(cells.sum()), len(confusion), len(cells)
-    ones, at = np.ones(n_cells, dtype=np.int64), np.arange(n_cells)
-    by_actual = sparse.csr_array((ones, (actual, at)), shape=(n_classes, n_cells))
-    by_predicted = sparse.csr_array((ones, (predicted, at)), shape=(n_classes, n_cells))
+    ones, numbers = np.ones(n_cells, dtype=np.int64), np.arange(n_cells)
+    by_actual = sparse.csr_array((ones, (actual, numbers)), shape=(n_classes, n_cells))
+    by_predicted = sparse.csr_array((ones, (predicted, numbers)), shape=(n_classes, n_cells))
     by_hit = sparse.csr_array((actual == predicted) * by_actual)
-    of_image = np.repeat(at, cells)  # (n,)
+    of_image = np.repeat(numbers, cells)  # (n,), the cell of each image
     while repeats > 0:
         batch = min(repeats, max(1, _COUNTS_AT_ONCE // n_cells))
         repeats -= batch
-        if 8 * n_cells < n:  # a binomial draw costs as much as eight images
+        if 8 * n_cells < n:  # the draw of one cell costs as much as eight images
             counts = random.multinomial(n, cells / n, size=batch)
         else:
             counts = np.stack(

@@ -1,8 +1,8 @@
-"""What is reported of a classifier on labelled images, each figure with its interval.
+"""Measures of a classifier on labelled images, each with its interval.
 
 ===============  ===================================================================================
-accuracy, top5   share of images whose class is the most probable one, among the five most probable;
-                 of equal probabilities the class that comes first by name wins; Wilson interval
+accuracy, top5   share of images whose class is the most probable one, or among the five most
+                 probable; if probabilities are equal, the first class by name wins; Wilson interval
 log_loss         mean of -log p(true class), p at least 2.2e-16; Student interval
 brier            mean over images of the squared distance between probabilities and truth, summed
                  over classes: 0 to 2 (Brier 1950); Student interval
@@ -11,12 +11,10 @@ macro_...        mean over the classes that have test images; a class that is ne
                  with precision 0; bootstrap interval
 ece              expected calibration error of the most probable class: mean over 15 bins of
                  |accuracy - confidence|, weighted by images (Guo et al. 2017). The bins hold equal
-                 numbers of images: confidences crowd near 1, and bins of equal width would be
-                 nearly empty below (Nixon et al. 2019, adaptive calibration error)
+                 numbers of images, because confidences are mostly near 1 and bins of equal width
+                 would be nearly empty below (Nixon et al. 2019, adaptive calibration error)
 ===============  ===================================================================================
 
-References
-----------
 Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
 Guo et al., On calibration of modern neural networks, ICML 2017.
 Nixon et al., Measuring calibration in deep learning, CVPR workshops 2019.
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from regraft.core.text import listed
 from regraft.errors import InputError
 from regraft.evaluation.intervals import ClassCounts, bootstrap, of_mean, wilson
 from regraft.task import check_labels
@@ -37,18 +36,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Estimate: TypeAlias = dict[str, Any]  # value, low, high; value None comes with a reason
+Estimate: TypeAlias = dict[str, Any]  # value, low, high; and a reason if value is None
 
 BINS = 15  # of the calibration error: the customary number
-FEW_IMAGES = 100  # below that, 95 % intervals of an accuracy are wider than 0.1 on either side
+FEW_IMAGES = 100  # with fewer, the 95 % interval of an accuracy reaches more than 0.1 to each side
 FEW_OF_A_CLASS = 10
 _ROWS_AT_ONCE = 4_000_000  # probabilities; 32 MB in float64
-_SHOWN = 10
 
 
 def measure_classification(
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating],  # (N, K), each row sums to 1 but for rounding
+    labels: NDArray[np.int64],  # (N,), a class may have no image
     classes: Sequence[str],
     *,
     seed: int = 0,
@@ -56,33 +54,12 @@ def measure_classification(
 ) -> dict[str, Any]:
     """Measure predicted probabilities against the truth.
 
-    Parameters
-    ----------
-    probabilities : array of shape (N, K), float
-        Each row sums to 1, but for rounding.
-    labels : array of shape (N,), int64
-        Index of each image's class; classes without images are fine.
-    classes : sequence of K str
-        Names.
-    seed : int
-        Of the bootstrap.
-    n_bootstrap : int
-        Number of resamples.
-
-    Returns
-    -------
-    dict
-        Ready for JSON, without NaN. ``n``; ``accuracy``, ``top5`` (of more than five classes),
-        ``log_loss``, ``brier``, ``macro_f1``, ``macro_precision`` and ``macro_recall``, each
-        ``{"value", "low", "high"}`` with the ends of a 95 % interval; ``ece`` (``value`` and
-        ``bins``); ``per_class``; ``confusion`` (K lists of K counts, rows are true classes);
-        ``warnings``, sentences where n is too small for the claim. What is undefined is None and
-        has a ``reason``.
-
-    Raises
-    ------
-    InputError
-        Where the shapes do not fit, there is no image, or a number is no probability.
+    The result is ready for JSON, without NaN. ``accuracy``, ``top5`` (with more than five classes),
+    ``log_loss``, ``brier``, ``macro_f1``, ``macro_precision`` and ``macro_recall`` are
+    ``{"value", "low", "high"}`` with the ends of a 95 % interval. Beside them: ``n``; ``ece``
+    (``value`` and ``bins``); ``per_class``; ``confusion`` (K lists of K counts, rows are true
+    classes); ``warnings``, sentences if there are too few images. An undefined value is None and
+    has a ``reason``.
 
     Examples
     --------
@@ -93,45 +70,38 @@ def measure_classification(
     """
     labels = np.asarray(labels, dtype=np.int64)
     _check(probabilities, labels, len(classes))
-    seen = _look(probabilities, labels)
+    outcomes = _outcomes(probabilities, labels)
     # Not by scikit-learn, which takes 1.5 s to import: a thirtieth of a training.
     n_classes = len(classes)
-    confusion = np.bincount(labels * n_classes + seen.predicted, minlength=n_classes**2)
+    confusion = np.bincount(labels * n_classes + outcomes.predicted, minlength=n_classes**2)
     confusion = confusion.reshape(n_classes, n_classes)
     counts = ClassCounts(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
     result: dict[str, Any] = {
         "n": len(labels),
         "accuracy": _share(int(counts.hits.sum()), len(labels)),
-        "log_loss": _mean(seen.losses, most=None),
-        "brier": _mean(seen.squares, most=2.0),
-        "ece": {"value": _calibration_error(seen), "bins": BINS},
+        "log_loss": _mean(outcomes.losses, most=None),
+        "brier": _mean(outcomes.squares, most=2.0),
+        "ece": {"value": _calibration_error(outcomes), "bins": BINS},
         **_scores(confusion, counts, classes, n_bootstrap, seed),
         "confusion": confusion.tolist(),
         "warnings": _warnings(counts.actual, classes),
     }
     if len(classes) > 5:
-        result["top5"] = _share(int((seen.ranks < 5).sum()), len(labels))
+        result["top5"] = _share(int((outcomes.ranks < 5).sum()), len(labels))
     return result
 
 
 def accuracy_gain(
-    probabilities: NDArray[np.float32], others: NDArray[np.float32], labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32],  # (n, K)
+    others: NDArray[np.float32],  # (n, K), of the same images
+    labels: NDArray[np.int64],
 ) -> dict[str, float | None]:
-    """Return by how much one model is more often right than another, image by image.
+    """Return how much more often one model is right than another, image by image.
 
-    Parameters
-    ----------
-    probabilities, others : array of shape (n, K), float32
-        Of the same images.
-    labels : array of shape (n,), int64
-        Their classes.
-
-    Returns
-    -------
-    dict of str to float or None
-        "value", and "low" and "high" of Student's 95 % interval of the paired difference. Where
-        every image has the same difference, that interval would be a point: then what a share of
-        other images of up to 1 - 0.025 ** (1 / n) can do to it (Clopper and Pearson, 1934).
+    "value" has the ends "low" and "high" of Student's 95 % interval of the paired difference. If
+    every image has the same difference, that interval would be a point. Then the ends come from the
+    largest share of other images, 1 - 0.025 ** (1 / n), that n images can miss (Clopper and
+    Pearson, 1934).
 
     Examples
     --------
@@ -144,16 +114,16 @@ def accuracy_gain(
     low, high = of_mean(difference)
     value = float(difference.mean())
     if low == high and len(difference):
-        unseen = (1 - 0.025 ** (1 / len(difference))) * (1 + abs(value))
-        low, high = max(-1.0, value - unseen), min(1.0, value + unseen)
+        missed = (1 - 0.025 ** (1 / len(difference))) * (1 + abs(value))
+        low, high = max(-1.0, value - missed), min(1.0, value + missed)
     return {"value": value, "low": low, "high": high}
 
 
-class _Seen(NamedTuple):
-    """What is kept of each of N rows of probabilities."""
+class _Outcomes(NamedTuple):
+    """What the measures need of each of N images."""
 
     predicted: NDArray[np.int64]
-    ranks: NDArray[np.int64]  # classes before the true one
+    ranks: NDArray[np.int64]  # number of classes before the true one
     confidences: NDArray[np.float64]  # of the predicted class
     hits: NDArray[np.bool_]
     losses: NDArray[np.float64]
@@ -171,8 +141,8 @@ def _check(probabilities: NDArray[np.floating], labels: NDArray[np.int64], n_cla
     check_labels(labels, n_classes)
 
 
-def _look(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Seen:
-    """Go through the rows in blocks, so that 100,000 by 1,000 need no second copy in float64."""
+def _outcomes(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Outcomes:
+    """Read the rows in blocks: 100,000 by 1,000 need no second copy in float64."""
     blocks = []
     step = max(1, _ROWS_AT_ONCE // probabilities.shape[1])
     for start in range(0, len(labels), step):
@@ -184,9 +154,9 @@ def _look(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Se
         p /= sums[:, None]
         of_truth = np.take_along_axis(p, truth[:, None], axis=1)  # (n, 1)
         predicted = p.argmax(axis=1)
-        earlier = np.arange(p.shape[1]) < truth[:, None]
+        earlier = np.arange(p.shape[1]) < truth[:, None]  # (n, K)
         blocks.append(
-            _Seen(
+            _Outcomes(
                 predicted,
                 ((p > of_truth) | ((p == of_truth) & earlier)).sum(axis=1),
                 p.max(axis=1),
@@ -195,7 +165,7 @@ def _look(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> _Se
                 np.square(p).sum(axis=1) + 1 - 2 * of_truth[:, 0],
             )
         )
-    return _Seen(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+    return _Outcomes(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
 def _scores(
@@ -205,8 +175,8 @@ def _scores(
     repeats: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Measure each class, and their means."""
-    met = counts.actual + counts.predicted > 0
+    """Return precision, recall and F1 of each class, and their means."""
+    met = counts.actual + counts.predicted > 0  # (K,)
 
     def score(of: ClassCounts) -> NDArray[np.float64]:  # (B, 3 + number of classes met)
         return np.column_stack([_macro(of), _f1(of)[:, met]])
@@ -232,12 +202,13 @@ def _scores(
 
 
 def _f1(of: ClassCounts) -> NDArray[np.float64]:
+    """Return F1 by class, (B, K); NaN for a class without images that is never predicted."""
     both = of.actual + of.predicted
     return np.where(both > 0, 2 * of.hits / np.maximum(both, 1), np.nan)
 
 
 def _macro(of: ClassCounts) -> NDArray[np.float64]:
-    """Means of precision, recall and F1 over the classes that have images, (B, 3)."""
+    """Return means of precision, recall and F1 over the classes that have images, (B, 3)."""
     present = of.actual > 0
     columns = (
         of.hits / np.maximum(of.predicted, 1),
@@ -247,15 +218,16 @@ def _macro(of: ClassCounts) -> NDArray[np.float64]:
     return np.column_stack([np.mean(column, axis=1, where=present) for column in columns])
 
 
-def _calibration_error(seen: _Seen) -> float:
-    # Bins by value and not by rank: equal confidences share a bin, whatever the images' order.
-    inner = np.quantile(seen.confidences, np.arange(1, BINS) / BINS)
-    bins = np.searchsorted(np.unique(inner), seen.confidences, side="left")
-    gaps = np.bincount(bins, weights=seen.hits - seen.confidences, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(seen.hits))
+def _calibration_error(outcomes: _Outcomes) -> float:
+    # Bins are by value, not by rank: equal confidences share a bin in any order of the images.
+    inner = np.quantile(outcomes.confidences, np.arange(1, BINS) / BINS)
+    bins = np.searchsorted(np.unique(inner), outcomes.confidences, side="left")
+    gaps = np.bincount(bins, weights=outcomes.hits - outcomes.confidences, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(outcomes.hits))
 
 
 def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """Return sentences about too few images; ``actual`` is their number by class, (K,)."""
     n = int(actual.sum())
     sentences = []
     if n < FEW_IMAGES:
@@ -268,10 +240,9 @@ def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
         if count < FEW_OF_A_CLASS
     ]
     if few:
-        more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
         sentences.append(
             f"fewer than {FEW_OF_A_CLASS} test images of a class say little about that class: "
-            f"{', '.join(few[:_SHOWN])}{more}"
+            f"{listed(few)}"
         )
     return sentences
 

@@ -1,7 +1,12 @@
-"""Classifiers held against each other on the same images: paired, and corrected for their number.
+"""Differences between classifiers on the same images: paired tests, corrected for their number.
 
-Two accuracies with overlapping intervals may well differ for sure, since both models saw the same
-images: what counts are the images that one of them alone has right.
+Two accuracies with overlapping intervals can still differ with certainty, because both are of the
+same images: only the images that one of the two alone has right count.
+
+McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika
+1947, in its exact form.
+Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics
+1979.
 """
 
 from __future__ import annotations
@@ -21,49 +26,30 @@ _REPEATS = 10_000
 
 
 class Difference(NamedTuple):
-    """What is between two classifiers.
+    """The difference between two classifiers."""
 
-    ``first`` and ``second`` are their rows; ``only_first`` and ``only_second`` how many images one
-    of them alone has right; ``value`` is the difference of accuracies, ``low`` and ``high`` its
-    bootstrap interval of 95 %; ``p`` is McNemar's exact test, ``p_holm`` the same corrected.
-    """
-
-    first: int
+    first: int  # their rows
     second: int
-    only_first: int
+    only_first: int  # images that this one alone has right
     only_second: int
-    value: float
-    low: float
+    value: float  # difference of accuracies
+    low: float  # ends of its 95 % bootstrap interval
     high: float
-    p: float
-    p_holm: float
+    p: float  # McNemar's exact test
+    p_holm: float  # the same, corrected for the number of pairs
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected test says that they differ."""
+        """Whether they differ, by the corrected test."""
         return self.p_holm < 1 - LEVEL
 
 
-def compare_pairs(right: NDArray[np.bool_], *, seed: int = 0) -> list[Difference]:
-    """Compare every classifier with every other.
-
-    Parameters
-    ----------
-    right : array of shape (R, n), bool
-        Whether each of R classifiers is right on each of n images, the same ones for all.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    list of Difference
-        R (R - 1) / 2, in the order of the rows.
-
-    References
-    ----------
-    McNemar, Note on the sampling error of the difference between correlated proportions,
-    Psychometrika 1947, in its exact form. Holm, A simple sequentially rejective multiple test
-    procedure, Scandinavian Journal of Statistics 1979.
+def compare_pairs(
+    right: NDArray[np.bool_],  # (R, n), whether each of R classifiers is right on each image
+    *,
+    seed: int = 0,
+) -> list[Difference]:
+    """Compare every classifier with every other: R (R - 1) / 2 pairs, in the order of the rows.
 
     Examples
     --------
@@ -85,17 +71,7 @@ def compare_pairs(right: NDArray[np.bool_], *, seed: int = 0) -> list[Difference
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correct p-values for their number, by Holm's procedure.
-
-    Parameters
-    ----------
-    p : array of shape (m,), float64
-        One for each comparison.
-
-    Returns
-    -------
-    array of shape (m,), float64
-        Never smaller, at most 1, in the same order.
+    """Correct p-values (m,) for their number, by Holm's procedure; the order stays.
 
     Examples
     --------
@@ -112,7 +88,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 def _interval(only_first: int, only_second: int, n: int, seed: int) -> tuple[float, float]:
     """Return the percentile interval of the difference over resampled images.
 
-    An image counts 1, -1 or 0: resampling n images is a multinomial draw over these three.
+    Each image counts 1, -1 or 0, so resampling n images is a multinomial draw over these three.
     """
     shares = np.array([only_first, only_second, n - only_first - only_second]) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=_REPEATS)

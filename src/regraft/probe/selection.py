@@ -1,4 +1,8 @@
-"""Which candidate to keep: the smallest within one standard error of the best."""
+"""Which candidate to keep: the smallest within one standard error of the best.
+
+Breiman et al., Classification and Regression Trees, 1984, section 3.4.3, has the rule of one
+standard error. Here it is the error of the paired difference, over clusters of rows.
+"""
 
 from __future__ import annotations
 
@@ -24,70 +28,36 @@ _MEASURED = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way of fitting, and what it came to.
-
-    Attributes
-    ----------
-    name : str
-        As it is printed.
-    n_features : int
-        What a deployed head reads; decides which of two candidates is the smaller.
-    fitted : FittedHead
-        With out-of-fold logits; all candidates were fitted on the same rows and folds.
-    seconds : float
-        Of weighing, projecting and fitting.
-    """
+    """One set of features, and the head that was fitted on it."""
 
     name: str
-    n_features: int
-    fitted: FittedHead
-    seconds: float
+    n_features: int  # that the final head reads; the smaller candidate has fewer
+    fitted: FittedHead  # all candidates are fitted on the same rows and folds
+    seconds: float  # of weighing, projecting and fitting
 
 
 def smallest_within_one_error(
-    candidates: Sequence[Candidate],
-    y: NDArray[np.int64],
-    clusters: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    candidates: Sequence[Candidate],  # at least one
+    y: NDArray[np.int64],  # (N,)
+    clusters: NDArray[np.int64],  # (N,), groups and copies, whose losses are not independent
+    weights: NDArray[np.float64],  # (N,)
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Choose the smallest candidate whose out-of-fold log-loss is within one error of the least.
+    """Return the smallest candidate whose out-of-fold log-loss is within one error of the least.
 
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        At least one.
-    y : array of shape (N,), int64
-        Classes of the rows that they were fitted on.
-    clusters : array of shape (N,), int64
-        Groups and copies, whose losses go up and down together.
-    weights : array of shape (N,), float64
-        What a row counts.
-
-    Returns
-    -------
-    tuple of str and list of dict
-        The name, and one row a candidate: name, features, out-of-fold loss and accuracy with their
-        standard errors, the paired difference to the least loss (None where no row was scored),
-        seconds, chosen.
-
-    References
-    ----------
-    Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the rule of one
-    standard error); here of the paired difference, a cluster at a time.
+    Beside its name comes one row for each candidate: out-of-fold loss and accuracy with their
+    standard errors, and the paired difference to the least loss; None if no row was scored.
     """
+    by_size = sorted(candidates, key=lambda c: c.n_features)
     losses = {c.name: _losses(c.fitted, y) for c in candidates}
     scored = np.logical_and.reduce([c.fitted.scored for c in candidates])
-    by_size = sorted(candidates, key=lambda c: c.n_features)
-    means = {name: _mean(values[scored], weights[scored]) for name, values in losses.items()}
-    best = min(means, key=lambda name: means[name]) if scored.any() else by_size[0].name
-    rows, chosen = [], best
-    for candidate in by_size[::-1]:
-        name = candidate.name
-        difference, error = paired_difference(
-            losses[name][scored], losses[best][scored], clusters[scored], weights[scored]
-        )
-        smaller = candidate.n_features <= next(c for c in candidates if c.name == best).n_features
-        if smaller and difference <= error:
+    clusters, weights = clusters[scored], weights[scored]
+    means = {name: _mean(values[scored], weights) for name, values in losses.items()}
+    best = min(candidates, key=lambda c: means[c.name]) if scored.any() else by_size[0]
+    rows, chosen = [], best.name
+    for candidate in reversed(by_size):
+        name, mine = candidate.name, losses[candidate.name][scored]
+        above, error = paired_difference(mine, losses[best.name][scored], clusters, weights)
+        if candidate.n_features <= best.n_features and above <= error:
             chosen = name
         right = candidate.fitted.oof_logits[scored].argmax(1) == y[scored]
         rows.append(
@@ -95,40 +65,26 @@ def smallest_within_one_error(
                 "taps": name,
                 "features": candidate.n_features,
                 "log_loss": means[name],
-                "log_loss_se": _error(losses[name][scored], clusters[scored], weights[scored]),
-                "accuracy": _mean(right, weights[scored]),
-                "accuracy_se": _error(right.astype(float), clusters[scored], weights[scored]),
-                "above_best": difference,
+                "log_loss_se": _error(mine, clusters, weights),
+                "accuracy": _mean(right, weights),
+                "accuracy_se": _error(right.astype(float), clusters, weights),
+                "above_best": above,
                 "above_best_se": error,
                 "seconds": round(candidate.seconds, 3),
             }
         )
-    if not scored.any():  # too few images to hold any out: no figure was measured
+    if not scored.any():  # too few images to hold any out: nothing was measured
         rows = [row | dict.fromkeys(_MEASURED) for row in rows]
     return chosen, [row | {"chosen": row["taps"] == chosen} for row in rows[::-1]]
 
 
 def paired_difference(
-    losses: NDArray[np.float64],
-    others: NDArray[np.float64],
-    clusters: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    losses: NDArray[np.float64],  # (n,)
+    others: NDArray[np.float64],  # (n,), of the same rows
+    clusters: NDArray[np.int64],  # (n,), differences in one cluster are added up first
+    weights: NDArray[np.float64],  # (n,)
 ) -> tuple[float, float]:
-    """Return the mean difference of two losses on the same rows, and its standard error.
-
-    Parameters
-    ----------
-    losses, others : array of shape (n,), float64
-        Row by row.
-    clusters : array of shape (n,), int64
-        Rows of one cluster are not independent: their differences are added up first.
-    weights : array of shape (n,), float64
-        What a row counts.
-
-    Returns
-    -------
-    tuple of float
-        0 and 0 where there are no rows.
+    """Return the mean difference of two losses and its standard error; 0 and 0 without rows.
 
     Examples
     --------
