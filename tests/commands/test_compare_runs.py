@@ -1,18 +1,15 @@
-"""Runs held against each other: the paired test, its correction, and what cannot be compared."""
+"""Runs compared in one table and one picture, and what cannot be compared."""
 
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
-from scipy import stats
 
 from conftest import make_photographs
 from regraft.cli.main import main
 from regraft.commands.compare_runs import compare_runs
 from regraft.commands.train import train
 from regraft.errors import InputError, RunError
-from regraft.evaluation.paired import compare_pairs, holm
 from regraft.runs.metrics_file import read_metrics, write_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -21,78 +18,6 @@ SMALL = {
     "model": "timm/test_resnet", "weights": "none", "image_size": "32", "taps": "last",
     "test_fraction": 0.4, "workers": 1, "precision": "float32",
 }  # fmt: skip
-
-
-def answers(both, first, second, neither):
-    """Return who is right, with so many images of each kind."""
-    kinds = [(True, True), (True, False), (False, True), (False, False)]
-    return np.repeat(np.array(kinds), [both, first, second, neither], axis=0).T
-
-
-# --- the test ---------------------------------------------------------------------------------
-
-
-def test_mcnemar_is_the_exact_test_of_the_images_that_one_alone_has_right():
-    (found,) = compare_pairs(answers(50, 15, 5, 10))
-    assert (found.only_first, found.only_second) == (15, 5)
-    assert found.value == 10 / 80
-    # Twice the binomial tail, since a fair coin's distribution is symmetric.
-    assert found.p == found.p_holm == pytest.approx(2 * stats.binom.cdf(5, 20, 0.5))
-    assert found.significant
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    """95 of 100 intervals hold the true difference; of 400, the share has a deviation of 0.011."""
-    random = np.random.default_rng(0)
-    shares = np.array([0.5, 0.2, 0.1, 0.2])  # the true difference is 0.1
-    covered = 0
-    for repeat in range(400):
-        (found,) = compare_pairs(answers(*random.multinomial(300, shares)), seed=repeat)
-        covered += found.low <= 0.1 <= found.high
-    assert 0.92 <= covered / 400 <= 0.98
-
-
-def test_models_that_agree_everywhere_do_not_differ():
-    (found,) = compare_pairs(answers(30, 0, 0, 10))
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert not found.significant
-
-
-def test_order_of_the_models_changes_the_sign_alone():
-    right = answers(50, 12, 6, 10)
-    (one,), (two,) = compare_pairs(right), compare_pairs(right[::-1])
-    assert (one.value, one.p) == (-two.value, two.p)
-    assert one.low == pytest.approx(-two.high, abs=0.02)
-
-
-def test_holm_as_in_his_paper():
-    """The step-down definition, written out: reject in order while p <= 0.05 / (m - k)."""
-    random = np.random.default_rng(1)
-    for _ in range(200):
-        p = random.uniform(0, 0.1, random.integers(1, 8))
-        rejected = np.zeros(len(p), dtype=bool)
-        for k, at in enumerate(np.argsort(p)):
-            if p[at] > 0.05 / (len(p) - k):
-                break
-            rejected[at] = True
-        assert np.array_equal(holm(p) <= 0.05, rejected)
-        assert (holm(p) >= p).all()
-        assert holm(p).max() <= 1
-
-
-def test_many_models_that_guess_are_seldom_told_apart():
-    """Of ten models that all guess, uncorrected tests find a difference every other time."""
-    random = np.random.default_rng(2)
-    corrected = uncorrected = 0
-    for _ in range(12):
-        found = compare_pairs(random.random((10, 200)) < 0.5)
-        corrected += any(each.significant for each in found)
-        uncorrected += any(each.p < 0.05 for each in found)
-    assert corrected <= 2  # at most 0.6 are expected
-    assert uncorrected >= 4
-
-
-# --- runs -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def test_impossible_answers_stay_finite():
     json.dumps(result, allow_nan=False)
 
 
-def test_too_few_images_are_said():
+def test_too_few_images_give_a_warning():
     p, y = predictions(99, 3, seed=5)
     y[:95] = 0
     y[95:] = 1

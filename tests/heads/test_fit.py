@@ -1,4 +1,4 @@
-"""Every head of the registry, on ordinary data and on the hardest that may come."""
+"""Every fitter, on ordinary data and on the hardest shapes."""
 
 import json
 
@@ -9,8 +9,8 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from regraft.errors import InputError
-from regraft.heads.fit import FITTERS, fit_head
-from regraft.heads.modules import HEADS
+from regraft.heads.fit import FITTERS, class_weights, fit_head, sample_weights
+from regraft.heads.modules import HEADS, Head
 from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
 
 
@@ -33,7 +33,7 @@ class TestEveryFitter:
         assert (logits.argmax(1) == test_y).mean() > 0.95
         assert fitted.record["out_of_fold"]["accuracy"] > 0.95
 
-    def test_tells_what_it_did_in_json(self, name):
+    def test_records_what_it_did_in_json(self, name):
         x, y, folds = blobs(100, 10, 2)
         fitted = fit_head(x, y, folds=folds, n_classes=2, name=name)
         record = json.loads(json.dumps(fitted.record, allow_nan=False))
@@ -50,12 +50,12 @@ class TestEveryFitter:
         fitted = fit_head(x, y, folds=folds, n_classes=3, name=name)
         assert np.array_equal(fitted.scored, folds >= 0)
         logits, labels = fitted.oof_logits[fitted.scored].astype(float), y[fitted.scored]
-        told = fitted.record["out_of_fold"]
-        assert told["log_loss"] == pytest.approx(log_loss(labels, softmax(logits, 1)), rel=1e-5)
+        found = fitted.record["out_of_fold"]
+        assert found["log_loss"] == pytest.approx(log_loss(labels, softmax(logits, 1)), rel=1e-5)
         calibrated = softmax(logits / fitted.temperature, 1)
-        assert told["calibrated_log_loss"] == pytest.approx(log_loss(labels, calibrated), rel=1e-5)
-        assert told["calibrated_log_loss"] <= told["log_loss"] + 1 / 150  # one mistake expected
-        assert told["accuracy"] == (logits.argmax(1) == labels).mean()
+        assert found["calibrated_log_loss"] == pytest.approx(log_loss(labels, calibrated), rel=1e-5)
+        assert found["calibrated_log_loss"] <= found["log_loss"] + 1 / 150  # one mistake expected
+        assert found["accuracy"] == (logits.argmax(1) == labels).mean()
 
     def test_does_the_same_twice(self, name):
         x, y, folds = blobs(100, 10, 3, noise=2.0)
@@ -117,6 +117,7 @@ class TestEveryFitter:
     def test_goes_through_a_bundle(self, name):
         x, y, folds = blobs(60, 10, 3)
         head = fit_head(x, y, folds=folds, n_classes=3, name=name).head
+        assert isinstance(head, Head)
         again = HEADS[head.kind].from_tensors(head.tensors())
         assert torch.equal(head(torch.from_numpy(x)), again(torch.from_numpy(x)))
 
@@ -143,6 +144,15 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class():
     assert recall[1] > recall[0] + 0.3
 
 
+def test_balanced_weights_give_each_class_the_same_sum_and_rows_a_mean_of_one():
+    y = np.repeat([0, 1, 3], [1, 6, 13])
+    weights = sample_weights(y, 4, "balanced")
+    assert np.bincount(y, weights) == pytest.approx([20 / 3, 20 / 3, 0, 20 / 3])
+    assert weights.mean() == pytest.approx(1)
+    assert np.array_equal(weights, class_weights(y, 4)[y])
+    assert sample_weights(y, 4, "none").tolist() == [1] * 20
+
+
 def test_mean_is_the_nearest_class_mean():
     x, y, folds = blobs(90, 6, 3, noise=2.0)
     head = fit_head(x, y, folds=folds, n_classes=3, name="mean").head
@@ -159,7 +169,7 @@ def test_knn_never_counts_a_neighbour_of_the_same_fold():
     folds = np.repeat(np.arange(60), 2)  # each pair of duplicates is one fold
     y[:] = np.repeat(np.random.default_rng(0).integers(0, 3, 60), 2)
     fitted = fit_head(x, y, folds=folds, n_classes=3, name="knn")
-    assert fitted.record["out_of_fold"]["accuracy"] < 0.6  # 1 if duplicates told the label
+    assert fitted.record["out_of_fold"]["accuracy"] < 0.6  # 1 if duplicates gave the label away
 
 
 def test_blocks_of_their_own_widths():

@@ -1,4 +1,4 @@
-"""The penalty path of logistic regression, held against scikit-learn's at every penalty."""
+"""The penalty path of logistic regression, compared with scikit-learn at every penalty."""
 
 import dataclasses
 import warnings

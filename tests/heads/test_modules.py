@@ -1,4 +1,4 @@
-"""Modules of the heads: what they compute, and what they refuse to be made from."""
+"""The modules of heads: what they compute, and which tensors they refuse."""
 
 import numpy as np
 import pytest

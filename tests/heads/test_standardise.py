@@ -1,4 +1,4 @@
-"""Standardisation and the rotation into fewer coordinates."""
+"""Mean and scale of features, and the order of standardised rows."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_chunks_are_the_standardised_rows_in_order():
     assert torch.equal(torch.cat([numbers for numbers, _ in some]), chosen)
 
 
-def test_rows_that_need_no_standardising_are_read_where_they_lie():
+def test_rows_that_need_no_standardising_are_not_copied():
     x = features(2500, 5)
     rows = Rows(x, Standard.none(5))
     assert torch.equal(all_rows(rows), x)

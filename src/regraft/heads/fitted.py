@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,33 +74,30 @@ def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> 
 
 
 def finish_fit(
-    head: nn.Module,
-    oof_logits: NDArray[np.float32],  # (N, K)
-    scored: NDArray[np.bool_],  # (N,)
-    y: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    history: list[dict[str, Any]],
-    record: dict[str, Any],
+    fitted: FittedHead, y: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> FittedHead:
-    """Fit the temperature, and complete the record with the scores before and after it."""
-    logits, labels, share = oof_logits[scored], y[scored], weights[scored]
+    """Return the fit with its temperature, and with the scores before and after it in its record.
+
+    ``y`` and ``weights``, (N,), are those of the fit.
+    """
+    scored = fitted.scored
+    logits, labels, share = fitted.oof_logits[scored], y[scored], weights[scored]
     temperature = fit_temperature(logits, labels, share)
     right = logits.argmax(1) == labels
     before = OutOfFoldScores.of(log_losses(logits, labels), right, share)
     after = OutOfFoldScores.of(log_losses(logits / np.float32(temperature), labels), right, share)
-    out_of_fold = None
-    if scored.any():
-        out_of_fold = {
-            "n": int(scored.sum()),
-            "log_loss": before.log_loss,
-            "log_loss_se": before.log_loss_se,
-            "calibrated_log_loss": after.log_loss,
-            "accuracy": before.accuracy,  # a temperature changes no ranking
-        }
-    record |= {
-        "n": len(y),
-        "d": head.n_features,
-        "temperature": temperature,
-        "out_of_fold": out_of_fold,
+    out_of_fold = {
+        "n": int(scored.sum()),
+        "log_loss": before.log_loss,
+        "log_loss_se": before.log_loss_se,
+        "calibrated_log_loss": after.log_loss,
+        "accuracy": before.accuracy,  # a temperature changes no ranking
     }
-    return FittedHead(head, temperature, oof_logits, scored, history, record)
+    record = {
+        **fitted.record,
+        "n": len(y),
+        "d": fitted.head.n_features,
+        "temperature": temperature,
+        "out_of_fold": out_of_fold if scored.any() else None,
+    }
+    return replace(fitted, temperature=temperature, record=record)

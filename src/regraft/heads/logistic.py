@@ -122,7 +122,8 @@ def fit_logistic(  # noqa: PLR0913 - a fitter, with what only this one can choos
         "converged": final.converged,
         "folds_scored": path.n_folds,
     }
-    return finish_fit(head, path.oof_logits, path.scored, y, weights, path.history(), record)
+    fitted = FittedHead(head, 1.0, path.oof_logits, path.scored, path.history(), record)
+    return finish_fit(fitted, y, weights)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def fit_ridge(
     record = {"head": "ridge", "penalty": choice.penalty, "scale": choice.scale}
     predictions = choice.held_out + problem.class_shares.numpy()
     oof_logits = (predictions / choice.scale).astype(np.float32)
-    return finish_fit(head, oof_logits, scored, y, weights, history, record)
+    return finish_fit(FittedHead(head, 1.0, oof_logits, scored, history, record), y, weights)
 
 
 @dataclass

@@ -78,7 +78,7 @@ def fit_mean(
     scores = _columns(oof_logits[scored], y[scored], weights[scored], began)
     history = [{"scale": scale, **scores, "chosen": True}]
     record = {"head": "mean", "scale": scale}
-    return finish_fit(head, oof_logits, scored, y, weights, history, record)
+    return finish_fit(FittedHead(head, 1.0, oof_logits, scored, history, record), y, weights)
 
 
 def _sums_and_counts(
@@ -142,7 +142,7 @@ def fit_knn(
     history = [row | {"chosen": row["neighbours"] == k} for row in history]
     head = KnnHead(standard.mean, standard.scale, z, labels, k, n_classes)
     record = {"head": "knn", "neighbours": k}
-    return finish_fit(head, oof_logits, scored, y, weights, history, record)
+    return finish_fit(FittedHead(head, 1.0, oof_logits, scored, history, record), y, weights)
 
 
 def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:

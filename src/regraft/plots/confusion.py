@@ -155,10 +155,10 @@ def _list_worst(
     pairs = [divmod(int(flat), len(names)) for flat in order]
     pairs = [(true, predicted) for true, predicted in pairs if wrong[true, predicted] > 0]
     heading = "Most frequent confusions" if pairs else "No confusions"
-    draw_text(figure, x / page.width, 1 - 0.42 / page.height, heading, size=10, va="center")
+    draw_text(figure, (x / page.width, 1 - 0.42 / page.height), heading, size=10, va="center")
     for line, (true, predicted) in enumerate(pairs):
         y = 1 - (0.78 + 0.31 * line) / page.height
         count = f"{wrong[true, predicted]} of {totals[true]}"
-        draw_text(figure, x / page.width, y, count, size=8, va="center")
+        draw_text(figure, (x / page.width, y), count, size=8, va="center")
         text = f"{names[true]} \N{RIGHTWARDS ARROW} {names[predicted]}"
-        draw_text(figure, (x + 0.85) / page.width, y, text, size=8, va="center")
+        draw_text(figure, ((x + 0.85) / page.width, y), text, size=8, va="center")

@@ -47,10 +47,16 @@ def write_figure(figure: Figure, path: Path, *, margin: float | None = None) -> 
 
 
 def draw_text(
-    figure: Figure, x: float, y: float, text: str, *, size: float, va: str, color: str = "black"
+    figure: Figure,
+    at: tuple[float, float],  # x and y as shares of the figure, 0 to 1
+    text: str,
+    *,
+    size: float,
+    va: str,
+    color: str = "black",
 ) -> None:
-    """Draw a text as it is written; x and y are shares of the figure, 0 to 1."""
-    figure.text(x, y, text, fontsize=size, va=va, color=color, linespacing=1.25, **as_written())
+    """Draw a text as it is written."""
+    figure.text(*at, text, fontsize=size, va=va, color=color, linespacing=1.25, **as_written())
 
 
 def style_axes(axes: Axes) -> None:

@@ -50,7 +50,7 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # in inches
     page.set_autoscale_on(False)
     page.axis("off")
-    draw_text(figure, _GAP / width, 1 - 0.28 / height, title, size=11, va="center")
+    draw_text(figure, (_GAP / width, 1 - 0.28 / height), title, size=11, va="center")
     for number, item in enumerate(items):
         row, column = divmod(number, columns)
         x = _GAP + column * (_CELL + _GAP)
@@ -67,9 +67,9 @@ def _write_lines(figure: Figure, item: Item, x: float, y_classes: float, y_name:
         mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
         predicted, true = label(item.predicted, 15), label(item.true, 20)
         lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
-    draw_text(figure, x, y_classes, lines, size=8, va="bottom")
+    draw_text(figure, (x, y_classes), lines, size=8, va="bottom")
     name = label(item.name, 36) if item.name else ""
-    draw_text(figure, x, y_name, name, size=6, va="bottom", color="0.4")
+    draw_text(figure, (x, y_name), name, size=6, va="bottom", color="0.4")
 
 
 class _Box(NamedTuple):
