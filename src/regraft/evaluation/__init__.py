@@ -1,1 +1,1 @@
-"""How good a classifier is, each figure with its interval."""
+"""How good a classifier is: every measure has its interval."""

@@ -35,8 +35,9 @@ _HALVINGS = 20
 #: From this many rows on, most passes leave out settled rows (``Softmax.without_settled``). With
 #: 8,192 rows and five folds that gained nothing.
 _MANY_ROWS = 20_000
-#: Most rounds. Each begins with all rows, leaves out the settled ones and makes this many steps at
-#: most, until the gap is this much smaller than at the first (without settled rows: its square).
+#: A fit of many rows goes in rounds. Each round reads all rows once, leaves out the settled ones,
+#: and makes steps on the others until every gap is _REDUCTION times what it was at first. A round
+#: in which too few rows are settled makes steps on all rows, until it is the square of that.
 _ROUNDS, _STEPS, _REDUCTION = 10, 100, 0.01
 #: A fit has not converged if its gap is larger than this and than the tolerance, in nats.
 CONVERGED = 1e-5
@@ -82,8 +83,8 @@ def minimise(
         missing = torch.empty(n_rows)
         descent.value, descent.gradient = problem.evaluate(descent.x, penalty, members, missing)
         if before and bool((descent.value > _with_noise(before[1])).any()):
-            # The tangent misled: rows are not settled any more. Go back, read all rows from here
-            # on, and forget the steps, which were seen on other objectives.
+            # The objective of all rows has risen: the tangent misled. Go back, read all rows from
+            # now on, and forget the steps, which were made on other objectives.
             descent.x, _, iterations = before
             descent.forget()
             before, rounds = None, 0
@@ -108,7 +109,7 @@ def minimise(
 
 
 class _Pair(NamedTuple):
-    """A step that was made, what it changed of the gradient, and one over their product."""
+    """A step, the change of the gradient along it, and one over their product."""
 
     step: Tensor  # (P,)
     change: Tensor  # (P,)
@@ -116,7 +117,7 @@ class _Pair(NamedTuple):
 
 
 class _Descent:
-    """The members on their way down: parameters, objective, gradient and what is known of them."""
+    """Where the members are now, and the steps that they remember."""
 
     value: Tensor  # (F,) float64
     gradient: Tensor  # (F, P)
