@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from regraft.images.ahead import decode_ahead
+from regraft.images.payload import Load, Payload
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from regraft.data.ledger import Ledger, LedgerEntry
-    from regraft.images.payload import Load
+    from regraft.errors import ImageError
+
+__all__ = ["Entry", "Load", "Part", "Parts", "Payload", "Samples", "Source"]
 
 Part = Literal["train", "val", "test"]
 
@@ -96,6 +101,8 @@ class Samples:
         Every file that was met: used, refused with its reason, or passed over.
     notes : tuple of str
         One line each, shown to the user: the source's, and what the scan found.
+    max_pixels : int
+        Images with more pixels are refused before they are decoded.
     """
 
     source: Source
@@ -109,6 +116,7 @@ class Samples:
     positions: NDArray[np.int64]
     ledger: Ledger
     notes: tuple[str, ...] = ()
+    max_pixels: int = 40_000_000
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,6 +135,15 @@ class Samples:
                 wanted, self.source.stream(self.positions[wanted].tolist()), strict=True
             )
         )
+
+    def pixels(
+        self, indices: Sequence[int] | NDArray[np.int64], n_threads: int
+    ) -> Generator[tuple[int, NDArray[np.uint8] | ImageError]]:
+        """Decode images in threads; yield each index with its pixels (H, W, 3), or with the error.
+
+        The order is that of ``stream``. An image that has changed since the scan is an error.
+        """
+        return decode_ahead(self.stream(indices), n_threads, self.max_pixels, self.hashes)
 
 
 @dataclass(frozen=True)

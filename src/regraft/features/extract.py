@@ -1,8 +1,8 @@
 """Extraction: one forward pass for the images whose rows the store does not have.
 
-What it returns is a source of rows, not an array: 300,000 images with all stages are 3 GB and
-more. Decoding runs ahead in threads; batches have one fixed size, so that a row's bits do not
-depend on how many others were missing.
+The result reads rows when they are asked for, and is no array: 300,000 images with all stages take
+3 GB and more. Threads decode ahead. Batches have one fixed size, so that the bits of a row do not
+depend on how many other rows were missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from regraft.core.reporter import Reporter
+from regraft.core.reporter import SILENT, Reporter
 from regraft.errors import ImageError, StoreError
 from regraft.features.store.rows import encode_row, fingerprint_of, row_key
 from regraft.features.taps import Block, TapReader, padded, round_rows, row_blocks
@@ -42,45 +42,30 @@ NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined f
 
 @dataclass(frozen=True)
 class Features:
-    """The rows of some samples, read from the store when they are asked for.
-
-    Attributes
-    ----------
-    widths : dict of Block to int
-        Every block that a row holds, with its number of features.
-    refused : dict of int to ImageError
-        Samples whose image could not be decoded; they have no row.
-    n_extracted, n_reused : int
-        Samples whose row was made in this run, or was there already.
-    maker : RowMaker
-        Makes a row again that has left the store since.
-    views : tuple of Features
-        Of augmented views of some of the samples, in the same store.
-    """
+    """The rows of some samples, read from the store when they are asked for."""
 
     store: FeatureStore
-    keys: dict[int, bytes]
-    widths: dict[Block, int]
-    refused: dict[int, ImageError]
-    n_extracted: int
-    n_reused: int
-    maker: RowMaker
-    views: tuple[Features, ...] = ()
+    keys: dict[int, bytes]  # by sample
+    widths: dict[Block, int]  # number of features of every block that a row holds
+    refused: dict[int, ImageError]  # samples without a row: their image could not be decoded
+    n_extracted: int  # samples whose row was made in this run
+    n_reused: int  # samples whose row was there already
+    rows: RowExtractor  # makes a row again that has left the store since
+    views: tuple[Features, ...] = ()  # of augmented views of some of the samples
+
+    def with_views(self, views: Sequence[Features]) -> Features:
+        """Return these features with those of views; a sample whose view was refused is refused."""
+        every = (self, *views)
+        return dataclasses.replace(
+            self,
+            refused={index: error for each in every for index, error in each.refused.items()},
+            n_extracted=sum(each.n_extracted for each in every),
+            n_reused=sum(each.n_reused for each in every),
+            views=tuple(views),
+        )
 
     def matrix(self, indices: NDArray[np.int64], blocks: Sequence[Block]) -> NDArray[np.float32]:
-        """Return the blocks of some samples side by side.
-
-        Parameters
-        ----------
-        indices : array of shape (n,), int64
-            Samples that have a row, in any order.
-        blocks : sequence of Block
-            Keys of ``widths``.
-
-        Returns
-        -------
-        array of shape (n, D), float32
-            Row by row in the order of ``indices``.
+        """Return the blocks of some samples side by side (n, D), float32, in the given order.
 
         Raises
         ------
@@ -90,7 +75,7 @@ class Features:
         """
         rows = np.empty((len(indices), sum(self.widths[block] for block in blocks)), np.float32)
         names = tuple(str(block) for block in blocks)
-        order = np.argsort(indices, kind="stable").tolist()  # rows lie in the order of the samples
+        order = np.argsort(indices, kind="stable").tolist()  # rows are stored in the order of the samples
         keys = [self.keys[int(indices[position])] for position in order]
         lost: dict[bytes, list[int]] = {}
         found = self.store.read_values(keys, names)
@@ -110,9 +95,9 @@ class Features:
         rows: NDArray[np.float32],
         names: Sequence[str],
     ) -> None:
-        """Fill in rows that left: another run's eviction, or a damaged file, ends no run."""
+        """Extract rows again that left the store: eviction by another run must not end this one."""
         todo = {int(indices[positions[0]]): key for key, positions in lost.items()}
-        with _Writer(self.store) as writer, closing(self.maker.rows(todo)) as made:
+        with _Writer(self.store) as writer, closing(self.rows.make(todo)) as made:
             for key, row in made:
                 if isinstance(row, ImageError):
                     raise StoreError(
@@ -125,76 +110,52 @@ class Features:
 
 
 def extract(
-    samples: Samples,
-    indices: NDArray[np.int64],
-    backbone: Backbone,
-    compute: Compute,
-    *,
-    store: FeatureStore,
-    workers: int,
-    max_pixels: int,
-    reporter: Reporter | None = None,
+    rows: RowExtractor, indices: NDArray[np.int64], store: FeatureStore, reporter: Reporter = SILENT
 ) -> Features:
-    """Make sure that the store has a row for every sample, and return the source of the rows.
+    """Make sure that the store has a row for every sample, and return the features.
 
     Parameters
     ----------
-    samples : Samples
-        Read as a stream.
+    rows : RowExtractor
+        Makes the rows that are missing.
     indices : array of shape (n,), int64
         Ascending; which samples.
-    backbone : Backbone
-        Frozen.
-    compute : Compute
-        Device, precision and the one batch size.
     store : FeatureStore
         Where rows are found and kept.
-    workers : int
-        Threads that read and decode, at least 1.
-    max_pixels : int
-        Larger images are refused.
-    reporter : Reporter, optional
+    reporter : Reporter
         Follows the images that are extracted.
-
-    Returns
-    -------
-    Features
-        With the refused samples by index.
 
     Raises
     ------
     StoreError, DiskFullError
-        Where rows cannot be written; those written before stay.
+        Where rows cannot be written; those that were written before stay.
     """
-    maker = RowMaker(samples, backbone, compute, workers, max_pixels)
-    fingerprint = feature_fingerprint(backbone, maker.blocks, compute)
-    view = backbone.preprocess.view
-    keys = {int(index): row_key(samples.hashes[index], view, fingerprint) for index in indices}
+    keys = rows.keys(indices)
     generation = None
     while generation != store.generation:  # a damaged file takes what was found in it along
         generation = store.generation
-        widths, missing = _look_up(store, keys, maker.blocks)
+        widths, missing = _look_up(store, keys, rows.blocks)
     store.stamp(key for key in keys.values() if key not in missing)
 
     failed: dict[bytes, ImageError] = {}
     if missing:
         todo = {index: key for key, index in missing.items()}
-        label = f"extract view {view}" if view else "extract"
+        label = f"extract view {rows.view}" if rows.view else "extract"
         with (
-            (reporter or Reporter()).track(label, len(todo)) as advance,
-            closing(maker.rows(todo, advance)) as made,
+            reporter.track(label, len(todo)) as advance,
+            closing(rows.make(todo, advance)) as made,
             _Writer(store) as writer,
         ):
             for key, row in made:
                 if isinstance(row, ImageError):
                     failed[key] = row
                 else:
-                    widths = widths or {block: len(row[str(block)]) for block in maker.blocks}
+                    widths = widths or {block: len(row[str(block)]) for block in rows.blocks}
                     writer.add(key, encode_row(key, row))
 
     refused = {index: failed[key] for index, key in keys.items() if key in failed}
     n_new = sum(key in missing for key in keys.values()) - len(refused)
-    return Features(store, keys, widths, refused, n_new, len(keys) - n_new - len(refused), maker)
+    return Features(store, keys, widths, refused, n_new, len(keys) - n_new - len(refused), rows)
 
 
 def _look_up(
@@ -214,51 +175,42 @@ def _look_up(
     return widths, missing
 
 
-class RowMaker:
-    """Runs images through the network: those whose rows are missing, and later those that left.
-
-    Parameters
-    ----------
-    samples, backbone, compute, workers, max_pixels
-        As for ``extract``.
-    """
+class RowExtractor:
+    """Runs images through a frozen network: those whose rows are missing, and those that left."""
 
     def __init__(
-        self,
-        samples: Samples,
-        backbone: Backbone,
-        compute: Compute,
-        workers: int,
-        max_pixels: int,
+        self, samples: Samples, backbone: Backbone, compute: Compute, n_threads: int
     ) -> None:
         self.blocks = row_blocks(backbone)
+        self.view = backbone.preprocess.view
         self._samples = samples
         self._backbone = backbone
         self._compute = compute
-        self._workers = workers
-        self._max_pixels = max_pixels
+        self._n_threads = n_threads
 
     @functools.cached_property
     def _reader(self) -> TapReader:  # copies and rearranges the network: not before it is needed
         return TapReader(self._backbone, self.blocks, self._compute)
 
-    def rows(
+    def keys(self, indices: NDArray[np.int64]) -> dict[int, bytes]:
+        """Return the key of each sample's row: a hash of image, view and way of computing."""
+        fingerprint = feature_fingerprint(self._backbone, self.blocks, self._compute)
+        hashes = self._samples.hashes
+        return {int(index): row_key(hashes[index], self.view, fingerprint) for index in indices}
+
+    def make(
         self, todo: dict[int, bytes], advance: Callable[[int], None] | None = None
     ) -> Generator[tuple[bytes, dict[str, NDArray[Any]] | ImageError]]:
-        """Yield the row, or the reason why there is none, of each image in turn.
+        """Yield the key of each image with its row, or with the reason why there is none.
 
-        Parameters
-        ----------
-        todo : dict of int to bytes
-            Keys by sample; each comes back once, in the order of the source.
-        advance : callable, optional
-            Told of the images that are done, a batch at a time.
+        ``todo`` has keys by sample; each comes back once, in the order of the source. ``advance``
+        is called with the number of images that are done, a batch at a time.
         """
         size, reader = self._compute.batch_size, self._reader
         samples, preprocess = self._samples, self._backbone.preprocess
         stream = samples.stream(sorted(todo))
         with closing(
-            render_ahead(stream, preprocess, self._workers, self._max_pixels, samples.hashes)
+            render_ahead(stream, preprocess, self._n_threads, samples.max_pixels, samples.hashes)
         ) as rendered:
             while batch := list(itertools.islice(rendered, size)):
                 images = [image for _, image in batch if isinstance(image, torch.Tensor)]

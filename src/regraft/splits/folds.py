@@ -1,4 +1,4 @@
-"""Folds of the training part: stratified, units kept together, for any order of the samples."""
+"""Folds of the training part: stratified, clusters kept together, for any order of the samples."""
 
 from __future__ import annotations
 
@@ -15,33 +15,25 @@ if TYPE_CHECKING:
 
 def assign_folds(
     labels: NDArray[np.int64],
-    units: NDArray[np.int64],
+    clusters: NDArray[np.int64],
     n_folds: int,
     seed: int,
     order_keys: Sequence[bytes],
 ) -> NDArray[np.int64]:
-    """Deal the units of each class to folds, ranked by a hash of seed and content.
+    """Return the fold of each sample (N,): 0 to ``n_folds - 1``, or -1 for always in training.
 
-    A class with fewer units than folds is held out by as many folds as it has units. A class with
-    one unit is never held out: every fold has every class in its training side.
+    The clusters of each class are assigned in turn, in the order of a hash of seed and content. A
+    class with fewer clusters than folds is held out by as many folds as it has clusters. A class
+    with one cluster is never held out: every fold has every class in its training side.
 
     Parameters
     ----------
     labels : array of shape (N,), int64
-        Index of each sample's class.
-    units : array of shape (N,), int64
-        Samples of one unit (group, byte-identical images) are held out together; any numbers.
-    n_folds : int
-        At least 2.
-    seed : int
-        Another seed, other folds.
+        Class of each sample.
+    clusters : array of shape (N,), int64
+        Samples of one cluster (group, byte-identical images) are held out together; any numbers.
     order_keys : sequence of N bytes
-        Content hashes; what decides in place of the order in which samples come.
-
-    Returns
-    -------
-    array of shape (N,), int64
-        Fold of each sample, 0 to ``n_folds - 1``; -1 is always in training and never scored.
+        Content hashes: they decide, and not the order of the samples.
 
     References
     ----------
@@ -58,58 +50,51 @@ def assign_folds(
     """
     if len(labels) == 0:
         return np.empty(0, dtype=np.int64)
-    members = np.unique(units, return_inverse=True)[1]  # (N,), units as 0 to U - 1
-    classes = unit_classes(labels, members)  # (U,)
+    members = np.unique(clusters, return_inverse=True)[1]  # (N,), clusters as 0 to C - 1
+    classes = cluster_classes(labels, members)  # (C,)
     salt = f"regraft fold {seed} ".encode()
     digests = [hashlib.sha256(salt + key).digest()[:8] for key in order_keys]
     ranks = np.full(len(classes), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(ranks, members, np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64))
-    # Dealt in turn through all classes: each class differs by one unit between folds, and so do
-    # all units together.
-    folds_of_units = np.empty(len(classes), dtype=np.int64)
-    folds_of_units[np.lexsort((ranks, classes))] = np.arange(len(classes)) % n_folds
-    _keep_a_side(folds_of_units, labels, members, ranks, n_folds)
-    return folds_of_units[members]
+    # Dealt in turn through all classes: each class differs by one cluster between folds, and so do
+    # all clusters together.
+    folds_of_clusters = np.empty(len(classes), dtype=np.int64)
+    folds_of_clusters[np.lexsort((ranks, classes))] = np.arange(len(classes)) % n_folds
+    _keep_a_side(folds_of_clusters, labels, members, ranks, n_folds)
+    return folds_of_clusters[members]
 
 
-def unit_classes(labels: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the most common class of each unit; of several, the first by name.
+def cluster_classes(labels: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the most common class of each cluster (C,); of several, the first by name.
 
-    Parameters
-    ----------
-    labels, members : array of shape (N,), int64
-        Class of each sample (classes are sorted by name) and its unit, 0 to U - 1.
-
-    Returns
-    -------
-    array of shape (U,), int64
+    ``labels`` and ``members`` (N,) are the class of each sample and its cluster, 0 to C - 1.
 
     Examples
     --------
-    >>> unit_classes(np.array([1, 0, 1, 0, 1]), np.array([0, 0, 0, 1, 1])).tolist()
+    >>> cluster_classes(np.array([1, 0, 1, 0, 1]), np.array([0, 0, 0, 1, 1])).tolist()
     [1, 0]
     """
     n_classes = int(labels.max()) + 1
     pairs, counts = np.unique(members * n_classes + labels, return_counts=True)
-    unit, label = np.divmod(pairs, n_classes)
-    order = np.lexsort((label, -counts, unit))
-    first = np.unique(unit[order], return_index=True)[1]
+    cluster, label = np.divmod(pairs, n_classes)
+    order = np.lexsort((label, -counts, cluster))
+    first = np.unique(cluster[order], return_index=True)[1]
     classes: NDArray[np.int64] = label[order][first]
     return classes
 
 
 def _keep_a_side(
-    folds_of_units: NDArray[np.int64],
+    folds_of_clusters: NDArray[np.int64],
     labels: NDArray[np.int64],
     members: NDArray[np.int64],
     ranks: NDArray[np.uint64],
     n_folds: int,
 ) -> None:
-    """Hold out no class whole: where one fold has all of it, its first unit stays in training."""
+    """Hold out no class whole: where one fold has all of it, its first cluster stays in training."""
     n_classes = int(labels.max()) + 1
     present = np.zeros((n_classes, n_folds), dtype=bool)
-    present[labels, folds_of_units[members]] = True
+    present[labels, folds_of_clusters[members]] = True
     for label in np.flatnonzero(present.sum(axis=1) == 1):
         of_class = np.unique(members[labels == label])
-        if (folds_of_units[of_class] >= 0).all():  # not one in training already, by another class
-            folds_of_units[of_class[np.argmin(ranks[of_class])]] = -1
+        if (folds_of_clusters[of_class] >= 0).all():  # not one in training already, by another class
+            folds_of_clusters[of_class[np.argmin(ranks[of_class])]] = -1

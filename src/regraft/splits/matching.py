@@ -1,14 +1,14 @@
-"""What of some data a trained run can be measured on: classes by name, and unseen images."""
+"""The part of some data that a trained run can be measured on: known classes, unseen images."""
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.core.text import listed, nearest
 from regraft.errors import DataError, RunError
-from regraft.splits.split import fitted_hashes
+from regraft.splits.split_csv import fitted_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,22 +18,11 @@ if TYPE_CHECKING:
 
     from regraft.data.samples import Samples
 
-_LISTED = 100
+_SHOWN = 100
 
 
 def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """Return each sample's label as an index into a run's classes, matched by name.
-
-    Parameters
-    ----------
-    samples : Samples
-        Labelled images.
-    classes : tuple of str
-        The run's.
-
-    Returns
-    -------
-    array of shape (N,), int64
 
     Raises
     ------
@@ -45,33 +34,26 @@ def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int6
     if unknown:
         raise DataError(
             f"{len(unknown)} of the data's {len(samples.classes)} classes are unknown to the run: "
-            f"{_listed([_with_nearest(name, classes) for name in unknown])}",
-            hint=f"classes are matched by name; the run knows {_listed(classes)}",
+            f"{listed([_with_nearest(name, classes) for name in unknown], _SHOWN)}",
+            hint=f"classes are matched by name; the run knows {listed(classes, _SHOWN)}",
         )
     return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
 
 
 def _with_nearest(name: str, classes: tuple[str, ...]) -> str:
-    """Return a name, with the one that may be meant.
+    """Return a name, with the known name that may be meant.
 
     Examples
     --------
     >>> _with_nearest("Tullip", ("rose", "tulip")), _with_nearest("ten", ("1", "10"))
     ('Tullip (tulip?)', 'ten')
     """
-    folded = {each.casefold(): each for each in classes[:_LISTED]}
-    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.8)
-    return f"{name} ({folded[near[0]]}?)" if near else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Name all, or of very many the first and how many there are."""
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    near = nearest(name, classes[:_SHOWN], most=1, cutoff=0.8)
+    return f"{name} ({near[0]}?)" if near else name
 
 
 def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[str]:
-    """Say which of a run's classes have no image among those that are measured.
+    """Return a note that names the run's classes without a measured image; none, if all have one.
 
     Examples
     --------
@@ -82,24 +64,15 @@ def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list
     names = [name for name, count in zip(classes, counts, strict=True) if not count]
     if not names:
         return []
-    what = f"no image of {len(names):,} of the run's {len(classes):,} classes: {_listed(names)}"
+    what = f"no image of {len(names):,} of the run's {len(classes):,} classes: {listed(names, _SHOWN)}"
     return [f"{what}; macro figures are of the others"]
 
 
 def choose_unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
-    """Choose what is measured: the test part where there is one, never what was fitted on.
+    """Return the samples to measure, and notes: the test part if there is one, nothing fitted on.
 
-    Parameters
-    ----------
-    samples : Samples
-        Labelled images.
-    run : Path
-        Run folder, or the bundle in it; its split.csv has the hashes of what was fitted on.
-
-    Returns
-    -------
-    tuple of array of int64 and list of str
-        Samples, and what there is to tell.
+    ``run`` is a run folder, or the bundle in it; its split.csv has the hashes of the images that
+    the run was fitted on.
 
     Raises
     ------

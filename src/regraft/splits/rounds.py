@@ -1,4 +1,4 @@
-"""Outer cross-validation: every image is tested once, by a model that has not seen it."""
+"""Outer cross-validation: every image is tested once, by a model that was fitted without it."""
 
 from __future__ import annotations
 
@@ -6,66 +6,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regraft.core.text import listed
+from regraft.data.dataset import Dataset
 from regraft.data.samples import Parts
-from regraft.errors import ConfigError, DataError
+from regraft.errors import DataError
 from regraft.splits.folds import assign_folds
-from regraft.splits.split import units
+from regraft.splits.split import clusters_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
 
 
-def whole(samples: Samples) -> Parts:
-    """Put every image into the training part, where rounds of testing follow.
-
-    Raises
-    ------
-    ConfigError
-        Where the data bring parts of their own.
-    """
-    if any(part is not None for part in samples.parts):
-        raise ConfigError(
-            "--folds tests every image, and these data bring a test part of their own",
-            hint="leave --folds out, or give the folder of classes without train and test",
-        )
-    none = np.empty(0, np.int64)
-    return Parts(train=np.arange(len(samples)), val=none, test=none, left_out={})
+def test_folds(dataset: Dataset, n_folds: int, seed: int) -> list[Dataset]:
+    """Return what is tested and what is learnt from: one test part, or one for each fold."""
+    if not n_folds:
+        return [dataset]
+    folds = outer_folds(dataset.samples, dataset.train, n_folds, seed)
+    return [Dataset(dataset.samples, parts) for parts in folds]
 
 
-def testing_rounds(samples: Samples, parts: Parts, config: TrainConfig) -> list[Parts]:
-    """Return what is tested and what is learnt from: once, or in each of ``--folds`` rounds."""
-    if not config.folds:
-        return [parts]
-    return outer_rounds(samples, parts.train, config.folds, config.seed)
-
-
-def outer_rounds(
-    samples: Samples, indices: NDArray[np.int64], n_rounds: int, seed: int
+def outer_folds(
+    samples: Samples, indices: NDArray[np.int64], n_folds: int, seed: int
 ) -> list[Parts]:
-    """Split all images into rounds; each tests one share and trains on the rest.
+    """Divide images into folds; return for each fold its images as test part, the rest as training.
 
-    Groups and copies stay together, classes are spread evenly, and an image's round depends on its
-    content and the seed.
-
-    Parameters
-    ----------
-    samples : Samples
-        Labels, groups and hashes.
-    indices : array of shape (n,), int64
-        Ascending; those that can be used.
-    n_rounds : int
-        At least 2.
-    seed : int
-        Another seed, other rounds.
-
-    Returns
-    -------
-    list of Parts
-        ``n_rounds`` of them, without validation part. Images of a class that is one group, or one
-        image, are tested in none and train in all; a note in each names the class.
+    Groups and copies stay together, classes are spread evenly, and the fold of an image depends on
+    its content and the seed. A class that is one group, or one image, is tested in no fold and is
+    in every training part; a note names it.
 
     Raises
     ------
@@ -73,23 +42,24 @@ def outer_rounds(
         Where nothing could be tested.
     """
     labels, keys = samples.labels[indices], [samples.hashes[index] for index in indices]
-    numbers = assign_folds(labels, units(samples)[indices], n_rounds, seed, keys)
-    if (numbers < 0).all():
+    folds = assign_folds(labels, clusters_of(samples)[indices], n_folds, seed, keys)  # (n,)
+    if (folds < 0).all():
         raise DataError(
             "no image can be tested: every class is a single image or group",
             hint="bring at least two images, or groups, of each class",
         )
-    never = sorted({samples.classes[label] for label in labels[numbers < 0]})
-    names = ", ".join(never[:10])
-    notes = (f"never tested, since it is one image or group: class {names}",) if never else ()
+    never = sorted({samples.classes[label] for label in labels[folds < 0]})
+    notes = (
+        (f"never tested, since it is one image or group: class {listed(never)}",) if never else ()
+    )
     return [
         Parts(
-            train=indices[numbers != number],
+            train=indices[folds != fold],
             val=np.empty(0, np.int64),
-            test=indices[numbers == number],
+            test=indices[folds == fold],
             left_out={},
             notes=notes,
         )
-        for number in range(n_rounds)
-        if (numbers == number).any()
+        for fold in range(n_folds)
+        if (folds == fold).any()
     ]

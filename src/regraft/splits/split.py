@@ -1,19 +1,21 @@
 """Which images are for training, which for validation, which for testing.
 
-A unit is what must not straddle parts: a group (patient, burst, camera), or byte-identical images;
-groups that share an image are one unit. Each unit draws a number in [0, 1) from a hash of the seed
-and its own name or content, and is in the test part where that number is below the fraction. So
-membership depends on the unit and the seed alone: images added next month move no old one.
+A cluster is what must not be in two parts: a group (patient, burst, camera), or byte-identical
+images; groups that share an image are one cluster. A hash of the seed and of the cluster's name or
+content gives each cluster a number in [0, 1); the cluster is in the test part if that number is
+below the fraction. So the part of a cluster depends on the cluster and the seed alone: images that
+are added next month move no old image.
 
-That leaves the count to chance, which is fine for large classes (200 images, a fifth: 40 give or
-take 6) and silly for small ones. Two guards per class, by the rank of the numbers:
+The size of the test part is then random, which is fine for large classes (200 images, a fifth: 40
+plus or minus 6) and useless for small ones. Two limits for each class correct it, in the order of
+the numbers:
 
-- the test part has at least a quarter of the class's quota, and at least one unit where the class
+- the test part has at least a quarter of the class's quota, and at least one cluster if the class
   has two or more;
-- it has at most double the quota, and at least one unit stays in training.
+- it has at most double the quota, and at least one cluster stays in training.
 
-Images move only where a guard binds, which is rare above 50 images a class. A class in units of
-several classes (patients with two findings) keeps an image in training as well.
+A limit moves images only in small classes; above 50 images a class this is rare. A class whose
+clusters hold several classes (patients with two findings) keeps an image in training as well.
 
 Parts that the data bring are kept as they are, with one exception: of byte-identical images in
 several parts the test part keeps its copy, and the others are left out and named.
@@ -22,15 +24,17 @@ several parts the test part keeps its copy, and the others are left out and name
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from regraft.core.text import counted, listed
+from regraft.data.dataset import Dataset
 from regraft.data.samples import Part, Parts
-from regraft.errors import DataError
-from regraft.splits.folds import assign_folds, unit_classes
-from regraft.splits.split_csv import fitted_hashes, read_split, write_split
+from regraft.errors import ConfigError, DataError
+from regraft.splits.folds import cluster_classes
+from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,28 +42,50 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
-
-__all__ = ["assign_folds", "fitted_hashes", "read_split", "split", "units", "write_split"]
 
 #: Codes of the parts inside this module; the higher one keeps its copy of an image.
 _TRAIN, _VAL, _TEST, _LEFT_OUT, _UNKNOWN = 0, 1, 2, -1, -2
 _NAMES: tuple[Part, ...] = ("train", "val", "test")
-_SHOWN = 10  # names in one line
 
 
-def units(samples: Samples) -> NDArray[np.int64]:
-    """Give a number to each cluster of samples that must not straddle parts or folds.
+def split_by_config(samples: Samples, config: TrainConfig) -> Dataset:
+    """Return the samples with the parts that a training with these settings uses."""
+    if config.folds:
+        return all_for_training(samples)
+    parts = split(
+        samples,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        val_fraction=0.0 if config.strategy == "probe" else config.val_fraction,
+        split_file=config.split,
+    )
+    return Dataset(samples, parts)
 
-    Parameters
-    ----------
-    samples : Samples
-        N samples.
 
-    Returns
-    -------
-    array of shape (N,), int64
-        The same number for samples of one group, for byte-identical ones, and along chains of both.
+def all_for_training(samples: Samples) -> Dataset:
+    """Return the samples with all of them in the training part; folds of it are tested later.
+
+    Raises
+    ------
+    ConfigError
+        Where the data bring parts of their own.
+    """
+    if any(part is not None for part in samples.parts):
+        raise ConfigError(
+            "--folds tests every image, and these data bring a test part of their own",
+            hint="leave --folds out, or give the folder of classes without train and test",
+        )
+    none = np.empty(0, np.int64)
+    return Dataset(samples, Parts(np.arange(len(samples)), none, none, left_out={}))
+
+
+def clusters_of(samples: Samples) -> NDArray[np.int64]:
+    """Return the number of each sample's cluster (N,): what must not be in two parts or folds.
+
+    Samples have the same number if they are of one group or byte-identical, and along chains of
+    both.
     """
     contents = _numbered(samples.hashes)
     grouped = [index for index, group in enumerate(samples.groups) if group is not None]
@@ -89,23 +115,14 @@ def split(
 
     Parameters
     ----------
-    samples : Samples
-        What a scan returned.
     test_fraction : float
-        Share of the units of each class in the test part, where the data bring none; (0, 1).
-    seed : int
-        Another seed, another division.
+        Share of the clusters of each class in the test part, in (0, 1), where the data bring none.
     val_fraction : float
-        Share of the rest in the validation part, where the data bring none; [0, 1). The test part
-        does not depend on it.
+        Share of the rest in the validation part, in [0, 1), where the data bring none. The test
+        part does not depend on it.
     split_file : path, optional
-        A split.csv: images are known by their contents; those it does not know go with their unit,
-        else by the hash.
-
-    Returns
-    -------
-    Parts
-        Disjoint, ascending; with a note for all that a user may not expect.
+        A split.csv: images are known by their contents; an image that it does not know goes with
+        its cluster, else by the hash.
 
     Raises
     ------
@@ -115,7 +132,6 @@ def split(
         Where ``split_file`` cannot be used.
     """
     clusters = _clusters(samples)
-    left_out: dict[int, str] = {}
     notes: list[str] = []
     if split_file is not None:
         codes = _from_file(samples, clusters, split_file, test_fraction, seed, notes)
@@ -127,7 +143,9 @@ def split(
         codes = np.zeros(len(samples), dtype=np.int64)
         codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
         notes += _name_copies(samples)
-    _leave_out_copies(samples, codes, left_out, notes)
+    left_out = _copies_in_other_parts(samples, codes)
+    codes[list(left_out)] = _LEFT_OUT
+    notes += _left_out_note(samples, left_out)
     if val_fraction > 0 and not (codes == _VAL).any():
         codes[_draw(samples, clusters, codes == _TRAIN, val_fraction, f"val {seed}")] = _VAL
     _check(samples, codes, notes)
@@ -136,13 +154,13 @@ def split(
 
 
 class _Clusters(NamedTuple):
-    """U units: what decides where they go."""
+    """C clusters, and what decides their parts."""
 
-    members: NDArray[np.int64]  # (N,), unit of each sample
-    keys: list[bytes]  # U: the smallest group name or content hash in it
+    members: NDArray[np.int64]  # (N,), cluster of each sample
+    keys: list[bytes]  # C: the smallest group name or content hash in it
 
     def numbers(self, salt: str) -> NDArray[np.float64]:
-        """Draw a number in [0, 1) for each unit from its key alone."""
+        """Return a number in [0, 1) for each cluster, from its key alone."""
         prefix = f"regraft {salt} ".encode()
         digests = b"".join(hashlib.sha256(prefix + key).digest()[:8] for key in self.keys)
         whole = np.frombuffer(digests, dtype=">u8").astype(np.uint64)
@@ -150,12 +168,13 @@ class _Clusters(NamedTuple):
 
 
 def _clusters(samples: Samples) -> _Clusters:
-    members = units(samples)
+    members = clusters_of(samples)
     keys: dict[int, bytes] = {}
-    for unit, group, digest in zip(members.tolist(), samples.groups, samples.hashes, strict=True):
+    each = zip(members.tolist(), samples.groups, samples.hashes, strict=True)
+    for cluster, group, digest in each:
         key = b"image " + digest if group is None else b"group " + group.encode()
-        keys[unit] = min(key, keys.get(unit, key))
-    return _Clusters(members, list(keys.values()))  # in order: units are numbered as they appear
+        keys[cluster] = min(key, keys.get(cluster, key))
+    return _Clusters(members, list(keys.values()))  # in order: they are numbered as they appear
 
 
 def _numbered(values: Sequence[object]) -> NDArray[np.int64]:
@@ -174,21 +193,21 @@ def _draw(
     fraction: float,
     salt: str,
 ) -> NDArray[np.bool_]:
-    """Choose about ``fraction`` of each class among the eligible samples, whole units only."""
+    """Choose about ``fraction`` of each class among the eligible samples, whole clusters only."""
     drawn = np.zeros(len(samples), dtype=bool)
     if not eligible.any():
         return drawn
-    unit, members, sizes = np.unique(
+    cluster, members, sizes = np.unique(
         clusters.members[eligible], return_inverse=True, return_counts=True
     )
     labels = samples.labels[eligible]
-    numbers = clusters.numbers(salt)[unit]
-    classes = unit_classes(labels, members)
+    numbers = clusters.numbers(salt)[cluster]
+    classes = cluster_classes(labels, members)
     order = np.lexsort((numbers, classes))
-    chosen = np.zeros(len(unit), dtype=bool)
+    chosen = np.zeros(len(cluster), dtype=bool)
     for ranked in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):
         chosen[_guarded(ranked, numbers, sizes, fraction)] = True
-    # A class may live in units of other classes only; it keeps an image in training as well.
+    # A class may be in clusters of other classes only; it keeps an image in training as well.
     kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))
     for label in np.flatnonzero(np.bincount(labels, minlength=len(kept)) > 0):
         if not kept[label]:
@@ -206,10 +225,10 @@ def _guarded(
     sizes: NDArray[np.int64],
     fraction: float,
 ) -> NDArray[np.int64]:
-    """Choose among the units of one class, ranked by their numbers, within both guards."""
+    """Choose among the clusters of one class, ranked by their numbers, within both limits."""
     quota = fraction * sizes[ranked].sum()
     most_images = max(2 * quota, sizes[ranked].min())
-    candidates = ranked[sizes[ranked] <= most_images]  # a unit of most of the class is for training
+    candidates = ranked[sizes[ranked] <= most_images]  # a cluster of most of the class is for training
     images = np.cumsum(sizes[candidates])
     least = int(np.searchsorted(images, quota / 4)) + 1
     most = int(np.searchsorted(images, most_images, side="right"))
@@ -251,11 +270,11 @@ def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
     for group, code in zip(samples.groups, codes.tolist(), strict=True):
         if group is not None:
             by_group.setdefault(group, set()).add(code)
-    straddling = sorted(group for group, parts in by_group.items() if len(parts) > 1)
-    if straddling:
+    torn = sorted(group for group, parts in by_group.items() if len(parts) > 1)
+    if torn:
         notes.append(
             "groups in several of the given parts, which makes results look better than they are: "
-            f"{_listed(straddling)}"
+            f"{listed(torn)}"
         )
     return codes
 
@@ -294,9 +313,9 @@ def _from_file(
         )
     missing = len({row.sha256 for row in rows} - set(samples.hashes))
     if missing:
-        notes.append(f"in {path}, but not among the data: {_many(missing)}")
+        notes.append(f"in {path}, but not among the data: {counted(missing)}")
     if relabelled:
-        notes.append(f"with another label than in {path}: {_many(relabelled)}")
+        notes.append(f"with another label than in {path}: {counted(relabelled)}")
     _place_unknown(codes, clusters, test_fraction, seed, str(path), notes)
     return codes
 
@@ -309,49 +328,56 @@ def _place_unknown(
     path: str,
     notes: list[str],
 ) -> None:
-    """Put images that the file does not know beside the others of their unit, else by hash."""
+    """Put images that the file does not know beside the others of their cluster, else by hash."""
     unknown = np.flatnonzero(codes == _UNKNOWN)
     if not len(unknown):
         return
     known = codes >= 0
-    beside = np.zeros((len(clusters.keys), len(_NAMES)), dtype=np.int64)  # (U, 3)
+    beside = np.zeros((len(clusters.keys), len(_NAMES)), dtype=np.int64)  # (C, 3)
     np.add.at(beside, (clusters.members[known], codes[known]), 1)
     majority = _TEST - np.argmax(beside[:, ::-1], axis=1)  # of equals, test before val before train
     by_hash = np.where(clusters.numbers(f"test {seed}") < test_fraction, _TEST, _TRAIN)
-    of_units = np.where(beside.sum(axis=1) > 0, majority, by_hash)
-    codes[unknown] = of_units[clusters.members[unknown]]
+    of_clusters = np.where(beside.sum(axis=1) > 0, majority, by_hash)
+    codes[unknown] = of_clusters[clusters.members[unknown]]
     counts = np.bincount(codes[unknown], minlength=len(_NAMES)).tolist()
     placed = ", ".join(
         f"{count:,} to {name}" for name, count in zip(_NAMES, counts, strict=True) if count
     )
-    notes.append(f"unknown to {path}: {_many(len(unknown))}; by group or by hash {placed}")
+    notes.append(f"unknown to {path}: {counted(len(unknown))}; by group or by hash {placed}")
 
 
 # --- for all --------------------------------------------------------------------------------------
 
 
-def _leave_out_copies(
-    samples: Samples, codes: NDArray[np.int64], left_out: dict[int, str], notes: list[str]
-) -> None:
-    """Of byte-identical images in several parts keep those of the test part, else of val."""
-    keepers: dict[bytes, int] = {}
+def _copies_in_other_parts(samples: Samples, codes: NDArray[np.int64]) -> dict[int, str]:
+    """Return the copies that must leave their part, each with the reason.
+
+    Of byte-identical images in several parts, those in the test part stay, else those in the
+    validation part.
+    """
+    copies: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(samples.hashes):
-        if codes[index] > codes[keepers.setdefault(digest, index)]:
-            keepers[digest] = index
-    for index, digest in enumerate(samples.hashes):
-        keeper = keepers[digest]
-        if codes[index] < codes[keeper]:
-            part = _NAMES[codes[keeper]]
-            left_out[index] = (
-                f"byte-identical to {samples.ids[keeper]}, which is in the {part} part"
-            )
-    if left_out:
-        codes[list(left_out)] = _LEFT_OUT
-        named = [f"{samples.ids[index]} is {why}" for index, why in left_out.items()]
-        notes.append(
-            f"left out, as another part holds the same bytes: {_many(len(left_out))} "
-            f"({_listed(named, '; ')})"
-        )
+        copies[digest].append(index)
+    reasons: dict[int, str] = {}
+    for group in copies.values():
+        kept = max(group, key=lambda index: codes[index])  # the first one in the highest part
+        for index in group:
+            if codes[index] < codes[kept]:
+                part = _NAMES[codes[kept]]
+                reasons[index] = (
+                    f"byte-identical to {samples.ids[kept]}, which is in the {part} part"
+                )
+    return dict(sorted(reasons.items()))
+
+
+def _left_out_note(samples: Samples, left_out: dict[int, str]) -> list[str]:
+    if not left_out:
+        return []
+    named = [f"{samples.ids[index]} is {reason}" for index, reason in left_out.items()]
+    return [
+        f"left out, as another part holds the same bytes: {counted(len(left_out))} "
+        f"({listed(named, between='; ')})"
+    ]
 
 
 def _name_copies(samples: Samples) -> list[str]:
@@ -366,8 +392,8 @@ def _name_copies(samples: Samples) -> list[str]:
         return []
     return [
         (
-            f"copies of other images, kept in one part with them: {_many(len(copies))} "
-            f"({_listed(copies)})"
+            f"copies of other images, kept in one part with them: {counted(len(copies))} "
+            f"({listed(copies)})"
         )
     ]
 
@@ -381,7 +407,7 @@ def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None
     if untrained:
         plural = "classes have" if len(untrained) > 1 else "class has"
         raise DataError(
-            f"{len(untrained):,} {plural} no training image: {_listed(untrained)}",
+            f"{len(untrained):,} {plural} no training image: {listed(untrained)}",
             hint="add images to the training part, or take the class out of the data",
         )
     if not tested.any():
@@ -394,13 +420,4 @@ def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None
         )
     untested = [samples.classes[label] for label in np.flatnonzero(tested == 0)]
     if untested:
-        notes.append(f"no test image: {_listed(untested)}")
-
-
-def _many(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
-
-
-def _listed(names: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return between.join(names[:_SHOWN]) + more
+        notes.append(f"no test image: {listed(untested)}")

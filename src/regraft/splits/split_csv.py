@@ -13,7 +13,7 @@ from regraft.errors import InputError, TableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from regraft.data.samples import Parts, Samples
+    from regraft.data.dataset import Dataset
 
 COLUMNS = ("id", "label", "part", "sha256", "group")
 LEFT_OUT = ""  # the part of an image in no part: a copy of one in another part
@@ -30,48 +30,28 @@ class Row(NamedTuple):
     group: str | None
 
 
-def write_split(path: Path | str, samples: Samples, parts: Parts) -> None:
-    """Write the parts of all samples; those in no part have an empty one.
-
-    Parameters
-    ----------
-    path : path
-        File to write, at once or not at all; columns id, label, part, sha256 (hex), group.
-    samples, parts
-        As split; in the order of the samples.
-
-    Raises
-    ------
-    RegraftError
-        Where the file cannot be written.
-    """
-    names = [LEFT_OUT] * len(samples)
-    for part, indices in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
-        for index in indices.tolist():
-            names[index] = part
+def write_split(path: Path | str, dataset: Dataset) -> None:
+    """Write the parts of all samples, in their order; an image in no part has an empty one."""
+    samples = dataset.samples
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(
-        (name, samples.classes[label], part, digest.hex(), group or "")
+        (name, samples.classes[label], part or LEFT_OUT, digest.hex(), group or "")
         for name, label, part, digest, group in zip(
-            samples.ids, samples.labels, names, samples.hashes, samples.groups, strict=True
+            samples.ids,
+            samples.labels,
+            dataset.part_names(),
+            samples.hashes,
+            samples.groups,
+            strict=True,
         )
     )
     write_atomic(path, text.getvalue().encode())
 
 
 def read_split(path: Path | str) -> list[Row]:
-    """Read a split.csv of an earlier run.
-
-    Parameters
-    ----------
-    path : path
-        As ``write_split`` wrote it; more columns and another order of columns are fine.
-
-    Returns
-    -------
-    list of Row
+    """Read a split.csv of an earlier run; more columns and another order of columns are fine.
 
     Raises
     ------
@@ -104,10 +84,10 @@ def read_split(path: Path | str) -> list[Row]:
 
 
 def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
-    """Return the sha256 of all images of a split.csv that a run has learnt from.
+    """Return the sha256 of all images of a split.csv that a run was fitted on.
 
-    Those of the training part, and those of the validation part, which chooses a fine-tuning's
-    epoch and temperature. None where there is no such file.
+    These are the training part, and the validation part, which chooses a fine-tuning's epoch and
+    temperature. None where there is no such file.
 
     Raises
     ------

@@ -1,0 +1,127 @@
+"""A dataset: labelled images, and what each of them is used for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.data.refused import record_refused
+from regraft.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from regraft.data.samples import Part, Parts, Samples
+    from regraft.errors import ImageError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples and their parts: what each step of a training takes.
+
+    Attributes
+    ----------
+    samples : Samples
+        All images that were scanned.
+    parts : Parts
+        Which of them are for training, validation and testing: disjoint.
+    """
+
+    samples: Samples
+    parts: Parts
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Indices of the training part, ascending."""
+        return self.parts.train
+
+    @property
+    def val(self) -> NDArray[np.int64]:
+        """Indices of the validation part, ascending; empty where there is none."""
+        return self.parts.val
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """Indices of the test part, ascending."""
+        return self.parts.test
+
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """Indices of all parts together, ascending."""
+        return np.sort(np.concatenate([self.train, self.val, self.test]))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; a label is an index into them."""
+        return self.samples.classes
+
+    def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of some samples."""
+        return self.samples.labels[indices]
+
+    def names(self, indices: NDArray[np.int64] | Sequence[int]) -> list[str]:
+        """Return the ids of some samples."""
+        return [self.samples.ids[index] for index in indices]
+
+    def part_names(self) -> list[Part | None]:
+        """Return the part of each sample; None for one that is left out."""
+        names: list[Part | None] = [None] * len(self.samples)
+        parts: tuple[tuple[Part, NDArray[np.int64]], ...]
+        parts = (("train", self.train), ("val", self.val), ("test", self.test))
+        for name, indices in parts:
+            for index in indices.tolist():
+                names[index] = name
+        return names
+
+    def with_parts(self, **parts: NDArray[np.int64]) -> Dataset:
+        """Return the same samples with some parts replaced: ``train``, ``val`` or ``test``."""
+        return Dataset(self.samples, dataclasses.replace(self.parts, **parts))
+
+    def without(self, refused: Mapping[int, ImageError], *, strict: bool) -> Dataset:
+        """Take images that could not be decoded out of the parts, and record them in the ledger.
+
+        Parameters
+        ----------
+        refused : mapping of int to ImageError
+            By index of the sample. The other images stay in their parts.
+        strict : bool
+            Whether the first refused image is an error.
+
+        Raises
+        ------
+        DataError
+            Where ``strict`` is set, too many images are lost, a class has no training image left,
+            or the test part is empty.
+        """
+        if not refused:
+            return self
+        samples = record_refused(self.samples, self.used, refused, strict=strict)
+        gone = np.fromiter(refused, np.int64)
+        left = Dataset(
+            samples,
+            dataclasses.replace(
+                self.parts,
+                train=self.train[~np.isin(self.train, gone)],
+                val=self.val[~np.isin(self.val, gone)],
+                test=self.test[~np.isin(self.test, gone)],
+            ),
+        )
+        left.require_every_class()
+        if len(self.test) and not len(left.test):
+            raise DataError("no test image is left: the others could not be read")
+        return left
+
+    def require_every_class(self) -> None:
+        """Raise DataError where a class has no training image."""
+        trained = set(self.labels(self.train).tolist())
+        for label, name in enumerate(self.classes):
+            if label not in trained:
+                raise DataError(
+                    f"class {name} has no training image left: the others could not be read",
+                    hint="the ledger of refused files says why; add images of that class",
+                )
