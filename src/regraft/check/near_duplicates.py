@@ -1,43 +1,40 @@
-"""Test images that are nearly the same as one of training: bursts, resized or recompressed copies.
+"""Test images that are nearly the same as a training image: bursts, resized or recompressed copies.
 
-Byte-identical images never straddle parts; these do, and make a result look better than it is. They
-are looked for in two steps. The features that the run has anyway say which training image is
-nearest to each test image; that costs one matrix product and no decoding, but how near is near
-depends on the network. So the nearest pairs are then compared pixel by pixel, as small grey
-pictures, until a round confirms none.
+Byte-identical images are always in one part; nearly identical ones are not, and make a result look
+better than it is. The search has two steps. The features that the run has anyway give the nearest
+training image of each test image: one matrix product and no decoding. But which distance is small
+depends on the network. So the nearest pairs are then compared by their pixels, as small grey
+pictures, until a round of pairs confirms none.
 
 The threshold was set by eye on flowers (docs/design/decisions.md). Images of under 64 pixels are
-not looked at: of digits, many by different hands are as alike as copies.
+left out: many digits by different hands are as similar as copies.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from regraft.core.text import listed
 from regraft.errors import ImageError
 from regraft.features.taps import POOLED, Block
-from regraft.images.decode import decode
-from regraft.plots.pairs import SHOWN, Shown, pair_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from regraft.data.samples import Parts, Samples
+    from regraft.data.dataset import Dataset
+    from regraft.data.samples import Samples
     from regraft.features.extract import Features
-    from regraft.images.payload import Load
 
 #: Correlation of two grey pictures of 32 by 32 pixels from which on they count as nearly the same.
 THRESHOLD = 0.9
 SIDE = 32
-SHIFT = 4  # pixels of these 32 by which one may be moved, where they are alike already
+SHIFT = 4  # pixels of these 32 by which one may be moved, where they are similar already
 LEAST_SIDE = 64  # pixels of an image that is looked at
 SHOWN_SIDE = 192  # pixels of a picture that is shown
 
@@ -54,140 +51,99 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image and the training image that is nearly the same.
+    """A test image and the training image that is nearly the same."""
 
-    Attributes
-    ----------
-    test, other : int
-        Indices into the samples.
-    correlation : float
-        Of their small grey pictures, the one perhaps mirrored; ``THRESHOLD`` to 1.
-    pictures : tuple of two arrays of shape (H, W, 3), uint8, or None
-        To be shown, of the first pairs.
-    """
-
-    test: int
+    test: int  # indices into the samples
     other: int
-    correlation: float
-    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None
+    correlation: float  # of their small grey pictures, one perhaps mirrored; THRESHOLD to 1
+    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3), of the first pairs
 
 
 def find_near_duplicates(
-    samples: Samples,
-    rounds: Sequence[Parts],
-    features: Features,
-    *,
-    max_pixels: int,
-    workers: int = 1,
+    folds: Sequence[Dataset], features: Features, n_threads: int, n_pictures: int
 ) -> list[Pair]:
     """Find test images that are nearly the same as an image of training or validation.
 
+    At most one pair for each test image, the most similar first; the first ``n_pictures`` keep
+    their pictures. Not found are turned pictures, crops of other parts of a picture, and copies
+    whose features are nearer to another image's: copies with strongly changed colours, or any copy
+    where the network has random weights.
+
     Parameters
     ----------
-    samples : Samples
-        Streamed again, but for a few.
-    rounds : sequence of Parts
-        Those that are tested, each with what was learnt from; all of their samples have a row.
+    folds : sequence of Dataset
+        What is tested, each with what was learnt from; all of their samples have a row.
     features : Features
-        Of any network; its pooled block is read.
-    max_pixels : int
-        As in the run.
-    workers : int
-        Threads that read and decode.
-
-    Returns
-    -------
-    list of Pair
-        One at most for each test image, the most alike first. Turned pictures and crops of other
-        parts of a picture are not found, nor copies whose features are nearer to another image's:
-        of strongly changed colours, or to a network with random weights.
+        Of any network; the pooled block is read.
 
     References
     ----------
     Barz and Denzler, Do we train on test data? Purging CIFAR of near-duplicates, Journal of
-    Imaging 2020: nearest in feature space first, then judged by their pixels.
+    Imaging 2020: nearest in feature space first, then compared by their pixels.
     """
+    samples = folds[0].samples
     near: list[tuple[float, int, int]] = []
-    for parts in rounds:
-        near += _candidates(samples, parts, features, _MOST_PRODUCTS // len(rounds))
+    for fold in folds:
+        near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
     near.sort(key=lambda found: -found[0])
     pairs: list[Pair] = []
     for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # a pass through a compressed tar
         candidates = [(test, other) for _, test, other in near[start : start + _ROUND]]
-        confirmed = _confirm(samples, candidates, max_pixels, workers)
+        confirmed = _confirm(samples, candidates, n_threads)
         if not confirmed:
             break
-        pairs = _sorted([*pairs, *confirmed], samples)
+        pairs = _most_similar_first([*pairs, *confirmed], samples, n_pictures)
     return pairs
 
 
-def _candidates(
-    samples: Samples, parts: Parts, features: Features, most: int
-) -> list[tuple[float, int, int]]:
-    """Return for test images of one round how near the nearest image of training is, and which."""
-    large = samples.sizes.min(axis=1) >= LEAST_SIDE
-    rest = np.sort(np.concatenate([parts.train, parts.val]))
-    rest, tested = rest[large[rest]], parts.test[large[parts.test]]
+def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[float, int, int]]:
+    """Return similarity, test image and its nearest training image, for the images of one fold."""
+    large = fold.samples.sizes.min(axis=1) >= LEAST_SIDE
+    rest = np.sort(np.concatenate([fold.train, fold.val]))
+    rest, tested = rest[large[rest]], fold.test[large[fold.test]]
     if not len(rest) or not len(tested):
         return []
-    tested = _bounded(tested, samples, max(most // len(rest), 1))
+    tested = _bounded(tested, fold.samples, max(most // len(rest), 1))
     nearest, similarity = _nearest(_reduced(features, tested), _reduced(features, rest))
     return list(zip(similarity.tolist(), tested.tolist(), rest[nearest].tolist(), strict=True))
 
 
-def _sorted(pairs: list[Pair], samples: Samples) -> list[Pair]:
-    """Return the most alike first; only those that will be shown keep their pictures."""
+def _most_similar_first(pairs: list[Pair], samples: Samples, n_pictures: int) -> list[Pair]:
     pairs.sort(key=lambda pair: (-round(pair.correlation, 4), samples.ids[pair.test]))
-    return pairs[:SHOWN] + [replace(pair, pictures=None) for pair in pairs[SHOWN:]]
+    rest = [replace(pair, pictures=None) for pair in pairs[n_pictures:]]
+    return pairs[:n_pictures] + rest
 
 
-def describe(pairs: list[Pair], samples: Samples, n_test: int) -> list[str]:
-    """Return what there is to tell, a line or two; nothing where there are no pairs.
-
-    Parameters
-    ----------
-    pairs : list of Pair
-        As found.
-    samples : Samples
-        For names and classes.
-    n_test : int
-        Images that are tested.
-
-    Returns
-    -------
-    list of str
-    """
+def duplicate_notes(pairs: list[Pair], samples: Samples, n_test: int) -> list[str]:
+    """Return a line or two about the pairs; nothing where there are none."""
     if not pairs:
         return []
 
     def named(some: list[Pair]) -> str:
-        more = f" and {len(some) - _NAMED:,} more" if len(some) > _NAMED else ""
-        return (
-            ", ".join(f"{samples.ids[p.test]} and {samples.ids[p.other]}" for p in some[:_NAMED])
-            + more
-        )
+        names = [f"{samples.ids[pair.test]} and {samples.ids[pair.other]}" for pair in some]
+        return listed(names, _NAMED)
 
-    much = _much(pairs, n_test)
-    why = (
+    reason = (
         "copies and bursts make a result look better than it is: remove one of each pair, or, "
         "where folders or names have something in common, --group-by keeps them together"
     )
-    lines = [f"{much} (duplicates.png; {why}): {named(pairs)}"]
+    notes = [f"{duplicate_headline(pairs, n_test)} (duplicates.png; {reason}): {named(pairs)}"]
     labels = samples.labels
     torn = [pair for pair in pairs if labels[pair.test] != labels[pair.other]]
     if torn:
         have = "has" if len(torn) == 1 else "have"
-        lines.append(f"of these, {len(torn):,} {have} another label there: {named(torn)}")
-    return lines
+        notes.append(f"of these, {len(torn):,} {have} another label there: {named(torn)}")
+    return notes
 
 
-def _much(pairs: list[Pair], n_test: int) -> str:
+def duplicate_headline(pairs: list[Pair], n_test: int) -> str:
+    """Return how many test images are nearly the same as a training image, as a sentence."""
     are = "is" if len(pairs) == 1 else "are"
     return f"{len(pairs):,} of {n_test:,} test images {are} nearly the same as an image of training"
 
 
 def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
-    """Return the test images, or as many as can be looked at, chosen by content."""
+    """Return the test images, or as many as can be compared, chosen by content."""
     if len(test) <= most:
         return test
     by_hash = sorted(test.tolist(), key=lambda index: samples.hashes[index])
@@ -198,12 +154,12 @@ def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float
     """Return unit vectors of few dimensions, (n, d)."""
     block = Block(POOLED)
     width = features.widths[block]
-    turn = np.random.default_rng(0).standard_normal((width, _DIMENSIONS), dtype=np.float32)
+    random_axes = np.random.default_rng(0).standard_normal((width, _DIMENSIONS), dtype=np.float32)
     pieces = []
     for start in range(0, len(indices), _ROWS):
         rows = features.matrix(indices[start : start + _ROWS], (block,))
         rows -= rows.mean(axis=1, keepdims=True)  # else all point the same way: none is negative
-        pieces.append(rows @ turn)
+        pieces.append(rows @ random_axes)
     reduced: NDArray[np.float32] = np.concatenate(pieces)
     reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
     return reduced
@@ -225,20 +181,15 @@ def _nearest(
 
 
 def _confirm(
-    samples: Samples, candidates: list[tuple[int, int]], max_pixels: int, workers: int
+    samples: Samples, candidates: list[tuple[int, int]], n_threads: int
 ) -> list[Pair]:
-    """Compare the pixels of some pairs; an image is read once."""
+    """Compare the pixels of some pairs; each image is read once."""
     wanted = sorted({index for pair in candidates for index in pair})
-
-    def look(item: tuple[int, Load]) -> tuple[int, _Small | None]:
-        try:
-            return item[0], _Small.of(decode(item[1](), max_pixels))
-        except ImageError:  # it could be read before, and is no matter of duplicates now
-            return item[0], None
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="near") as pool:
-        stream = samples.stream(np.asarray(wanted, dtype=np.int64))
-        small = {index: one for index, one in pool.map(look, stream) if one is not None}
+    small = {
+        index: _Small.of(pixels)
+        for index, pixels in samples.pixels(wanted, n_threads)
+        if not isinstance(pixels, ImageError)  # it could be read before: no matter of duplicates
+    }
     pairs = []
     for test, other in candidates:
         if test in small and other in small:
@@ -250,7 +201,7 @@ def _confirm(
 
 
 class _Small(NamedTuple):
-    """What is kept of an image: to be compared, and to be shown."""
+    """An image in small: to compare, and to draw."""
 
     grey: NDArray[np.float32]  # (32, 32)
     picture: NDArray[np.uint8]
@@ -264,17 +215,9 @@ class _Small(NamedTuple):
 
 
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return how alike two grey pictures are, one of them perhaps mirrored or moved a little.
+    """Return the correlation of two grey pictures (S, S), one perhaps mirrored or moved a little.
 
-    Parameters
-    ----------
-    one, other : array of shape (S, S), float32
-        Any brightness and contrast.
-
-    Returns
-    -------
-    float
-        Their correlation, -1 to 1; 0 where one has a single grey.
+    It is -1 to 1, and 0 where one has a single grey; brightness and contrast do not matter.
 
     Examples
     --------
@@ -283,14 +226,14 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     (1.0, 0.0)
     """
     best = 0.0
-    for turned in (other, other[:, ::-1]):
-        plain = _correlation(one, turned)
+    for mirrored in (other, other[:, ::-1]):
+        plain = _correlation(one, mirrored)
         best = max(best, plain)
         if not _ALIKE <= plain < THRESHOLD:
             continue
         for down in range(-SHIFT, SHIFT + 1):
             for right in range(-SHIFT, SHIFT + 1):
-                here, there = _overlap(one, down, right), _overlap(turned, -down, -right)
+                here, there = _overlap(one, down, right), _overlap(mirrored, -down, -right)
                 best = max(best, _correlation(here, there))
     return best
 
@@ -304,25 +247,3 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     one, other = one - one.mean(), other - other.mean()
     size = float(np.sqrt(np.square(one).sum() * np.square(other).sum()))
     return float((one * other).sum()) / size if size > 1e-3 else 0.0
-
-
-def draw(path: Path, pairs: list[Pair], samples: Samples, n_test: int) -> None:
-    """Draw the pairs that are most alike, for the run folder.
-
-    Parameters
-    ----------
-    path : Path
-        PNG file to write; replaced as a whole.
-    pairs : list of Pair
-        At least one.
-    samples : Samples
-        For names.
-    n_test : int
-        Images that are tested.
-    """
-    shown = [
-        Shown(*pair.pictures, f"test: {samples.ids[pair.test]}", samples.ids[pair.other])
-        for pair in pairs
-        if pair.pictures is not None
-    ]
-    pair_grid(path, shown, _much(pairs, n_test))

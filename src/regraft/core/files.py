@@ -110,7 +110,7 @@ def is_full(error: BaseException | None) -> bool:
 
 def existing_parent(path: Path) -> Path:
     """Return the path itself where it exists, else the nearest folder above it that does."""
-    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def network_file_system(folder: Path, mounts: str | None = None) -> str | None:

@@ -1,4 +1,4 @@
-"""The probe: a frozen backbone and a head fitted on its features; and what it must beat."""
+"""The probe: a frozen backbone, and a head fitted on its features."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from regraft.core.reporter import Reporter
+from regraft.core.machine import memory_limit
+from regraft.core.reporter import SILENT, Reporter
 from regraft.features.taps import POOLED, Block, select_blocks
 from regraft.heads.fit import fit_head, sample_weights
-from regraft.heads.simple import majority_baseline
 from regraft.heads.standardise import Standard
-from regraft.model import Model, Statistics
+from regraft.model import Model
 from regraft.probe.landmarks import (
     N_LANDMARKS,
-    Sight,
-    coordinates,
-    few_classes,
-    memory_limit,
-    send_scout,
+    Projection,
+    images_for_weights,
+    project_all,
+    read_landmarks,
 )
 from regraft.probe.selection import Candidate, smallest_within_one_error
-from regraft.splits.split import assign_folds, units
+from regraft.probe.subset import choose_by_hash, sorted_by_hash
+from regraft.splits.folds import assign_folds
+from regraft.splits.split import clusters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,15 +33,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
-    from regraft.config.train_config import TrainConfig
-    from regraft.data.samples import Parts, Samples
+    from regraft.config.train_config import ClassWeight, HeadName, TrainConfig
+    from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
     from regraft.heads.fitted import FittedHead
     from regraft.heads.modules import LinearHead
 
-_ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
-_ROWS_FOR_STATISTICS = 20_000  # a covariance of 1,280 features is settled by then
-_ROWS_FOR_NEIGHBOURS = 5_000  # the k-NN baseline would else take longer than the probe
 #: Images by which the blocks are chosen where there are more: their paired standard error is 0.002
 #: to 0.005 nats, and each candidate costs what a small training costs.
 _ROWS_FOR_CHOICE = 8192
@@ -52,152 +50,136 @@ WEIGHING = ("logistic", "ridge")
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a fit has found.
+class ProbeSettings:
+    """The settings that a probe is fitted by."""
 
-    Attributes
-    ----------
-    model : Model
-        The probe.
-    fitted : FittedHead
-        Its head, and how it was chosen.
-    last_stage : Model or None
-        The probe of the pooled features alone, fitted in the same way: what every tutorial does.
-        None where the probe itself is that, or has another kind of head.
-    """
+    taps: str
+    grids: str
+    head: HeadName
+    class_weight: ClassWeight
+    memory: str  # GiB or "auto"
+    seed: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> ProbeSettings:
+        """Take them from a configuration.
+
+        A random network gets the head that is fitted fastest: its probe is only compared with.
+        """
+        return cls(
+            taps=config.taps,
+            grids=config.grids,
+            head="mean" if config.strategy == "scratch" else config.head,
+            class_weight=config.class_weight,
+            memory=config.memory,
+            seed=config.seed,
+        )
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the head weighs features; one that does not reads the pooled features alone."""
+        return self.head in WEIGHING
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe, and the simpler one that it must be compared with."""
 
     model: Model
-    fitted: FittedHead
+    fitted: FittedHead  # the head, and how it was chosen
+    #: The probe of the pooled features alone, fitted in the same way: what every tutorial does.
+    #: None where the probe itself is that, or has another kind of head.
     last_stage: Model | None
 
 
 @dataclass(frozen=True)
-class SightFit:
-    """A head fitted on one sight.
+class _ProjectedFit:
+    """A head fitted on the coordinates of one projection."""
 
-    Attributes
-    ----------
-    sight : Sight
-        What it sees.
-    fitted : FittedHead
-        Reads features: what a bundle carries.
-    on_coordinates : FittedHead
-        The same fit before it was carried back: where one of more images begins.
-    seconds : float
-        Of the fit.
-    """
-
-    sight: Sight
-    fitted: FittedHead
-    on_coordinates: FittedHead
+    projection: Projection
+    fitted: FittedHead  # reads features: what a bundle carries
+    on_coordinates: FittedHead  # the same fit on coordinates: a fit of more images starts from it
     seconds: float
 
 
 def fit_probe(
     features: Features,
-    samples: Samples,
-    parts: Parts,
+    dataset: Dataset,
     backbone: Backbone,
-    config: TrainConfig,
-    reporter: Reporter | None = None,
+    settings: ProbeSettings,
+    reporter: Reporter = SILENT,
 ) -> Probe:
-    """Fit the head on the training part; blocks, penalty and temperature are chosen by its folds.
+    """Fit the head on the training part; choose blocks, penalty and temperature by folds of it.
 
     Parameters
     ----------
     features : Features
         Has a row for every sample of the training part.
-    samples : Samples
-        Labels, groups and hashes.
-    parts : Parts
-        Only ``train`` is read.
+    dataset : Dataset
+        Only its training part is read.
     backbone : Backbone
         Names the blocks.
-    config : TrainConfig
-        Taps, grids, head, class weight, memory and seed.
-    reporter : Reporter, optional
-        Told of the candidates.
-
-    Returns
-    -------
-    Probe
+    settings : ProbeSettings
+        Taps, head, penalty's weights, memory and seed.
+    reporter : Reporter
+        Gets the table of candidates.
     """
-    train = parts.train
-    if config.head not in WEIGHING:
-        taps = "last" if config.taps == "auto" else config.taps
-        blocks = select_blocks(backbone, taps, config.grids)
-        plain = _fit_plain(features, samples, train, blocks, config, config.head)
-        return Probe(_model(backbone, blocks, plain, samples, config), plain, None)
+    if not settings.weighs:
+        taps = "last" if settings.taps == "auto" else settings.taps
+        blocks = select_blocks(backbone, taps, settings.grids)
+        plain = fit_plain(features, dataset, dataset.train, blocks, settings)
+        return Probe(make_model(backbone, blocks, plain, dataset), plain, None)
 
-    sets = candidate_sets(backbone, config)
-    sights = _look(features, samples, train, sets)
+    projections = _projections(features, dataset, candidate_sets(backbone, settings))
     # Views cost what images cost and are not scored: never fewer than two thousand images.
-    few = _subset(train, samples, _ROWS_FOR_CHOICE // min(1 + len(features.views), 4))
-    some = len(few) < len(train)
-    fits = _fit_sights(features, samples, few, sights, config, refit=not some)
-    wanted = fits if config.taps == "auto" else {list(fits)[-1]: fits[list(fits)[-1]]}
-    rows = _with_views(few, features)
-    y = samples.labels[rows]
-    chosen, table = smallest_within_one_error(
-        [
-            Candidate(name, fit.fitted.record["d"], fit.fitted, fit.seconds)
-            for name, fit in wanted.items()
-        ],
-        y,
-        units(samples)[rows],
-        sample_weights(y, len(samples.classes), config.class_weight),
-    )
-    tell_candidates(table, reporter or Reporter())
-    if some:  # chosen on some, fitted on all: the last stage beside it
-        both = {name: sights[name] for name in dict.fromkeys([chosen, "last"])}
-        fits = _fit_sights(features, samples, train, both, config, fits)
+    most = _ROWS_FOR_CHOICE // min(1 + len(features.views), 4)
+    few = choose_by_hash(dataset.train, dataset.samples, most)
+    all_fitted = len(few) == len(dataset.train)
+    fits = _fit_projections(features, dataset, few, projections, settings, refit=all_fitted)
+    chosen, table = _choose(features, dataset, few, fits, settings)
+    report_candidates(table, reporter)
+    wanted = dict.fromkeys([chosen, "last"])  # the last stage alone beside the choice
+    if not all_fitted:  # chosen by some of the images, fitted on all
+        both = {name: projections[name] for name in wanted}
+        fits = _fit_projections(features, dataset, dataset.train, both, settings, start=fits)
     models = {
-        name: _model(backbone, sights[name].blocks, fits[name].fitted, samples, config)
-        for name in dict.fromkeys([chosen, "last"])
+        name: make_model(backbone, projections[name].blocks, fits[name].fitted, dataset)
+        for name in wanted
     }
     fitted = fits[chosen].fitted
-    shares = zip(sights[chosen].blocks, sights[chosen].shares, strict=True)
+    shares = zip(projections[chosen].blocks, projections[chosen].shares, strict=True)
     fitted.record["shares"] = {str(block): round(share, 6) for block, share in shares}
     fitted.record["candidates"] = table
     return Probe(models[chosen], fitted, models["last"] if chosen != "last" else None)
 
 
-def candidate_sets(backbone: Backbone, config: TrainConfig) -> dict[str, tuple[Block, ...]]:
+def candidate_sets(
+    backbone: Backbone, settings: ProbeSettings
+) -> dict[str, tuple[Block, ...]]:
     """Return the nested sets of blocks that are fitted, from small to large; "last" is the first.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Names the blocks.
-    config : TrainConfig
-        Taps and grids.
-
-    Returns
-    -------
-    dict of str to tuple of Block
 
     Examples
     --------
     >>> from regraft.backbones.registry import load_backbone
     >>> from regraft.config.train_config import TrainConfig
-    >>> sets = candidate_sets(load_backbone("embedded"), TrainConfig())
+    >>> sets = candidate_sets(load_backbone("embedded"), ProbeSettings.of(TrainConfig()))
     >>> {name: len(blocks) for name, blocks in sets.items()}
     {'last': 1, 'all': 8, 'all, grids': 22}
     """
-    blocks = select_blocks(backbone, config.taps, config.grids)
+    blocks = select_blocks(backbone, settings.taps, settings.grids)
     sets: dict[str, tuple[Block, ...]] = {"last": (Block(POOLED),)}
-    if config.taps == "auto":
+    if settings.taps == "auto":
         coarsest = min((block.grid for block in blocks if block.tap != POOLED), default=1)
         sets["all"] = tuple(b for b in blocks if b.tap == POOLED or b.grid == coarsest)
         sets["all, grids"] = blocks
     else:
-        sets[config.taps] = blocks
+        sets[settings.taps] = blocks
     first_of = {b: name for name, b in reversed(sets.items())}  # a network may have no stages
     return {name: b for name, b in sets.items() if first_of[b] == name}
 
 
-def tell_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
-    """Print what was tried; nothing where there was no choice."""
+def report_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
+    """Print the candidates that were tried; nothing where there was no choice."""
     if len(table) < 2:
         return
     if table[0]["log_loss"] is None:
@@ -213,206 +195,128 @@ def tell_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
         )
 
 
-def _look(
+def fit_plain(
     features: Features,
-    samples: Samples,
-    train: NDArray[np.int64],
-    sets: Mapping[str, tuple[Block, ...]],
-) -> dict[str, Sight]:
-    """Weigh and project every set of blocks by the same few thousand images."""
-    every = _subset(train, samples, len(train), in_order=False)
-    union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
-    weighing = every[few_classes(samples.labels[every])]
-    scout = send_scout(features, every[:N_LANDMARKS], weighing, samples.labels[weighing], union)
-    return {name: scout.look(blocks) for name, blocks in sets.items()}
-
-
-def _fit_sights(
-    features: Features,
-    samples: Samples,
-    indices: NDArray[np.int64],
-    sights: Mapping[str, Sight],
-    config: TrainConfig,
-    before: Mapping[str, SightFit] | None = None,
-    *,
-    refit: bool = True,
-) -> dict[str, SightFit]:
-    """Fit a head on what each sight shows of the images, or only its folds' (``fit_logistic``)."""
-    seen = coordinates(features, indices, list(sights.values()), memory_limit(config.memory))
-    rows = _with_views(indices, features)
-    folds = _folds(samples, rows, config, leave_one_out=config.head == "ridge")
-    fits: dict[str, SightFit] = {}
-    for (name, sight), x in zip(sights.items(), seen, strict=True):
-        began = time.perf_counter()
-        options: dict[str, Any] = {"scored": np.arange(len(rows)) < len(indices)}
-        if config.head == "logistic":
-            options["near"] = before[name].on_coordinates if before else None
-            options["refit"] = refit
-        fitted = fit_head(
-            x,
-            samples.labels[rows],
-            folds=folds,
-            n_classes=len(samples.classes),
-            name=config.head,
-            class_weight=config.class_weight,
-            standard=Standard.none(x.shape[1]),
-            **options,
-        )
-        # Every head that weighs features is linear in them.
-        head = sight.basis.to_features(cast("LinearHead", fitted.head))
-        record = fitted.record | {"d": head.n_features, "coordinates": x.shape[1]}
-        carried = dataclasses.replace(fitted, head=head, record=record)
-        fits[name] = SightFit(sight, carried, fitted, time.perf_counter() - began)
-    return fits
-
-
-def _with_views(indices: NDArray[np.int64], features: Features) -> NDArray[np.int64]:
-    """Return the sample of each row that is learnt from: the images, then each of their views.
-
-    Views of an image are of its cluster, like copies of it: one fold holds out all of them.
-    """
-    return np.tile(indices, 1 + len(features.views))
-
-
-def _model(
-    backbone: Backbone,
-    blocks: tuple[Block, ...],
-    fitted: FittedHead,
-    samples: Samples,
-    config: TrainConfig,
-) -> Model:
-    return Model(
-        backbone, blocks, fitted.head, fitted.temperature, samples.classes, config.max_pixels
-    )
-
-
-def _folds(
-    samples: Samples, indices: NDArray[np.int64], config: TrainConfig, *, leave_one_out: bool
-) -> NDArray[np.int64]:
-    """Return the fold of each sample: one a group or image, or five."""
-    clusters = units(samples)[indices]
-    # As many folds as clusters hold out one each, and never the only one of a class.
-    n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS
-    keys = [samples.hashes[index] for index in indices]
-    return assign_folds(samples.labels[indices], clusters, n_folds, config.seed, keys)
-
-
-def score(model: Model, features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return calibrated probabilities of some samples, a bounded number of rows at a time.
-
-    Parameters
-    ----------
-    model : Model
-        Probe.
-    features : Features
-        Has their rows.
-    indices : array of shape (n,), int64
-        Samples.
-
-    Returns
-    -------
-    array of shape (n, K), float32
-    """
-    result = np.empty((len(indices), len(model.classes)), np.float32)
-    for start in range(0, len(indices), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        result[rows] = model.probabilities(features.matrix(indices[rows], model.blocks))
-    return result
-
-
-def score_baselines(
-    probe: Probe, features: Features, samples: Samples, parts: Parts, config: TrainConfig
-) -> dict[str, tuple[NDArray[np.float32], str]]:
-    """Return the probabilities of what any probe should beat, each with its description.
-
-    Parameters
-    ----------
-    probe : Probe
-        The probe; the last stage alone beside it.
-    features, samples, parts, config
-        As for ``fit_probe``.
-
-    Returns
-    -------
-    dict of str to (array of shape (n_test, K), str)
-        "majority", "knn", "probe" where more than it is trained, and "last_stage" where the probe
-        reads more than that.
-    """
-    n_classes = len(samples.classes)
-    y = samples.labels[parts.train]
-    baselines = {
-        "majority": (
-            majority_baseline(y, samples.labels[parts.test], n_classes),
-            "always the classes' shares in the training part",
-        )
-    }
-    if config.head != "knn":
-        near = _subset(parts.train, samples, _ROWS_FOR_NEIGHBOURS)
-        blocks = (Block(POOLED),)
-        fitted = _fit_plain(features, samples, near, blocks, config, "knn")
-        neighbours = _model(probe.model.backbone, blocks, fitted, samples, config)
-        baselines["knn"] = (
-            score(neighbours, features, parts.test),
-            f"nearest neighbours among {len(near):,} training images, by the last stage",
-        )
-    if config.strategy != "probe":
-        baselines["probe"] = (
-            score(probe.model, features, parts.test),
-            "the same network before it was trained, with a head fitted on its features",
-        )
-    if probe.last_stage is not None:
-        baselines["last_stage"] = (
-            score(probe.last_stage, features, parts.test),
-            "the same head on the last stage alone",
-        )
-    return baselines
-
-
-def statistics(features: Features, samples: Samples, parts: Parts) -> Statistics:
-    """Return mean and covariance of the pooled training features.
-
-    Parameters
-    ----------
-    features, samples, parts
-        As for ``fit_probe``.
-
-    Returns
-    -------
-    Statistics
-        Of at most 20,000 images; ``count`` says how many.
-    """
-    chosen = _subset(parts.train, samples, _ROWS_FOR_STATISTICS)
-    x = features.matrix(chosen, (Block(POOLED),))  # (N, D)
-    mean = x.mean(0, dtype=np.float64)
-    x -= mean.astype(np.float32)
-    covariance = x.T @ x / max(len(x) - 1, 1)
-    return Statistics(mean.astype(np.float32), covariance.astype(np.float32), len(x))
-
-
-def _fit_plain(
-    features: Features,
-    samples: Samples,
+    dataset: Dataset,
     indices: NDArray[np.int64],
     blocks: tuple[Block, ...],
-    config: TrainConfig,
-    name: Any,
+    settings: ProbeSettings,
 ) -> FittedHead:
-    """Fit a head that takes features as they are, standardised."""
+    """Fit a head on standardised features, without any projection."""
     return fit_head(
         features.matrix(indices, blocks),
-        samples.labels[indices],
-        folds=_folds(samples, indices, config, leave_one_out=False),
-        n_classes=len(samples.classes),
-        name=name,
-        class_weight=config.class_weight,
+        dataset.labels(indices),
+        folds=_folds(dataset, indices, settings.seed),
+        n_classes=len(dataset.classes),
+        name=settings.head,
+        class_weight=settings.class_weight,
         widths=[features.widths[block] for block in blocks],
     )
 
 
-def _subset(
-    indices: NDArray[np.int64], samples: Samples, most: int, *, in_order: bool = True
+def make_model(
+    backbone: Backbone, blocks: tuple[Block, ...], fitted: FittedHead, dataset: Dataset
+) -> Model:
+    """Put a model together from its parts."""
+    samples = dataset.samples
+    return Model(
+        backbone, blocks, fitted.head, fitted.temperature, samples.classes, samples.max_pixels
+    )
+
+
+def _projections(
+    features: Features, dataset: Dataset, sets: Mapping[str, tuple[Block, ...]]
+) -> dict[str, Projection]:
+    """Weigh and project every set of blocks by the same few thousand images."""
+    every = sorted_by_hash(dataset.train, dataset.samples)
+    union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
+    weighing = every[images_for_weights(dataset.labels(every))]
+    landmarks = read_landmarks(
+        features, every[:N_LANDMARKS], weighing, dataset.labels(weighing), union
+    )
+    return {name: landmarks.project(blocks) for name, blocks in sets.items()}
+
+
+def _fit_projections(  # noqa: PLR0913 - a fit of all images takes up what a fit of some has found
+    features: Features,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    projections: Mapping[str, Projection],
+    settings: ProbeSettings,
+    *,
+    start: Mapping[str, _ProjectedFit] | None = None,
+    refit: bool = True,
+) -> dict[str, _ProjectedFit]:
+    """Fit a head on each projection of some images.
+
+    With ``start``, the logistic fit of a name begins where that one ended; without ``refit``, only
+    the fits of the folds are made (``fit_logistic``).
+    """
+    limit = memory_limit(settings.memory)
+    coordinates = project_all(features, indices, list(projections.values()), limit)
+    rows = _with_views(indices, features)
+    folds = _folds(dataset, rows, settings.seed, leave_one_out=settings.head == "ridge")
+    fits: dict[str, _ProjectedFit] = {}
+    for (name, projection), x in zip(projections.items(), coordinates, strict=True):
+        began = time.perf_counter()
+        options: dict[str, Any] = {"scored": np.arange(len(rows)) < len(indices)}
+        if settings.head == "logistic":
+            options |= {"near": start[name].on_coordinates if start else None, "refit": refit}
+        fitted = fit_head(
+            x,
+            dataset.labels(rows),
+            folds=folds,
+            n_classes=len(dataset.classes),
+            name=settings.head,
+            class_weight=settings.class_weight,
+            standard=Standard.none(x.shape[1]),
+            **options,
+        )
+        # Every head that weighs features is linear in them.
+        head = projection.basis.to_features(cast("LinearHead", fitted.head))
+        record = fitted.record | {"d": head.n_features, "coordinates": x.shape[1]}
+        on_features = dataclasses.replace(fitted, head=head, record=record)
+        seconds = time.perf_counter() - began
+        fits[name] = _ProjectedFit(projection, on_features, fitted, seconds)
+    return fits
+
+
+def _choose(
+    features: Features,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    fits: Mapping[str, _ProjectedFit],
+    settings: ProbeSettings,
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the name of the best set of blocks, and the table of all; given taps are no choice."""
+    names = list(fits) if settings.taps == "auto" else list(fits)[-1:]
+    rows = _with_views(indices, features)
+    y = dataset.labels(rows)
+    return smallest_within_one_error(
+        [
+            Candidate(name, fits[name].fitted.record["d"], fits[name].fitted, fits[name].seconds)
+            for name in names
+        ],
+        y,
+        clusters_of(dataset.samples)[rows],
+        sample_weights(y, len(dataset.classes), settings.class_weight),
+    )
+
+
+def _with_views(indices: NDArray[np.int64], features: Features) -> NDArray[np.int64]:
+    """Return the sample of each row of training: the images, then each of their views.
+
+    Views of an image are in its cluster, like copies of it: one fold holds out all of them.
+    """
+    return np.tile(indices, 1 + len(features.views))
+
+
+def _folds(
+    dataset: Dataset, indices: NDArray[np.int64], seed: int, *, leave_one_out: bool = False
 ) -> NDArray[np.int64]:
-    """Choose by content hash: the same images whatever order the data come in."""
-    by_hash = sorted(indices, key=lambda index: samples.hashes[index])
-    chosen = np.asarray(by_hash[:most], dtype=np.int64)
-    return np.sort(chosen) if in_order else chosen
+    """Return the fold of each sample: five folds, or one for each cluster."""
+    clusters = clusters_of(dataset.samples)[indices]
+    # As many folds as clusters hold out one each, and never the only one of a class.
+    n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS
+    keys = [dataset.samples.hashes[index] for index in indices]
+    return assign_folds(dataset.labels(indices), clusters, n_folds, seed, keys)

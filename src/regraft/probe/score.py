@@ -1,14 +1,24 @@
-"""Small data told honestly: every image is tested once, by a probe that has not seen it."""
+"""The test: answers of models on images that they were not fitted on, measured in one pass.
+
+The labels of the test part are read here, and nowhere else in a training.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.core.reporter import Reporter
-from regraft.probe.fit import fit_probe, score, score_baselines
+from regraft.core.reporter import SILENT, Reporter
+from regraft.errors import SmallSampleWarning
+from regraft.evaluation.metrics import accuracy_gain, measure_classification
+from regraft.features.taps import POOLED, Block
+from regraft.heads.simple import majority_baseline
+from regraft.probe.fit import fit_plain, fit_probe, make_model
+from regraft.probe.subset import choose_by_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,37 +26,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
-    from regraft.config.train_config import TrainConfig
-    from regraft.data.samples import Parts, Samples
+    from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
     from regraft.model import Model
-    from regraft.probe.fit import Probe
+    from regraft.probe.fit import Probe, ProbeSettings
+
+_ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
+_ROWS_FOR_NEIGHBOURS = 5_000  # the k-NN baseline would else take longer than the probe
+
+#: Probabilities (n, K), and what gave them.
+Baseline = tuple["NDArray[np.float32]", str]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Answers on the images that are tested, by models that have not seen them.
+class TestScores:
+    """Answers on the tested images, by models that were fitted without them."""
 
-    Attributes
-    ----------
-    tested : array of shape (n,), int64
-        Samples, ascending.
-    probabilities : array of shape (n, K), float32
-        Of each by the probe of its round.
-    baselines : dict of str to (array of shape (n, K), str)
-        Those that every round has, put together in the same way.
-    rounds : list of dict
-        JSON-ready: images, blocks and penalty of each round, which made its own choices; none where
-        one test part was held out.
-    round_of : array of shape (n,), int64, or None
-        In which of them each was tested, from 1.
-    """
+    __test__ = False  # no test of pytest's
 
-    tested: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    baselines: dict[str, tuple[NDArray[np.float32], str]]
-    rounds: list[dict[str, Any]]
-    round_of: NDArray[np.int64] | None = None
+    tested: NDArray[np.int64]  # (n,) samples, ascending
+    probabilities: NDArray[np.float32]  # (n, K)
+    baselines: dict[str, Baseline]
+    validated: NDArray[np.float32] | None = None  # (n_val, K) on the validation part
+    #: Of cross-validation: images, blocks and penalty of each fold, which made its own choices,
+    rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    round_of: NDArray[np.int64] | None = None  # and the fold of each tested image, from 1
 
     @property
     def protocol(self) -> str:
@@ -59,97 +63,149 @@ class Scored:
         )
 
 
+def score(model: Model, features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return calibrated probabilities (n, K) of some samples, some thousand rows at a time."""
+    result = np.empty((len(indices), len(model.classes)), np.float32)
+    for start in range(0, len(indices), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        result[rows] = model.probabilities(features.matrix(indices[rows], model.blocks))
+    return result
+
+
 def score_test(
-    model: Model,
-    seen: Features,
     probe: Probe,
     features: Features,
-    samples: Samples,
-    parts: Parts,
-    config: TrainConfig,
-) -> Scored:
-    """Score the held-out test part.
+    dataset: Dataset,
+    settings: ProbeSettings,
+    trained: tuple[Model, Features] | None = None,
+) -> TestScores:
+    """Score the held-out test part, and the baselines on it.
 
-    Parameters
-    ----------
-    model : Model
-        What is deployed, reading ``seen``.
-    seen : Features
-        Of its backbone.
-    probe : Probe
-        Where it began, reading ``features``; the same where nothing more was trained.
-    features, samples, parts, config
-        As for ``fit_probe``.
-
-    Returns
-    -------
-    Scored
+    ``trained`` is the model that was fine-tuned from the probe, with the features of its network;
+    the probe is then one of the baselines.
     """
-    baselines = score_baselines(probe, features, samples, parts, config)
-    return Scored(parts.test, score(model, seen, parts.test), baselines, [])
+    baselines = score_baselines(probe, features, dataset, settings)
+    if trained is not None:
+        baselines["probe"] = (
+            score(probe.model, features, dataset.test),
+            "the same network before it was trained, with a head fitted on its features",
+        )
+    model, seen = trained or (probe.model, features)
+    validated = score(model, seen, dataset.val) if len(dataset.val) else None
+    return TestScores(dataset.test, score(model, seen, dataset.test), baselines, validated)
 
 
 def cross_validate(
     features: Features,
-    samples: Samples,
-    rounds: Sequence[Parts],
+    folds: Sequence[Dataset],
     backbone: Backbone,
-    config: TrainConfig,
-    reporter: Reporter | None = None,
-) -> Scored:
-    """Fit and test a probe a round; blocks, penalty and temperature are chosen in each anew.
+    settings: ProbeSettings,
+    reporter: Reporter = SILENT,
+) -> TestScores:
+    """Fit and test a probe for each fold; blocks, penalty and temperature are chosen in each.
 
-    Parameters
-    ----------
-    features : Features
-        Has a row for every sample of the rounds.
-    samples : Samples
-        Labels, groups and hashes.
-    rounds : sequence of Parts
-        As ``outer_rounds`` makes them: no image is in the test part of two.
-    backbone : Backbone
-        Names the blocks.
-    config : TrainConfig
-        As for ``fit_probe``.
-    reporter : Reporter, optional
-        Follows the rounds.
-
-    Returns
-    -------
-    Scored
+    ``folds`` are as ``outer_folds`` makes them: no image is in the test part of two.
     """
-    answers: dict[str, list[NDArray[np.float32]]] = {}
+    answers: dict[str, list[NDArray[np.float32]]] = {"": []}
     descriptions: dict[str, str] = {}
-    told, compared = [], False
-    for note in rounds[0].notes:
-        (reporter or Reporter()).say(note)
-    with (reporter or Reporter()).track("test", len(rounds)) as advance:
-        for each in rounds:
-            probe = fit_probe(features, samples, each, backbone, config)
+    rounds, compared = [], False
+    for note in folds[0].parts.notes:
+        reporter.say(note)
+    with reporter.track("test", len(folds)) as advance:
+        for each in folds:
+            probe = fit_probe(features, each, backbone, settings)
             scored = score(probe.model, features, each.test)
-            answers.setdefault("", []).append(scored)
-            baselines = score_baselines(probe, features, samples, each, config)
+            answers[""].append(scored)
+            baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
-            # A round that chose the last stage is its own baseline.
+            # A fold that chose the last stage is its own baseline.
             baselines.setdefault("last_stage", (scored, "the same head on the last stage alone"))
             for name, (probabilities, description) in baselines.items():
                 answers.setdefault(name, []).append(probabilities)
                 descriptions.setdefault(name, description)
-            told.append(
-                {
-                    "n": {"train": len(each.train), "test": len(each.test)},
-                    "blocks": [str(block) for block in probe.model.blocks],
-                    "penalty": probe.fitted.record.get("penalty"),
-                    "temperature": probe.fitted.temperature,
-                }
-            )
+            rounds.append(_round_record(probe, each))
             advance(1)
-    tested = np.concatenate([each.test for each in rounds])
+    tested = np.concatenate([each.test for each in folds])
     order = np.argsort(tested)
     joined = {name: np.concatenate(parts)[order] for name, parts in answers.items()}
     probabilities = joined.pop("")
-    if not compared:  # all rounds read the last stage alone, or none was fitted on it
+    if not compared:  # all folds read the last stage alone, or none was fitted on it
         del joined["last_stage"]
-    baselines = {name: (joined[name], descriptions[name]) for name in joined}
-    numbers = np.repeat(np.arange(1, len(rounds) + 1), [len(each.test) for each in rounds])
-    return Scored(tested[order], probabilities, baselines, told, numbers[order])
+    numbers = np.repeat(np.arange(1, len(folds) + 1), [len(each.test) for each in folds])
+    return TestScores(
+        tested[order],
+        probabilities,
+        {name: (joined[name], descriptions[name]) for name in joined},
+        rounds=rounds,
+        round_of=numbers[order],
+    )
+
+
+def _round_record(probe: Probe, fold: Dataset) -> dict[str, Any]:
+    """Return what metrics.json says of one fold."""
+    return {
+        "n": {"train": len(fold.train), "test": len(fold.test)},
+        "blocks": [str(block) for block in probe.model.blocks],
+        "penalty": probe.fitted.record.get("penalty"),
+        "temperature": probe.fitted.temperature,
+    }
+
+
+def score_baselines(
+    probe: Probe, features: Features, dataset: Dataset, settings: ProbeSettings
+) -> dict[str, Baseline]:
+    """Return the probabilities of what any probe should beat, by name.
+
+    "majority" and "knn" are always there; "last_stage" where the probe reads more than that.
+    """
+    y, test = dataset.labels(dataset.train), dataset.test
+    baselines: dict[str, Baseline] = {
+        "majority": (
+            majority_baseline(y, dataset.labels(test), len(dataset.classes)),
+            "always the classes' shares in the training part",
+        )
+    }
+    if settings.head != "knn":
+        near = choose_by_hash(dataset.train, dataset.samples, _ROWS_FOR_NEIGHBOURS)
+        blocks = (Block(POOLED),)
+        by_neighbours = dataclasses.replace(settings, head="knn")
+        fitted = fit_plain(features, dataset, near, blocks, by_neighbours)
+        neighbours = make_model(probe.model.backbone, blocks, fitted, dataset)
+        baselines["knn"] = (
+            score(neighbours, features, test),
+            f"nearest neighbours among {len(near):,} training images, by the last stage",
+        )
+    if probe.last_stage is not None:
+        baselines["last_stage"] = (
+            score(probe.last_stage, features, test),
+            "the same head on the last stage alone",
+        )
+    return baselines
+
+
+def measure_scores(scores: TestScores, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """Measure all models that are shown; return the results as metrics.json has them.
+
+    Warns
+    -----
+    SmallSampleWarning
+        Where a class has few tested images.
+    """
+    truth = dataset.labels(scores.tested)
+    test = measure_classification(scores.probabilities, truth, dataset.classes, seed=seed)
+    for text in test["warnings"]:
+        warnings.warn(text, SmallSampleWarning, stacklevel=2)
+    results: dict[str, Any] = {"protocol": scores.protocol, "test": test, "baselines": {}}
+    if scores.rounds:
+        results["rounds"] = scores.rounds
+    if scores.validated is not None:
+        labels = dataset.labels(dataset.val)
+        results["val"] = measure_classification(
+            scores.validated, labels, dataset.classes, seed=seed
+        )
+    for name, (baseline, description) in scores.baselines.items():
+        measured = measure_classification(baseline, truth, dataset.classes, seed=seed)
+        kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
+        gain = accuracy_gain(scores.probabilities, baseline, truth)
+        results["baselines"][name] = {"description": description, **kept, "gain": gain}
+    return results

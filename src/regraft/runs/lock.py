@@ -1,0 +1,174 @@
+"""The hidden folder in which one process writes a run, and the lock that keeps others away.
+
+While a run is computed, the folder ``.NAME.part`` beside its path holds the file ``regraft.lock``,
+which the process keeps locked, ``new`` with what has been written so far, and for a moment ``old``
+with the run that is being replaced. The operating system releases the lock when the process ends,
+however it ends: a folder whose lock is free was left behind, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from regraft.core.files import existing_parent, is_full, network_file_system
+from regraft.errors import DiskFullError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_LOCK = "regraft.lock"
+_LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT}
+
+
+@contextlib.contextmanager
+def workspace(path: Path) -> Iterator[Path | None]:
+    """Yield the hidden folder where the run at ``path`` is written; None if another run has it."""
+    folder = workspace_path(path)
+    parent = existing_parent(path.parent)
+    missing = [each for each in path.parents if not each.exists()]
+    if not parent.is_dir():
+        raise RunError(f"{path} cannot be made: {parent} is a file")
+    with io_errors_as_run_errors(path):
+        descriptor = _take(folder)
+    try:
+        if descriptor is not None:
+            _restore(folder, path)
+            _remove_leftovers(path.parent)
+        yield None if descriptor is None else folder
+    finally:
+        if descriptor is not None:
+            _remove(folder, path, descriptor)
+        for made in missing:  # those that are still empty, innermost first
+            with contextlib.suppress(OSError):
+                made.rmdir()
+
+
+def workspace_path(path: Path) -> Path:
+    """Return the hidden folder that belongs to a run's path."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextlib.contextmanager
+def io_errors_as_run_errors(path: Path) -> Iterator[None]:
+    """Raise what a file system reports as one of our errors, in one line."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise DiskFullError(f"no space left for {path}") from error
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether a path does not exist, or is an empty folder."""
+    if path.is_symlink() or not path.is_dir():
+        return not os.path.lexists(path)
+    return not any(path.iterdir())
+
+
+def numbered(path: Path) -> Path:
+    """Return the first of ``NAME-2``, ``NAME-3`` and so on that does not exist."""
+    names = (path.with_name(f"{path.name}-{n}") for n in range(2, 1_000_000))
+    return next(each for each in names if not os.path.lexists(each))
+
+
+def _take(folder: Path) -> int | None:
+    """Make or take over a workspace; return the descriptor of its lock, None if it is in use."""
+    while True:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = True
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not _is_leftover(folder):
+                return None
+            made = False
+        except FileNotFoundError:  # another run has removed the empty parent again
+            continue
+        descriptor = _lock(folder, made=made)
+        if descriptor is not None or folder.exists():
+            return descriptor
+
+
+def _is_leftover(folder: Path) -> bool:
+    """Tell whether a folder may be a workspace that nobody uses: ours, where locks are real."""
+    try:
+        ours = (folder / _LOCK).is_file() or is_free(folder)
+    except FileNotFoundError:  # removed at this moment; the next step notices it
+        return True
+    return ours and not folder.is_symlink() and network_file_system(folder) is None
+
+
+def _lock(folder: Path, *, made: bool) -> int | None:
+    """Lock a workspace; return the open descriptor, None if another process has it.
+
+    ``made`` says that this process made the folder: on a file system without locks that is enough.
+    """
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:  # the other process has removed it at this moment
+        return None
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - only here
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - not on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A lock on a file that was removed between opening and locking keeps nobody away.
+        if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
+            return descriptor
+    except OSError as error:
+        if made and error.errno not in _LOCKED:
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _restore(folder: Path, path: Path) -> None:
+    """Move back the run that was being replaced at a kill; remove all but the lock."""
+    old, new = folder / "old", folder / "new"
+    if old.exists() and (new.exists() or not path.exists()):
+        old.replace(numbered(path) if path.exists() else path)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path, path: Path, descriptor: int) -> None:
+    """Remove a workspace; the lock last, and on Windows after it is closed."""
+    with contextlib.suppress(OSError):
+        _restore(folder, path)
+    if sys.platform == "win32":
+        _close(descriptor)
+    with contextlib.suppress(OSError):
+        (folder / _LOCK).unlink()
+        folder.rmdir()
+    if sys.platform != "win32":
+        _close(descriptor)
+    with contextlib.suppress(OSError):  # NFS and sshfs keep an open file under another name
+        folder.rmdir()
+
+
+def _close(descriptor: int) -> None:
+    """Close a lock; if its file system is gone, the error that ended the run is reported instead."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the workspaces of other runs that were killed."""
+    for folder in parent.glob(".*.part"):
+        if (folder / _LOCK).is_file() and _is_leftover(folder):
+            with contextlib.suppress(OSError):
+                descriptor = _lock(folder, made=False)
+                if descriptor is not None:
+                    path = folder.with_name(folder.name[1:].removesuffix(".part"))
+                    _remove(folder, path, descriptor)

@@ -1,0 +1,86 @@
+"""What runs and pictures are called, and which of these names are free."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regraft.errors import RunError
+from regraft.runs.lock import io_errors_as_run_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEFAULT_RUNS_FOLDER = Path("regraft-runs")
+_NAMES_SEARCHED = 1000  # for stopped trainings
+
+
+def picture_path(out: Path | None, name: str, *data: object) -> Path:
+    """Choose where a command that writes only a picture puts it; make the folder.
+
+    Parameters
+    ----------
+    out : Path, optional
+        As the user gave it; else ``name`` under ``regraft-runs/``, which is replaced.
+    name : str
+        File name, such as ``show.png``.
+    *data : object
+        The images: a picture inside their folder would be taken for one of them.
+
+    Raises
+    ------
+    RunError
+        Where the user named something that exists, the name is not a PNG file's, or the path is in
+        the data.
+    """
+    path = DEFAULT_RUNS_FOLDER / name if out is None else out
+    if path.suffix.lower() != ".png":
+        raise RunError(f"{path} is not the name of a PNG file", hint=f"--out {name}")
+    if out is not None and os.path.lexists(out):
+        raise RunError(f"{out} exists; it is left alone", hint="choose another name with --out")
+    for source in (Path(each) for each in data if isinstance(each, str | Path)):
+        if source.is_dir() and path.parent.resolve().is_relative_to(source.resolve()):
+            raise RunError(
+                f"{path} would be in the data, {source}: the next training would take it for an "
+                "image",
+                hint="choose another folder with --out",
+            )
+    with io_errors_as_run_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def name_after(data: object) -> str:
+    """Return the name of a run, made from its data.
+
+    Examples
+    --------
+    >>> name_after("photos/flowers.zip"), name_after("kaggle:owner/flowers")
+    ('flowers', 'flowers')
+    """
+    name = "arrays"
+    if isinstance(data, str | Path):
+        name = Path(data).name or Path(data).absolute().name
+    name = re.sub(r"\.(zip|csv|parquet|tar|tgz|tar\.\w+)$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.\-]+", "-", name).strip("-.")[:60] or "run"  # file systems take 255 bytes
+
+
+def free_names(stem: str, is_stopped: Callable[[Path], bool], *, resume: bool) -> Iterator[Path]:
+    """Yield paths that do not exist; with ``resume``, those of stopped trainings first.
+
+    Without it, the paths of stopped trainings are left out.
+    """
+    some = itertools.islice(_candidates(stem), _NAMES_SEARCHED)
+    stopped = [path for path in some if not os.path.lexists(path) and is_stopped(path)]
+    if resume:
+        yield from stopped
+    for path in _candidates(stem):
+        if not os.path.lexists(path) and path not in stopped:
+            yield path
+
+
+def _candidates(stem: str) -> Iterator[Path]:
+    return (DEFAULT_RUNS_FOLDER / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
