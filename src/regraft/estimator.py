@@ -7,7 +7,7 @@ hold images out, and ``fit`` sees all that it is given.
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -23,18 +23,19 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_
 
 from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import ImageLike, Predictor, pixels_of
-from regraft.commands.steps import compute_of, extract_features, load_backbone, suited
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
-from regraft.core.reporter import Reporter
 from regraft.data.samples import Entry, Parts, Source
 from regraft.data.scan import scan
 from regraft.data.sources.folder import read_file
+from regraft.features.extractor import Extractor, load_backbone
+from regraft.splits.split import all_for_training
 from regraft.errors import BundleError, EstimatorError, InputError
 from regraft.features.taps import TapReader
 from regraft.model import Statistics
-from regraft.probe.fit import fit_probe, statistics
-from regraft.runs.reserve import claim
+from regraft.probe.fit import ProbeSettings, fit_probe
+from regraft.probe.statistics import training_statistics
+from regraft.runs.reserve import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,23 +151,19 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Also a ValueError: an image or a label cannot be used; of a list, it is named by its
             number.
         """
-        with _as_value_errors(), ExitStack() as stack:
-            config, reporter = self._config(), Reporter()
-            classes, names = _check_labels(y)
-            samples = scan(_labelled(X, names, config.max_pixels), config, reporter)
-            every, none = np.arange(len(samples)), np.empty(0, np.int64)
-            parts = Parts(train=every, val=none, test=none, left_out={})
-            backbone, config = suited(load_backbone(config), samples, config, reporter)
-            compute = compute_of(backbone, config)
-            features = extract_features(
-                samples, every, backbone, compute, config, stack, reporter, every
-            )
-            for index, error in features.refused.items():
-                raise EstimatorError(f"image {index}: {error}")
-            found = fit_probe(features, samples, parts, backbone, config)
-            model = found.model
-            self._statistics = statistics(features, samples, parts)
-            self._set(Predictor(model, TapReader(backbone, model.blocks, compute)), classes)
+        with _as_value_errors():
+            config, (classes, names) = self._config(), _check_labels(y)
+            samples = scan(_labelled(X, names, config.max_pixels), config)
+            dataset = all_for_training(samples)
+            with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
+                features = extractor.read(dataset)
+                for index, error in features.refused.items():
+                    raise EstimatorError(f"image {index}: {error}")
+                backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
+                model = fit_probe(features, dataset, backbone, settings).model
+                self._statistics = training_statistics(features, dataset)
+            reader = TapReader(backbone, model.blocks, extractor.compute)
+            self._set(Predictor(model, reader), classes)
         return self
 
     def _config(self) -> TrainConfig:
@@ -239,7 +236,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Where there is something else, or it cannot be written.
         """
         check_is_fitted(self)
-        with claim(Path(path), None, overwrite=False) as place, place.new_run() as folder:
+        with reserve(Path(path), None, overwrite=False) as place, place.new_folder() as folder:
             self._write(folder)
 
     def _write(self, folder: Path) -> None:

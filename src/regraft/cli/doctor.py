@@ -224,9 +224,9 @@ def _store(name: str) -> Check:
 
 
 def _runs(name: str) -> Check:
-    from regraft.runs.reserve import HOME
+    from regraft.runs.names import DEFAULT_RUNS_FOLDER
 
-    folder = HOME.absolute()
+    folder = DEFAULT_RUNS_FOLDER.absolute()
     try:
         _try_to_write(existing_parent(folder))
     except OSError as error:

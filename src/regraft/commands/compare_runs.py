@@ -17,7 +17,7 @@ from regraft.errors import InputError, RunError
 from regraft.evaluation.paired import compare_pairs
 from regraft.plots.runs import PlottedRun, draw_runs
 from regraft.runs.metrics_file import read_metrics
-from regraft.runs.reserve import picture_place
+from regraft.runs.names import picture_path
 from regraft.runs.summary import interval
 from regraft.splits.split_csv import read_split
 
@@ -102,11 +102,11 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> str:
     twice = [str(each) for each, n in Counter(each.resolve() for each in folders).items() if n > 1]
     if twice:
         raise InputError(f"{twice[0]} is given twice")
-    place = picture_place(out, "compare.png")
-    return tell_runs({str(folder): folder for folder in folders}, place)
+    picture = picture_path(out, "compare.png")
+    return compare_finished({str(folder): folder for folder in folders}, picture)
 
 
-def tell_runs(folders: Mapping[str, Path], picture: Path) -> str:
+def compare_finished(folders: Mapping[str, Path], picture: Path) -> str:
     """Compare runs under names; see ``compare_runs``.
 
     Parameters

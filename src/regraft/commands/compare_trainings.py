@@ -7,14 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regraft.commands.compare_runs import tell_runs
-from regraft.commands.steps import divide, with_augmentation
+from regraft.commands.compare_runs import compare_finished
+from regraft.features.extractor import choose_augmentation
+from regraft.splits.split import split_by_config
 from regraft.commands.train import train
 from regraft.config.declaration import settings_of
 from regraft.config.settings import harmless, unread
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import read_config
-from regraft.core.reporter import Reporter
+from regraft.core.reporter import SILENT, Reporter
 from regraft.core.version import __version__
 from regraft.data.scan import scan
 from regraft.data.sources.options import SourceOptions
@@ -22,7 +23,7 @@ from regraft.data.sources.registry import open_source
 from regraft.errors import InputError, RegraftError, RunError
 from regraft.finetune.paths import checkpoints_folder, generations
 from regraft.runs.metrics_file import is_run, read_metrics
-from regraft.runs.reserve import HOME, name_after
+from regraft.runs.names import DEFAULT_RUNS_FOLDER, name_after
 from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def compare_trainings(
     models: Sequence[str] = (),
     strategies: Sequence[str] = (),
     config: TrainConfig | None = None,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> Comparison:
     """Train every network by every strategy on the same parts of the same images, and compare.
 
@@ -99,8 +100,8 @@ def compare_trainings(
         found = compare_trainings("photos", ["torchvision/resnet50", "torchvision/vgg16"])
         print(found.text)
     """
-    config, reporter = config or TrainConfig(), reporter or Reporter()
-    home = config.out or HOME / f"compare-{name_after(data)}"
+    config = config or TrainConfig()
+    home = config.out or DEFAULT_RUNS_FOLDER / f"compare-{name_after(data)}"
     planned = _plan(models or [config.model], strategies or [config.strategy], home, config)
     finished = _finished(planned, data, reporter)
     ready: dict[str, Path] = {}
@@ -118,7 +119,7 @@ def compare_trainings(
             failed[each.name] = error
     if not ready:
         raise next(iter(failed.values()))
-    lines = [tell_runs(ready, home / "compare.png"), f"run folders: {home}"]
+    lines = [compare_finished(ready, home / "compare.png"), f"run folders: {home}"]
     lines += [f"not trained: {name}: {error.message}" for name, error in failed.items()]
     return Comparison("\n".join(lines), failed)
 
@@ -180,7 +181,7 @@ def _difference(planned: _Planned, samples: Samples) -> str | None:
     """Say in what a run differs from what is planned; None where it need not be trained again."""
     if read_metrics(planned.folder)["regraft"] != __version__:
         return "versions of regraft"
-    config = with_augmentation(planned.config, samples)
+    config = choose_augmentation(planned.config, samples)
     then = read_config(planned.folder / "config.yaml")
     # Of the split, the parts themselves are compared.
     free = {*harmless(type(config)), "split", *unread(config)}
@@ -196,11 +197,7 @@ def _difference(planned: _Planned, samples: Samples) -> str | None:
 
 def _same_parts(planned: _Planned, samples: Samples) -> bool:
     """Whether a run had these images in these parts."""
-    parts = divide(samples, planned.config)
-    names: list[str | None] = [None] * len(samples)
-    for part, indices in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
-        for index in indices.tolist():
-            names[index] = part
+    parts = split_by_config(samples, planned.config).part_names()
     rows = {row.id: row for row in read_split(planned.folder / "split.csv")}
     return len(rows) == len(samples) and all(
         name in rows
@@ -208,6 +205,6 @@ def _same_parts(planned: _Planned, samples: Samples) -> bool:
         # In no part is also what could be scanned and not decoded.
         and rows[name].part in {part, None}
         for name, label, digest, part in zip(
-            samples.ids, samples.labels, samples.hashes, names, strict=True
+            samples.ids, samples.labels, samples.hashes, parts, strict=True
         )
     )

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from regraft.backbones.image_size import adapt_to_images
-from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
-from regraft.commands.steps import compute_of, extract_features
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.evaluation.metrics import measure_classification
+from regraft.features.extractor import Extractor, load_backbone
 from regraft.heads.fit import fit_head
-from regraft.probe.fit import FOLDS, fit_probe, score
-from regraft.splits.split import assign_folds, split
+from regraft.probe.fit import FOLDS, ProbeSettings, fit_probe
+from regraft.probe.score import score
+from regraft.probe.subset import sorted_by_hash
+from regraft.splits.folds import assign_folds
+from regraft.splits.split import all_for_training, split_by_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from regraft.core.reporter import Reporter
-    from regraft.data.samples import Parts, Samples
 
 _FEW = 10  # images a class
 _SHOWN = 3  # single images that are predicted
@@ -36,39 +37,22 @@ _SHOWN = 3  # single images that are predicted
 def run(reporter: Reporter, out: Path) -> str:
     """Train on scikit-learn's digits, compare, predict; return the text to print.
 
-    Parameters
-    ----------
-    reporter : Reporter
-        Follows the work.
-    out : Path
-        Run folder; an earlier run in it is replaced.
-
-    Returns
-    -------
-    str
-        One short table with intervals, single predictions, and what to type next.
-
-    Raises
-    ------
-    RunError
-        Where ``out`` holds something that is not a run.
+    An earlier run in ``out`` is replaced; anything else there is an error.
     """
     config = TrainConfig(out=out, overwrite=True)
     trained = train("digits", config, reporter)
-    samples = scan("digits", config)
-    parts = split(samples, test_fraction=config.test_fraction, seed=config.seed)
-    few = dataclasses.replace(parts, train=_some_of_each(samples, parts.train))
-    rows = [
-        ["test accuracy (95 % interval)", f"{_FEW} images a class", f"all {len(parts.train):,}"]
-    ]
-    rows += _contenders(samples, (few, parts), trained.metrics, config, reporter)
-    n_test, seconds = len(parts.test), trained.metrics["seconds"]["total"]
+    dataset = split_by_config(scan("digits", config), config)
+    few = dataclasses.replace(dataset.parts, train=_some_of_each(dataset))
+    n_train, n_test = len(dataset.train), len(dataset.test)
+    rows = [["test accuracy (95 % interval)", f"{_FEW} images a class", f"all {n_train:,}"]]
+    rows += _contenders([Dataset(dataset.samples, few), dataset], trained.metrics, reporter)
+    seconds = trained.metrics["seconds"]["total"]
     lines = [
-        f"{len(samples):,} handwritten digits of 8 by 8 pixels, {n_test} of them for testing",
+        f"{len(dataset.samples):,} handwritten digits of 8 by 8 pixels, {n_test} of them for testing",
         "",
         *(f"{name:<34}{few_:<26}{all_}" for name, few_, all_ in rows),
         "",
-        *_predict_some(samples, parts, out),
+        *_predict_some(dataset, out),
         "",
         f"The run of every stage took {seconds:.1f} s; its figures and pictures are in {out}.",
         "Next, on your own images, one folder per class: regraft train FOLDER",
@@ -77,82 +61,80 @@ def run(reporter: Reporter, out: Path) -> str:
 
 
 def _contenders(
-    samples: Samples,
-    settings: tuple[Parts, ...],
-    trained: dict[str, Any],
-    config: TrainConfig,
-    reporter: Reporter,
+    datasets: Sequence[Dataset], trained: dict[str, Any], reporter: Reporter
 ) -> list[list[str]]:
     """Return each contender's name and its test accuracy, with few images and with all."""
-    truth = samples.labels[settings[0].test]
+    few, truth = datasets[0], datasets[0].labels(datasets[0].test)
 
     def row(name: str, *answers: NDArray[np.float32] | dict[str, Any]) -> list[str]:
         measured = [
-            known
-            if isinstance(known, dict)
-            else measure_classification(known, truth, samples.classes)
+            known if isinstance(known, dict) else measure_classification(known, truth, few.classes)
             for known in answers
         ]
         return [name, *(_interval(each["accuracy"]) for each in measured)]
 
-    pixels = _read_pixels(samples)
-    answers = [_fit_pixels(pixels, samples, parts, config) for parts in settings]
-    rows = [row("logistic regression on raw pixels", *answers)]
-    with ExitStack() as stack:
-        for weights, parts_of in (("none", settings), ("default", settings[:1])):
-            backbone = load_backbone(config.model, weights, seed=config.seed)
-            backbone, _ = adapt_to_images(backbone, samples.sizes, automatic=True)
-            compute = compute_of(backbone, config)
-            everything = np.arange(len(samples))
-            features = extract_features(
-                samples, everything, backbone, compute, config, stack, reporter
-            )
-            probes = [fit_probe(features, samples, parts, backbone, config) for parts in parts_of]
-            answers = [score(probe.model, features, settings[0].test) for probe in probes]
-            if weights == "none":
-                rows.append(row("random network, every stage", *answers))
-                continue
-            # The run has told already what all images give: by last stage, and by its choice.
-            last = probes[0].last_stage or probes[0].model
-            of_last = score(last, features, settings[0].test)
-            everywhere = trained["baselines"].get("last_stage", trained["test"])
-            rows.append(row("pretrained network, last stage", of_last, everywhere))
-            rows.append(row("pretrained network, every stage", *answers, trained["test"]))
-    return rows
+    pixels = _read_pixels(few)
+    of_pixels = [_fit_pixels(pixels, each) for each in datasets]
+    of_random = [chosen for _, chosen in _fit_probes("none", datasets, reporter)]
+    ((last, chosen),) = _fit_probes("default", [few], reporter)
+    # The run has measured already what all images give: by the last stage, and by its choice.
+    last_of_all = trained["baselines"].get("last_stage", trained["test"])
+    return [
+        row("logistic regression on raw pixels", *of_pixels),
+        row("random network, every stage", *of_random),
+        row("pretrained network, last stage", last, last_of_all),
+        row("pretrained network, every stage", chosen, trained["test"]),
+    ]
 
 
-def _fit_pixels(
-    pixels: NDArray[np.float32], samples: Samples, parts: Parts, config: TrainConfig
-) -> NDArray[np.float32]:
-    y = samples.labels[parts.train]
-    keys = [samples.hashes[index] for index in parts.train]
-    folds = assign_folds(y, np.arange(len(y)), FOLDS, config.seed, keys)
-    fitted = fit_head(pixels[parts.train], y, folds=folds, n_classes=len(samples.classes))
+def _fit_probes(
+    weights: str, datasets: Sequence[Dataset], reporter: Reporter
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return the answers on the test part of each dataset's probe: of its last stage, and its own."""
+    config = TrainConfig(weights=weights)
+    extractor = Extractor.for_samples(load_backbone(config), datasets[0].samples, config)
+    extractor.reporter = reporter  # follows the images; the choices are the run's
+    answers = []
+    with extractor:
+        features = extractor.read(all_for_training(datasets[0].samples))
+        for dataset in datasets:
+            probe = fit_probe(features, dataset, extractor.backbone, ProbeSettings.of(config))
+            models = (probe.last_stage or probe.model, probe.model)
+            last, chosen = (score(model, features, dataset.test) for model in models)
+            answers.append((last, chosen))
+    return answers
+
+
+def _fit_pixels(pixels: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
+    """Return the answers on the test part of a head that is fitted on pixels (N, D)."""
+    y = dataset.labels(dataset.train)
+    keys = [dataset.samples.hashes[index] for index in dataset.train]
+    folds = assign_folds(y, np.arange(len(y)), FOLDS, TrainConfig.seed, keys)
+    fitted = fit_head(pixels[dataset.train], y, folds=folds, n_classes=len(dataset.classes))
     with torch.inference_mode():
-        logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[parts.test]))
+        logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[dataset.test]))
     probabilities: NDArray[np.float32] = (logits / fitted.temperature).softmax(1).numpy()
     return probabilities
 
 
-def _read_pixels(samples: Samples) -> NDArray[np.float32]:
-    stream = samples.stream(range(len(samples)))
+def _read_pixels(dataset: Dataset) -> NDArray[np.float32]:
+    stream = dataset.samples.stream(range(len(dataset.samples)))
     return np.stack([np.asarray(load(), np.float32).ravel() / 255 for _, load in stream])
 
 
-def _some_of_each(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Take the same number of training images of each class, by content hash."""
-    ranked = sorted(train, key=lambda index: samples.hashes[index])
-    chosen: list[int] = []
-    for label in range(len(samples.classes)):
-        chosen += [int(i) for i in ranked if samples.labels[i] == label][:_FEW]
-    return np.sort(np.asarray(chosen, dtype=np.int64))
+def _some_of_each(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the same number of training images of each class, chosen by content hash."""
+    ranked = sorted_by_hash(dataset.train, dataset.samples)
+    labels = dataset.labels(ranked)
+    of_classes = [ranked[labels == label][:_FEW] for label in range(len(dataset.classes))]
+    return np.sort(np.concatenate(of_classes))
 
 
-def _predict_some(samples: Samples, parts: Parts, out: Path) -> list[str]:
-    """Answer for single test images from the bundle alone, as production would."""
-    predictor = Predictor.load(out)
+def _predict_some(dataset: Dataset, out: Path) -> list[str]:
+    """Answer for single test images from the bundle alone, as a user of the bundle would."""
+    predictor, samples = Predictor.load(out), dataset.samples
     lines = ["Single test images, answered by the bundle that was written:"]
-    for index, load in samples.stream(parts.test[:_SHOWN]):
+    for index, load in samples.stream(dataset.test[:_SHOWN]):
         answer = predictor.predict(load())
         true = samples.classes[samples.labels[index]]
         lines.append(

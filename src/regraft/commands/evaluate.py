@@ -1,36 +1,32 @@
-"""A trained classifier put to work: measured on labelled images, or asked about images.
+"""``regraft evaluate``: a trained classifier measured on labelled images.
 
-Both read the bundle that the run wrote, as whoever deploys it does.
+It reads the bundle that the run wrote, as a user of the bundle does.
 """
 
-# ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being listed
+# ruff: noqa: PLC0415 - torch takes seconds to import
 
 from __future__ import annotations
 
-import dataclasses
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.commands.steps import extract_features, n_workers, tell_refused
-from regraft.config.settings import some_settings
-from regraft.core.background import in_background
-from regraft.core.reporter import Reporter
-from regraft.data.refused import note_refused
+from regraft.config.settings import READING, some_settings
+from regraft.core.reporter import SILENT, Reporter
+from regraft.data.dataset import Dataset
+from regraft.data.notes import report_refused
+from regraft.data.refused import record_refused
 from regraft.data.scan import scan
-from regraft.data.sources.registry import open_unlabelled
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from regraft.bundle.predictor import Prediction
+    from regraft.bundle.predictor import Predictor
+    from regraft.data.ledger import Ledger
 
 
 def evaluate(
-    run: Path | str, data: Any, *, reporter: Reporter | None = None, **settings: Any
+    run: Path | str, data: Any, *, reporter: Reporter = SILENT, **settings: Any
 ) -> dict[str, Any]:
     """Measure a trained classifier on labelled images that it was not fitted on.
 
@@ -39,10 +35,10 @@ def evaluate(
     run : Path or str
         Run folder, or the bundle in it.
     data : str, Path or tuple of arrays
-        As for ``train``. Of data with parts, the test part is measured. Classes are matched by
+        As for ``train``. If the data have parts, the test part is measured. Classes are matched by
         name; images that the run was fitted on (the same bytes) are left out and counted.
-    reporter : Reporter, optional
-        Silent where not given.
+    reporter : Reporter
+        Follows the work; silent by default.
     **settings
         Fields of TrainConfig that say how images are read and computed.
 
@@ -54,90 +50,56 @@ def evaluate(
     Raises
     ------
     DataError
-        Where a class has a name that the run does not know; it lists them. Where too many images
-        cannot be read, or with ``strict``, one.
+        Where the run does not know the name of a class; the message lists them. Where too many
+        images cannot be read, or with ``strict``, one.
     BundleError
-        Where the bundle is not what it says.
+        Where the bundle is not what it claims to be.
     """
-    config, reporter, run = some_settings(settings, "evaluate"), reporter or Reporter(), Path(run)
+    asked, folder = some_settings(settings, READING), Path(run)
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import measure_classification
-    from regraft.probe.fit import score
+    from regraft.features.extractor import Extractor
+    from regraft.probe.score import score
     from regraft.runs.summary import describe_test
 
     predictor = Predictor.load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
+        folder, device=asked.device, precision=asked.precision, batch_size=asked.batch_size
     )
-    if "max_pixels" not in settings:  # as the run was trained
-        config = config.replace(max_pixels=predictor.model.max_pixels)
+    config = asked if "max_pixels" in settings else _as_trained(asked, predictor)
     samples = scan(data, config, reporter, least_classes=1)
     labels = match_classes(samples, predictor.classes)
-    chosen, notes = choose_unseen(samples, run)
+    wanted, notes = choose_unseen(samples, folder)
     for note in (*samples.source.notes, *samples.notes, *notes):
         reporter.say(note)
-    n_told = len(notes)
-    with ExitStack() as stack:
-        features = extract_features(
-            samples, chosen, predictor.model.backbone, predictor.compute, config, stack, reporter
-        )
-        samples = note_refused(samples, chosen, features.refused, strict=config.strict)
-        chosen = np.asarray([i for i in chosen if int(i) not in features.refused], dtype=np.int64)
-        probabilities = score(predictor.model, features, chosen)
-    notes += missing_classes(labels[chosen], predictor.classes)
-    results = measure_classification(
-        probabilities, labels[chosen], predictor.classes, seed=config.seed
+    backbone = predictor.model.backbone
+    with Extractor(backbone, predictor.compute, config, reporter) as extractor:
+        features = extractor.read(Dataset.only_test(samples, wanted))
+        ledger = record_refused(samples, wanted, features.refused, strict=config.strict).ledger
+        read = np.asarray([i for i in wanted if int(i) not in features.refused], dtype=np.int64)
+        probabilities = score(predictor.model, features, read)
+    measured = measure_classification(
+        probabilities, labels[read], predictor.classes, seed=config.seed
     )
-    entries = samples.ledger.entries
-    refused = {e.path: f"{e.kind}: {e.reason}" for e in entries if e.status == "refused"}
-    tell_refused(samples.ledger, reporter, "among the figures")
-    for line in (*notes[n_told:], *results["warnings"], *describe_test(results)):
+    missing = missing_classes(labels[read], predictor.classes)
+    report_refused(ledger, reporter, "among the figures")
+    for line in (*missing, *measured["warnings"], *describe_test(measured)):
         reporter.say(line)
-    told = {"source": samples.source.location, "notes": notes, "refused": refused}
-    return {"run": str(run), "data": told, **results}
+    about = {
+        "source": samples.source.location,
+        "notes": [*notes, *missing],
+        "refused": _refused(ledger),
+    }
+    return {"run": str(folder), "data": about, **measured}
 
 
-def predict(
-    run: Path | str,
-    paths: Sequence[str],
-    *,
-    topk: int = 1,
-    reporter: Reporter | None = None,
-    **settings: Any,
-) -> Iterator[Prediction]:
-    """Classify images.
-
-    Parameters
-    ----------
-    run : Path or str
-        Run folder, or the bundle in it.
-    paths : sequence of str
-        Files, folders, patterns, zip or tar files, ``-`` for standard input.
-    topk : int
-        How many classes each answer lists.
-    reporter : Reporter, optional
-        Silent where not given.
-    **settings
-        Fields of TrainConfig that say how images are read and computed.
-
-    Yields
-    ------
-    Prediction
-        In the order of the images; with ``error`` where one cannot be read.
-    """
-    with in_background(_import_predictor) as importing:
-        config = some_settings(settings, "predict")
-        source = open_unlabelled(paths)
-    for note in source.notes:
-        (reporter or Reporter()).say(note)
-    predictor = importing.result().load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-    if "max_pixels" in settings:
-        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    yield from predictor.stream(source, workers=n_workers(config), top_k=topk)
+def _as_trained(config: Any, predictor: Predictor) -> Any:
+    """Return the settings with the limit of pixels that the run was trained with."""
+    return config.replace(max_pixels=predictor.model.max_pixels)
 
 
-def _import_predictor() -> Any:
-    from regraft.bundle.predictor import Predictor
-
-    return Predictor
+def _refused(ledger: Ledger) -> dict[str, str]:
+    return {
+        each.path: f"{each.kind}: {each.reason}"
+        for each in ledger.entries
+        if each.status == "refused"
+    }

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.commands.steps import with_augmentation
-from regraft.config.settings import some_settings
-from regraft.core.reporter import Reporter
+from regraft.config.settings import SHOWING, some_settings
+from regraft.core.machine import n_threads
+from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import columns
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, ImageError
-from regraft.images.decode import decode
-from regraft.plots.grid import SHOWN, Item, draw_grid
-from regraft.runs.reserve import picture_place
+from regraft.features.extractor import choose_augmentation
+from regraft.plots import grid as plots
+from regraft.runs.names import picture_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def show(
     data: Any,
     out: Path | None = None,
     augmentation: str | None = None,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     **settings: Any,
 ) -> str:
     """Draw labelled images, and count classes and sizes.
@@ -54,7 +54,7 @@ def show(
     reporter : Reporter, optional
         Silent where not given.
     **settings
-        Settings that ``regraft show`` has flags for.
+        Fields of TrainConfig that are in ``settings.SHOWING``.
 
     Returns
     -------
@@ -76,16 +76,16 @@ def show(
 
         print(show("photos", augmentation="standard"))
     """
-    config, reporter = some_settings(settings, "show"), reporter or Reporter()
+    config = some_settings(settings, SHOWING)
     if augmentation is not None:
         _check_augmentation(augmentation)
-    place = picture_place(out, "show.png", data)
+    path = picture_path(out, "show.png", data)
     samples = scan(data, config, reporter, least_classes=1)
     if augmentation == "auto":
-        augmentation = with_augmentation(config, samples).augment
-    n_images = SHOWN if augmentation is None else SHOWN // (1 + VIEWS)
+        augmentation = choose_augmentation(config, samples).augment
+    n_images = plots.SHOWN if augmentation is None else plots.SHOWN // (1 + VIEWS)
     chosen = choose_examples(samples, n_images, config.seed)
-    images = _read(samples, chosen, config)
+    images = _read(samples, chosen, n_threads(config.workers))
     title = f"{len(chosen):,} of {len(samples):,} images, of as many classes as fit"
     if augmentation is None:
         items = [_item(images[index], samples, index) for index in chosen]
@@ -98,8 +98,8 @@ def show(
             for index in chosen
             for item in _views(images[index], samples, index, augmentation, preprocess, config.seed)
         ]
-    draw_grid(place, items, title)
-    return "\n".join([*_lines(samples), f"picture: {place}"])
+    plots.prediction_grid(path, items, title)
+    return "\n".join([*_lines(samples), f"picture: {path}"])
 
 
 def choose_examples(samples: Samples, n_images: int, seed: int) -> list[int]:
@@ -141,29 +141,26 @@ def _check_augmentation(name: str) -> None:
 
 def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:
     """Return the rendering of the default network at the size that a training would take."""
-    from regraft.backbones import image_size, registry  # noqa: PLC0415 - imports torch
+    from regraft.backbones import registry  # noqa: PLC0415 - imports torch
 
     size = None if config.image_size == "auto" else int(config.image_size)
     backbone = registry.load_backbone(config.model, "none", image_size=size)  # no weight is used
-    backbone, _ = image_size.adapt_to_images(backbone, samples.sizes, automatic=size is None)
+    backbone, _ = registry.fitted_to(backbone, samples.sizes, automatic=size is None)
     return backbone.preprocess
 
 
 def _read(
-    samples: Samples, chosen: list[int], config: TrainConfig
+    samples: Samples, chosen: list[int], n_threads: int
 ) -> dict[int, NDArray[np.uint8] | str]:
-    """Decode some images; a word in place of one whose header promised too much."""
-    found: dict[int, NDArray[np.uint8] | str] = {}
-    for index, load in samples.stream(chosen):
-        try:
-            found[index] = decode(load(), config.max_pixels)
-        except ImageError as error:
-            found[index] = error.kind
-    return found
+    """Decode some images; a word in place of an image whose pixels cannot be read."""
+    return {
+        index: pixels.kind if isinstance(pixels, ImageError) else pixels
+        for index, pixels in samples.pixels(chosen, n_threads)
+    }
 
 
-def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> Item:
-    return Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
+def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> plots.Item:
+    return plots.Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
 
 
 def _views(
@@ -173,7 +170,7 @@ def _views(
     augmentation: str,
     preprocess: Preprocess,
     seed: int,
-) -> list[Item]:
+) -> list[plots.Item]:
     """Return an image as it is measured, and as a training would see it in its first epochs."""
     from regraft.core.keyed_random import generator  # noqa: PLC0415
     from regraft.images.augment import AUGMENTATIONS, augment  # noqa: PLC0415
@@ -181,13 +178,13 @@ def _views(
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
     if isinstance(image, str):
-        return [Item(image, None, true, None, name)] * (1 + VIEWS)
-    items = [Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
+        return [plots.Item(image, None, true, None, name)] * (1 + VIEWS)
+    items = [plots.Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
     for epoch in range(1, VIEWS + 1):
         random = generator(seed, "augment", epoch, samples.hashes[index])
         view = augment(image, preprocess, AUGMENTATIONS[augmentation], random)
         pixels = view.permute(1, 2, 0).numpy()
-        items.append(Item(pixels, None, true, None, f"epoch {epoch}"))
+        items.append(plots.Item(pixels, None, true, None, f"epoch {epoch}"))
     return items
 
 

@@ -1,7 +1,7 @@
-"""The main path: labelled images in, an honest classifier and a bundle out. Read ``_train`` first.
+"""The main path: labelled images in, an honest classifier and a bundle out. Read ``train`` first.
 
-Scan, split, extract, fit, evaluate, write: data flow one way, and the labels of the test part
-influence no choice.
+Scan, split, extract, fit, evaluate, write: data flow in one direction, and the labels of the test
+part influence no choice.
 """
 
 # ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being hashed
@@ -9,54 +9,41 @@ influence no choice.
 from __future__ import annotations
 
 import json
-import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from regraft.commands.steps import (
-    check_names,
-    compute_of,
-    configured,
-    divide,
-    extract_features,
-    load_backbone,
-    n_workers,
-    probing,
-    suited,
-    tell_data,
-    tell_refused,
-)
-from regraft.config.settings import refuse_unread
+from regraft.commands.train_follower import train_as_follower
+from regraft.config.settings import configured, refuse_unread
 from regraft.core.background import in_background
-from regraft.core.reporter import Reporter, Stopwatch
-from regraft.data.refused import drop_refused
+from regraft.core.machine import memory_limit, n_threads
+from regraft.core.reporter import SILENT, Reporter, Stopwatch
+from regraft.data.notes import report_dataset, report_refused
 from regraft.data.scan import scan
-from regraft.errors import SmallSampleWarning
+from regraft.features.extractor import Extractor, load_backbone
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.paths import checkpoints_folder, generations, refuse_existing
 from regraft.finetune.processes.group import joined
 from regraft.runs.logs.registry import open_logs
-from regraft.runs.metrics_file import write_metrics
-from regraft.splits.rounds import testing_rounds
+from regraft.runs.reserve import reserve
+from regraft.splits.rounds import test_folds
+from regraft.splits.split import split_by_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from regraft.check.near_duplicates import Pair
     from regraft.config.train_config import TrainConfig
-    from regraft.data.samples import Parts, Samples
+    from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
-    from regraft.finetune.processes.group import ProcessGroup
+    from regraft.finetune.train import Trained
     from regraft.model import Model
-    from regraft.probe.score import Scored
-    from regraft.runs.reserve import Claim
+    from regraft.probe.fit import Probe
+    from regraft.finetune.processes.group import ProcessGroup
+    from regraft.runs.logs.registry import Logs
+    from regraft.runs.reserve import Reservation
+    from regraft.runs.write import Result
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Run:
         return f"Run({str(self.folder)!r}, test accuracy {accuracy:.3f}, n = {n:,})"
 
     def summary(self) -> str:
-        """Return the result, what it must be held against, and what to type next."""
+        """Return the result, what to compare it with, and what to type next."""
         from regraft.runs.summary import summarise
 
         return summarise(self.folder, self.metrics)
@@ -92,7 +79,7 @@ class Run:
 def train(
     data: Any,
     config: TrainConfig | None = None,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     callbacks: Sequence[object] = (),
     **settings: Any,
 ) -> Run:
@@ -105,9 +92,9 @@ def train(
         ``kaggle:OWNER/NAME``, ``hf:OWNER/NAME``, or ``(images, labels)``.
     config : TrainConfig, optional
         Every setting; the defaults are good.
-    reporter : Reporter, optional
-        Silent where not given.
-    callbacks : sequence of object, optional
+    reporter : Reporter
+        Follows the work; silent by default.
+    callbacks : sequence of object
         Called while a network is trained; methods as in ``regraft.finetune.callbacks.MOMENTS``.
     **settings
         Fields of TrainConfig, in place of those of ``config``.
@@ -129,179 +116,175 @@ def train(
         run = regraft.train("photos", taps="all", seed=1)
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
-    config, reporter = configured(config, settings), reporter or Reporter()
-    refuse_unread(config, settings)
-    check_callbacks(callbacks, config.strategy)
-    with joined(config.strategy) as group:  # several processes where torchrun has started them
+    asked = configured(config, settings)
+    refuse_unread(asked, settings)
+    check_callbacks(callbacks, asked.strategy)
+    with joined(asked.strategy) as group:  # several processes if torchrun has started them
         if not group.first:
-            from regraft.commands.train_follower import follow
-
-            return Run(*follow(data, config, group))
-        run = _train(data, config, reporter, callbacks, group)
-        told = {"folder": str(run.folder), "metrics": run.metrics}
-        group.send("written", json.dumps(told).encode())
-    return run
-
-
-def _train(
-    data: Any,
-    config: TrainConfig,
-    reporter: Reporter,
-    callbacks: Sequence[object],
-    group: ProcessGroup,
-) -> Run:
-    """Scan, split, extract, fit, evaluate, write."""
-    seconds = Stopwatch()
-    with ExitStack() as stack:
-        place = stack.enter_context(_claim(data, config))  # nobody else writes there meanwhile
-        checkpoints = _checkpoints(place.folder, config)
-        logs = stack.enter_context(open_logs(config, place.folder, checkpoints, reporter))
-        _check_device(config)
-        with seconds.of("scan"), in_background(load_backbone, config) as loading:
-            samples = scan(data, config, reporter)  # N samples and the ledger
-            parts = divide(samples, config)  # train, val, test: disjoint
-        tell_data(samples, parts, reporter)
-        with seconds.of("load"):  # what scanning did not hide
-            backbone, config = suited(loading.result(), samples, config, reporter)
-        from regraft.backbones.freeze import frozen
-        from regraft.finetune.processes.exchange import send_probe
-        from regraft.finetune.train import Job, finetune, remove_checkpoints, require_readable
-        from regraft.probe.fit import fit_probe, statistics
-        from regraft.probe.score import cross_validate, score_test
-        from regraft.runs.write import Outcome, describe, write_artefacts
-
-        check_names(backbone, config)  # told before minutes of extraction
-        compute = compute_of(backbone, config)
-        reporter.say(f"forward pass on {compute.device} in {compute.precision}")
-        with seconds.of("extract"), frozen(backbone.module):
-            seen = features = extract_features(
-                samples, _used(parts), backbone, compute, config, stack, reporter, parts.train
-            )
-            samples, parts = drop_refused(samples, parts, features.refused, strict=config.strict)
-            tell_refused(samples.ledger, reporter, "in ledger.json")
-        rounds = testing_rounds(samples, parts, config)  # one, or each image once in several
-        with seconds.of("compare"):  # the same scene twice, in training and in test
-            pairs = _near_duplicates(samples, rounds, features, config, reporter)
-        with seconds.of("fit"):  # taps, penalty, temperature: chosen by folds of parts.train
-            probe = fit_probe(features, samples, parts, backbone, probing(config), reporter)
-            model, fitted = probe.model, probe.fitted
-        if config.strategy != "probe":  # starts from the probe; epochs are chosen by parts.val
-            with seconds.of("train"):
-                send_probe(group, probe.model, samples, parts)
-                model, fitted = finetune(
-                    Job(probe.model, samples, parts, compute, config, reporter, group),
-                    checkpoints, (logs, *callbacks),
-                )  # fmt: skip
-            if model.backbone is not backbone:
-                with seconds.of("extract again"):
-                    seen = extract_features(
-                        samples, _used(parts), model.backbone, compute, config, stack, reporter
-                    )
-                    require_readable(samples, seen.refused)
-        with seconds.of("evaluate"):  # the test part, once
-            scored = (
-                cross_validate(features, samples, rounds, backbone, config, reporter)
-                if config.folds  # or every image once, by probes of other images
-                else score_test(model, seen, probe, features, samples, parts, config)
-            )
-            results = _measure(scored, model, seen, samples, parts, config)
-        with seconds.of("write"), place.new_run() as beside:
-            outcome = Outcome(
-                config, samples, parts, seen, compute, model, fitted,
-                statistics(seen, samples, parts), scored, results, pairs,
-            )  # fmt: skip
-            write_artefacts(beside, outcome)
-            metrics = write_metrics(
-                beside, {**describe(outcome), **results, "seconds": seconds.so_far()}
-            )
-            logs.finish(beside, metrics)
-        if config.strategy != "probe":
-            remove_checkpoints(checkpoints)
-    return Run(place.folder, metrics, model)
+            return Run(*train_as_follower(data, asked, group))
+        seconds = Stopwatch()
+        with _reserve(data, asked) as place, _open_logs(asked, place, reporter) as logs:
+            check_first(asked, place)
+            with in_background(load_backbone, asked) as loading:  # torch's import takes seconds
+                found = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
+            seconds.lap("scan")
+            report_dataset(found, reporter)
+            network = loading.result()
+            with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
+                check_names(extractor)  # before minutes of extraction
+                seconds.lap("load")
+                features = extractor.read(found)  # one pass through the frozen network, kept
+                dataset = found.without(features.refused, strict=asked.strict)
+                report_refused(dataset.samples.ledger, reporter, "in ledger.json")
+                seconds.lap("extract")
+                pairs = _find_near_duplicates(features, dataset, extractor)
+                seconds.lap("compare")
+                probe = fit(features, dataset, extractor)  # chosen by folds of the training part
+                seconds.lap("fit")
+                trained = _train_network(probe, dataset, extractor, place, (logs, *callbacks), group)
+                seconds.add(trained.seconds)
+                result = _measure(probe, trained, features, dataset, extractor, pairs)  # once
+                seconds.lap("evaluate")
+            metrics = _write(place, result, logs, seconds)
+        group.send("written", json.dumps([str(place.folder), metrics]).encode())
+    return Run(place.folder, metrics, result.trained.model)
 
 
-def _claim(data: Any, config: TrainConfig) -> AbstractContextManager[Claim]:
+def check_first(config: TrainConfig, place: Reservation) -> None:
+    """Refuse, before the images are read, a device that is missing and checkpoints of another run.
+
+    The processor is always there: the import of torch is then hidden behind the scan.
+    """
+    if config.strategy != "probe" and not (config.resume or config.overwrite):
+        refuse_existing(checkpoints_folder(place.folder))
+    if config.device not in {"auto", "cpu"}:
+        from regraft.features.compute import choose_compute
+
+        choose_compute(config.device, config.precision, config.batch_size)
+
+
+def check_names(extractor: Extractor) -> None:
+    """Refuse taps and stages that the network does not have, and memory that is no number."""
+    from regraft.features.taps import select_blocks
+    from regraft.finetune.network import trained_stages
+
+    config = extractor.config
+    memory_limit(config.memory)
+    select_blocks(extractor.backbone, config.taps, config.grids)
+    trained_stages(extractor.backbone, config.unfreeze)
+
+
+def fit(features: Features, dataset: Dataset, extractor: Extractor) -> Probe:
+    """Fit the probe that the settings ask for."""
+    from regraft.probe.fit import ProbeSettings, fit_probe
+
+    settings = ProbeSettings.of(extractor.config)
+    return fit_probe(features, dataset, extractor.backbone, settings, extractor.reporter)
+
+
+def _reserve(data: Any, config: TrainConfig) -> AbstractContextManager[Reservation]:
     from regraft.features.store.store import default_folder
-    from regraft.runs.reserve import claim
 
-    store = (config.cache_dir or default_folder()) if config.cache else None
     resume = config.strategy != "probe" and config.resume
-    return claim(
-        config.out, data, overwrite=config.overwrite, store=store,
-        # One that begins anew is told of the checkpoints under its name, and refused.
-        stopped=_is_stopped if resume or config.strategy == "probe" else None, resume=resume,
-    )  # fmt: skip
+    return reserve(
+        config.out,
+        data,
+        overwrite=config.overwrite,
+        store=(config.cache_dir or default_folder()) if config.cache else None,
+        # A new training finds the checkpoints under its name in ``check_first``, and is refused.
+        is_stopped=_is_stopped if resume or config.strategy == "probe" else None,
+        resume=resume,
+    )
 
 
 def _is_stopped(run: Path) -> bool:
     return bool(generations(checkpoints_folder(run)))
 
 
-def _check_device(config: TrainConfig) -> None:
-    if config.device in {"auto", "cpu"}:
-        return  # always there; and the import of torch hides behind the scan then
-    from regraft.features.compute import choose_compute
-
-    choose_compute(config.device, config.precision, config.batch_size)
+def _open_logs(
+    config: TrainConfig, place: Reservation, reporter: Reporter
+) -> AbstractContextManager[Logs]:
+    return open_logs(config, place.folder, checkpoints_folder(place.folder), reporter)
 
 
-def _checkpoints(run: Path, config: TrainConfig) -> Path:
-    """Return where checkpoints go; before any work is done, refuse to begin anew over others."""
-    folder = checkpoints_folder(run)
-    if config.strategy != "probe" and not (config.resume or config.overwrite):
-        refuse_existing(folder)
-    return folder
-
-
-def _used(parts: Parts) -> NDArray[np.int64]:
-    """Return the samples of all parts, ascending."""
-    return np.sort(np.concatenate([parts.train, parts.val, parts.test]))
-
-
-def _near_duplicates(
-    samples: Samples,
-    rounds: Sequence[Parts],
-    features: Features,
-    config: TrainConfig,
-    reporter: Reporter,
+def _find_near_duplicates(
+    features: Features, dataset: Dataset, extractor: Extractor
 ) -> list[Pair]:
-    from regraft.check.near_duplicates import describe, find_near_duplicates
+    """Find and report the test images that are nearly the same as a training image."""
+    from regraft.check.near_duplicates import duplicate_notes, find_near_duplicates
+    from regraft.plots.pairs import SHOWN
 
-    pairs = find_near_duplicates(
-        samples, rounds, features, max_pixels=config.max_pixels, workers=n_workers(config)
-    )
-    for note in describe(pairs, samples, sum(len(each.test) for each in rounds)):
-        reporter.say(note)
+    config = extractor.config
+    folds = test_folds(dataset, config.folds, config.seed)
+    pairs = find_near_duplicates(folds, features, n_threads(config.workers), SHOWN)
+    n_tested = sum(len(each.test) for each in folds)
+    for note in duplicate_notes(pairs, dataset.samples, n_tested):
+        extractor.reporter.say(note)
     return pairs
 
 
-def _measure(
-    scored: Scored,
-    model: Model,
-    features: Features,
-    samples: Samples,
-    parts: Parts,
-    config: TrainConfig,
-) -> dict[str, Any]:
-    """Measure all models that are shown in one pass; the test labels are read here only."""
-    from regraft.evaluation.metrics import accuracy_gain, measure_classification
-    from regraft.probe.fit import score
+def _train_network(  # noqa: PLR0913 - what a training is made of
+    probe: Probe,
+    dataset: Dataset,
+    extractor: Extractor,
+    place: Reservation,
+    callbacks: Sequence[object],
+    group: ProcessGroup,
+) -> Trained:
+    """Train the network too if the strategy says so; else return the probe itself."""
+    from regraft.finetune.processes.exchange import send_probe
+    from regraft.finetune.train import Trained, train_network
 
-    truth = samples.labels[scored.tested]
-    test = measure_classification(scored.probabilities, truth, samples.classes, seed=config.seed)
-    for text in test["warnings"]:
-        warnings.warn(text, SmallSampleWarning, stacklevel=2)
-    results: dict[str, Any] = {"protocol": scored.protocol, "test": test, "baselines": {}}
-    if scored.rounds:
-        results["rounds"] = scored.rounds
-    if len(parts.val):
-        validated = score(model, features, parts.val)
-        results["val"] = measure_classification(
-            validated, samples.labels[parts.val], samples.classes, seed=config.seed
-        )
-    for name, (baseline, description) in scored.baselines.items():
-        measured = measure_classification(baseline, truth, samples.classes, seed=config.seed)
-        kept = {key: measured[key] for key in ("n", "accuracy", "macro_f1", "log_loss")}
-        gain = accuracy_gain(scored.probabilities, baseline, truth)
-        results["baselines"][name] = {"description": description, **kept, "gain": gain}
-    return results
+    if extractor.config.strategy == "probe":
+        return Trained(probe.model, probe.fitted)
+    send_probe(group, probe.model, dataset)
+    folder = checkpoints_folder(place.folder)
+    return train_network(probe.model, dataset, extractor, folder, callbacks, group)
+
+
+def _measure(  # noqa: PLR0913 - the one place where all comes together
+    probe: Probe,
+    trained: Trained,
+    features: Features,
+    dataset: Dataset,
+    extractor: Extractor,
+    pairs: list[Pair],
+) -> Result:
+    """Score the test part once, with all models that are shown."""
+    from regraft.probe.fit import ProbeSettings
+    from regraft.probe.score import cross_validate, measure_scores, score_test
+    from regraft.probe.statistics import training_statistics
+    from regraft.runs.write import Result
+
+    config, settings = extractor.config, ProbeSettings.of(extractor.config)
+    last = trained.features or features
+    if config.folds:  # every image once, by probes of other images
+        folds = test_folds(dataset, config.folds, config.seed)
+        scores = cross_validate(features, folds, extractor.backbone, settings, extractor.reporter)
+    else:
+        tuned = None if config.strategy == "probe" else (trained.model, last)
+        scores = score_test(probe, features, dataset, settings, tuned)
+    return Result(
+        config=config,
+        dataset=dataset,
+        features=last,
+        compute=extractor.compute,
+        trained=trained,
+        statistics=training_statistics(last, dataset),
+        scores=scores,
+        measured=measure_scores(scores, dataset, config.seed),
+        pairs=pairs,
+    )
+
+
+def _write(
+    place: Reservation, result: Result, logs: Logs, seconds: Stopwatch
+) -> dict[str, Any]:
+    """Write the run folder; then remove the checkpoints, which are of no more use."""
+    from regraft.finetune.train import remove_checkpoints
+    from regraft.runs.write import write_result
+
+    metrics = write_result(place, result, logs, seconds)
+    if result.config.strategy != "probe":
+        remove_checkpoints(checkpoints_folder(place.folder))
+    return metrics

@@ -1,4 +1,4 @@
-"""What all processes of a training but the first do: wait, share its steps, return as it does."""
+"""What all processes of a training but the first do: wait, take part in its steps, return as it does."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.steps import compute_of, load_backbone, suited
-from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
-from regraft.finetune.processes.exchange import receive_probe
-from regraft.finetune.train import Job, finetune
+from regraft.features.extractor import Extractor, load_backbone
 
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
@@ -21,38 +18,29 @@ if TYPE_CHECKING:
     from regraft.model import Model
 
 
-def follow(
+def train_as_follower(
     data: Any, config: TrainConfig, group: ProcessGroup
 ) -> tuple[Path, dict[str, Any], Model]:
-    """Share the steps of a training that the first process leads.
+    """Take part in the steps of a training that the first process leads.
 
-    Parameters
-    ----------
-    data : str, Path or tuple of arrays
-        The same as the first one's.
-    config : TrainConfig
-        The same as the first one's.
-    group : ProcessGroup
-        Of this process.
-
-    Returns
-    -------
-    tuple of Path, dict and Model
-        Run folder and metrics as the first process has written them, and the trained model.
+    Data and settings are the same as in the first process. Returns run folder and metrics as the
+    first process has written them, and the trained model.
 
     Raises
     ------
     RegraftError
         What is wrong; also where the first process has failed.
     """
-    silent = Reporter()
+    from regraft.finetune.processes.exchange import receive_probe  # noqa: PLC0415 - imports torch
+    from regraft.finetune.train import train_network  # noqa: PLC0415
+
+    own = config.replace(device=group.device(config.device))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RegraftWarning)  # the first process tells them
-        samples = scan(data, config, silent)
-        backbone, config = suited(load_backbone(config), samples, config, silent)
-        probe, parts = receive_probe(group, samples, backbone, config.max_pixels)
-        compute = compute_of(backbone, config.replace(device=group.device(config.device)))
-        nowhere = Path(os.devnull)  # of checkpoints: the first process has them
-        model, _ = finetune(Job(probe, samples, parts, compute, config, group=group), nowhere)
-    told = json.loads(group.receive("written"))
-    return Path(told["folder"]), told["metrics"], model
+        warnings.simplefilter("ignore", RegraftWarning)  # the first process reports them
+        samples = scan(data, own)
+        extractor = Extractor.for_samples(load_backbone(own), samples, own)  # opens no store
+        probe, dataset = receive_probe(group, samples, extractor.backbone)
+        nothing = Path(os.devnull)  # the first process has the checkpoints
+        trained = train_network(probe, dataset, extractor, nothing, group=group)
+    folder, metrics = json.loads(group.receive("written"))
+    return Path(folder), metrics, trained.model

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Advance(Protocol):
@@ -44,18 +44,26 @@ SILENT = Reporter()
 
 
 class Stopwatch:
-    """Seconds of each phase, and of everything since it was made."""
+    """Seconds of each phase of a training, and of everything since it was made."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
+        self._start = self._last = time.perf_counter()
         self._phases: dict[str, float] = {}
 
-    @contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Measure a phase."""
-        start = time.perf_counter()
-        yield
-        self._phases[phase] = time.perf_counter() - start
+    def lap(self, phase: str) -> None:
+        """End a phase: what has passed since the phase before it."""
+        now = time.perf_counter()
+        self._phases[phase], self._last = now - self._last, now
+
+    def add(self, phases: Mapping[str, float]) -> None:
+        """Take over phases that were measured elsewhere since the last one ended."""
+        self._phases |= phases
+        self._last = time.perf_counter()
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase."""
+        return dict(self._phases)
 
     def so_far(self) -> dict[str, float]:
         """Return the seconds of the phases that are over, and "total"."""

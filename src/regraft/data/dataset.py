@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regraft.data.refused import record_refused
+from regraft.data.samples import Parts
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.data.samples import Part, Parts, Samples
+    from regraft.data.samples import Part, Samples
     from regraft.errors import ImageError
 
 
@@ -78,9 +79,16 @@ class Dataset:
                 names[index] = name
         return names
 
-    def with_parts(self, **parts: NDArray[np.int64]) -> Dataset:
-        """Return the same samples with some parts replaced: ``train``, ``val`` or ``test``."""
-        return Dataset(self.samples, dataclasses.replace(self.parts, **parts))
+    def only_train(self) -> Dataset:
+        """Return the same training part without any other part."""
+        none = np.empty(0, np.int64)
+        return Dataset(self.samples, dataclasses.replace(self.parts, val=none, test=none))
+
+    @classmethod
+    def only_test(cls, samples: Samples, test: NDArray[np.int64]) -> Dataset:
+        """Return a dataset that is measured and not learnt from."""
+        none = np.empty(0, np.int64)
+        return cls(samples, Parts(none, none, test, left_out={}))
 
     def without(self, refused: Mapping[int, ImageError], *, strict: bool) -> Dataset:
         """Take images that could not be decoded out of the parts, and record them in the ledger.

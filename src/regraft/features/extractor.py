@@ -60,8 +60,8 @@ class Extractor:
         self._temporary: FeatureStore | None = None
 
     @classmethod
-    def for_dataset(
-        cls, backbone: Backbone, dataset: Dataset, config: TrainConfig, reporter: Reporter = SILENT
+    def for_samples(
+        cls, backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter = SILENT
     ) -> Self:
         """Choose how images are read, by the images; report each choice with its reason.
 
@@ -77,14 +77,14 @@ class Extractor:
         if note is not None:
             reporter.say(note)
         automatic = config.image_size == "auto"
-        fitted, reason = registry.fitted_to(backbone, dataset.samples.sizes, automatic=automatic)
+        fitted, reason = registry.fitted_to(backbone, samples.sizes, automatic=automatic)
         preprocess = fitted.preprocess
         reporter.say(
             f"{fitted.name}, weights {fitted.weights} (sha256 {fitted.weights_sha256[:12]}), "
             f"mean {preprocess.mean}, std {preprocess.std}"
         )
         reporter.say(reason)
-        chosen = choose_augmentation(config, dataset.samples)
+        chosen = choose_augmentation(config, samples)
         if chosen.tta:
             reporter.say(
                 f"features are the mean over each image and {chosen.views} views of it (augment "

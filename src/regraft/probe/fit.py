@@ -237,7 +237,7 @@ def _projections(
     return {name: landmarks.project(blocks) for name, blocks in sets.items()}
 
 
-def _fit_projections(  # noqa: PLR0913 - a fit of all images takes up what a fit of some has found
+def _fit_projections(
     features: Features,
     dataset: Dataset,
     indices: NDArray[np.int64],

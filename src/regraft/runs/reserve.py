@@ -69,7 +69,7 @@ class Reservation:
 
 
 @contextlib.contextmanager
-def reserve(  # noqa: PLR0913 - each by its name
+def reserve(
     out: Path | None,
     data: object,
     *,

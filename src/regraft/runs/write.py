@@ -1,4 +1,4 @@
-"""What a run leaves behind: the files of the run folder, each written once."""
+"""The run folder: every file of it, written once, from one result."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.bundle.format import write_bundle
-from regraft.check import near_duplicates
+from regraft.check.near_duplicates import duplicate_headline, duplicate_notes
 from regraft.config.yaml_file import to_yaml
 from regraft.core.files import write_atomic
+from regraft.core.machine import n_threads
 from regraft.core.version import __version__
-from regraft.errors import RegraftError
-from regraft.images.decode import DECODER_VERSION, decode, hash_payload
-from regraft.plots.confusion import draw_confusion
+from regraft.errors import ImageError, RegraftError
+from regraft.images.decode import DECODER_VERSION
+from regraft.plots import grid as plots
 from regraft.plots.epochs import draw_epochs
-from regraft.plots.grid import Item, draw_grid
-from regraft.plots.penalties import draw_penalties
-from regraft.runs.metrics_file import write_csv
-from regraft.splits.split import write_split
+from regraft.plots.pairs import Shown, pair_grid
+from regraft.runs.metrics_file import write_csv, write_metrics
+from regraft.splits.split_csv import write_split
 from regraft.task import SINGLE_LABEL
 
 if TYPE_CHECKING:
@@ -30,78 +30,87 @@ if TYPE_CHECKING:
 
     from regraft.check.near_duplicates import Pair
     from regraft.config.train_config import TrainConfig
-    from regraft.data.samples import Parts, Samples
+    from regraft.core.reporter import Stopwatch
+    from regraft.data.dataset import Dataset
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
-    from regraft.heads.fitted import FittedHead
-    from regraft.images.payload import Load
-    from regraft.model import Model, Statistics
-    from regraft.probe.score import Scored
+    from regraft.finetune.train import Trained
+    from regraft.model import Statistics
+    from regraft.probe.score import TestScores
+    from regraft.runs.logs.registry import Logs
+    from regraft.runs.reserve import Reservation
 
-_PICTURES = 24  # on predictions.png
-_MISTAKES = 12  # on mistakes.png
+_PICTURES = 24  # in predictions.png
+_MISTAKES = 12  # in mistakes.png
+_MOST_COLUMNS = 100  # classes with a column in predictions.csv
+_GONE = "could not be read again"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Everything that a training has found out, ready to be written.
+class Result:
+    """Everything that a training has found, ready to be written."""
 
-    ``scored`` are the answers on what was tested, ``near`` its near duplicates in training;
-    ``results`` are the evaluated parts and baselines as metrics.json has them.
-    """
-
-    config: TrainConfig
-    samples: Samples
-    parts: Parts
-    features: Features
+    config: TrainConfig  # with every automatic choice made
+    dataset: Dataset
+    trained: Trained  # the model, and how its head was fitted
+    features: Features  # of the model's network
     compute: Compute
-    model: Model
-    fitted: FittedHead
-    statistics: Statistics
-    scored: Scored
-    results: dict[str, Any]
-    near: list[Pair]
+    statistics: Statistics  # of the training features
+    scores: TestScores
+    measured: dict[str, Any]  # the scores' figures, as metrics.json has them
+    pairs: list[Pair]  # test images that are nearly the same as a training image
 
 
-def write_artefacts(folder: Path, outcome: Outcome) -> None:
-    """Write every file of a run but metrics.json, which says how long this took.
+def write_result(
+    place: Reservation, result: Result, logs: Logs, seconds: Stopwatch
+) -> dict[str, Any]:
+    """Write the run folder, finish the logs, and rename the folder to its path.
 
-    Parameters
-    ----------
-    folder : Path
-        Exists and is empty.
-    outcome : Outcome
-        What to write.
+    Returns
+    -------
+    dict
+        As a reader of metrics.json gets it.
 
     Raises
     ------
     DiskFullError
         Where there is no space left.
     """
-    samples, parts = outcome.samples, outcome.parts
-    # What repeats the run and not where it went: given to -c it must not replace this folder.
-    repeatable = outcome.config.replace(out=None, overwrite=False, resume=False, log="none")
+    with place.new_folder() as folder:
+        write_files(folder, result)
+        metrics = write_metrics(
+            folder, {**metrics_of(result), **result.measured, "seconds": seconds.so_far()}
+        )
+        logs.finish(folder, metrics)
+    return metrics
+
+
+def write_files(folder: Path, result: Result) -> None:
+    """Write every file of a run but metrics.json, which holds the seconds that all this took."""
+    trained = result.trained
+    # What repeats the run and not its path: given to -c it must not replace this folder.
+    repeatable = result.config.replace(out=None, overwrite=False, resume=False, log="none")
     write_atomic(folder / "config.yaml", to_yaml(repeatable).encode())
-    samples.ledger.write(folder / "ledger.json")
-    write_split(folder / "split.csv", samples, parts)
-    _write_history(folder / "history.csv", outcome.fitted.history)
-    _write_predictions(folder / "predictions.csv", outcome)
-    write_bundle(folder / "bundle", outcome.model, outcome.compute, outcome.statistics)
-    _draw(folder, outcome)
-    if outcome.near:
-        n_test = len(outcome.scored.tested)
-        near_duplicates.draw(folder / "duplicates.png", outcome.near, samples, n_test)
+    result.dataset.samples.ledger.write(folder / "ledger.json")
+    write_split(folder / "split.csv", result.dataset)
+    _write_history(folder / "history.csv", trained.fitted.history)
+    _write_predictions(folder / "predictions.csv", result)
+    write_bundle(folder / "bundle", trained.model, result.compute, result.statistics)
+    _draw_figures(folder, result)
+    _draw_predictions(folder, result)
+    if result.pairs:
+        _draw_pairs(folder / "duplicates.png", result)
 
 
-def describe(outcome: Outcome) -> dict[str, Any]:
-    """Return what metrics.json says besides results and seconds, JSON-ready."""
-    samples, parts, model = outcome.samples, outcome.parts, outcome.model
-    backbone, record = model.backbone, dict(outcome.fitted.record)
-    near = near_duplicates.describe(outcome.near, samples, len(outcome.scored.tested))
+def metrics_of(result: Result) -> dict[str, Any]:
+    """Return what metrics.json says besides figures and seconds, JSON-ready."""
+    samples, parts, n_tested = result.dataset.samples, result.dataset.parts, len(result.scores.tested)
+    model, record = result.trained.model, dict(result.trained.fitted.record)
     candidates = record.pop("candidates", [])
-    if outcome.config.strategy == "probe":  # what is fitted are rows: images and their views
+    if result.config.strategy == "probe":  # what is fitted are rows: images and their views
         record["rows"] = record["n"]
     record["n"] = len(parts.train)
+    duplicates = duplicate_notes(result.pairs, samples, n_tested)
     return {
         "regraft": __version__,
         "task": SINGLE_LABEL,
@@ -109,32 +118,28 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             "source": samples.source.location,
             "kind": samples.source.kind,
             "revision": samples.source.revision,
-            "n": {
-                "train": len(parts.train),
-                "val": len(parts.val),
-                "test": len(outcome.scored.tested),
-            },
+            "n": {"train": len(parts.train), "val": len(parts.val), "test": n_tested},
             "classes": list(samples.classes),
             "refused": sum(entry.status == "refused" for entry in samples.ledger.entries),
             "left_out": len(parts.left_out),
-            "notes": [*samples.source.notes, *samples.notes, *parts.notes, *near],
+            "notes": [*samples.source.notes, *samples.notes, *parts.notes, *duplicates],
         },
         "backbone": {
-            "name": backbone.name,
-            "weights": backbone.weights,
-            "weights_sha256": backbone.weights_sha256,
+            "name": model.backbone.name,
+            "weights": model.backbone.weights,
+            "weights_sha256": model.backbone.weights_sha256,
             # Hashed again after extraction: a difference would have been an error.
-            "frozen": outcome.fitted.record.get("best_epoch", 0) == 0,
-            "licence": backbone.licence,
-            **backbone.preprocess.recorded(),
+            "frozen": record.get("best_epoch", 0) == 0,
+            "licence": model.backbone.licence,
+            **model.backbone.preprocess.recorded(),
         },
         "head": {"blocks": [str(block) for block in model.blocks], **record},
         "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones
         "features": {
-            "extracted": outcome.features.n_extracted,
-            "reused": outcome.features.n_reused,
+            "extracted": result.features.n_extracted,
+            "reused": result.features.n_reused,
         },
-        "compute": {**outcome.compute.fingerprint(), "decoder": DECODER_VERSION},
+        "compute": {**result.compute.fingerprint(), "decoder": DECODER_VERSION},
     }
 
 
@@ -143,82 +148,89 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     write_csv(path, header, (list(row.values()) for row in history))
 
 
-def _write_predictions(path: Path, outcome: Outcome) -> None:
-    samples, classes = outcome.samples, outcome.samples.classes
-    shown = classes if len(classes) <= 100 else ()
-    scored = outcome.scored
+def _write_predictions(path: Path, result: Result) -> None:
+    samples, scores, classes = result.dataset.samples, result.scores, result.dataset.classes
+    shown = classes if len(classes) <= _MOST_COLUMNS else ()
 
     def rows() -> Iterator[list[object]]:
-        for k, (index, p) in enumerate(zip(scored.tested, scored.probabilities, strict=True)):
-            best = int(p.argmax())
+        for k, (index, p) in enumerate(zip(scores.tested, scores.probabilities, strict=True)):
+            best = int(p.argmax())  # p: (K,)
             yield [
                 samples.ids[index],
                 classes[samples.labels[index]],
                 classes[best],
                 f"{p[best]:.6f}",
-                *(() if scored.round_of is None else (int(scored.round_of[k]),)),
+                *(() if scores.round_of is None else (int(scores.round_of[k]),)),
                 *(f"{value:.6f}" for value in p[: len(shown)]),
             ]
 
     header = ["id", "true", "predicted", "probability"]
-    header += [] if scored.round_of is None else ["round"]
+    header += [] if scores.round_of is None else ["round"]
     write_csv(path, [*header, *(f"p({name})" for name in shown)], rows())
 
 
-def _draw(folder: Path, outcome: Outcome) -> None:
-    samples, p = outcome.samples, outcome.scored.probabilities
-    tested = outcome.scored.tested
-    truth, predicted = samples.labels[tested], p.argmax(1)
-    draw_confusion(
-        folder / "confusion.png",
-        np.asarray(outcome.results["test"]["confusion"]),
-        samples.classes,
-    )
-    draw_curves = draw_penalties if outcome.config.strategy == "probe" else draw_epochs
-    draw_curves(folder / "curves.png", outcome.fitted.history)
-    some = np.random.default_rng(outcome.config.seed).permutation(len(truth))[:_PICTURES]
+def _draw_figures(folder: Path, result: Result) -> None:
+    """Draw the confusion matrix and the curves."""
+    confusion = np.asarray(result.measured["test"]["confusion"])  # (K, K)
+    plots.confusion_matrix(folder / "confusion.png", confusion, result.dataset.classes)
+    draw_curves = plots.curves if result.config.strategy == "probe" else draw_epochs
+    draw_curves(folder / "curves.png", result.trained.fitted.history)
+
+
+def _draw_predictions(folder: Path, result: Result) -> None:
+    """Draw some test images at random, and the most confident mistakes."""
+    p = result.scores.probabilities  # (n, K)
+    truth, predicted = result.dataset.labels(result.scores.tested), p.argmax(1)
+    some = np.random.default_rng(result.config.seed).permutation(len(truth))[:_PICTURES]
     wrong = np.flatnonzero(predicted != truth)
     worst = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:_MISTAKES]
-    images = _read_images(outcome, np.concatenate([some, worst]))
+    images = _read_images(result, np.concatenate([some, worst]))
     mistakes = f"The most confident of {len(wrong):,} mistakes" if len(wrong) else "No mistakes"
     for name, chosen, title in (
         ("predictions.png", some, f"{len(some)} of {len(truth):,} test images, drawn at random"),
         ("mistakes.png", worst, f"{mistakes} among {len(truth):,} test images"),
     ):
-        items = [
-            Item(
-                images.get(int(k), "could not be read again"),
-                predicted=samples.classes[predicted[k]],
-                true=samples.classes[truth[k]],
-                probability=float(p[k, predicted[k]]),
-                name=samples.ids[tested[k]],
-            )
-            for k in chosen
-        ]
-        draw_grid(folder / name, items, title)
+        items = [_item(result, int(k), images.get(int(k), _GONE)) for k in chosen]
+        plots.prediction_grid(folder / name, items, title)
 
 
-def _read_images(outcome: Outcome, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8] | str]:
-    """Decode some test images, by position in the test part; a word in place of one that is gone.
+def _item(result: Result, k: int, image: NDArray[np.uint8] | str) -> plots.Item:
+    """Return what is drawn of the k-th tested image."""
+    samples, classes = result.dataset.samples, result.dataset.classes
+    index, p = result.scores.tested[k], result.scores.probabilities[k]  # p: (K,)
+    return plots.Item(
+        image,
+        predicted=classes[p.argmax()],
+        true=classes[samples.labels[index]],
+        probability=float(p.max()),
+        name=samples.ids[index],
+    )
 
-    The run is computed by now: that its data have been moved away meanwhile must not cost it.
+
+def _read_images(result: Result, chosen: NDArray[np.int64]) -> dict[int, NDArray[np.uint8] | str]:
+    """Decode some tested images, by their position in the test; a word for one that is gone.
+
+    The result is computed by now: it must not be lost if the data have been moved away meanwhile.
     """
-    samples = outcome.samples
-    positions = {int(outcome.scored.tested[k]): int(k) for k in chosen}
+    positions = {int(result.scores.tested[k]): int(k) for k in chosen}
+    threads = n_threads(result.config.workers)
     found: dict[int, NDArray[np.uint8] | str] = {}
     try:
-        for index, load in samples.stream(sorted(positions)):
-            found[positions[index]] = _read_again(load, samples.hashes[index], outcome.config)
+        for index, pixels in result.dataset.samples.pixels(sorted(positions), threads):
+            if isinstance(pixels, ImageError):
+                pixels = "changed since it was read" if pixels.kind == "changed" else _GONE  # noqa: PLW2901
+            found[positions[index]] = pixels
     except (RegraftError, OSError):
-        pass  # the archive itself: those that were not reached have no entry
+        pass  # the archive itself: images that were not reached have no entry
     return found
 
 
-def _read_again(load: Load, known: bytes, config: TrainConfig) -> NDArray[np.uint8] | str:
-    try:
-        payload = load()
-        if hash_payload(payload) != known:
-            return "changed since it was read"
-        return decode(payload, config.max_pixels)
-    except (RegraftError, OSError):
-        return "could not be read again"
+def _draw_pairs(path: Path, result: Result) -> None:
+    """Draw the pairs that are most similar."""
+    ids = result.dataset.samples.ids
+    shown = [
+        Shown(*pair.pictures, f"test: {ids[pair.test]}", ids[pair.other])
+        for pair in result.pairs
+        if pair.pictures is not None
+    ]
+    pair_grid(path, shown, duplicate_headline(result.pairs, len(result.scores.tested)))

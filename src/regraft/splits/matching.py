@@ -11,7 +11,6 @@ from regraft.errors import DataError, RunError
 from regraft.splits.split_csv import fitted_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray

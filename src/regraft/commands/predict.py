@@ -1,0 +1,67 @@
+"""``regraft predict``: a trained classifier asked about images."""
+
+# ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being listed
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from regraft.config.settings import PREDICTING, some_settings
+from regraft.core.background import in_background
+from regraft.core.machine import n_threads
+from regraft.core.reporter import SILENT, Reporter
+from regraft.data.sources.unlabelled import open_unlabelled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from regraft.bundle.predictor import Prediction
+
+
+def predict(
+    run: Path | str,
+    paths: Sequence[str],
+    *,
+    topk: int = 1,
+    reporter: Reporter = SILENT,
+    **settings: Any,
+) -> Iterator[Prediction]:
+    """Classify images.
+
+    Parameters
+    ----------
+    run : Path or str
+        Run folder, or the bundle in it.
+    paths : sequence of str
+        Files, folders, patterns, zip or tar files, ``-`` for standard input.
+    topk : int
+        How many classes each answer lists.
+    reporter : Reporter
+        Follows the work; silent by default.
+    **settings
+        Fields of TrainConfig that say how images are read and computed.
+
+    Yields
+    ------
+    Prediction
+        In the order of the images; with ``error`` for an image that cannot be read.
+    """
+    with in_background(_import_predictor) as importing:
+        config = some_settings(settings, PREDICTING)
+        source = open_unlabelled(paths)
+    for note in source.notes:
+        reporter.say(note)
+    predictor = importing.result().load(
+        run, device=config.device, precision=config.precision, batch_size=config.batch_size
+    )
+    if "max_pixels" in settings:
+        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
+    yield from predictor.stream(source, workers=n_threads(config.workers), top_k=topk)
+
+
+def _import_predictor() -> Any:
+    from regraft.bundle.predictor import Predictor
+
+    return Predictor
