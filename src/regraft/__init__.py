@@ -11,8 +11,9 @@ from regraft.core.version import __version__
 
 if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
-    from regraft.commands.evaluate import evaluate, predict
+    from regraft.commands.evaluate import evaluate
     from regraft.commands.find_rate import find_rate
+    from regraft.commands.predict import predict
     from regraft.commands.train import Run, train
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Reporter
@@ -44,7 +45,7 @@ _HOMES = {
     "TrainConfig": "regraft.config.train_config",
     "evaluate": "regraft.commands.evaluate",
     "find_rate": "regraft.commands.find_rate",
-    "predict": "regraft.commands.evaluate",
+    "predict": "regraft.commands.predict",
     "train": "regraft.commands.train",
 }
 

@@ -25,17 +25,17 @@ from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import ImageLike, Predictor, pixels_of
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
-from regraft.data.samples import Entry, Parts, Source
+from regraft.data.samples import Entry, Source
 from regraft.data.scan import scan
 from regraft.data.sources.folder import read_file
-from regraft.features.extractor import Extractor, load_backbone
-from regraft.splits.split import all_for_training
 from regraft.errors import BundleError, EstimatorError, InputError
+from regraft.features.extractor import Extractor, load_backbone
 from regraft.features.taps import TapReader
 from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.probe.statistics import training_statistics
 from regraft.runs.reserve import reserve
+from regraft.splits.split import all_for_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,13 +8,15 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from conftest import CLASSES, texture
 from image_trees import write_tar, write_tree
-from regraft.check.near_duplicates import describe, draw, find_near_duplicates, likeness
-from regraft.commands.steps import load_backbone
+from regraft.check.near_duplicates import duplicate_notes, find_near_duplicates, likeness
 from regraft.config.train_config import TrainConfig
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.features.compute import choose_compute
-from regraft.features.extract import extract
+from regraft.features.extract import RowExtractor, extract
+from regraft.features.extractor import load_backbone
 from regraft.features.store.store import temporary_store
+from regraft.runs.write import draw_pairs
 from regraft.splits.split import split
 
 CONFIG = TrainConfig(image_size="64", workers=1, batch_size=8)
@@ -61,15 +63,12 @@ def files():
 
 def found_in(data, weights="default"):
     samples = scan(data, CONFIG)
-    parts = split(samples, test_fraction=0.2, seed=0)
+    dataset = Dataset(samples, split(samples, test_fraction=0.2, seed=0))
     backbone = load_backbone(CONFIG.replace(weights=weights))
-    compute = choose_compute("cpu", "float32", 8)
+    network = RowExtractor(samples, backbone, choose_compute("cpu", "float32", 8), 1)
     with temporary_store() as store:
-        features = extract(
-            samples, np.arange(len(samples)), backbone, compute, store=store, workers=1,
-            max_pixels=10**6,
-        )  # fmt: skip
-        return samples, parts, find_near_duplicates(samples, [parts], features, max_pixels=10**6)
+        features = extract(network, np.arange(len(samples)), store)
+        return samples, dataset.parts, find_near_duplicates([dataset], features, 1, 24)
 
 
 def names(samples, pairs):
@@ -88,14 +87,14 @@ def test_altered_copies_are_found_and_nothing_else(files, tmp_path):
     assert [pair.correlation for pair in pairs] == sorted(
         (pair.correlation for pair in pairs), reverse=True
     )
-    (line,) = describe(pairs, samples, len(parts.test))
+    (line,) = duplicate_notes(pairs, samples, len(parts.test))
     assert line.startswith(
         "6 of 18 test images are nearly the same as an image of training (duplicates.png; copies "
         "and bursts make a result look better than it is: remove one of each pair, or, where "
         "folders or names have something in common, --group-by keeps them together): "
     )
     assert line.endswith(" and 1 more")
-    draw(tmp_path / "duplicates.png", pairs, samples, len(parts.test))
+    draw_pairs(tmp_path / "duplicates.png", pairs, samples, len(parts.test))
     with Image.open(tmp_path / "duplicates.png") as image:
         assert image.width > 800
         assert np.asarray(image.convert("L")).std() > 20
@@ -118,7 +117,7 @@ def test_copies_under_another_label_are_told(files, tmp_path):
     moved = dict(files)
     moved["test/stripes/paler.png"] = moved.pop("test/checks/paler.png")
     samples, parts, pairs = found_in(write_tree(tmp_path, moved))
-    lines = describe(pairs, samples, len(parts.test))
+    lines = duplicate_notes(pairs, samples, len(parts.test))
     assert lines[1:] == [
         "of these, 1 has another label there: test/stripes/paler.png and train/checks/3.png"
     ]
@@ -128,7 +127,7 @@ def test_without_any_there_is_nothing_to_tell(files, tmp_path):
     plain = {name: content for name, content in files.items() if name not in WANTED}
     samples, parts, pairs = found_in(write_tree(tmp_path, plain))
     assert pairs == []
-    assert describe(pairs, samples, len(parts.test)) == []
+    assert duplicate_notes(pairs, samples, len(parts.test)) == []
 
 
 def test_small_images_are_not_looked_at(tmp_path):

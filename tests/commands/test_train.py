@@ -16,10 +16,12 @@ from image_trees import write_tar, write_zip
 from regraft.backbones.image_size import at_image_size
 from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
-from regraft.commands.evaluate import evaluate, predict
+from regraft.commands.evaluate import evaluate
+from regraft.commands.predict import predict
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.errors import (
     ConfigError,
@@ -31,9 +33,10 @@ from regraft.errors import (
     StoreWarning,
 )
 from regraft.features.compute import Compute, has_bfloat16
-from regraft.features.extract import extract
+from regraft.features.extract import RowExtractor, extract
 from regraft.features.store.store import FeatureStore
-from regraft.probe.fit import fit_probe, score
+from regraft.probe.fit import ProbeSettings, fit_probe
+from regraft.probe.score import score
 from regraft.runs import write as artefacts
 from regraft.splits.split import split
 
@@ -323,15 +326,14 @@ def test_test_labels_influence_no_choice(photographs, tmp_path):
     parts = split(samples, test_fraction=0.3, seed=0)
     backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
     store = FeatureStore(tmp_path)
-    features = extract(
-        samples, np.arange(len(samples)), backbone, Compute("cpu", "float32", 8),
-        store=store, workers=2, max_pixels=10**6,
-    )  # fmt: skip
-    first = fit_probe(features, samples, parts, backbone, config).model
+    network = RowExtractor(samples, backbone, Compute("cpu", "float32", 8), 2)
+    features = extract(network, np.arange(len(samples)), store)
+    settings = ProbeSettings.of(config)
+    first = fit_probe(features, Dataset(samples, parts), backbone, settings).model
     labels = samples.labels.copy()
     labels[parts.test] = (labels[parts.test] + 1) % 3
     swapped = dataclasses.replace(samples, labels=labels)
-    second = fit_probe(features, swapped, parts, backbone, config).model
+    second = fit_probe(features, Dataset(swapped, parts), backbone, settings).model
     for name, tensor in first.head.tensors().items():
         assert tensor.equal(second.head.tensors()[name]), name
     assert first.temperature == second.temperature
@@ -349,11 +351,10 @@ def test_the_probes_of_bfloat16_and_float32_disagree_on_few_test_images(tmp_path
     answers = []
     for precision in ("bfloat16", "float32"):
         store = FeatureStore(tmp_path / precision)
-        features = extract(
-            samples, np.arange(len(samples)), backbone, Compute("cpu", precision, 16),
-            store=store, workers=2, max_pixels=10**6,
-        )  # fmt: skip
-        model = fit_probe(features, samples, parts, backbone, config).model
+        network = RowExtractor(samples, backbone, Compute("cpu", precision, 16), 2)
+        features = extract(network, np.arange(len(samples)), store)
+        settings = ProbeSettings.of(config)
+        model = fit_probe(features, Dataset(samples, parts), backbone, settings).model
         answers.append(score(model, features, parts.test).argmax(1))
         store.close()
     assert len(parts.test) > 550

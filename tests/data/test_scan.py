@@ -220,9 +220,9 @@ def test_12_bit_data_in_16_bit_files_are_told_and_not_changed(tmp_path):
     samples = scan(path, CONFIG)
     (note,) = samples.notes
     assert note == (
-        "a/0.png, a/1.png: of 32 looked at among 43 with 16 bits a channel, these use "
+        "a/0.png, a/1.png: of 32 images decoded among 43 with 16 bits a channel, these use "
         "less than an eighth of the range and come out nearly black; where the data have 12 bits, "
-        "multiply the values by 16 and write the files anew"
+        "multiply the values by 16 and write the files again"
     )
     write_zip(path, {**full, "a/1.png": encoded(1)})
     assert scan(path, CONFIG).notes == ()

@@ -13,7 +13,7 @@ from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import StoreError, StoreWarning
 from regraft.features.compute import Compute, choose_compute
-from regraft.features.extract import extract
+from regraft.features.extract import RowExtractor, extract
 from regraft.features.store.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
 
@@ -28,15 +28,8 @@ def backbone():
 def run(data, backbone, store, compute=None, indices=None):
     samples = scan(data, TrainConfig())
     chosen = np.arange(len(samples)) if indices is None else np.asarray(indices)
-    return extract(
-        samples,
-        chosen,
-        backbone,
-        compute or choose_compute("cpu", "auto", 8),
-        store=store,
-        workers=2,
-        max_pixels=10**6,
-    )
+    compute = compute or choose_compute("cpu", "auto", 8)
+    return extract(RowExtractor(samples, backbone, compute, 2), chosen, store)
 
 
 def everything(features, backbone) -> np.ndarray:
@@ -125,10 +118,8 @@ def test_a_file_that_changes_after_the_scan_is_refused(backbone, store, tmp_path
     folder = make_photographs(tmp_path / "data", a_class=3)
     samples = scan(folder, TrainConfig())
     Image.new("RGB", (48, 48)).save(folder / "blobs" / "001.png")
-    features = extract(
-        samples, np.arange(9), backbone, Compute("cpu", "float32", 8),
-        store=store, workers=2, max_pixels=10**6,
-    )  # fmt: skip
+    network = RowExtractor(samples, backbone, Compute("cpu", "float32", 8), 2)
+    features = extract(network, np.arange(9), store)
     assert {index: error.kind for index, error in features.refused.items()} == {1: "changed"}
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -14,21 +13,21 @@ from conftest import make_photographs, texture
 from regraft.backbones.image_size import at_image_size
 from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
-from regraft.commands.steps import extract_features, suited
 from regraft.commands.train import train
 from regraft.config.train_config import MAX_VIEWS, TrainConfig
-from regraft.core.reporter import Reporter
-from regraft.data.samples import Parts
 from regraft.data.scan import scan
 from regraft.errors import BundleError, ConfigError
 from regraft.features.compute import Compute
-from regraft.features.extract import extract, feature_fingerprint
+from regraft.features.extract import RowExtractor, extract, feature_fingerprint
+from regraft.features.extractor import Extractor
 from regraft.features.store.store import FeatureStore
 from regraft.features.taps import TapReader, padded, row_blocks
 from regraft.heads.fit import fit_head
 from regraft.heads.temperature import log_losses
 from regraft.images.augment import AUGMENTATIONS, render_views
-from regraft.probe.fit import fit_probe, score
+from regraft.probe.fit import ProbeSettings, fit_probe
+from regraft.probe.score import score
+from regraft.splits.split import all_for_training
 from tiny_bundles import edit_manifest, tiny_model, write_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -44,7 +43,9 @@ def seen(data, **settings):
     """The backbone and the configuration that a training would take."""
     config = TrainConfig(**settings)
     backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
-    return suited(backbone, scan(data, config), config.replace(image_size="32"), Reporter())
+    samples = scan(data, config)
+    extractor = Extractor.for_samples(backbone, samples, config.replace(image_size="32"))
+    return extractor.backbone, extractor.config
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +95,7 @@ def test_rows_are_means_of_what_each_view_gives(tmp_path):
     compute, samples = Compute("cpu", "float32", 5), scan(data, config)
     store = FeatureStore(tmp_path / "store")
     indices = np.arange(len(samples))
-    features = extract(
-        samples, indices, backbone, compute, store=store, workers=2, max_pixels=10**6
-    )
+    features = extract(RowExtractor(samples, backbone, compute, 2), indices, store)
     blocks = row_blocks(backbone)
     reader = TapReader(backbone, blocks, compute)
     rows = features.matrix(indices, blocks)
@@ -270,19 +269,14 @@ def test_no_score_of_an_image_comes_from_its_own_views(tmp_path, head):
     labels = rng.permutation(samples.labels)
     samples = dataclasses.replace(samples, labels=labels)
     config = TrainConfig(views=3, head=head, **QUICK)
-    backbone, config = suited(
-        at_image_size(load_backbone("embedded"), 64, crop=False), samples, config, Reporter()
-    )
-    every = np.arange(len(samples))
-    parts = Parts(train=every, val=every[:0], test=every[:0], left_out={})
-    compute = Compute("cpu", "float32", 8)
-    with ExitStack() as stack:
-        config = config.replace(cache_dir=tmp_path / "store")
-        features = extract_features(
-            samples, every, backbone, compute, config, stack, Reporter(), every
-        )
+    config = config.replace(cache_dir=tmp_path / "store", precision="float32")
+    backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
+    dataset, every = all_for_training(samples), np.arange(len(samples))
+    with Extractor.for_samples(backbone, samples, config) as extractor:
+        features = extractor.read(dataset)
         assert len(features.views) == 3
-        probe = fit_probe(features, samples, parts, backbone, config)
+        settings = ProbeSettings.of(extractor.config)
+        probe = fit_probe(features, dataset, extractor.backbone, settings)
         told = probe.fitted.record["out_of_fold"]
         assert told["n"] == len(samples)  # views are learnt from, and say nothing of their own
         assert told["accuracy"] < 0.55  # a third by chance

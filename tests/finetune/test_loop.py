@@ -16,7 +16,7 @@ from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, DataError, DivergedError, FrozenError, RegraftError
 from regraft.features.compute import choose_compute
-from regraft.features.extract import extract
+from regraft.features.extract import RowExtractor, extract
 from regraft.features.store.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.memory import activation_bytes, fit_memory
@@ -66,10 +66,8 @@ def test_validation_has_the_bits_of_extraction_and_store(tmp_path, taps, precisi
     trial = make_trial(tmp_path / "x", taps=taps, precision=precision)
     blocks = select_blocks(trial.probe.backbone, taps)
     with temporary_store() as store:
-        features = extract(
-            trial.samples, np.arange(len(trial.samples)), trial.probe.backbone, trial.compute,
-            store=store, workers=2, max_pixels=10**6,
-        )  # fmt: skip
+        network = RowExtractor(trial.samples, trial.probe.backbone, trial.compute, 2)
+        features = extract(network, np.arange(len(trial.samples)), store)
         expected = trial.probe.logits(features.matrix(trial.parts.val, blocks))
     scores = trial.validation().score(trial.probe)
     assert np.array_equal(scores.logits, expected)

@@ -1,7 +1,6 @@
 """The learning-rate finder: training images alone, the same bits by seed, one file written."""
 
 import dataclasses
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,21 +10,15 @@ import regraft
 from conftest import make_photographs
 from finetune_trials import make_trial
 from regraft.cli.main import main
-from regraft.commands.steps import (
-    compute_of,
-    divide,
-    extract_features,
-    load_backbone,
-    probing,
-    suited,
-)
+from regraft.commands.train import fit
 from regraft.core.reporter import Reporter
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
+from regraft.features.extractor import Extractor, load_backbone
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
-from regraft.finetune.train import Job, try_rates_from
-from regraft.probe.fit import fit_probe
-from regraft.splits.split import split
+from regraft.finetune.train import try_rates_from
+from regraft.splits.split import split, split_by_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 
@@ -33,6 +26,12 @@ SMALL = {
     "strategy": "scratch", "model": "minivgg", "image_size": 16, "batch_size": 8,
     "test_fraction": 0.3, "val_fraction": 0.3, "precision": "float32", "seed": 3,
 }  # fmt: skip
+
+
+def try_out(trial, **changes):
+    config = trial.config.replace(**changes)
+    extractor = Extractor(trial.probe.backbone, trial.compute, config)
+    return try_rates_from(trial.probe, Dataset(trial.samples, trial.parts), extractor)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def trial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(trial):
-    return trial.rates()
+    return try_out(trial)
 
 
 def test_rates_rise_until_the_loss_runs_away(found):
@@ -62,10 +61,10 @@ def test_rates_rise_until_the_loss_runs_away(found):
 
 
 def test_the_same_seed_gives_the_same_bits_with_other_workers(trial, found):
-    again = trial.rates(workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
+    again = try_out(trial, workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
     assert np.array_equal(again.losses, found.losses)
     assert again.limit == found.limit
-    assert not np.array_equal(trial.rates(seed=1).losses[:5], found.losses[:5])
+    assert not np.array_equal(try_out(trial, seed=1).losses[:5], found.losses[:5])
 
 
 def test_neither_the_network_nor_a_checkpoint_is_left(trial, found):
@@ -84,7 +83,7 @@ def test_images_outside_the_training_part_are_not_read(trial, tmp_path):
     assert len(parts.test) > 0
     for index in (*parts.val, *parts.test):
         (folder / samples.ids[index]).unlink()
-    found = dataclasses.replace(trial, samples=samples, parts=parts).rates()
+    found = try_out(dataclasses.replace(trial, samples=samples, parts=parts))
     assert len(found.losses) > 20
 
 
@@ -93,7 +92,7 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error(trial):
     broken["bias"] = broken["bias"] * float("nan")
     head = type(trial.probe.head)(**broken)
     with pytest.raises(DivergedError, match="the loss is nan at step 1"):
-        dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)).rates()
+        try_out(dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)))
 
 
 # --- the suggestion -------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     rising = np.clip(np.log10(RATES) + 1, 0, None) * 3
     found = _read(RATES, start - falling + rising + noise, 1e-4)
     assert 0.01 < found.limit < 0.3  # smoothing carries the rise a little to the left
-    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, above which the loss rose"
+    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, behind which the loss rose"
     assert found.summary().startswith(words)
 
 
@@ -144,15 +143,10 @@ def test_only_the_plot_is_written_and_by_seed_it_is_the_same(photographs, tmp_pa
 def rates_after_a_probe(data, config):
     """Return the same trial with a probe fitted first, as ``train`` does."""
     samples = scan(data, config)
-    parts = divide(samples, config)
-    backbone, config = suited(load_backbone(config), samples, config, Reporter())
-    compute = compute_of(backbone, config)
-    with ExitStack() as stack:
-        features = extract_features(
-            samples, parts.train, backbone, compute, config, stack, Reporter()
-        )
-        probe = fit_probe(features, samples, parts, backbone, probing(config))
-    return try_rates_from(Job(probe.model, samples, parts, compute, config))
+    dataset = split_by_config(samples, config)
+    with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
+        probe = fit(extractor.read(dataset.only_train()), dataset, extractor)
+        return try_rates_from(probe.model, dataset, extractor)
 
 
 DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}
@@ -190,7 +184,7 @@ def test_images_that_cannot_be_read_are_left_out_without_a_probe_too(tmp_path):
     data = make_photographs(tmp_path / "photographs", a_class=12)
     config = regraft.TrainConfig(cache=False, **SMALL)
     samples = scan(data, config)
-    name = samples.ids[divide(samples, config).train[0]]
+    name = samples.ids[split_by_config(samples, config).train[0]]
     (data / name).write_bytes((data / name).read_bytes()[:-40])
     lines = []
     reporter = Reporter()

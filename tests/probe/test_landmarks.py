@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from regraft.backbones.registry import load_backbone
+from regraft.core.machine import memory_limit
 from regraft.core.reporter import Reporter
 from regraft.errors import ConfigError, InputError
 from regraft.features.taps import Block, select_blocks
@@ -15,8 +16,8 @@ from regraft.heads.fit import fit_head
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.standardise import Standard
 from regraft.probe.block_weights import block_weights
-from regraft.probe.fit import tell_candidates
-from regraft.probe.landmarks import Scout, Sight, coordinates, memory_limit
+from regraft.probe.fit import report_candidates
+from regraft.probe.landmarks import Landmarks, Projection, project_all
 from regraft.probe.projection import span_of
 from regraft.probe.selection import Candidate, paired_difference, smallest_within_one_error
 
@@ -157,11 +158,11 @@ def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     y = np.tile(y, 2)
     some = np.arange(0, 5000, 10)
     x = torch.from_numpy(rows.matrix(some, rows.blocks))
-    sight = Scout(x, x[:800], y[some][:800], rows.blocks, tuple(rows.widths.values())).look(
+    sight = Landmarks(x, x[:800], y[some][:800], rows.blocks, tuple(rows.widths.values())).project(
         rows.blocks
     )
-    (held,) = coordinates(rows, np.arange(5000), [sight], memory=2**30)
-    (mapped,) = coordinates(rows, np.arange(5000), [sight], memory=1000)
+    (held,) = project_all(rows, np.arange(5000), [sight], memory=2**30)
+    (mapped,) = project_all(rows, np.arange(5000), [sight], memory=1000)
     assert isinstance(mapped, np.memmap)
     assert not isinstance(held, np.memmap)
     assert np.array_equal(held, mapped)
@@ -185,11 +186,11 @@ def test_blocks_that_say_nothing_leave_and_the_best_one_never_does():
     parts, y = blocks_of(600)
     rows = _Rows(parts)
     x = torch.from_numpy(rows.matrix(np.arange(600), rows.blocks))
-    sight = Scout(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).look(rows.blocks)
-    assert isinstance(sight, Sight)
+    sight = Landmarks(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).project(rows.blocks)
+    assert isinstance(sight, Projection)
     assert rows.blocks[0] in sight.blocks
     assert sum(sight.shares) == pytest.approx(1)
-    alone = Scout(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).look(rows.blocks[1:2])
+    alone = Landmarks(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).project(rows.blocks[1:2])
     assert alone.blocks == rows.blocks[1:2]
 
 
@@ -255,7 +256,7 @@ def test_where_nothing_was_scored_no_figure_is_told():
     assert chosen == "small"
     assert {row["log_loss"] for row in table} == {row["accuracy"] for row in table} == {None}
     told = Told()
-    tell_candidates(table, told)
+    report_candidates(table, told)
     assert told.lines == [
         "too few images to compare sets of features: small is taken, the smallest"
     ]

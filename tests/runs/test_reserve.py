@@ -12,9 +12,9 @@ import pytest
 
 from regraft.errors import DataError, DiskFullError, RunError
 from regraft.runs.metrics_file import write_metrics
-from regraft.runs.reserve import claim
+from regraft.runs.reserve import reserve
 
-MAKE = "import sys; from pathlib import Path; from regraft.runs.reserve import claim\n"
+MAKE = "import sys; from pathlib import Path; from regraft.runs.reserve import reserve\n"
 
 
 def fill(folder, word="new"):
@@ -30,10 +30,10 @@ def word_of(folder):
 
 
 def make(out, *, word="new", meanwhile=None, **options):
-    with claim(out, "photos", **{"overwrite": False, **options}) as place:
+    with reserve(out, "photos", **{"overwrite": False, **options}) as place:
         if meanwhile is not None:
             meanwhile()
-        with place.new_run() as beside:
+        with place.new_folder() as beside:
             fill(beside, word)
     return place.folder
 
@@ -54,8 +54,8 @@ def test_what_fails_leaves_nothing(tmp_path):
     for error in (ValueError, KeyboardInterrupt):
         with (  # noqa: PT012 - the error comes from the block
             pytest.raises(error),
-            claim(tmp_path / "a" / "b", "x", overwrite=False) as place,
-            place.new_run() as beside,
+            reserve(tmp_path / "a" / "b", "x", overwrite=False) as place,
+            place.new_folder() as beside,
         ):
             (beside / "half").touch()
             raise error
@@ -77,7 +77,7 @@ def test_what_ended_a_run_is_told_though_its_lock_cannot_be_closed(tmp_path):
     """A network file system that went away in the middle; closing told EIO or ENOTCONN."""
     with (  # noqa: PT012 - the error comes from the block
         pytest.raises(DataError, match="cannot be read"),
-        claim(tmp_path / "run", "x", overwrite=False),
+        reserve(tmp_path / "run", "x", overwrite=False),
     ):
         close_as_a_lost_mount_does(tmp_path / ".run.part" / "regraft.lock")
         raise DataError("a.jpg cannot be read")
@@ -95,7 +95,7 @@ def test_names_follow_the_data(tmp_path, monkeypatch):
         ("é" * 300, "é" * 60),
         ("...", "run"),
     ):
-        with claim(None, data, overwrite=False) as place:
+        with reserve(None, data, overwrite=False) as place:
             assert place.folder == Path("regraft-runs") / name
     assert tree(tmp_path) == ["here"]
 
@@ -107,25 +107,25 @@ def test_the_name_of_a_stopped_training_is_left_to_it(tmp_path, monkeypatch):
     def stopped(run):
         return run.name in {"photos", "photos-3"}
 
-    assert make(None, stopped=stopped).name == "photos-2"
-    assert make(None, stopped=stopped).name == "photos-4"
-    assert make(None, stopped=stopped, resume=True).name == "photos"
-    assert make(None, stopped=stopped, resume=True).name == "photos-3"
-    assert make(None, stopped=stopped, resume=True).name == "photos-5"  # nothing to resume
+    assert make(None, is_stopped=stopped).name == "photos-2"
+    assert make(None, is_stopped=stopped).name == "photos-4"
+    assert make(None, is_stopped=stopped, resume=True).name == "photos"
+    assert make(None, is_stopped=stopped, resume=True).name == "photos-3"
+    assert make(None, is_stopped=stopped, resume=True).name == "photos-5"  # nothing to resume
 
 
 def test_two_at_once_have_two_places(tmp_path, monkeypatch):
     """In one process and in two: the second one sees that the first place is taken."""
     monkeypatch.chdir(tmp_path)
-    code = MAKE + "with claim(None, 'photos', overwrite=False) as place: print(place.folder.name)"
-    with claim(None, "photos", overwrite=False) as first:
-        with claim(None, "photos", overwrite=False) as second:
+    code = MAKE + "with reserve(None, 'photos', overwrite=False) as place: print(place.folder.name)"
+    with reserve(None, "photos", overwrite=False) as first:
+        with reserve(None, "photos", overwrite=False) as second:
             other = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True
             )
-            with second.new_run() as beside:
+            with second.new_folder() as beside:
                 fill(beside, "second")
-        with first.new_run() as beside:
+        with first.new_folder() as beside:
             fill(beside, "first")
     assert (first.folder.name, second.folder.name) == ("photos", "photos-2")
     assert (other.stdout.strip(), other.stderr) == ("photos-3", "")
@@ -154,11 +154,11 @@ def test_many_at_once_have_as_many_places(tmp_path, monkeypatch):
 
 def test_a_named_place_that_is_taken_is_told_at_once(tmp_path):
     message = (
-        f"another run is writing to {tmp_path / 'run'}\nhint: --out names another place; "
+        f"another run is writing to {tmp_path / 'run'}\nhint: --out names another folder; "
         f"where no run is alive, remove {tmp_path / '.run.part'}"
     )
-    with claim(tmp_path / "run", "x", overwrite=True):
-        with pytest.raises(RunError) as caught, claim(tmp_path / "run", "x", overwrite=True):
+    with reserve(tmp_path / "run", "x", overwrite=True):
+        with pytest.raises(RunError) as caught, reserve(tmp_path / "run", "x", overwrite=True):
             pass
         assert str(caught.value) == message
     assert tree(tmp_path) == []
@@ -166,8 +166,8 @@ def test_a_named_place_that_is_taken_is_told_at_once(tmp_path):
 
 KILLED = """
 place = Path(sys.argv[1])
-with claim(place, "x", overwrite=True) as claimed:
-    with claimed.new_run() as beside:
+with reserve(place, "x", overwrite=True) as claimed:
+    with claimed.new_folder() as beside:
         (beside / "half").touch()
         if sys.argv[2] == "between":
             real = Path.replace
@@ -290,11 +290,11 @@ def test_nothing_that_the_run_needs_lies_in_what_is_replaced(tmp_path):
         ("x", run, "the feature store"),
         (run / "photos", None, f"the data, {run / 'photos'}, would be in the run folder {run}"),
     ):
-        with pytest.raises(RunError) as caught, claim(run, data, overwrite=True, store=store):
+        with pytest.raises(RunError) as caught, reserve(run, data, overwrite=True, store=store):
             pass
         assert str(caught.value).startswith(what)
         assert caught.value.hint == "choose another folder with --out"
-    with claim(run / "photos" / "deep", "x", overwrite=False, store=run):
+    with reserve(run / "photos" / "deep", "x", overwrite=False, store=run):
         pass  # a store above is fine: nothing of it is replaced
 
 
@@ -303,9 +303,9 @@ def test_a_run_is_not_put_into_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "photos")
     for out in (None, Path("run"), tmp_path / "photos" / "roses" / "run"):
         message = r"would be in the data, \.: the next training would take its pictures for images"
-        with pytest.raises(RunError, match=message), claim(out, ".", overwrite=False):
+        with pytest.raises(RunError, match=message), reserve(out, ".", overwrite=False):
             pass
-    with claim(tmp_path / "run", ".", overwrite=False):
+    with reserve(tmp_path / "run", ".", overwrite=False):
         pass
     assert tree(tmp_path) == ["photos", "photos/roses"]
 

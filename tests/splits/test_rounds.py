@@ -14,8 +14,8 @@ from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
-from regraft.splits.rounds import outer_rounds, whole
-from regraft.splits.split import units
+from regraft.splits.rounds import outer_folds
+from regraft.splits.split import all_for_training, clusters_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 SMALL = {"image_size": "64", "batch_size": 8}
@@ -26,10 +26,10 @@ def test_every_image_is_tested_once_and_never_by_a_model_that_saw_it_or_its_copy
     copy = data / "blobs" / "copy.png"
     copy.write_bytes((data / "blobs" / "000.png").read_bytes())
     samples = scan(data, TrainConfig())
-    rounds = outer_rounds(samples, np.arange(len(samples)), 4, seed=0)
+    rounds = outer_folds(samples, np.arange(len(samples)), 4, seed=0)
     tested = np.concatenate([parts.test for parts in rounds])
     assert sorted(tested) == list(range(len(samples)))
-    cluster = units(samples)
+    cluster = clusters_of(samples)
     for parts in rounds:
         assert not set(cluster[parts.train]) & set(cluster[parts.test])
         assert len(parts.train) + len(parts.test) == len(samples)
@@ -41,7 +41,7 @@ def test_a_class_of_one_image_is_told_and_never_tested(tmp_path):
     (data / "alone").mkdir()
     (data / "blobs" / "000.png").rename(data / "alone" / "000.png")
     samples = scan(data, TrainConfig())
-    rounds = outer_rounds(samples, np.arange(len(samples)), 3, seed=0)
+    rounds = outer_folds(samples, np.arange(len(samples)), 3, seed=0)
     assert len(np.concatenate([parts.test for parts in rounds])) == len(samples) - 1
     assert rounds[0].notes == ("never tested, since it is one image or group: class alone",)
 
@@ -52,7 +52,7 @@ def test_data_with_a_test_part_are_not_mixed(tmp_path):
     samples = scan(tmp_path / "data", TrainConfig())
     message = "--folds tests every image, and these data bring a test part of their own"
     with pytest.raises(ConfigError, match=message):
-        whole(samples)
+        all_for_training(samples)
 
 
 def test_folds_and_another_way_of_testing_exclude_each_other():

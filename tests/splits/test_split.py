@@ -1,4 +1,4 @@
-"""Splits and folds: stable, stratified, units kept together; what a file or folders say is kept."""
+"""Splits and folds: stable, stratified, clusters kept together; given parts are kept."""
 
 import hashlib
 import itertools
@@ -8,17 +8,13 @@ import time
 import numpy as np
 import pytest
 
+from regraft.data.dataset import Dataset
 from regraft.data.ledger import Ledger
 from regraft.data.samples import Samples, Source
 from regraft.errors import DataError, InputError, TableError
-from regraft.splits.split import (
-    assign_folds,
-    fitted_hashes,
-    read_split,
-    split,
-    units,
-    write_split,
-)
+from regraft.splits.folds import assign_folds
+from regraft.splits.split import clusters_of, split
+from regraft.splits.split_csv import fitted_hashes, read_split, write_split
 
 
 def samples_of(rows):
@@ -57,7 +53,7 @@ def assert_sound(samples, parts):
     """Disjoint, complete, ascending; no unit in two parts; no class without training images."""
     everything = np.concatenate([parts.train, parts.val, parts.test, list(parts.left_out)])
     assert sorted(everything.tolist()) == list(range(len(samples)))
-    clusters = units(samples)
+    clusters = clusters_of(samples)
     for one in (parts.train, parts.val, parts.test):
         assert (np.diff(one) > 0).all()
     for one, other in itertools.combinations((parts.train, parts.val, parts.test), 2):
@@ -91,7 +87,7 @@ def test_random_data_are_divided_soundly(seed):
     try:
         parts = divide(samples, chance.choice([0.1, 0.2, 0.5]), seed, val_fraction=val_fraction)
     except DataError as error:  # everything hangs together
-        assert len(set(units(samples).tolist())) <= len(samples.classes), error  # noqa: PT017
+        assert len(set(clusters_of(samples).tolist())) <= len(samples.classes), error  # noqa: PT017
         return
     assert_sound(samples, parts)
     assert len(parts.test)
@@ -200,8 +196,8 @@ def test_units_are_chains_of_groups_and_copies():
         {"label": "a", "group": "h", "content": "4"},
         {"label": "a", "content": "1"},
     ]
-    assert units(samples_of(rows)).tolist() == [0, 0, 0, 1, 0, 0]
-    assert units(samples_of(images("a", 3))).tolist() == [0, 1, 2]
+    assert clusters_of(samples_of(rows)).tolist() == [0, 0, 0, 1, 0, 0]
+    assert clusters_of(samples_of(images("a", 3))).tolist() == [0, 1, 2]
 
 
 # --- given parts ----------------------------------------------------------------------------------
@@ -299,7 +295,7 @@ def mixed_samples():
 def test_a_written_split_gives_the_same_parts(tmp_path):
     samples = samples_of(mixed_samples())
     parts = divide(samples, seed=3, val_fraction=0.2)
-    write_split(tmp_path / "split.csv", samples, parts)
+    write_split(tmp_path / "split.csv", Dataset(samples, parts))
     lines = (tmp_path / "split.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "id,label,part,sha256,group"
     assert len(lines) == 61
@@ -316,7 +312,7 @@ def test_images_that_were_left_out_stay_so(tmp_path):
     rows[1]["content"] = rows[4]["content"] = "same"
     samples = samples_of(rows)
     parts = divide(samples)
-    write_split(tmp_path / "split.csv", samples, parts)
+    write_split(tmp_path / "split.csv", Dataset(samples, parts))
     again = divide(samples, split_file=tmp_path / "split.csv")
     assert (
         again.left_out == parts.left_out == {1: "byte-identical to a/10, which is in the test part"}
@@ -329,7 +325,7 @@ def test_renamed_images_are_known_and_changed_ones_are_not(tmp_path):
     rows = images("a", 40)
     old = samples_of(rows)
     parts = divide(old)
-    write_split(tmp_path / "split.csv", old, parts)
+    write_split(tmp_path / "split.csv", Dataset(old, parts))
     renamed = samples_of([{**row, "content": row["id"], "id": f"new/{row['id']}"} for row in rows])
     assert divide(renamed, split_file=tmp_path / "split.csv").test.tolist() == parts.test.tolist()
     moved = parts.test.tolist()[0]
@@ -345,7 +341,7 @@ def test_unknown_images_follow_their_group_or_the_hash(tmp_path):
     ]
     old = samples_of(rows)
     parts = divide(old)
-    write_split(tmp_path / "split.csv", old, parts)
+    write_split(tmp_path / "split.csv", Dataset(old, parts))
     more = images("a", 100, 100) + [
         {"label": "b", "id": f"c{i}", "group": f"p{i}"} for i in range(20)
     ]
@@ -363,7 +359,7 @@ def test_unknown_images_follow_their_group_or_the_hash(tmp_path):
 def test_changed_labels_are_said(tmp_path):
     rows = images("a", 20) + images("b", 20)
     samples = samples_of(rows)
-    write_split(tmp_path / "split.csv", samples, divide(samples))
+    write_split(tmp_path / "split.csv", Dataset(samples, divide(samples)))
     rows[0]["label"] = "b"
     notes = divide(samples_of(rows), split_file=tmp_path / "split.csv").notes
     assert notes == (f"with another label than in {tmp_path / 'split.csv'}: 1 image",)
@@ -371,7 +367,7 @@ def test_changed_labels_are_said(tmp_path):
 
 def test_the_split_of_other_data_is_refused(tmp_path):
     samples = samples_of(images("a", 20))
-    write_split(tmp_path / "split.csv", samples, divide(samples))
+    write_split(tmp_path / "split.csv", Dataset(samples, divide(samples)))
     with pytest.raises(DataError, match="knows none of the 5 images"):
         divide(samples_of(images("z", 5)), split_file=tmp_path / "split.csv")
 
@@ -479,6 +475,6 @@ def test_large_data_take_seconds():
     samples = samples_of(rows)
     start = time.perf_counter()
     parts = divide(samples)
-    assign_folds(samples.labels, units(samples), 5, 0, samples.hashes)
+    assign_folds(samples.labels, clusters_of(samples), 5, 0, samples.hashes)
     assert time.perf_counter() - start < 15  # 1.5 s where nothing else runs
     assert len(parts.test)

@@ -180,9 +180,7 @@ def _nearest(
     return nearest, similarity
 
 
-def _confirm(
-    samples: Samples, candidates: list[tuple[int, int]], n_threads: int
-) -> list[Pair]:
+def _confirm(samples: Samples, candidates: list[tuple[int, int]], n_threads: int) -> list[Pair]:
     """Compare the pixels of some pairs; each image is read once."""
     wanted = sorted({index for pair in candidates for index in pair})
     small = {

@@ -185,7 +185,7 @@ def predict(
     tune_process()
     from regraft.cli.output import write_predictions
     from regraft.cli.progress import ConsoleReporter
-    from regraft.commands import evaluate as command
+    from regraft.commands import predict as command
 
     results = command.predict(run, sources, topk=topk, reporter=ConsoleReporter(), **given(flags))
     return write_predictions(results, csv=csv, json=json)

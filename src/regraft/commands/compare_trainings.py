@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regraft.commands.compare_runs import compare_finished
-from regraft.features.extractor import choose_augmentation
-from regraft.splits.split import split_by_config
 from regraft.commands.train import train
 from regraft.config.declaration import settings_of
 from regraft.config.settings import harmless, unread
@@ -21,9 +19,11 @@ from regraft.data.scan import scan
 from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
 from regraft.errors import InputError, RegraftError, RunError
+from regraft.features.extractor import choose_augmentation
 from regraft.finetune.paths import checkpoints_folder, generations
 from regraft.runs.metrics_file import is_run, read_metrics
 from regraft.runs.names import DEFAULT_RUNS_FOLDER, name_after
+from regraft.splits.split import split_by_config
 from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:

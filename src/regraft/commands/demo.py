@@ -48,7 +48,7 @@ def run(reporter: Reporter, out: Path) -> str:
     rows += _contenders([Dataset(dataset.samples, few), dataset], trained.metrics, reporter)
     seconds = trained.metrics["seconds"]["total"]
     lines = [
-        f"{len(dataset.samples):,} handwritten digits of 8 by 8 pixels, {n_test} of them for testing",
+        f"{len(dataset.samples):,} handwritten digits of 8 by 8 pixels, {n_test} for testing",
         "",
         *(f"{name:<34}{few_:<26}{all_}" for name, few_, all_ in rows),
         "",
@@ -90,7 +90,7 @@ def _contenders(
 def _fit_probes(
     weights: str, datasets: Sequence[Dataset], reporter: Reporter
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Return the answers on the test part of each dataset's probe: of its last stage, and its own."""
+    """Return two answers on each test part: of the probe of the last stage, and of the probe."""
     config = TrainConfig(weights=weights)
     extractor = Extractor.for_samples(load_backbone(config), datasets[0].samples, config)
     extractor.reporter = reporter  # follows the images; the choices are the run's

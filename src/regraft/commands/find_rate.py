@@ -1,4 +1,4 @@
-"""``regraft lr-find``: the way of a training up to its first step, then a trial of learning rates."""
+"""``regraft lr-find``: a training up to its first step, then a trial of learning rates."""
 
 # ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being hashed
 
@@ -102,9 +102,7 @@ def _start(found: Dataset, extractor: Extractor) -> tuple[Model, Dataset]:
     return fit(features, dataset, extractor).model, dataset
 
 
-def _without(
-    found: Dataset, refused: dict[int, ImageError], extractor: Extractor
-) -> Dataset:
+def _without(found: Dataset, refused: dict[int, ImageError], extractor: Extractor) -> Dataset:
     dataset = found.without(refused, strict=extractor.config.strict)
     where = "in the ledger.json of a training"
     report_refused(dataset.samples.ledger, extractor.reporter, where)
@@ -136,7 +134,7 @@ def _random_start(found: Dataset, extractor: Extractor) -> Model | None:
 
 
 def _unreadable(found: Dataset, extractor: Extractor) -> dict[int, ImageError]:
-    """Decode the training part, which no network has read; return the images that cannot be used."""
+    """Decode the training part, which no network has read; return the unreadable images."""
     refused: dict[int, ImageError] = {}
     threads = n_threads(extractor.config.workers)
     with extractor.reporter.track("read", len(found.train)) as advance:

@@ -98,7 +98,7 @@ def show(
             for index in chosen
             for item in _views(images[index], samples, index, augmentation, preprocess, config.seed)
         ]
-    plots.prediction_grid(path, items, title)
+    plots.draw_grid(path, items, title)
     return "\n".join([*_lines(samples), f"picture: {path}"])
 
 

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
+    from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.train import Trained
     from regraft.model import Model
     from regraft.probe.fit import Probe
-    from regraft.finetune.processes.group import ProcessGroup
     from regraft.runs.logs.registry import Logs
     from regraft.runs.reserve import Reservation
     from regraft.runs.write import Result
@@ -141,7 +141,9 @@ def train(
                 seconds.lap("compare")
                 probe = fit(features, dataset, extractor)  # chosen by folds of the training part
                 seconds.lap("fit")
-                trained = _train_network(probe, dataset, extractor, place, (logs, *callbacks), group)
+                trained = _train_network(
+                    probe, dataset, extractor, place, (logs, *callbacks), group
+                )
                 seconds.add(trained.seconds)
                 result = _measure(probe, trained, features, dataset, extractor, pairs)  # once
                 seconds.lap("evaluate")
@@ -207,9 +209,7 @@ def _open_logs(
     return open_logs(config, place.folder, checkpoints_folder(place.folder), reporter)
 
 
-def _find_near_duplicates(
-    features: Features, dataset: Dataset, extractor: Extractor
-) -> list[Pair]:
+def _find_near_duplicates(features: Features, dataset: Dataset, extractor: Extractor) -> list[Pair]:
     """Find and report the test images that are nearly the same as a training image."""
     from regraft.check.near_duplicates import duplicate_notes, find_near_duplicates
     from regraft.plots.pairs import SHOWN
@@ -223,7 +223,7 @@ def _find_near_duplicates(
     return pairs
 
 
-def _train_network(  # noqa: PLR0913 - what a training is made of
+def _train_network(
     probe: Probe,
     dataset: Dataset,
     extractor: Extractor,
@@ -242,7 +242,7 @@ def _train_network(  # noqa: PLR0913 - what a training is made of
     return train_network(probe.model, dataset, extractor, folder, callbacks, group)
 
 
-def _measure(  # noqa: PLR0913 - the one place where all comes together
+def _measure(
     probe: Probe,
     trained: Trained,
     features: Features,
@@ -277,9 +277,7 @@ def _measure(  # noqa: PLR0913 - the one place where all comes together
     )
 
 
-def _write(
-    place: Reservation, result: Result, logs: Logs, seconds: Stopwatch
-) -> dict[str, Any]:
+def _write(place: Reservation, result: Result, logs: Logs, seconds: Stopwatch) -> dict[str, Any]:
     """Write the run folder; then remove the checkpoints, which are of no more use."""
     from regraft.finetune.train import remove_checkpoints
     from regraft.runs.write import write_result

@@ -1,4 +1,4 @@
-"""What all processes of a training but the first do: wait, take part in its steps, return as it does."""
+"""What all processes of a training but the first do: wait, and take part in its steps."""
 
 from __future__ import annotations
 

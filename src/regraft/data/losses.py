@@ -36,5 +36,7 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
         what = f"{len(refused):,} of {total:,} images are refused, more than {LARGEST_LOSS:.0%}"
     else:
         return
-    lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused]
-    raise DataError("\n".join([what, listed(lines, _SHOWN, "\n")]), hint="repair or remove these files")
+    lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        lines.append(f"  and {len(refused) - _SHOWN:,} more")
+    raise DataError("\n".join([what, *lines]), hint="repair or remove these files")

@@ -42,6 +42,6 @@ def report_refused(ledger: Ledger, reporter: Reporter, where: str) -> None:
         return
     counts = ledger.counts()
     total = counts["used"] + counts["refused"]
-    reporter.say(f"{len(refused):,} of {total:,} images refused (all are listed {where}):")
+    reporter.say(f"{len(refused):,} of {total:,} images refused (all are named {where}):")
     for entry in refused[:_REFUSED_SHOWN]:
         reporter.say(f"  {entry.path}: {entry.kind}: {entry.reason}")

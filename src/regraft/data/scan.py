@@ -201,9 +201,7 @@ def _conflicts(entries: Sequence[Entry], scanned: Sequence[_Scanned]) -> list[st
 
 def _further_frames(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
     """Name the files of which only a part is read."""
-    several = [
-        name for name, each in zip(samples.ids, scanned, strict=True) if each.header.several
-    ]
+    several = [name for name, each in zip(samples.ids, scanned, strict=True) if each.header.several]
     if several:
         yield f"only the first frame or page is used of {listed(several, _NAMED)}"
 

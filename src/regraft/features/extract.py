@@ -75,7 +75,9 @@ class Features:
         """
         rows = np.empty((len(indices), sum(self.widths[block] for block in blocks)), np.float32)
         names = tuple(str(block) for block in blocks)
-        order = np.argsort(indices, kind="stable").tolist()  # rows are stored in the order of the samples
+        order = np.argsort(
+            indices, kind="stable"
+        ).tolist()  # rows are stored in the order of the samples
         keys = [self.keys[int(indices[position])] for position in order]
         lost: dict[bytes, list[int]] = {}
         found = self.store.read_values(keys, names)

@@ -90,9 +90,7 @@ class Extractor:
                 f"features are the mean over each image and {chosen.views} views of it (augment "
                 f"{chosen.augment}): so many times slower, here and in predictions"
             )
-            preprocess = dataclasses.replace(
-                preprocess, views=chosen.views, augment=chosen.augment
-            )
+            preprocess = dataclasses.replace(preprocess, views=chosen.views, augment=chosen.augment)
             fitted = dataclasses.replace(fitted, preprocess=preprocess)
         at_once = images_at_once(chosen.batch_size, preprocess.image_size)
         compute = choose_compute(chosen.device, chosen.precision, at_once)
@@ -158,9 +156,7 @@ class Extractor:
         def extracted(indices: NDArray[np.int64], view: int = 0) -> Features:
             preprocess = network.preprocess
             if view:
-                preprocess = dataclasses.replace(
-                    preprocess, view=view, augment=self.config.augment
-                )
+                preprocess = dataclasses.replace(preprocess, view=view, augment=self.config.augment)
             seen = dataclasses.replace(network, preprocess=preprocess)
             rows = RowExtractor(dataset.samples, seen, self.compute, threads)
             return extract(rows, indices, store, self.reporter)

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.config.train_config import TrainConfig
+    from regraft.data.dataset import Dataset
     from regraft.data.samples import Parts, Samples
     from regraft.errors import ImageError
     from regraft.features.compute import Compute
-    from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
     from regraft.finetune.processes.group import ProcessGroup
@@ -100,7 +100,7 @@ class Trained:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase
 
 
-def train_network(  # noqa: PLR0913 - what a training is made of
+def train_network(
     probe: Model,
     dataset: Dataset,
     extractor: Extractor,

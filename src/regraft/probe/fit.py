@@ -153,9 +153,7 @@ def fit_probe(
     return Probe(models[chosen], fitted, models["last"] if chosen != "last" else None)
 
 
-def candidate_sets(
-    backbone: Backbone, settings: ProbeSettings
-) -> dict[str, tuple[Block, ...]]:
+def candidate_sets(backbone: Backbone, settings: ProbeSettings) -> dict[str, tuple[Block, ...]]:
     """Return the nested sets of blocks that are fitted, from small to large; "last" is the first.
 
     Examples

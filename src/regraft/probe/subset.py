@@ -18,8 +18,6 @@ def sorted_by_hash(indices: NDArray[np.int64], samples: Samples) -> NDArray[np.i
     return np.asarray(by_hash, dtype=np.int64)
 
 
-def choose_by_hash(
-    indices: NDArray[np.int64], samples: Samples, most: int
-) -> NDArray[np.int64]:
+def choose_by_hash(indices: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
     """Return at most so many of the samples, ascending: those with the smallest content hashes."""
     return np.sort(sorted_by_hash(indices, samples)[:most])

@@ -158,7 +158,7 @@ def _remove(folder: Path, path: Path, descriptor: int) -> None:
 
 
 def _close(descriptor: int) -> None:
-    """Close a lock; if its file system is gone, the error that ended the run is reported instead."""
+    """Close a lock; if its file system is gone, the error that ended the run is reported."""
     with contextlib.suppress(OSError):
         os.close(descriptor)
 

@@ -121,7 +121,7 @@ def reserve(
                     continue
                 raise RunError(
                     f"another run is writing to {out}",
-                    hint="--out names another path; where no run is alive, remove "
+                    hint="--out names another folder; where no run is alive, remove "
                     f"{workspace_path(path)}",
                 )
             if out is not None:

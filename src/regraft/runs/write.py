@@ -15,9 +15,11 @@ from regraft.core.machine import n_threads
 from regraft.core.version import __version__
 from regraft.errors import ImageError, RegraftError
 from regraft.images.decode import DECODER_VERSION
-from regraft.plots import grid as plots
+from regraft.plots.confusion import draw_confusion
 from regraft.plots.epochs import draw_epochs
+from regraft.plots.grid import Item, draw_grid
 from regraft.plots.pairs import Shown, pair_grid
+from regraft.plots.penalties import draw_penalties
 from regraft.runs.metrics_file import write_csv, write_metrics
 from regraft.splits.split_csv import write_split
 from regraft.task import SINGLE_LABEL
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Stopwatch
     from regraft.data.dataset import Dataset
+    from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.finetune.train import Trained
@@ -99,12 +102,17 @@ def write_files(folder: Path, result: Result) -> None:
     _draw_figures(folder, result)
     _draw_predictions(folder, result)
     if result.pairs:
-        _draw_pairs(folder / "duplicates.png", result)
+        path, n_tested = folder / "duplicates.png", len(result.scores.tested)
+        draw_pairs(path, result.pairs, result.dataset.samples, n_tested)
 
 
 def metrics_of(result: Result) -> dict[str, Any]:
     """Return what metrics.json says besides figures and seconds, JSON-ready."""
-    samples, parts, n_tested = result.dataset.samples, result.dataset.parts, len(result.scores.tested)
+    samples, parts, n_tested = (
+        result.dataset.samples,
+        result.dataset.parts,
+        len(result.scores.tested),
+    )
     model, record = result.trained.model, dict(result.trained.fitted.record)
     candidates = record.pop("candidates", [])
     if result.config.strategy == "probe":  # what is fitted are rows: images and their views
@@ -172,8 +180,8 @@ def _write_predictions(path: Path, result: Result) -> None:
 def _draw_figures(folder: Path, result: Result) -> None:
     """Draw the confusion matrix and the curves."""
     confusion = np.asarray(result.measured["test"]["confusion"])  # (K, K)
-    plots.confusion_matrix(folder / "confusion.png", confusion, result.dataset.classes)
-    draw_curves = plots.curves if result.config.strategy == "probe" else draw_epochs
+    draw_confusion(folder / "confusion.png", confusion, result.dataset.classes)
+    draw_curves = draw_penalties if result.config.strategy == "probe" else draw_epochs
     draw_curves(folder / "curves.png", result.trained.fitted.history)
 
 
@@ -191,14 +199,14 @@ def _draw_predictions(folder: Path, result: Result) -> None:
         ("mistakes.png", worst, f"{mistakes} among {len(truth):,} test images"),
     ):
         items = [_item(result, int(k), images.get(int(k), _GONE)) for k in chosen]
-        plots.prediction_grid(folder / name, items, title)
+        draw_grid(folder / name, items, title)
 
 
-def _item(result: Result, k: int, image: NDArray[np.uint8] | str) -> plots.Item:
+def _item(result: Result, k: int, image: NDArray[np.uint8] | str) -> Item:
     """Return what is drawn of the k-th tested image."""
     samples, classes = result.dataset.samples, result.dataset.classes
     index, p = result.scores.tested[k], result.scores.probabilities[k]  # p: (K,)
-    return plots.Item(
+    return Item(
         image,
         predicted=classes[p.argmax()],
         true=classes[samples.labels[index]],
@@ -217,20 +225,21 @@ def _read_images(result: Result, chosen: NDArray[np.int64]) -> dict[int, NDArray
     found: dict[int, NDArray[np.uint8] | str] = {}
     try:
         for index, pixels in result.dataset.samples.pixels(sorted(positions), threads):
-            if isinstance(pixels, ImageError):
-                pixels = "changed since it was read" if pixels.kind == "changed" else _GONE  # noqa: PLW2901
-            found[positions[index]] = pixels
+            found[positions[index]] = _reason(pixels) if isinstance(pixels, ImageError) else pixels
     except (RegraftError, OSError):
         pass  # the archive itself: images that were not reached have no entry
     return found
 
 
-def _draw_pairs(path: Path, result: Result) -> None:
+def _reason(error: ImageError) -> str:
+    return "changed since it was read" if error.kind == "changed" else _GONE
+
+
+def draw_pairs(path: Path, pairs: list[Pair], samples: Samples, n_tested: int) -> None:
     """Draw the pairs that are most similar."""
-    ids = result.dataset.samples.ids
     shown = [
-        Shown(*pair.pictures, f"test: {ids[pair.test]}", ids[pair.other])
-        for pair in result.pairs
+        Shown(*pair.pictures, f"test: {samples.ids[pair.test]}", samples.ids[pair.other])
+        for pair in pairs
         if pair.pictures is not None
     ]
-    pair_grid(path, shown, duplicate_headline(result.pairs, len(result.scores.tested)))
+    pair_grid(path, shown, duplicate_headline(pairs, n_tested))

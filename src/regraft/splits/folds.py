@@ -90,11 +90,13 @@ def _keep_a_side(
     ranks: NDArray[np.uint64],
     n_folds: int,
 ) -> None:
-    """Hold out no class whole: where one fold has all of it, its first cluster stays in training."""
+    """Keep the first cluster of a class in training if one fold would hold out all of the class."""
     n_classes = int(labels.max()) + 1
     present = np.zeros((n_classes, n_folds), dtype=bool)
     present[labels, folds_of_clusters[members]] = True
     for label in np.flatnonzero(present.sum(axis=1) == 1):
         of_class = np.unique(members[labels == label])
-        if (folds_of_clusters[of_class] >= 0).all():  # not one in training already, by another class
+        if (
+            folds_of_clusters[of_class] >= 0
+        ).all():  # not one in training already, by another class
             folds_of_clusters[of_class[np.argmin(ranks[of_class])]] = -1

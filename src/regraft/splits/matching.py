@@ -63,7 +63,9 @@ def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list
     names = [name for name, count in zip(classes, counts, strict=True) if not count]
     if not names:
         return []
-    what = f"no image of {len(names):,} of the run's {len(classes):,} classes: {listed(names, _SHOWN)}"
+    what = (
+        f"no image of {len(names):,} of the run's {len(classes):,} classes: {listed(names, _SHOWN)}"
+    )
     return [f"{what}; macro figures are of the others"]
 
 

@@ -228,7 +228,9 @@ def _guarded(
     """Choose among the clusters of one class, ranked by their numbers, within both limits."""
     quota = fraction * sizes[ranked].sum()
     most_images = max(2 * quota, sizes[ranked].min())
-    candidates = ranked[sizes[ranked] <= most_images]  # a cluster of most of the class is for training
+    candidates = ranked[
+        sizes[ranked] <= most_images
+    ]  # a cluster of most of the class is for training
     images = np.cumsum(sizes[candidates])
     least = int(np.searchsorted(images, quota / 4)) + 1
     most = int(np.searchsorted(images, most_images, side="right"))
@@ -374,9 +376,9 @@ def _left_out_note(samples: Samples, left_out: dict[int, str]) -> list[str]:
     if not left_out:
         return []
     named = [f"{samples.ids[index]} is {reason}" for index, reason in left_out.items()]
+    count = counted(len(left_out))
     return [
-        f"left out, as another part holds the same bytes: {counted(len(left_out))} "
-        f"({listed(named, between='; ')})"
+        f"left out, as another part holds the same bytes: {count} ({listed(named, between='; ')})"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The messages of the first process to the others: probe and parts, and the state of a training."""
+"""What the first process tells the others: the probe and the parts, and where a training is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from regraft.data.dataset import Dataset
 from regraft.data.samples import Parts
 from regraft.errors import DataError
 from regraft.features.taps import Block
@@ -28,48 +29,58 @@ if TYPE_CHECKING:
     from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.state import State
 
-_RECORD = "record"  # the tensor that holds JSON
+_TOLD = "told"
 
 
-def send_probe(group: ProcessGroup, probe: Model, samples: Samples, parts: Parts) -> None:
-    """Send the other processes the start of a training; called by the first one.
-
-    ``parts`` are without images that cannot be read.
-    """
+def send_probe(group: ProcessGroup, probe: Model, dataset: Dataset) -> None:
+    """Send the other processes what training starts from: the probe, and the two parts it needs."""
+    if group.size == 1:
+        return
+    train, val = dataset.train, dataset.val
     tensors = {f"head/{name}": tensor for name, tensor in probe.head.state_dict().items()}
-    tensors |= {"train": torch.from_numpy(parts.train), "val": torch.from_numpy(parts.val)}
-    record = {
+    tensors |= {"train": torch.from_numpy(train), "val": torch.from_numpy(val)}
+    told = {
         "blocks": [str(block) for block in probe.blocks],
         "temperature": probe.temperature,
         "weights": probe.backbone.weights_sha256,
-        "images": hash_of(samples, np.concatenate([parts.train, parts.val])),
+        "images": hash_of(dataset.samples, np.concatenate([train, val])),
     }
-    group.send("probe", _packed(tensors, record))
+    group.send("probe", _packed(tensors, told))
 
 
 def receive_probe(
-    group: ProcessGroup, samples: Samples, backbone: Backbone, max_pixels: int
-) -> tuple[Model, Parts]:
-    """Return the probe and the parts that the first process has sent; the test part is empty.
+    group: ProcessGroup, samples: Samples, backbone: Backbone
+) -> tuple[Model, Dataset]:
+    """Return what the first process has sent; its test part stays there, and is empty here.
 
-    ``samples`` and ``backbone`` are those of this process. Raises DataError where they differ from
-    the first one's.
+    Raises
+    ------
+    DataError
+        Where this process has other images or weights.
     """
-    tensors, record = _unpacked(group.receive("probe"))
+    tensors, told = _unpacked(group.receive("probe"))
     train, val = tensors.pop("train").numpy(), tensors.pop("val").numpy()
     inside = max(train.max(initial=0), val.max(initial=0)) < len(samples)
-    if not inside or record["images"] != hash_of(samples, np.concatenate([train, val])):
+    if not inside or told["images"] != hash_of(samples, np.concatenate([train, val])):
         raise DataError("the images are not those that the first process sees")
-    if record["weights"] != backbone.weights_sha256:
+    if told["weights"] != backbone.weights_sha256:
         raise DataError("the network's weights are not those that the first process has")
     head = LinearHead.from_tensors({name.partition("/")[2]: t for name, t in tensors.items()})
-    blocks = tuple(Block.parse(text) for text in record["blocks"])
-    probe = Model(backbone, blocks, head, record["temperature"], samples.classes, max_pixels)
-    return probe, Parts(train, val, np.empty(0, np.int64), {})
+    blocks = tuple(Block.parse(text) for text in told["blocks"])
+    probe = Model(backbone, blocks, head, told["temperature"], samples.classes, samples.max_pixels)
+    return probe, Dataset(samples, Parts(train, val, np.empty(0, np.int64), {}))
 
 
 def sync_state(state: State, group: ProcessGroup) -> None:
-    """Copy the state of the first process, which may have resumed, to all others."""
+    """Bring all processes to where the first one begins or resumes.
+
+    Parameters
+    ----------
+    state : State
+        Changed in place in all but the first.
+    group : ProcessGroup
+        Of this process.
+    """
     if group.size == 1:
         return
     if group.first:
@@ -87,13 +98,13 @@ def hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _packed(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> bytes:
+def _packed(tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> bytes:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = np.frombuffer(json.dumps(dict(record)).encode(), np.uint8).copy()
-    return safetensors.torch.save({**whole, _RECORD: torch.from_numpy(text)})
+    text = np.frombuffer(json.dumps(dict(told)).encode(), np.uint8).copy()
+    return safetensors.torch.save({**whole, _TOLD: torch.from_numpy(text)})
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = safetensors.torch.load(data)
-    record: dict[str, Any] = json.loads(tensors.pop(_RECORD).numpy().tobytes())
-    return tensors, record
+    told: dict[str, Any] = json.loads(tensors.pop(_TOLD).numpy().tobytes())
+    return tensors, told

@@ -60,6 +60,7 @@ class MLflowLog:
             return str(known.experiment_id)
 
     def begin(self, history: History) -> None:
+        """Start, or continue a training whose first epochs are given."""
         earlier = self._earlier() if history else None
         if earlier is None:
             self._run = self._client.create_run(self._experiment, run_name=self._name).info.run_id
@@ -91,11 +92,13 @@ class MLflowLog:
             return None
 
     def send(self, history: History) -> None:
+        """Send the epochs that were not sent yet."""
         for row in history[self._sent :]:
             self._metrics(numbers_of(row), row["epoch"])
             self._sent += 1
 
     def finish(self, run: Path, figures: Mapping[str, float]) -> None:
+        """Send the final figures and pictures."""
         self._metrics(figures, 0)
         for name in _FILES:
             if (run / name).is_file():
@@ -110,5 +113,6 @@ class MLflowLog:
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self, ended: str) -> None:
+        """Release everything."""
         if self._run:
             self._client.set_terminated(self._run, ended)

@@ -28,6 +28,7 @@ class TensorBoardLog:
         self._sent = 0
 
     def begin(self, history: History) -> None:
+        """Start, or continue a training whose first epochs are given."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,7 @@ class TensorBoardLog:
         self.send(history)
 
     def send(self, history: History) -> None:
+        """Send the epochs that were not sent yet."""
         for row in history[self._sent :]:
             for name, value in numbers_of(row).items():
                 self._writer.add_scalar(name, value, row["epoch"])
@@ -47,6 +49,7 @@ class TensorBoardLog:
         self._writer.flush()
 
     def finish(self, run: Path, figures: Mapping[str, float]) -> None:
+        """Send the final figures and pictures."""
         import numpy as np
         from PIL import Image
 
@@ -61,6 +64,7 @@ class TensorBoardLog:
         self._folder.replace(run / "tensorboard")
 
     def close(self, ended: str) -> None:
+        """Release everything."""
         del ended
         if self._writer is not None:
             self._writer.close()
