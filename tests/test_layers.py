@@ -39,11 +39,6 @@ MAY_IMPORT = {
     "__main__": "cli",
 }
 
-#: Arrows that the moves alone have not paid yet.
-DEBTS = {
-    "check/near_duplicates.py", "estimator.py",
-}  # fmt: skip
-
 #: Rooms whose types alone may be named, under TYPE_CHECKING.
 TYPES_ONLY = {"runs": "features heads model finetune"}
 
@@ -139,7 +134,7 @@ def test_a_room_imports_what_its_row_permits(path):
     if room_of(path) == "errors":
         assert not list(rooms_of_imports(path))
         return
-    assert bool(not_permitted(path)) == (name_of(path) in DEBTS)
+    assert not not_permitted(path)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

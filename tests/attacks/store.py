@@ -1,7 +1,7 @@
 """Attacks on the store of features: damaged files, power failures, kills at every write.
 
-What must hold after each: a row is what was written or is not there, one warning at most, and the
-next run writes and reads as if nothing had been, without repair by hand.
+After each of them a row is what was written or is not there, there is one warning at most, and the
+next run writes and reads without any repair by hand.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def key(number: int) -> bytes:
 
 @cache
 def row(number: int) -> dict[str, np.ndarray]:
-    """A few kilobytes; every eighth is larger than a page of the file."""
+    """Return a row of a few kilobytes; every eighth is larger than a page of the file."""
     width = 30_000 if number % 8 == 7 else 200 + 97 * number
     values = np.random.default_rng(number).normal(size=width).astype(np.float16)
     return {"layer1@1": values[:100], "pooled@1": values[100:]}
@@ -60,7 +60,7 @@ def write(store: FeatureStore, numbers: Iterable[int]) -> None:
 
 
 def work(folder: Path) -> None:
-    """Everything that changes the file: made, filled, stamped, evicted, filled again, rewritten."""
+    """Do everything that changes the file: create, fill, stamp, evict and fill it again."""
     store = FeatureStore(folder)
     write(store, range(16))
     write(store, range(16, 32))
@@ -72,7 +72,7 @@ def work(folder: Path) -> None:
 
 
 def there(store: FeatureStore) -> int:
-    """Return how many rows are there; each of them must be the one that was written."""
+    """Return the number of rows that are there; each must be the one that was written."""
     found = list(store.read([key(n) for n in range(ROWS)]))
     for number, blocks in enumerate(found):
         if blocks is not None:
@@ -85,8 +85,8 @@ def there(store: FeatureStore) -> int:
 
 
 def check(folder: Path) -> tuple[int, list[str]]:
-    """Use a store that something happened to; return the rows that were left, and the warnings."""
-    with warnings.catch_warnings(record=True) as told:
+    """Use a store after an attack; return the number of rows that were left, and the warnings."""
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         store = FeatureStore(folder)
         left = there(store)
@@ -99,18 +99,18 @@ def check(folder: Path) -> tuple[int, list[str]]:
         there(store)
         write(store, range(ROWS))
         store.close()
-    assert len(told) <= 1, [str(each.message) for each in told]
+    assert len(warned) <= 1, [str(each.message) for each in warned]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # and now all is well
+        warnings.simplefilter("error")  # the store is sound again
         store = FeatureStore(folder)
         assert there(store) == ROWS
         store.close()
-    return left, [str(each.message) for each in told]
+    return left, [str(each.message) for each in warned]
 
 
 @cache
-def _place() -> Path:
-    """A folder whose flushes cost nothing, where there is one."""
+def _scratch() -> Path:
+    """Return a new folder, in memory if possible: flushes cost nothing there."""
     memory = Path("/dev/shm")  # noqa: S108 - a new folder in it
     folder = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None)
     Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
@@ -122,13 +122,13 @@ def _place() -> Path:
 
 @cache
 def _sound() -> bytes:
-    folder = _place() / "sound"
+    folder = _scratch() / "sound"
     work(folder)
     return (folder / NAME).read_bytes()
 
 
 def _flip(data: bytearray, chance: random.Random) -> None:
-    """Most often where it hurts: the head of the file, of a page, or its list of cells."""
+    """Flip bits, most often in the head of the file, of a page, or in its list of cells."""
     for _ in range(chance.choice((1, 1, 2, 8, 32))):
         page = chance.randrange(len(data) // PAGE) * PAGE
         reach = chance.choice((16, 64, 256, PAGE))
@@ -160,9 +160,9 @@ DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def damage(seed: int, number: int) -> str:
-    """Damage a sound file, or lay a strange journal beside it, and use the store."""
+    """Damage a sound file, or put a false journal beside it, and use the store."""
     chance = random.Random(f"{seed} {number}")
-    folder = _place() / "damaged"
+    folder = _scratch() / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     data = bytearray(_sound())
@@ -175,18 +175,18 @@ def damage(seed: int, number: int) -> str:
             journal = chance.choice((chance.randbytes(5000), bytes(512), _journal(chance)))
             (folder / f"{NAME}-journal").write_bytes(journal)
     (folder / NAME).write_bytes(data)
-    left, told = check(folder)
+    left, warned = check(folder)
     kept = list(folder.glob("*.not-ours"))
     if kept:
         return "renamed"
-    if told:
-        return "made anew"
+    if warned:
+        return "started again"
     return "all rows there" if left == _rows_of_sound() else "some rows lost"
 
 
 @cache
 def _rows_of_sound() -> int:
-    folder = _place() / "counted"
+    folder = _scratch() / "counted"
     folder.mkdir()
     (folder / NAME).write_bytes(_sound())
     store = FeatureStore(folder)
@@ -196,15 +196,15 @@ def _rows_of_sound() -> int:
 
 
 def _journal(chance: random.Random) -> bytes:
-    """A journal as SQLite writes it, of pages that the file has or has not; its checksums hold."""
+    """Return a journal in SQLite's form with right checksums, of pages that the file may have."""
     pages, nonce = chance.randrange(1, 40), chance.getrandbits(32)
     head = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + struct.pack(">IIIII", 2, nonce, pages, 512, PAGE)
     body = head.ljust(512, b"\0")
     for _ in range(2):
         page = bytearray(chance.randbytes(PAGE))
         total = nonce
-        for place in range(PAGE - 200, 0, -200):
-            total = (total + page[place]) & 0xFFFFFFFF
+        for position in range(PAGE - 200, 0, -200):
+            total = (total + page[position]) & 0xFFFFFFFF
         body += struct.pack(">I", chance.randrange(1, 40)) + page + struct.pack(">I", total)
     return body
 
@@ -214,11 +214,11 @@ def _journal(chance: random.Random) -> bytes:
 
 @cache
 def strike_library() -> Path | None:
-    """Compile strike.c; None where there is no compiler, or no Linux."""
+    """Compile strike.c; None without a compiler or Linux."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         return None
-    library = _place() / "strike.so"
+    library = _scratch() / "strike.so"
     source = Path(__file__).with_name("strike.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
@@ -246,10 +246,10 @@ def record_work(folder: str, record: str) -> None:
 
 @cache
 def _recorded() -> list[tuple[bytes, int, int, bytes]]:
-    """What ``work`` writes: kind of call, file, offset, data."""
-    place = Path(tempfile.mkdtemp(dir=_place()))
-    struck(f"store.record_work({str(place / 'store')!r}, {str(place / 'record')!r})")
-    data, calls, position = (place / "record").read_bytes(), [], 0
+    """Return the calls with which ``work`` writes: kind of call, file, offset, data."""
+    folder = Path(tempfile.mkdtemp(dir=_scratch()))
+    struck(f"store.record_work({str(folder / 'store')!r}, {str(folder / 'record')!r})")
+    data, calls, position = (folder / "record").read_bytes(), [], 0
     while position < len(data):
         what, kind, offset, size = _RECORD.unpack_from(data, position)
         position += _RECORD.size
@@ -270,7 +270,7 @@ def _apply(file: bytearray, what: bytes, offset: int, body: bytes) -> None:
 
 
 def power_failure(seed: int, number: int) -> str:
-    """Stop after some call; of what no flush came behind, anything may be missing or torn."""
+    """Stop after some call; anything that was not flushed can be missing, wholly or in part."""
     calls, chance = _recorded(), random.Random(f"{seed} {number}")
     end = len(calls) if number < 0 else chance.randrange(1, len(calls) + 1)
     files = {1: bytearray(), 2: bytearray()}
@@ -283,24 +283,24 @@ def power_failure(seed: int, number: int) -> str:
             files[kind].clear()
         elif what != b"s" and (certain or chance.random() < 0.5):
             _apply(files[kind], what, offset, body)
-        elif what == b"w" and chance.random() < 0.5:  # torn, in sectors
+        elif what == b"w" and chance.random() < 0.5:  # a part of it, in sectors
             first = chance.randrange(0, len(body), 512)
             last = chance.randrange(first, len(body) + 1, 512)
             _apply(files[kind], what, offset + first, body[first:last])
-    folder = _place() / "failed"
+    folder = _scratch() / "failed"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for kind, data in files.items():
         if data or kind == 1:
             (folder / f"{NAME}{'-journal' if kind == 2 else ''}").write_bytes(data)
-    left, told = check(folder)
-    if told:
-        return "made anew"
+    left, warned = check(folder)
+    if warned:
+        return "started again"
     return "no rows yet" if left == 0 else "rows there"
 
 
 def run(count: int, seed: int, first: int = 0) -> Report:
-    """Damage and power failures in turn."""
+    """Attack with damage and power failures in turn."""
     return hunt(one, count, seed, first)
 
 
@@ -314,41 +314,42 @@ def one(seed: int, number: int) -> str:
 
 
 def kill_at_every_write(folder: str, step: int, first: int = 1, data: str = "") -> None:
-    """Fork a process for each call that writes, which dies there; print how many, and findings.
+    """Fork a process for each call that writes, which dies there; print how many died.
 
-    To be run under ``struck``. Every second one dies in the middle of its write. With ``data`` an
-    extraction of these images is killed, else ``work``.
+    It must run under ``struck``. Every second process dies in the middle of its write. With
+    ``data`` an extraction of these images is killed, else ``work``.
     """
     library = ctypes.CDLL(None)
-    task, look = extraction(data) if data else (work, _undamaged)
+    task, compare = extraction(data) if data else (work, _check_sound)
     number = first
     while True:
-        place = Path(folder) / f"at-{number}"
-        if _survives(_armed, library, number, (number // step + first) % 2, task, place):
+        store = Path(folder) / f"at-{number}"
+        if _survives(_armed, library, number, (number // step + first) % 2, task, store):
             break
-        assert _survives(look, place), f"after a kill at call {number}: see above"
-        shutil.rmtree(place, ignore_errors=True)
+        assert _survives(compare, store), f"after a kill at call {number}: see above"
+        shutil.rmtree(store, ignore_errors=True)
         number += step
     print(len(range(first, number, step)))  # noqa: T201 - the result
 
 
 def _armed(
-    library: ctypes.CDLL, number: int, halved: int, task: Callable[[Path], object], place: Path
+    library: ctypes.CDLL, number: int, halved: int, task: Callable[[Path], object], store: Path
 ) -> None:
     library.strike_at(ctypes.c_long(number), halved)
-    task(place)
+    task(store)
 
 
-def _undamaged(place: Path) -> None:
-    _, told = check(place)
-    assert not told, told
+def _check_sound(folder: Path) -> None:
+    _, warned = check(folder)
+    assert not warned, warned
 
 
 def extraction(data: str) -> tuple[Callable[[Path], object], Callable[[Path], None]]:
-    """Return what extracts images into a store, and what does it again and compares the rows."""
+    """Return a function that extracts images into a store, and one that compares its rows."""
     import torch  # noqa: PLC0415 - takes seconds
 
-    from regraft.backbones.registry import at_image_size, load_backbone  # noqa: PLC0415
+    from regraft.backbones.image_size import at_image_size  # noqa: PLC0415
+    from regraft.backbones.registry import load_backbone  # noqa: PLC0415
     from regraft.config.train_config import TrainConfig  # noqa: PLC0415
     from regraft.data.scan import scan  # noqa: PLC0415
     from regraft.features import extract  # noqa: PLC0415
@@ -362,23 +363,23 @@ def extraction(data: str) -> tuple[Callable[[Path], object], Callable[[Path], No
     reader = extract.TapReader(backbone, extract.row_blocks(backbone), compute)
     extract.TapReader = lambda *_: reader  # made once, before all forks
 
-    def extracted(place: Path) -> np.ndarray:
-        store = FeatureStore(place)
+    def extracted(folder: Path) -> np.ndarray:
+        store = FeatureStore(folder)
         network = extract.RowExtractor(samples, backbone, compute, 1)
         features = extract.extract(network, np.arange(len(samples)), store)
         rows = features.matrix(np.arange(len(samples)), extract.row_blocks(backbone))
         store.close()
         return rows
 
-    expected = extracted(Path(tempfile.mkdtemp(dir=_place())))
+    expected = extracted(Path(tempfile.mkdtemp(dir=_scratch())))
 
-    def look(place: Path) -> None:
+    def compare(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert np.array_equal(extracted(place), expected)
-        assert integrity(place) == "ok"
+            assert np.array_equal(extracted(folder), expected)
+        assert integrity(folder) == "ok"
 
-    return extracted, look
+    return extracted, compare
 
 
 def _survives(action: Callable[..., object], *arguments: object) -> bool:
@@ -387,7 +388,7 @@ def _survives(action: Callable[..., object], *arguments: object) -> bool:
     if child == 0:
         try:
             action(*arguments)
-        except BaseException:  # noqa: BLE001 - told, and then nothing of the parent's goes on here
+        except BaseException:  # noqa: BLE001 - printed, and the child must not go on as the parent
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
@@ -399,7 +400,7 @@ def _survives(action: Callable[..., object], *arguments: object) -> bool:
 
 
 def integrity(folder: Path) -> str:
-    """SQLite's own opinion of the file."""
+    """Return SQLite's own check of the file."""
     connection = sqlite3.connect(folder / NAME)
     try:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
@@ -407,7 +408,7 @@ def integrity(folder: Path) -> str:
         connection.close()
 
 
-# --- places -----------------------------------------------------------------------------------
+# --- disks ------------------------------------------------------------------------------------
 
 
 def on_a_small_disk(call: str, folder: Path, size: str) -> str | None:
@@ -428,43 +429,43 @@ def on_a_small_disk(call: str, folder: Path, size: str) -> str | None:
 
 
 def fill_the_disk(folder: str, rounds: int) -> None:
-    """Let the disk fill up at many places of the work; nothing that was there may be lost."""
-    place, filler = Path(folder) / "store", Path(folder) / "filler"
-    told = 0
+    """Fill the disk at many steps of the work; print how often. No row may be lost."""
+    store_folder, filler = Path(folder) / "store", Path(folder) / "filler"
+    full = 0
     for step in range(rounds):
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(store_folder, ignore_errors=True)
         filler.write_bytes(b"")
         free = shutil.disk_usage(folder).free
-        left = (step + 1) * (40 * PAGE) // rounds  # what remains: from nothing to all but enough
+        left = (step + 1) * (40 * PAGE) // rounds  # free bytes: from none to almost enough
         filler.write_bytes(bytes(free - left))
         kept = 0
         try:
-            store = FeatureStore(place)
+            store = FeatureStore(store_folder)
             for start in range(0, ROWS, 8):
                 write(store, range(start, start + 8))
                 kept = start + 8
         except DiskFullError:
-            told += 1
+            full += 1
         filler.write_bytes(b"")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            store = FeatureStore(place)
+            store = FeatureStore(store_folder)
             assert there(store) == kept
             write(store, range(ROWS))
             assert there(store) == ROWS
             store.close()
-        assert integrity(place) == "ok"
-    print(told)  # noqa: T201 - the result
+        assert integrity(store_folder) == "ok"
+    print(full)  # noqa: T201 - the result
 
 
 def read_only(folder: str) -> None:
-    """A store on a file system that has become read-only."""
-    place = Path(folder) / "store"
-    store = FeatureStore(place)
+    """Use a store on a file system that has become read-only; print the errors."""
+    store_folder = Path(folder) / "store"
+    store = FeatureStore(store_folder)
     write(store, range(8))
     store.close()
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-    for action in (lambda: write(store, range(8, 16)), lambda: FeatureStore(place)):
+    for action in (lambda: write(store, range(8, 16)), lambda: FeatureStore(store_folder)):
         try:
             action()
         except StoreError as error:
@@ -472,7 +473,7 @@ def read_only(folder: str) -> None:
 
 
 def refused_without_permission(folder: str) -> None:
-    """As a user who may read the folder, but not write to it."""
+    """Open a store as a user who may read the folder but not write to it; print the error."""
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
@@ -486,7 +487,7 @@ def refused_without_permission(folder: str) -> None:
 
 
 def write_all(folder: str) -> None:
-    """What each of many processes does: the same rows, some at a time."""
+    """Write all rows, some at a time; many processes do this at once."""
     store = FeatureStore(Path(folder))
     for start in range(0, ROWS, 4):
         write(store, range(start, start + 4))
@@ -495,7 +496,7 @@ def write_all(folder: str) -> None:
 
 
 def disturb(folder: str, role: str, seconds: float) -> None:
-    """Write, read, evict or clear for a while; whoever reads sees right rows or none."""
+    """Write, read, evict or clear for a while; rows that are read must be right."""
     store, end = FeatureStore(Path(folder)), time.monotonic() + seconds
     chance, rounds = random.Random(role), 0
     while time.monotonic() < end:

@@ -12,12 +12,11 @@ from finetune_trials import make_trial
 from regraft.cli.main import main
 from regraft.commands.train import fit
 from regraft.core.reporter import Reporter
-from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
 from regraft.features.extractor import Extractor, load_backbone
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
-from regraft.finetune.train import try_rates_from
+from regraft.finetune.train import job_of, try_rates_from
 from regraft.splits.split import split, split_by_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -26,12 +25,6 @@ SMALL = {
     "strategy": "scratch", "model": "minivgg", "image_size": 16, "batch_size": 8,
     "test_fraction": 0.3, "val_fraction": 0.3, "precision": "float32", "seed": 3,
 }  # fmt: skip
-
-
-def try_out(trial, **changes):
-    config = trial.config.replace(**changes)
-    extractor = Extractor(trial.probe.backbone, trial.compute, config)
-    return try_rates_from(trial.probe, Dataset(trial.samples, trial.parts), extractor)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +40,7 @@ def trial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(trial):
-    return try_out(trial)
+    return trial.rates()
 
 
 def test_rates_rise_until_the_loss_runs_away(found):
@@ -61,10 +54,10 @@ def test_rates_rise_until_the_loss_runs_away(found):
 
 
 def test_the_same_seed_gives_the_same_bits_with_other_workers(trial, found):
-    again = try_out(trial, workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
+    again = trial.rates(workers=1, epochs=7, schedule="step", warmup=0.0, lr=0.3)
     assert np.array_equal(again.losses, found.losses)
     assert again.limit == found.limit
-    assert not np.array_equal(try_out(trial, seed=1).losses[:5], found.losses[:5])
+    assert not np.array_equal(trial.rates(seed=1).losses[:5], found.losses[:5])
 
 
 def test_neither_the_network_nor_a_checkpoint_is_left(trial, found):
@@ -83,7 +76,7 @@ def test_images_outside_the_training_part_are_not_read(trial, tmp_path):
     assert len(parts.test) > 0
     for index in (*parts.val, *parts.test):
         (folder / samples.ids[index]).unlink()
-    found = try_out(dataclasses.replace(trial, samples=samples, parts=parts))
+    found = dataclasses.replace(trial, samples=samples, parts=parts).rates()
     assert len(found.losses) > 20
 
 
@@ -92,7 +85,7 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error(trial):
     broken["bias"] = broken["bias"] * float("nan")
     head = type(trial.probe.head)(**broken)
     with pytest.raises(DivergedError, match="the loss is nan at step 1"):
-        try_out(dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)))
+        dataclasses.replace(trial, probe=dataclasses.replace(trial.probe, head=head)).rates()
 
 
 # --- the suggestion -------------------------------------------------------------------------------
@@ -108,7 +101,7 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     rising = np.clip(np.log10(RATES) + 1, 0, None) * 3
     found = _read(RATES, start - falling + rising + noise, 1e-4)
     assert 0.01 < found.limit < 0.3  # smoothing carries the rise a little to the left
-    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, behind which the loss rose"
+    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, above which the loss rose"
     assert found.summary().startswith(words)
 
 
@@ -146,7 +139,7 @@ def rates_after_a_probe(data, config):
     dataset = split_by_config(samples, config)
     with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
         probe = fit(extractor.read(dataset.only_train()), dataset, extractor)
-        return try_rates_from(probe.model, dataset, extractor)
+        return try_rates_from(job_of(probe.model, dataset, extractor))
 
 
 DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}

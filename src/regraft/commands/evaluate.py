@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.config.settings import READING, some_settings
+from regraft.config.settings import some_settings
 from regraft.core.reporter import SILENT, Reporter
 from regraft.data.dataset import Dataset
 from regraft.data.notes import report_refused
@@ -55,7 +55,7 @@ def evaluate(
     BundleError
         Where the bundle is not what it claims to be.
     """
-    asked, folder = some_settings(settings, READING), Path(run)
+    asked, folder = some_settings(settings, "evaluate"), Path(run)
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import measure_classification
     from regraft.features.extractor import Extractor

@@ -76,8 +76,8 @@ def find_rate(
         found = split_by_config(scan(data, asked, reporter), asked)
     report_notes(found, reporter)
     network = loading.result()
+    check_names(network, asked)
     with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
-        check_names(extractor)
         start, dataset = _start(found, extractor)
         rates = _try_rates(start, dataset, extractor)
     _draw(path, rates)
@@ -146,9 +146,9 @@ def _unreadable(found: Dataset, extractor: Extractor) -> dict[int, ImageError]:
 
 
 def _try_rates(start: Model, dataset: Dataset, extractor: Extractor) -> Rates:
-    from regraft.finetune.train import try_rates_from
+    from regraft.finetune.train import job_of, try_rates_from
 
-    return try_rates_from(start, dataset, extractor)
+    return try_rates_from(job_of(start, dataset, extractor))
 
 
 def _draw(path: Path, rates: Rates) -> None:

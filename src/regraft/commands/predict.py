@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from regraft.config.settings import PREDICTING, some_settings
+from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
@@ -49,7 +49,7 @@ def predict(
         In the order of the images; with ``error`` for an image that cannot be read.
     """
     with in_background(_import_predictor) as importing:
-        config = some_settings(settings, PREDICTING)
+        config = some_settings(settings, "predict")
         source = open_unlabelled(paths)
     for note in source.notes:
         reporter.say(note)

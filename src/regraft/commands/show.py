@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.config.settings import SHOWING, some_settings
+from regraft.config.settings import some_settings
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import columns
@@ -54,7 +54,7 @@ def show(
     reporter : Reporter, optional
         Silent where not given.
     **settings
-        Fields of TrainConfig that are in ``settings.SHOWING``.
+        Fields of TrainConfig that say how images are read and drawn.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def show(
 
         print(show("photos", augmentation="standard"))
     """
-    config = some_settings(settings, SHOWING)
+    config = some_settings(settings, "show")
     if augmentation is not None:
         _check_augmentation(augmentation)
     path = picture_path(out, "show.png", data)
@@ -142,10 +142,11 @@ def _check_augmentation(name: str) -> None:
 def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:
     """Return the rendering of the default network at the size that a training would take."""
     from regraft.backbones import registry  # noqa: PLC0415 - imports torch
+    from regraft.backbones.image_size import adapt_to_images  # noqa: PLC0415
 
     size = None if config.image_size == "auto" else int(config.image_size)
     backbone = registry.load_backbone(config.model, "none", image_size=size)  # no weight is used
-    backbone, _ = registry.fitted_to(backbone, samples.sizes, automatic=size is None)
+    backbone, _ = adapt_to_images(backbone, samples.sizes, automatic=size is None)
     return backbone.preprocess
 
 

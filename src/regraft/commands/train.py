@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from regraft.backbones.backbone import Backbone
     from regraft.check.near_duplicates import Pair
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
@@ -130,8 +131,8 @@ def train(
             seconds.lap("scan")
             report_dataset(found, reporter)
             network = loading.result()
+            check_names(network, asked)  # before minutes of extraction
             with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
-                check_names(extractor)  # before minutes of extraction
                 seconds.lap("load")
                 features = extractor.read(found)  # one pass through the frozen network, kept
                 dataset = found.without(features.refused, strict=asked.strict)
@@ -165,15 +166,14 @@ def check_first(config: TrainConfig, place: Reservation) -> None:
         choose_compute(config.device, config.precision, config.batch_size)
 
 
-def check_names(extractor: Extractor) -> None:
+def check_names(backbone: Backbone, config: TrainConfig) -> None:
     """Refuse taps and stages that the network does not have, and memory that is no number."""
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
 
-    config = extractor.config
     memory_limit(config.memory)
-    select_blocks(extractor.backbone, config.taps, config.grids)
-    trained_stages(extractor.backbone, config.unfreeze)
+    select_blocks(backbone, config.taps, config.grids)
+    trained_stages(backbone, config.unfreeze)
 
 
 def fit(features: Features, dataset: Dataset, extractor: Extractor) -> Probe:

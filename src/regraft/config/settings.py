@@ -36,16 +36,6 @@ def harmless(kind: type[TrainConfig] = TrainConfig) -> set[str]:
     return {name for name, each in settings_of(kind).items() if each.harmless}
 
 
-def configured(config: TrainConfig | None, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return a configuration with settings by name in place of its own."""
-    if config is not None and not isinstance(config, TrainConfig):
-        raise ConfigError(
-            f"the configuration is of type {type(config).__name__}; it must be a TrainConfig",
-            hint="settings can be given by name: regraft.train(data, seed=1)",
-        )
-    return (config or TrainConfig()).replace(**settings)
-
-
 def unread(config: TrainConfig) -> set[str]:
     """Return the settings that a training with this configuration does not read.
 

@@ -201,7 +201,9 @@ def _conflicts(entries: Sequence[Entry], scanned: Sequence[_Scanned]) -> list[st
 
 def _further_frames(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
     """Name the files of which only a part is read."""
-    several = [name for name, each in zip(samples.ids, scanned, strict=True) if each.header.several]
+    several = [
+        name for name, each in zip(samples.ids, scanned, strict=True) if each.header.has_more_frames
+    ]
     if several:
         yield f"only the first frame or page is used of {listed(several, _NAMED)}"
 
@@ -211,7 +213,7 @@ def _dark(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
 
     Only pixels show it, so some of these images are decoded, spread evenly over all.
     """
-    deep = np.flatnonzero([each.header.deep for each in scanned])
+    deep = np.flatnonzero([each.header.has_16_bits for each in scanned])
     if not len(deep):
         return
     some = np.unique(deep[np.linspace(0, len(deep) - 1, _DECODED_OF_16_BITS).round().astype(int)])

@@ -71,13 +71,14 @@ class Extractor:
             Where the device is not there, or the network does not take the image size.
         """
         from regraft.backbones import registry
+        from regraft.backbones.image_size import adapt_to_images
         from regraft.features.compute import choose_compute, images_at_once
 
         note = registry.name_note(config.model)
         if note is not None:
             reporter.say(note)
         automatic = config.image_size == "auto"
-        fitted, reason = registry.fitted_to(backbone, samples.sizes, automatic=automatic)
+        fitted, reason = adapt_to_images(backbone, samples.sizes, automatic=automatic)
         preprocess = fitted.preprocess
         reporter.say(
             f"{fitted.name}, weights {fitted.weights} (sha256 {fitted.weights_sha256[:12]}), "

@@ -1,33 +1,43 @@
-"""What the main path calls: from a probe to a fine-tuned model, or on from a checkpoint of it."""
+"""Fine-tuning: a probe in, the model of the best epoch out. Read ``train_network`` first.
+
+Only this module reads ``TrainConfig``; the others get values. The loop itself is in ``loop``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from regraft.backbones.freeze import frozen
-from regraft.config.settings import HARMLESS
-from regraft.core.reporter import Reporter, Stopwatch
+from regraft.config.settings import harmless
+from regraft.core.machine import free_memory, n_threads
+from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
-from regraft.finetune.batches import TrainingBatches, lost_image_error
+from regraft.finetune.batches import TrainingBatches
 from regraft.finetune.checkpoint import Checkpoints, NoCheckpoints
-from regraft.finetune.frozen.prefix import choose_prefix, n_views, without_prefix
-from regraft.finetune.loop import Loop, Schedule
-from regraft.finetune.memory import available_bytes, fit_memory
+from regraft.finetune.frozen.prefix import (
+    Prefixes,
+    ViewSettings,
+    choose_prefixes,
+    without_prefixes,
+)
+from regraft.finetune.loop import Loop, LoopSettings
+from regraft.finetune.memory import fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.paths import refuse_existing, remove_rows
 from regraft.finetune.processes.exchange import hash_of, sync_state
-from regraft.finetune.processes.group import SINGLE_PROCESS
+from regraft.finetune.processes.group import SINGLE_PROCESS, ProcessGroup
 from regraft.finetune.rate_trial import try_rates
-from regraft.finetune.schedule import make_optimizer, parameter_groups, rate_factor
+from regraft.finetune.reader import ImageReader, lost_image_error
+from regraft.finetune.schedule import Schedule, make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
+from regraft.finetune.step import StepSettings, TrainingStep
 from regraft.finetune.validation import Validation
 from regraft.heads.fit import class_weights
 from regraft.heads.fitted import FittedHead
@@ -36,8 +46,7 @@ from regraft.images.augment import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from pathlib import Path
 
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
@@ -46,7 +55,6 @@ if TYPE_CHECKING:
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
-    from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.rate_trial import Rates
     from regraft.model import Model
 
@@ -60,43 +68,30 @@ LEARNING_RATES = {
     ("sgd", "scratch"): 5e-2,
 }
 
-#: Settings that may differ when a run is resumed; which image is in which part is in the
-#: fingerprint itself.
-_FREE = {*HARMLESS, "split", "strict"}
+#: Settings that may differ in a resumed run; the fingerprint has the images of each part instead.
+_MAY_DIFFER = {*harmless(), "split", "strict"}
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run that is complete, and what its frozen stages gave."""
-    remove_rows(folder)
-    Checkpoints(folder, {}).remove()
+@dataclass(frozen=True)
+class Job:
+    """What all functions here share: one training."""
+
+    probe: Model
+    samples: Samples
+    parts: Parts
+    compute: Compute  # as for the probe's features: then epoch 0 is the probe, bit for bit
+    config: TrainConfig
+    reporter: Reporter = SILENT
+    group: ProcessGroup = SINGLE_PROCESS  # each of its processes calls the same functions
 
 
-def require_readable(samples: Samples, refused: Mapping[int, ImageError]) -> None:
-    """Refuse to go on where images that were trained on cannot be read again.
-
-    Parameters
-    ----------
-    samples : Samples
-        Their names.
-    refused : mapping of int to ImageError
-        Of an extraction with the trained network.
-
-    Raises
-    ------
-    DataError
-        Names the first one.
-    """
-    for index, error in refused.items():
-        raise lost_image_error(samples.ids[index], str(error))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Trained:
-    """A model, how its head was fitted, and the features of its network if that has changed."""
+    """A model, how its head was fitted, and the features of its network."""
 
     model: Model
     fitted: FittedHead
-    features: Features | None = None  # None where those of the probe's network still serve
+    features: Features | None = None  # None if those of the probe's network still serve
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase
 
 
@@ -108,12 +103,9 @@ def train_network(
     callbacks: Sequence[object] = (),
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Trained:
-    """Train stages and head by gradient, starting from a probe or from a random head."""
+    """Train the network from the probe on; read its features again if the network has changed."""
     seconds = Stopwatch()
-    model, fitted = finetune(
-        probe, dataset.samples, dataset.parts, extractor.compute, extractor.config, folder,
-        extractor.reporter, callbacks, group=group,
-    )  # fmt: skip
+    model, fitted = finetune(job_of(probe, dataset, extractor, group), folder, callbacks)
     seconds.lap("train")
     features = None
     if model.backbone is not probe.backbone and group.first:
@@ -123,298 +115,301 @@ def train_network(
     return Trained(model, fitted, features, seconds.phases)
 
 
-def finetune(  # noqa: PLR0913 - what a training is made of
-    probe: Model,
-    samples: Samples,
-    parts: Parts,
-    compute: Compute,
-    config: TrainConfig,
-    folder: Path,
-    reporter: Reporter | None = None,
-    callbacks: Sequence[object] = (),
-    *,
-    group: ProcessGroup = SINGLE_PROCESS,
-) -> tuple[Model, FittedHead]:
-    """Train stages and head by gradient, starting from a probe or from a random head.
+def job_of(
+    probe: Model, dataset: Dataset, extractor: Extractor, group: ProcessGroup = SINGLE_PROCESS
+) -> Job:
+    """Return the job of training a probe's network as the extractor's settings say."""
+    samples, parts = dataset.samples, dataset.parts
+    compute, config, reporter = extractor.compute, extractor.config, extractor.reporter
+    return Job(probe, samples, parts, compute, config, reporter, group)
 
-    Parameters
-    ----------
-    probe : Model
-        Fitted on the training part alone.
-    samples : Samples
-        Images and labels.
-    parts : Parts
-        ``train`` reaches gradients; ``val`` chooses the epoch and fits the temperature; ``test`` is
-        not looked at.
-    compute : Compute
-        As the probe's features were extracted: then epoch 0 is the probe to the bit.
-    config : TrainConfig
-        The settings under "Fine-tuning", seed, class weight, batch size, workers.
-    folder : Path
-        Of the checkpoints.
-    reporter : Reporter, optional
-        Told of every epoch.
-    callbacks : sequence of object, optional
-        As ``Loop`` takes them.
-    group : ProcessGroup
-        The processes that share each step, all of which call this; the first one saves.
 
-    Returns
-    -------
-    tuple of Model and FittedHead
-        The probe itself where no epoch was better on the validation part. The record and the
-        history go into metrics.json and history.csv.
+def finetune(job: Job, folder: Path, callbacks: Sequence[object] = ()) -> tuple[Model, FittedHead]:
+    """Train stages and head from a probe or from a random head; return the best epoch's model.
 
-    Raises
-    ------
-    ConfigError, DataError
-        Where settings do not fit the network or nothing can be validated.
-    RunError, DiskFullError
-        Where checkpoints cannot be read, are of another run, or do not fit.
-    DivergedError
-        Where the loss is no longer finite.
-    FrozenError
-        Where a frozen tensor has changed.
+    The training part gives gradients, the validation part chooses the epoch and the temperature.
+    Where no epoch is better than the probe, the probe itself is returned. Checkpoints are kept in
+    ``folder``.
     """
-    reporter = reporter or Reporter()
-    start, loop, told = build_loop(probe, samples, parts, compute, config, folder, reporter, group)
+    loop, prefixes = build_loop(job, folder)
     loop.callbacks = callbacks
-    network, prefixes = loop.state.network, (loop.images.prefix, loop.validation.prefix)
-    _resume(loop, config, reporter)
-    remove_rows(folder, but=[prefix.file.path for prefix in prefixes if prefix])
-    with frozen(network.backbone, set(network.frozen_names())), repeatable(compute.device):
+    begin_or_resume(loop, job)
+    _remove_rows_of_other_runs(folder, prefixes)
+    network = loop.state.network
+    with frozen(network.backbone, set(network.frozen_names())), repeatable(job.compute.device):
         loop.run()
-    return _finish(start, loop, told, config, reporter)
+    return _finish(loop, job, prefixes)
 
 
-def build_loop(
-    probe: Model,
-    samples: Samples,
-    parts: Parts,
-    compute: Compute,
-    config: TrainConfig,
-    folder: Path,
-    reporter: Reporter,
-    group: ProcessGroup = SINGLE_PROCESS,
-) -> tuple[Model, Loop, dict[str, Any]]:
-    """Put a loop together that has not begun.
+def try_rates_from(job: Job) -> Rates:
+    """Try learning rates from where a training would begin, on its training part alone."""
+    job = dataclasses.replace(job, config=job.config.replace(cached_views="0"))
+    _require_validation(job)
+    network = trainable_network(job)
+    batches = training_batches(job)
+    step = training_step(job, network, len(batches))
+    job.reporter.say(f"trying rates on {_stages_and_head(network)}")
+    fit_memory(step.state, step.preprocess.image_size, job.compute, job.reporter)
+    with repeatable(job.compute.device):
+        return try_rates(step, batches)
 
-    Parameters
-    ----------
-    probe, samples, parts, compute, config, folder, reporter, group
-        As for ``finetune``.
 
-    Returns
-    -------
-    tuple of Model, Loop and dict
-        What it starts from, the loop, and what metrics.json says of trained and frozen stages.
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a complete run, and the outputs of its frozen stages."""
+    remove_rows(folder)
+    Checkpoints(folder, {}).remove()
 
-    Raises
-    ------
-    ConfigError, DataError
-        As ``finetune``.
-    """
-    if not len(parts.val):
+
+def require_readable(samples: Samples, refused: Mapping[int, ImageError]) -> None:
+    """Raise DataError where images of the training cannot be read again."""
+    for index, error in refused.items():
+        raise lost_image_error(samples.ids[index], str(error))
+
+
+# --- before the first step ----------------------------------------------------------------------
+
+
+def build_loop(job: Job, folder: Path) -> tuple[Loop, Prefixes]:
+    """Assemble a loop that has not begun, with the frozen prefixes that it uses."""
+    _require_validation(job)
+    network = trainable_network(job)
+    job.reporter.say(f"training {_stages_and_head(network)}")
+    batches = training_batches(job)
+    validation = Validation(image_reader(job), job.parts.val, job.compute, job.group)
+    step = training_step(job, network, len(batches))
+    _require_enough_images(job, network, batches, step.schedule)
+    prefixes = frozen_prefixes(job, network, folder)
+    batches.prefix, validation.prefix = prefixes.training, prefixes.validation
+    kept = Checkpoints if job.group.first else NoCheckpoints
+    checkpoints = kept(folder, fingerprint(job, network))
+    return Loop(step, batches, validation, checkpoints, loop_settings(job.config)), prefixes
+
+
+def _require_validation(job: Job) -> None:
+    if not len(job.parts.val):
         raise DataError(
             "no image can be held out for validation: every class has one image or group only",
             hint="add images, or a val part; --strategy probe needs none",
         )
-    scratch = config.strategy == "scratch"
-    start = probe
-    if scratch or config.start == "random-head":
-        width = int(probe.head.n_features)  # type: ignore[arg-type]
-        head = random_head(width, len(probe.classes), config.seed)
-        start = dataclasses.replace(probe, head=head, temperature=1.0)
+
+
+def _require_enough_images(
+    job: Job, network: TrainableNetwork, batches: TrainingBatches, schedule: Schedule
+) -> None:
+    """Refuse steps that leave a process with fewer images than a forward pass needs."""
+    smallest = len(batches) // batches.n_batches(schedule.batch)
+    if job.group.size > 1 and smallest // job.group.size < network.least_images:
+        raise ConfigError(
+            f"{job.group.size} processes cannot share a step of {smallest} images",
+            hint="fewer processes, or a larger --batch-size",
+        )
+
+
+def starting_model(job: Job) -> Model:
+    """Return the probe, or with a random head where the settings say so."""
+    if job.config.strategy != "scratch" and job.config.start == "probe":
+        return job.probe
+    width = int(job.probe.head.n_features)  # type: ignore[arg-type]
+    head = random_head(width, len(job.probe.classes), job.config.seed)
+    return dataclasses.replace(job.probe, head=head, temperature=1.0)
+
+
+def trainable_network(job: Job) -> TrainableNetwork:
+    """Return the network with gradients for the stages to train, on its device."""
+    config, scratch = job.config, job.config.strategy == "scratch"
     network = TrainableNetwork(
-        start,
+        starting_model(job),
         unfreeze="all" if scratch else config.unfreeze,
         train_norms=config.bn == "train" or (config.bn == "auto" and scratch),
         dropout=config.dropout,
     )
-    stages = [stage.name for stage in probe.backbone.stages] or [probe.backbone.name]
-    trained = [stages[number] for number in network.trained]
-    reporter.say(f"training {', '.join(trained) or 'no stage'} and the head")
     if config.batch_size < network.least_images:
         raise ConfigError(
             "BatchNorm cannot train on one image at a time", hint="-b 2 or more, or --bn frozen"
         )
-    device: Any = torch.device(compute.device)
-    network.to(device)
+    network.to(torch.device(job.compute.device))
     to_layout: Callable[..., Any] = network.to  # torch's stubs leave memory_format out
     to_layout(memory_format=torch.channels_last)
+    return network
 
-    preprocess = probe.backbone.preprocess
-    workers = config.workers or max((os.cpu_count() or 1) // group.local_size, 1)
-    read: dict[str, Any] = {"max_pixels": config.max_pixels, "workers": workers, "group": group}
-    images = TrainingBatches(
-        samples, parts.train, preprocess, AUGMENTATIONS[config.augment], seed=config.seed,
-        views=n_views(config), **read,
+
+def _stages_and_head(network: TrainableNetwork) -> str:
+    return f"{', '.join(network.trained_names) or 'no stage'} and the head"
+
+
+def image_reader(job: Job) -> ImageReader:
+    """Return the reader of both parts."""
+    threads = n_threads(job.config.workers, job.group.local_size)
+    preprocess = job.probe.backbone.preprocess
+    return ImageReader(job.samples, preprocess, job.config.max_pixels, threads)
+
+
+def training_batches(job: Job) -> TrainingBatches:
+    """Return the images of the training part."""
+    config = job.config
+    return TrainingBatches(
+        image_reader(job), job.parts.train, AUGMENTATIONS[config.augment],
+        seed=config.seed, views=view_settings(config).n_views, group=job.group,
     )  # fmt: skip
-    validation = Validation(samples, parts.val, preprocess, compute, **read)
-    schedule = _schedule(images, samples, parts, config, device)
-    smallest = len(images) // images.n_batches(schedule.batch)
-    if group.size > 1 and smallest // group.size < network.least_images:
-        raise ConfigError(
-            f"{group.size} processes cannot share a step of {smallest} images",
-            hint="fewer processes, or a larger --batch-size",
-        )
+
+
+def training_step(job: Job, network: TrainableNetwork, n_images: int) -> TrainingStep:
+    """Return what takes steps, with its state before the first one."""
+    config = job.config
+    schedule = make_schedule(config, n_images)
     groups = parameter_groups(
         network, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
-    state = State.new(
-        network,
-        make_optimizer(config.optimizer, groups, schedule.learning_rate),
-        micro=config.batch_size,
-        average=config.ema > 0,
+    optimizer = make_optimizer(config.optimizer, groups, schedule.learning_rate)
+    state = State.new(network, optimizer, micro=config.batch_size, average=config.ema > 0)
+    preprocess = job.probe.backbone.preprocess
+    return TrainingStep(
+        state, schedule, step_settings(job), preprocess, job.compute, job.group, job.reporter
     )
-    if group.size == 1:
-        prefixes, chosen = choose_prefix(
-            network, start, samples, parts, compute, config, folder, reporter
-        )
-        images.prefix, validation.prefix = prefixes
-    else:
-        chosen = without_prefix("several processes share each step", network, reporter)
-    told = {
-        "trained_stages": trained,
-        "frozen_tensors": len(network.frozen_names()),  # hashed before and after
-        "frozen_stages": chosen,
-    }
-    kept = Checkpoints if group.first else NoCheckpoints
-    checkpoints = kept(folder, _fingerprint(probe, samples, parts, config, told))
-    loop = Loop(
-        state, images, validation, checkpoints, schedule, config, compute, reporter, group=group
+
+
+def frozen_prefixes(job: Job, network: TrainableNetwork, folder: Path) -> Prefixes:
+    """Decide whether the frozen stages run once for each view."""
+    if job.group.size > 1:
+        return without_prefixes("several processes share each step", network, job.reporter)
+    train, val = (
+        {index: job.samples.hashes[index] for index in part.tolist()}
+        for part in (job.parts.train, job.parts.val)
     )
-    return start, loop, told
+    views = view_settings(job.config)
+    return choose_prefixes(network, (train, val), job.compute, views, folder, job.reporter)
 
 
-def try_rates_from(probe: Model, dataset: Dataset, extractor: Extractor) -> Rates:
-    """Try learning rates from where ``train_network`` would begin; see ``rate_trial.try_rates``."""
-    compute, reporter = extractor.compute, extractor.reporter
-    nowhere = Path(os.devnull)  # no checkpoint is written
-    config = extractor.config.replace(cached_views="0")
-    _, loop, told = build_loop(
-        probe, dataset.samples, dataset.parts, compute, config, nowhere, Reporter()
-    )
-    loop.reporter = reporter
-    reporter.say(f"trying rates on {', '.join(told['trained_stages']) or 'no stage'} and the head")
-    fit_memory(loop.state, loop.validation.preprocess.image_size, compute, reporter)
-    with repeatable(compute.device):
-        return try_rates(loop)
+# --- settings as values -------------------------------------------------------------------------
 
 
-def _resume(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
-    """Continue from the newest whole checkpoint, or make sure that a new start harms nothing."""
-    state, checkpoints, group = loop.state, loop.checkpoints, loop.group
-    if group.first:
-        _load(loop, config, reporter)
-    sync_state(state, group)
-    if state.progress.step == 0:  # later the micro-batch is part of what was saved
-        side, free = loop.validation.preprocess.image_size, available_bytes() // group.local_size
-        fit_memory(state, side, loop.compute, reporter, free)
-    # Adam's two moments are what is not there yet before the first step.
-    trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
-    checkpoints.refuse_full_disk(trained * (4 + bool(config.ema)))
+def loop_settings(config: TrainConfig) -> LoopSettings:
+    """Return when the loop ends and saves."""
+    return LoopSettings(config.strategy, config.epochs, config.patience, config.save_every)
 
 
-def _load(loop: Loop, config: TrainConfig, reporter: Reporter) -> None:
-    checkpoints = loop.checkpoints
-    if config.resume:
-        saved, notes = checkpoints.load()
-        for note in notes:
-            reporter.say(note)
-        if saved is None:
-            reporter.say("nothing to resume: a new start")
-        else:
-            loop.state.restore(saved)
-            progress = loop.state.progress
-            reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
-            machine = json.loads(json.dumps(loop.machine()))
-            changed = sorted(k for k in machine if saved.state["machine"].get(k) != machine[k])
-            if changed:
-                reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
-    elif config.overwrite:
-        checkpoints.remove()
-    else:
-        refuse_existing(checkpoints.folder)
+def step_settings(job: Job) -> StepSettings:
+    """Return what a step computes."""
+    config, weights = job.config, None
+    if config.class_weight == "balanced":
+        labels = job.samples.labels[job.parts.train]
+        balanced = class_weights(labels, len(job.samples.classes)).astype(np.float32)
+        weights = torch.from_numpy(balanced).to(torch.device(job.compute.device))
+    return StepSettings(
+        seed=config.seed, mixup=config.mixup, cutmix=config.cutmix,
+        label_smoothing=config.label_smoothing, class_weights=weights,
+        clip=config.clip, ema=config.ema,
+    )  # fmt: skip
 
 
-def _schedule(
-    images: TrainingBatches,
-    samples: Samples,
-    parts: Parts,
-    config: TrainConfig,
-    device: torch.device,
-) -> Schedule:
+def view_settings(config: TrainConfig) -> ViewSettings:
+    """Return which views of an image the epochs see."""
+    return ViewSettings(
+        augment=config.augment, cached_views=config.cached_views, epochs=config.epochs,
+        seed=config.seed, blended=bool(config.mixup or config.cutmix),
+    )  # fmt: skip
+
+
+def make_schedule(config: TrainConfig, n_images: int) -> Schedule:
+    """Return the learning rate of each step, for a number of training images."""
     batch = config.batch_size * config.accumulate
-    steps = images.n_batches(batch)
-    rate = config.lr or LEARNING_RATES[config.optimizer, config.strategy]
+    steps = -(-n_images // batch)  # of an epoch
+    learning_rate = config.lr or LEARNING_RATES[config.optimizer, config.strategy]
     total = steps * config.epochs
     warmup = min(round(config.warmup * steps), total)
-    weights = None
-    if config.class_weight == "balanced":
-        balanced = class_weights(samples.labels[parts.train], len(samples.classes))
-        weights = torch.from_numpy(balanced.astype(np.float32)).to(device)
-    return Schedule(
-        learning_rate=rate,
-        batch=batch,
-        rate=lambda step: (
-            rate * rate_factor(step, total=total, warmup=warmup, schedule=config.schedule)
-        ),
-        class_weights=weights,
-    )
+
+    def rate(step: int) -> float:
+        factor = rate_factor(step, total=total, warmup=warmup, schedule=config.schedule)
+        return learning_rate * factor
+
+    return Schedule(learning_rate, batch, rate)
 
 
-def _fingerprint(
-    probe: Model, samples: Samples, parts: Parts, config: TrainConfig, told: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Say what a run is: whoever resumes must agree in all of it."""
+def fingerprint(job: Job, network: TrainableNetwork) -> dict[str, Any]:
+    """Return what identifies a run: a resumed run must have the same values of all of it."""
     settings = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name not in _FREE
+        field.name: getattr(job.config, field.name)
+        for field in dataclasses.fields(job.config)
+        if field.name not in _MAY_DIFFER
     }
+    backbone = job.probe.backbone
     return {
         **settings,
-        "backbone": probe.backbone.weights_sha256,
-        "blocks": [str(block) for block in probe.blocks],
-        "image size": probe.backbone.preprocess.image_size,
-        "classes": list(samples.classes),
-        "trained stages": told["trained_stages"],
-        "training images": hash_of(samples, parts.train),
-        "validation images": hash_of(samples, parts.val),
+        "backbone": backbone.weights_sha256,
+        "blocks": [str(block) for block in job.probe.blocks],
+        "image size": backbone.preprocess.image_size,
+        "classes": list(job.samples.classes),
+        "trained stages": network.trained_names,
+        "training images": hash_of(job.samples, job.parts.train),
+        "validation images": hash_of(job.samples, job.parts.val),
     }
 
 
-def _finish(
-    start: Model, loop: Loop, told: Mapping[str, Any], config: TrainConfig, reporter: Reporter
-) -> tuple[Model, FittedHead]:
-    """Make the model of the best epoch, and fit its temperature on the validation part."""
-    state, validation = loop.state, loop.validation
-    progress = state.progress
-    how = "trained from scratch" if config.strategy == "scratch" else "fine-tuned"
-    model = start
-    if progress.best_epoch > 0:
-        label = f"{start.backbone.weights}, {how}"
-        model = state.network.to_model(state.best, label)
+# --- from a checkpoint --------------------------------------------------------------------------
+
+
+def begin_or_resume(loop: Loop, job: Job) -> None:
+    """Load the newest whole checkpoint, or check that a new start removes no other run's."""
+    state, group = loop.state, job.group
+    if group.first:
+        _load_or_clear(loop, job)
+    sync_state(state, group)
+    if state.progress.step == 0:  # later the size of micro-batches is part of the checkpoint
+        free = free_memory() // group.local_size
+        fit_memory(state, loop.step.preprocess.image_size, job.compute, job.reporter, free)
+    # Four: network, best epoch, and the two moments of Adam, which are not there yet.
+    trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
+    loop.checkpoints.refuse_full_disk(trained * (4 + bool(job.config.ema)))
+
+
+def _load_or_clear(loop: Loop, job: Job) -> None:
+    if job.config.resume:
+        _load(loop, job.reporter)
+    elif job.config.overwrite:
+        loop.checkpoints.remove()
+    else:
+        refuse_existing(loop.checkpoints.folder)
+
+
+def _load(loop: Loop, reporter: Reporter) -> None:
+    saved, notes = loop.checkpoints.load()
+    for note in notes:
+        reporter.say(note)
+    if saved is None:
+        reporter.say("nothing to resume: a new start")
+        return
+    loop.state.restore(saved)
+    progress = loop.state.progress
+    reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
+    machine = json.loads(json.dumps(loop.step.machine()))
+    changed = sorted(key for key in machine if saved.state["machine"].get(key) != machine[key])
+    if changed:
+        reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
+
+
+def _remove_rows_of_other_runs(folder: Path, prefixes: Prefixes) -> None:
+    used = (prefixes.training, prefixes.validation)
+    remove_rows(folder, but=[prefix.file.path for prefix in used if prefix])
+
+
+# --- after the last epoch -----------------------------------------------------------------------
+
+
+def _finish(loop: Loop, job: Job, prefixes: Prefixes) -> tuple[Model, FittedHead]:
+    """Return the model of the best epoch, with a temperature fitted on the validation part."""
+    validation, progress = loop.validation, loop.state.progress
+    model = _best_model(loop, job)
     logits = validation.score(model).logits
-    if progress.best_epoch > 0 or config.start == "random-head" or config.strategy == "scratch":
-        counted = _weights(validation.labels, loop)
-        temperature = fit_temperature(logits, validation.labels, counted)
+    if model is not job.probe:
+        weights = loop.step.settings.class_weights
+        counts = None if weights is None else weights.double().cpu().numpy()[validation.labels]
+        temperature = fit_temperature(logits, validation.labels, counts)
         model = dataclasses.replace(model, temperature=temperature)
-    calibrated = log_losses(logits / np.float32(model.temperature), validation.labels)
     best = progress.history[progress.best_epoch]
-    reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
+    job.reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
+    calibrated = log_losses(logits / np.float32(model.temperature), validation.labels)
     record = {
-        "name": config.strategy,
-        "start": "random-head" if config.strategy == "scratch" else config.start,
-        **told,
-        "epochs": len(progress.history) - 1,
-        "steps": progress.step,
-        "best_epoch": progress.best_epoch,
-        "learning_rate": loop.schedule.learning_rate,
-        "images_in_one_pass": progress.micro,
-        "processes": loop.group.size,
-        "n": len(loop.images),
+        **_record(loop, job, prefixes),
         "d": model.head.n_features,
         "temperature": model.temperature,
         "validation": {
@@ -429,6 +424,29 @@ def _finish(
     return model, FittedHead(model.head, model.temperature, logits, scored, history, record)
 
 
-def _weights(labels: NDArray[np.int64], loop: Loop) -> NDArray[np.float64] | None:
-    weights = loop.schedule.class_weights
-    return None if weights is None else weights.double().cpu().numpy()[labels]
+def _best_model(loop: Loop, job: Job) -> Model:
+    """Return the model of the best epoch; in epoch 0 the one that training began with."""
+    state, start = loop.state, loop.state.network.model
+    if state.progress.best_epoch == 0:
+        return start
+    how = "trained from scratch" if job.config.strategy == "scratch" else "fine-tuned"
+    return state.network.to_model(state.best, f"{start.backbone.weights}, {how}")
+
+
+def _record(loop: Loop, job: Job, prefixes: Prefixes) -> dict[str, Any]:
+    """Return what metrics.json says of the training itself."""
+    config, progress, network = job.config, loop.state.progress, loop.state.network
+    return {
+        "name": config.strategy,
+        "start": "random-head" if config.strategy == "scratch" else config.start,
+        "trained_stages": network.trained_names,
+        "frozen_tensors": len(network.frozen_names()),  # hashed before and after
+        "frozen_stages": prefixes.record,
+        "epochs": len(progress.history) - 1,
+        "steps": progress.step,
+        "best_epoch": progress.best_epoch,
+        "learning_rate": loop.schedule.learning_rate,
+        "images_in_one_pass": progress.micro,
+        "processes": job.group.size,
+        "n": len(loop.batches),
+    }

@@ -1,4 +1,4 @@
-"""What the first process tells the others: the probe and the parts, and where a training is."""
+"""The messages of the first process to the others: probe and parts, and the state of a training."""
 
 from __future__ import annotations
 
@@ -29,58 +29,49 @@ if TYPE_CHECKING:
     from regraft.finetune.processes.group import ProcessGroup
     from regraft.finetune.state import State
 
-_TOLD = "told"
+_RECORD = "record"  # the tensor that holds JSON
 
 
 def send_probe(group: ProcessGroup, probe: Model, dataset: Dataset) -> None:
-    """Send the other processes what training starts from: the probe, and the two parts it needs."""
+    """Send the other processes the start of a training: the probe, and the two parts it needs."""
     if group.size == 1:
         return
     train, val = dataset.train, dataset.val
     tensors = {f"head/{name}": tensor for name, tensor in probe.head.state_dict().items()}
     tensors |= {"train": torch.from_numpy(train), "val": torch.from_numpy(val)}
-    told = {
+    record = {
         "blocks": [str(block) for block in probe.blocks],
         "temperature": probe.temperature,
         "weights": probe.backbone.weights_sha256,
         "images": hash_of(dataset.samples, np.concatenate([train, val])),
     }
-    group.send("probe", _packed(tensors, told))
+    group.send("probe", _packed(tensors, record))
 
 
 def receive_probe(
     group: ProcessGroup, samples: Samples, backbone: Backbone
 ) -> tuple[Model, Dataset]:
-    """Return what the first process has sent; its test part stays there, and is empty here.
+    """Return the probe and the dataset that the first process has sent; its test part is empty.
 
-    Raises
-    ------
-    DataError
-        Where this process has other images or weights.
+    ``samples`` and ``backbone`` are those of this process. Raises DataError where they differ from
+    the first one's.
     """
-    tensors, told = _unpacked(group.receive("probe"))
+    tensors, record = _unpacked(group.receive("probe"))
     train, val = tensors.pop("train").numpy(), tensors.pop("val").numpy()
     inside = max(train.max(initial=0), val.max(initial=0)) < len(samples)
-    if not inside or told["images"] != hash_of(samples, np.concatenate([train, val])):
+    if not inside or record["images"] != hash_of(samples, np.concatenate([train, val])):
         raise DataError("the images are not those that the first process sees")
-    if told["weights"] != backbone.weights_sha256:
+    if record["weights"] != backbone.weights_sha256:
         raise DataError("the network's weights are not those that the first process has")
     head = LinearHead.from_tensors({name.partition("/")[2]: t for name, t in tensors.items()})
-    blocks = tuple(Block.parse(text) for text in told["blocks"])
-    probe = Model(backbone, blocks, head, told["temperature"], samples.classes, samples.max_pixels)
+    blocks = tuple(Block.parse(text) for text in record["blocks"])
+    temperature, most = record["temperature"], samples.max_pixels
+    probe = Model(backbone, blocks, head, temperature, samples.classes, most)
     return probe, Dataset(samples, Parts(train, val, np.empty(0, np.int64), {}))
 
 
 def sync_state(state: State, group: ProcessGroup) -> None:
-    """Bring all processes to where the first one begins or resumes.
-
-    Parameters
-    ----------
-    state : State
-        Changed in place in all but the first.
-    group : ProcessGroup
-        Of this process.
-    """
+    """Copy the state of the first process, which may have resumed, to all others."""
     if group.size == 1:
         return
     if group.first:
@@ -98,13 +89,13 @@ def hash_of(samples: Samples, indices: NDArray[np.int64]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _packed(tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> bytes:
+def _packed(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> bytes:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = np.frombuffer(json.dumps(dict(told)).encode(), np.uint8).copy()
-    return safetensors.torch.save({**whole, _TOLD: torch.from_numpy(text)})
+    text = np.frombuffer(json.dumps(dict(record)).encode(), np.uint8).copy()
+    return safetensors.torch.save({**whole, _RECORD: torch.from_numpy(text)})
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = safetensors.torch.load(data)
-    told: dict[str, Any] = json.loads(tensors.pop(_TOLD).numpy().tobytes())
-    return tensors, told
+    record: dict[str, Any] = json.loads(tensors.pop(_RECORD).numpy().tobytes())
+    return tensors, record

@@ -11,7 +11,8 @@ import importlib.util
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from regraft.config.settings import HARMLESS, setting_types
+from regraft.config.declaration import settings_of
+from regraft.config.settings import harmless
 from regraft.errors import LogWarning, MissingExtraError
 from regraft.runs.logs.base import first_line
 from regraft.runs.logs.mlflow import MLflowLog
@@ -142,5 +143,7 @@ def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _recorded_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide what is learnt; paths of this machine are not sent."""
-    left_out = {*HARMLESS, "split"}
-    return {name: getattr(config, name) for name in setting_types() if name not in left_out}
+    left_out = {*harmless(type(config)), "split"}
+    return {
+        name: getattr(config, name) for name in settings_of(type(config)) if name not in left_out
+    }
