@@ -6,7 +6,6 @@ Only this module reads ``TrainConfig``; the others get values. The loop itself i
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import torch
 
 from regraft.backbones.freeze import frozen
 from regraft.config.settings import harmless
-from regraft.core.machine import free_memory, n_threads
+from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
@@ -28,13 +27,13 @@ from regraft.finetune.frozen.prefix import (
     without_prefixes,
 )
 from regraft.finetune.loop import Loop, LoopSettings
-from regraft.finetune.memory import fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head
-from regraft.finetune.paths import refuse_existing, remove_rows
-from regraft.finetune.processes.exchange import hash_of, sync_state
+from regraft.finetune.paths import remove_rows
+from regraft.finetune.processes.exchange import hash_of
 from regraft.finetune.processes.group import SINGLE_PROCESS, ProcessGroup
 from regraft.finetune.rate_trial import try_rates
 from regraft.finetune.reader import ImageReader, lost_image_error
+from regraft.finetune.resume import begin_or_resume, fit_step
 from regraft.finetune.schedule import Schedule, make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
 from regraft.finetune.step import StepSettings, TrainingStep
@@ -133,7 +132,7 @@ def finetune(job: Job, folder: Path, callbacks: Sequence[object] = ()) -> tuple[
     """
     loop, prefixes = build_loop(job, folder)
     loop.callbacks = callbacks
-    begin_or_resume(loop, job)
+    begin_or_resume(loop, resume=job.config.resume, overwrite=job.config.overwrite)
     _remove_rows_of_other_runs(folder, prefixes)
     network = loop.state.network
     with frozen(network.backbone, set(network.frozen_names())), repeatable(job.compute.device):
@@ -149,7 +148,7 @@ def try_rates_from(job: Job) -> Rates:
     batches = training_batches(job)
     step = training_step(job, network, len(batches))
     job.reporter.say(f"trying rates on {_stages_and_head(network)}")
-    fit_memory(step.state, step.preprocess.image_size, job.compute, job.reporter)
+    fit_step(step)
     with repeatable(job.compute.device):
         return try_rates(step, batches)
 
@@ -343,48 +342,6 @@ def fingerprint(job: Job, network: TrainableNetwork) -> dict[str, Any]:
         "training images": hash_of(job.samples, job.parts.train),
         "validation images": hash_of(job.samples, job.parts.val),
     }
-
-
-# --- from a checkpoint --------------------------------------------------------------------------
-
-
-def begin_or_resume(loop: Loop, job: Job) -> None:
-    """Load the newest whole checkpoint, or check that a new start removes no other run's."""
-    state, group = loop.state, job.group
-    if group.first:
-        _load_or_clear(loop, job)
-    sync_state(state, group)
-    if state.progress.step == 0:  # later the size of micro-batches is part of the checkpoint
-        free = free_memory() // group.local_size
-        fit_memory(state, loop.step.preprocess.image_size, job.compute, job.reporter, free)
-    # Four: network, best epoch, and the two moments of Adam, which are not there yet.
-    trained = sum(t.numel() * t.element_size() for t in state.network.state().values())
-    loop.checkpoints.refuse_full_disk(trained * (4 + bool(job.config.ema)))
-
-
-def _load_or_clear(loop: Loop, job: Job) -> None:
-    if job.config.resume:
-        _load(loop, job.reporter)
-    elif job.config.overwrite:
-        loop.checkpoints.remove()
-    else:
-        refuse_existing(loop.checkpoints.folder)
-
-
-def _load(loop: Loop, reporter: Reporter) -> None:
-    saved, notes = loop.checkpoints.load()
-    for note in notes:
-        reporter.say(note)
-    if saved is None:
-        reporter.say("nothing to resume: a new start")
-        return
-    loop.state.restore(saved)
-    progress = loop.state.progress
-    reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
-    machine = json.loads(json.dumps(loop.step.machine()))
-    changed = sorted(key for key in machine if saved.state["machine"].get(key) != machine[key])
-    if changed:
-        reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
 
 
 def _remove_rows_of_other_runs(folder: Path, prefixes: Prefixes) -> None:
