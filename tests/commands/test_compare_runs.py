@@ -135,7 +135,7 @@ def test_what_is_no_run_is_told(runs, tmp_path, capsys):
         compare_runs([probe, tmp_path], tmp_path / "a.png")
     cut = shutil.copytree(probe, tmp_path / "cut")
     (cut / "predictions.csv").write_text("id,label\na,b\n", encoding="utf-8")
-    with pytest.raises(RunError, match="has not the columns id, true, predicted"):
+    with pytest.raises(RunError, match="does not have the columns id, true, predicted"):
         compare_runs([probe, cut], tmp_path / "a.png")
     (cut / "predictions.csv").write_text("id,true,predicted\nx,b,b\n", encoding="utf-8")
     with pytest.raises(RunError, match="names x, which is not in"):
