@@ -45,9 +45,11 @@ def prepared(given, precision: str):
     from regraft.backbones.image_size import at_image_size
     from regraft.backbones.registry import load_backbone
     from regraft.config.train_config import TrainConfig
+    from regraft.data.dataset import Dataset
     from regraft.data.samples import Parts
     from regraft.data.scan import scan
     from regraft.features.compute import choose_compute
+    from regraft.features.extractor import Extractor
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import random_head
     from regraft.model import Model
@@ -69,7 +71,8 @@ def prepared(given, precision: str):
     blocks = select_blocks(backbone, "last")
     head = random_head(backbone.n_features, len(samples.classes), 0)
     model = Model(backbone, blocks, head, 1.0, samples.classes, config.max_pixels)
-    return model, samples, parts, choose_compute("cpu", config.precision, given.batch), config
+    compute = choose_compute("cpu", config.precision, given.batch)
+    return model, Dataset(samples, parts), Extractor(backbone, compute, config)
 
 
 class Enough(Exception):  # noqa: N818
@@ -97,15 +100,15 @@ def ours(given) -> float:
     from regraft.cli.tuning import tune_process
 
     tune_process()
-    from regraft.finetune.train import Job, finetune
+    from regraft.finetune.train import Job, run_loop
 
     cached = given.variant == "ours cached"
-    model, samples, parts, compute, config = prepared(given, "auto")
+    model, dataset, extractor = prepared(given, "auto")
     clock = Clock(0 if cached else given.steps)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "x"
         with contextlib.suppress(Enough):
-            _, fitted = finetune(Job(model, samples, parts, compute, config), place, [clock])
+            _, fitted = run_loop(Job(model, dataset, extractor), place, [clock])
     if cached:
         if not fitted.record["frozen_stages"]["once"]:
             raise SystemExit(fitted.record["frozen_stages"]["reason"])
@@ -123,7 +126,8 @@ def by_hand(given, *, fast: bool) -> float:
     from regraft.finetune.network import TrainableNetwork
     from regraft.images.render import normalise_pixels
 
-    model, _, _, compute, config = prepared(given, "auto" if fast else "float32")
+    model, _, extractor = prepared(given, "auto" if fast else "float32")
+    compute, config = extractor.compute, extractor.config
     network = TrainableNetwork(model, unfreeze=config.unfreeze, train_norms=not fast)
     layout = torch.channels_last if fast else torch.contiguous_format
     network.to(memory_format=layout)

@@ -26,8 +26,8 @@ from regraft.cli.tuning import tune_process
 tune_process()
 
 import numpy as np  # noqa: E402 - after the process was tuned
-
 from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+
 from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.reporter import Reporter  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402

@@ -17,7 +17,6 @@ al., Robust fine-tuning of zero-shot models, CVPR 2022 (averaging).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import tempfile
@@ -30,16 +29,16 @@ tune_process()
 import numpy as np  # noqa: E402 - after the process was tuned
 import torch  # noqa: E402
 
-from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
+from regraft.commands.train import fit  # noqa: E402
 from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.machine import n_processors  # noqa: E402
-from regraft.core.reporter import Reporter  # noqa: E402
+from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
+from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
 from regraft.finetune.reader import ImageReader  # noqa: E402
-from regraft.finetune.train import Job, finetune  # noqa: E402
+from regraft.finetune.train import Job, run_loop  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
 from regraft.heads.temperature import log_losses  # noqa: E402
-from regraft.probe.fit import fit_probe  # noqa: E402
 from regraft.splits.split import split  # noqa: E402
 
 
@@ -108,27 +107,25 @@ def main() -> None:
         image_size=given.size, augment="light",
     )  # fmt: skip
     samples = scan(given.data, config)
-    backbone, config = suited(load_backbone(config), samples, config, Reporter())
-    compute = compute_of(backbone, config)
+    chosen = Extractor.for_samples(load_backbone(config), samples, config)
+    backbone, compute = chosen.backbone, chosen.compute
     found = np.zeros((given.count, len(pulls), len(shares), 2))
     for draw, seed in enumerate(range(given.first, given.first + given.count)):
-        config = config.replace(seed=seed)
         parts = split(samples, test_fraction=config.test_fraction, seed=seed)
         train, val = few(samples, parts.train, given.a_class, seed)
         parts = dataclasses.replace(parts, train=train, val=val)
-        with contextlib.ExitStack() as stack:
-            features = extract_features(
-                samples, np.union1d(train, val), backbone, compute, config, stack, Reporter(), train
-            )
-            probe = fit_probe(features, samples, parts, backbone, config.replace(strategy="probe"))
-        reader = ImageReader(samples, backbone.preprocess, config.max_pixels, n_processors())
+        dataset = Dataset(samples, parts)
+        with Extractor(backbone, compute, chosen.config.replace(seed=seed)) as extractor:
+            read = dataclasses.replace(parts, test=parts.test[:0])
+            probe = fit(extractor.read(Dataset(samples, read)), dataset, extractor)
+        reader = ImageReader(samples, backbone.preprocess, n_processors())
         testing = Validation(reader, parts.test, compute)
         truth = samples.labels[parts.test]
         for i, strength in enumerate(pulls):
             pull = Pull(strength)
             with tempfile.TemporaryDirectory() as folder:
                 place = Path(folder) / "run"
-                finetune(Job(probe.model, samples, parts, compute, config), place, [pull])
+                run_loop(Job(probe.model, dataset, extractor), place, [pull])
             for j, share in enumerate(shares):
                 logits = testing.score(pull.between(share)).logits
                 right = (logits.argmax(1) == truth).mean()

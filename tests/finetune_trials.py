@@ -14,12 +14,14 @@ from conftest import CLASSES, texture
 from regraft.backbones.registry import load_backbone
 from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import SILENT
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.features.compute import Compute, choose_compute
+from regraft.features.extractor import Extractor
 from regraft.features.taps import select_blocks
 from regraft.finetune.network import random_head
 from regraft.finetune.reader import ImageReader
-from regraft.finetune.train import Job, finetune, try_rates_from
+from regraft.finetune.train import Job, run_loop, try_rates_from
 from regraft.finetune.validation import Validation
 from regraft.model import Model
 from regraft.splits.split import split
@@ -48,21 +50,23 @@ class Trial:
 
     def run(self, *callbacks, **changes):
         """Train; return the model and the fitted head with its record."""
-        return finetune(self.job(**changes), self.folder, callbacks)
+        return run_loop(self.job(**changes), self.folder, callbacks)
 
     def rates(self, **changes):
         """Try learning rates."""
-        return try_rates_from(self.job(**changes))
+        job = self.job(**changes)
+        return try_rates_from(job.probe, job.dataset, job.extractor)
 
     def job(self, reporter=SILENT, **changes):
         """Return the arguments of a training, with other settings."""
         config = self.config.replace(**changes)
-        return Job(self.probe, self.samples, self.parts, self.compute, config, reporter)
+        extractor = Extractor(self.probe.backbone, self.compute, config, reporter)
+        return Job(self.probe, Dataset(self.samples, self.parts), extractor)
 
     def validation(self, probe=None, samples=None, parts=None, n_threads=1):
         """Return the validation part by itself."""
         preprocess = (probe or self.probe).backbone.preprocess
-        reader = ImageReader(samples or self.samples, preprocess, 10**6, n_threads)
+        reader = ImageReader(samples or self.samples, preprocess, n_threads)
         return Validation(reader, (parts or self.parts).val, self.compute)
 
     def at(self, folder):

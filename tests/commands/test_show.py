@@ -53,7 +53,7 @@ def test_views_are_what_a_training_sees(photographs, name):
     config = TrainConfig()
     samples = scan(photographs, config)
     preprocess = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
-    reader = ImageReader(samples, preprocess, config.max_pixels, n_threads=1)
+    reader = ImageReader(samples, preprocess, n_threads=1)
     images = TrainingBatches(reader, np.arange(4), AUGMENTATIONS[name], seed=5)
     with Image.open(photographs / samples.ids[3]) as opened:
         pixels = np.asarray(opened)

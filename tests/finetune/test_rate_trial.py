@@ -16,7 +16,7 @@ from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
 from regraft.features.extractor import Extractor, load_backbone
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
-from regraft.finetune.train import job_of, try_rates_from
+from regraft.finetune.train import try_rates_from
 from regraft.splits.split import split, split_by_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -139,7 +139,7 @@ def rates_after_a_probe(data, config):
     dataset = split_by_config(samples, config)
     with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
         probe = fit(extractor.read(dataset.only_train()), dataset, extractor)
-        return try_rates_from(job_of(probe.model, dataset, extractor))
+        return try_rates_from(probe.model, dataset, extractor)
 
 
 DRAWN = {**SMALL, "strategy": "finetune", "start": "random-head", "unfreeze": "all"}

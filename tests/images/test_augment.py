@@ -25,7 +25,7 @@ def samples_of(n=24, first=0, side=40):
 
 def training_images(samples, indices=None, seed=0, workers=1, recipe="strong"):
     indices = np.arange(len(samples)) if indices is None else np.asarray(indices)
-    reader = ImageReader(samples, PREPROCESS, 10**6, workers)
+    reader = ImageReader(samples, PREPROCESS, workers)
     return TrainingBatches(reader, indices, AUGMENTATIONS[recipe], seed=seed)
 
 

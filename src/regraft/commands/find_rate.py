@@ -146,9 +146,9 @@ def _unreadable(found: Dataset, extractor: Extractor) -> dict[int, ImageError]:
 
 
 def _try_rates(start: Model, dataset: Dataset, extractor: Extractor) -> Rates:
-    from regraft.finetune.train import job_of, try_rates_from
+    from regraft.finetune.train import try_rates_from
 
-    return try_rates_from(job_of(start, dataset, extractor))
+    return try_rates_from(start, dataset, extractor)
 
 
 def _draw(path: Path, rates: Rates) -> None:

@@ -37,15 +37,15 @@ class ImageReader:
 
     samples: Samples
     preprocess: Preprocess
-    max_pixels: int
     n_threads: int
 
     def pixels(self, index: int, load: Load) -> NDArray[np.uint8]:
         """Decode one sample (H, W, 3)."""
+        samples = self.samples
         try:
-            return decode(read_checked(load, self.samples.hashes[index]), self.max_pixels)
+            return decode(read_checked(load, samples.hashes[index]), samples.max_pixels)
         except ImageError as error:
-            raise lost_image_error(self.samples.ids[index], str(error)) from error
+            raise lost_image_error(samples.ids[index], str(error)) from error
 
     def batches(
         self, indices: Sequence[int] | NDArray[np.int64], size: int
@@ -53,7 +53,7 @@ class ImageReader:
         """Yield samples and their renderings (3, S, S), uint8, at most ``size`` at a time."""
         samples = self.samples
         stream = render_ahead(
-            samples.stream(indices), self.preprocess, self.n_threads, self.max_pixels,
+            samples.stream(indices), self.preprocess, self.n_threads, samples.max_pixels,
             samples.hashes,
         )  # fmt: skip
         with closing(stream) as rendered:

@@ -6,7 +6,7 @@ Only this module reads ``TrainConfig``; the others get values. The loop itself i
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from regraft.backbones.freeze import frozen
 from regraft.config.settings import harmless
 from regraft.core.machine import n_threads
-from regraft.core.reporter import SILENT, Reporter, Stopwatch
+from regraft.core.reporter import Stopwatch
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
 from regraft.finetune.batches import TrainingBatches
@@ -33,28 +33,28 @@ from regraft.finetune.processes.exchange import hash_of
 from regraft.finetune.processes.group import SINGLE_PROCESS, ProcessGroup
 from regraft.finetune.rate_trial import try_rates
 from regraft.finetune.reader import ImageReader, lost_image_error
+from regraft.finetune.result import finish
 from regraft.finetune.resume import begin_or_resume, fit_step
 from regraft.finetune.schedule import Schedule, make_optimizer, parameter_groups, rate_factor
 from regraft.finetune.state import State
 from regraft.finetune.step import StepSettings, TrainingStep
 from regraft.finetune.validation import Validation
 from regraft.heads.fit import class_weights
-from regraft.heads.fitted import FittedHead
-from regraft.heads.temperature import fit_temperature, log_losses
 from regraft.images.augment import AUGMENTATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from regraft.config.train_config import TrainConfig
+    from regraft.core.reporter import Reporter
     from regraft.data.dataset import Dataset
-    from regraft.data.samples import Parts, Samples
-    from regraft.errors import ImageError
+    from regraft.data.samples import Samples
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
     from regraft.finetune.rate_trial import Rates
+    from regraft.heads.fitted import FittedHead
     from regraft.model import Model
 
 #: (optimizer, strategy) to the learning rate where none is given.
@@ -72,80 +72,90 @@ _MAY_DIFFER = {*harmless(), "split", "strict"}
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all functions here share: one training."""
-
-    probe: Model
-    samples: Samples
-    parts: Parts
-    compute: Compute  # as for the probe's features: then epoch 0 is the probe, bit for bit
-    config: TrainConfig
-    reporter: Reporter = SILENT
-    group: ProcessGroup = SINGLE_PROCESS  # each of its processes calls the same functions
-
-
-@dataclass(frozen=True)
 class Trained:
     """A model, how its head was fitted, and the features of its network."""
 
     model: Model
     fitted: FittedHead
     features: Features | None = None  # None if those of the probe's network still serve
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the arguments that the functions below share."""
+
+    probe: Model  # fitted on the training part alone
+    dataset: Dataset
+    extractor: Extractor  # the one of the probe's features: then epoch 0 is the probe, bit for bit
+    group: ProcessGroup = SINGLE_PROCESS  # each process of it has the same job
+
+    @property
+    def config(self) -> TrainConfig:
+        """Settings, with every automatic choice made."""
+        return self.extractor.config
+
+    @property
+    def compute(self) -> Compute:
+        """Device, precision and batch size."""
+        return self.extractor.compute
+
+    @property
+    def reporter(self) -> Reporter:
+        """Prints choices and epochs."""
+        return self.extractor.reporter
+
+    @property
+    def samples(self) -> Samples:
+        """All images, of which two parts are read."""
+        return self.dataset.samples
 
 
 def train_network(
     probe: Model,
     dataset: Dataset,
     extractor: Extractor,
-    folder: Path,
+    checkpoints: Path,
     callbacks: Sequence[object] = (),
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Trained:
     """Train the network from the probe on; read its features again if the network has changed."""
     seconds = Stopwatch()
-    model, fitted = finetune(job_of(probe, dataset, extractor, group), folder, callbacks)
+    model, fitted = run_loop(Job(probe, dataset, extractor, group), checkpoints, callbacks)
     seconds.lap("train")
     features = None
     if model.backbone is not probe.backbone and group.first:
-        features = extractor.read(dataset, model.backbone)
-        require_readable(dataset.samples, features.refused)
+        features = _read_again(model, dataset, extractor)
         seconds.lap("extract again")
     return Trained(model, fitted, features, seconds.phases)
 
 
-def job_of(
-    probe: Model, dataset: Dataset, extractor: Extractor, group: ProcessGroup = SINGLE_PROCESS
-) -> Job:
-    """Return the job of training a probe's network as the extractor's settings say."""
-    samples, parts = dataset.samples, dataset.parts
-    compute, config, reporter = extractor.compute, extractor.config, extractor.reporter
-    return Job(probe, samples, parts, compute, config, reporter, group)
+def run_loop(
+    job: Job, checkpoints: Path, callbacks: Sequence[object] = ()
+) -> tuple[Model, FittedHead]:
+    """Train by gradient; return the model of the best epoch, or the probe where none is better.
 
-
-def finetune(job: Job, folder: Path, callbacks: Sequence[object] = ()) -> tuple[Model, FittedHead]:
-    """Train stages and head from a probe or from a random head; return the best epoch's model.
-
-    The training part gives gradients, the validation part chooses the epoch and the temperature.
-    Where no epoch is better than the probe, the probe itself is returned. Checkpoints are kept in
-    ``folder``.
+    The training part gives gradients; the validation part chooses epoch and temperature.
     """
-    loop, prefixes = build_loop(job, folder)
+    loop, prefixes = build_loop(job, checkpoints)
     loop.callbacks = callbacks
     begin_or_resume(loop, resume=job.config.resume, overwrite=job.config.overwrite)
-    _remove_rows_of_other_runs(folder, prefixes)
+    _remove_rows_of_other_runs(checkpoints, prefixes)
     network = loop.state.network
     with frozen(network.backbone, set(network.frozen_names())), repeatable(job.compute.device):
         loop.run()
-    return _finish(loop, job, prefixes)
+    start = "random-head" if job.config.strategy == "scratch" else job.config.start
+    record = {"name": job.config.strategy, "start": start}
+    return finish(loop, job.probe, record, prefixes.record)
 
 
-def try_rates_from(job: Job) -> Rates:
+def try_rates_from(probe: Model, dataset: Dataset, extractor: Extractor) -> Rates:
     """Try learning rates from where a training would begin, on its training part alone."""
-    job = dataclasses.replace(job, config=job.config.replace(cached_views="0"))
+    job = Job(probe, dataset, extractor)
     _require_validation(job)
     network = trainable_network(job)
-    batches = training_batches(job)
+    views = dataclasses.replace(view_settings(job.config), cached_views="0")
+    batches = training_batches(job, views)
     step = training_step(job, network, len(batches))
     job.reporter.say(f"trying rates on {_stages_and_head(network)}")
     fit_step(step)
@@ -159,10 +169,17 @@ def remove_checkpoints(folder: Path) -> None:
     Checkpoints(folder, {}).remove()
 
 
-def require_readable(samples: Samples, refused: Mapping[int, ImageError]) -> None:
-    """Raise DataError where images of the training cannot be read again."""
-    for index, error in refused.items():
-        raise lost_image_error(samples.ids[index], str(error))
+def _read_again(model: Model, dataset: Dataset, extractor: Extractor) -> Features:
+    """Return the features of the trained network; an image that is lost meanwhile is an error."""
+    features = extractor.read(dataset, model.backbone)
+    for index, error in features.refused.items():
+        raise lost_image_error(dataset.samples.ids[index], str(error))
+    return features
+
+
+def _remove_rows_of_other_runs(folder: Path, prefixes: Prefixes) -> None:
+    used = (prefixes.training, prefixes.validation)
+    remove_rows(folder, but=[prefix.file.path for prefix in used if prefix])
 
 
 # --- before the first step ----------------------------------------------------------------------
@@ -173,11 +190,12 @@ def build_loop(job: Job, folder: Path) -> tuple[Loop, Prefixes]:
     _require_validation(job)
     network = trainable_network(job)
     job.reporter.say(f"training {_stages_and_head(network)}")
-    batches = training_batches(job)
-    validation = Validation(image_reader(job), job.parts.val, job.compute, job.group)
+    views = view_settings(job.config)
+    batches = training_batches(job, views)
+    validation = Validation(image_reader(job), job.dataset.val, job.compute, job.group)
     step = training_step(job, network, len(batches))
     _require_enough_images(job, network, batches, step.schedule)
-    prefixes = frozen_prefixes(job, network, folder)
+    prefixes = frozen_prefixes(job, network, views, folder)
     batches.prefix, validation.prefix = prefixes.training, prefixes.validation
     kept = Checkpoints if job.group.first else NoCheckpoints
     checkpoints = kept(folder, fingerprint(job, network))
@@ -185,7 +203,7 @@ def build_loop(job: Job, folder: Path) -> tuple[Loop, Prefixes]:
 
 
 def _require_validation(job: Job) -> None:
-    if not len(job.parts.val):
+    if not len(job.dataset.val):
         raise DataError(
             "no image can be held out for validation: every class has one image or group only",
             hint="add images, or a val part; --strategy probe needs none",
@@ -240,15 +258,15 @@ def image_reader(job: Job) -> ImageReader:
     """Return the reader of both parts."""
     threads = n_threads(job.config.workers, job.group.local_size)
     preprocess = job.probe.backbone.preprocess
-    return ImageReader(job.samples, preprocess, job.config.max_pixels, threads)
+    return ImageReader(job.samples, preprocess, threads)
 
 
-def training_batches(job: Job) -> TrainingBatches:
+def training_batches(job: Job, views: ViewSettings) -> TrainingBatches:
     """Return the images of the training part."""
     config = job.config
     return TrainingBatches(
-        image_reader(job), job.parts.train, AUGMENTATIONS[config.augment],
-        seed=config.seed, views=view_settings(config).n_views, group=job.group,
+        image_reader(job), job.dataset.train, AUGMENTATIONS[config.augment],
+        seed=config.seed, views=views.n_views, group=job.group,
     )  # fmt: skip
 
 
@@ -267,15 +285,16 @@ def training_step(job: Job, network: TrainableNetwork, n_images: int) -> Trainin
     )
 
 
-def frozen_prefixes(job: Job, network: TrainableNetwork, folder: Path) -> Prefixes:
+def frozen_prefixes(
+    job: Job, network: TrainableNetwork, views: ViewSettings, folder: Path
+) -> Prefixes:
     """Decide whether the frozen stages run once for each view."""
     if job.group.size > 1:
         return without_prefixes("several processes share each step", network, job.reporter)
     train, val = (
         {index: job.samples.hashes[index] for index in part.tolist()}
-        for part in (job.parts.train, job.parts.val)
+        for part in (job.dataset.train, job.dataset.val)
     )
-    views = view_settings(job.config)
     return choose_prefixes(network, (train, val), job.compute, views, folder, job.reporter)
 
 
@@ -291,8 +310,8 @@ def step_settings(job: Job) -> StepSettings:
     """Return what a step computes."""
     config, weights = job.config, None
     if config.class_weight == "balanced":
-        labels = job.samples.labels[job.parts.train]
-        balanced = class_weights(labels, len(job.samples.classes)).astype(np.float32)
+        labels = job.dataset.labels(job.dataset.train)
+        balanced = class_weights(labels, len(job.dataset.classes)).astype(np.float32)
         weights = torch.from_numpy(balanced).to(torch.device(job.compute.device))
     return StepSettings(
         seed=config.seed, mixup=config.mixup, cutmix=config.cutmix,
@@ -327,9 +346,9 @@ def make_schedule(config: TrainConfig, n_images: int) -> Schedule:
 def fingerprint(job: Job, network: TrainableNetwork) -> dict[str, Any]:
     """Return what identifies a run: a resumed run must have the same values of all of it."""
     settings = {
-        field.name: getattr(job.config, field.name)
-        for field in dataclasses.fields(job.config)
-        if field.name not in _MAY_DIFFER
+        each.name: getattr(job.config, each.name)
+        for each in dataclasses.fields(job.config)
+        if each.name not in _MAY_DIFFER
     }
     backbone = job.probe.backbone
     return {
@@ -337,73 +356,8 @@ def fingerprint(job: Job, network: TrainableNetwork) -> dict[str, Any]:
         "backbone": backbone.weights_sha256,
         "blocks": [str(block) for block in job.probe.blocks],
         "image size": backbone.preprocess.image_size,
-        "classes": list(job.samples.classes),
+        "classes": list(job.dataset.classes),
         "trained stages": network.trained_names,
-        "training images": hash_of(job.samples, job.parts.train),
-        "validation images": hash_of(job.samples, job.parts.val),
-    }
-
-
-def _remove_rows_of_other_runs(folder: Path, prefixes: Prefixes) -> None:
-    used = (prefixes.training, prefixes.validation)
-    remove_rows(folder, but=[prefix.file.path for prefix in used if prefix])
-
-
-# --- after the last epoch -----------------------------------------------------------------------
-
-
-def _finish(loop: Loop, job: Job, prefixes: Prefixes) -> tuple[Model, FittedHead]:
-    """Return the model of the best epoch, with a temperature fitted on the validation part."""
-    validation, progress = loop.validation, loop.state.progress
-    model = _best_model(loop, job)
-    logits = validation.score(model).logits
-    if model is not job.probe:
-        weights = loop.step.settings.class_weights
-        counts = None if weights is None else weights.double().cpu().numpy()[validation.labels]
-        temperature = fit_temperature(logits, validation.labels, counts)
-        model = dataclasses.replace(model, temperature=temperature)
-    best = progress.history[progress.best_epoch]
-    job.reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
-    calibrated = log_losses(logits / np.float32(model.temperature), validation.labels)
-    record = {
-        **_record(loop, job, prefixes),
-        "d": model.head.n_features,
-        "temperature": model.temperature,
-        "validation": {
-            "n": len(validation.labels),
-            "log_loss": best["val_loss"],
-            "calibrated_log_loss": float(calibrated.mean()),
-            "accuracy": best["val_accuracy"],
-        },
-    }
-    history = [{**row, "chosen": row["epoch"] == progress.best_epoch} for row in progress.history]
-    scored = np.ones(len(logits), dtype=bool)
-    return model, FittedHead(model.head, model.temperature, logits, scored, history, record)
-
-
-def _best_model(loop: Loop, job: Job) -> Model:
-    """Return the model of the best epoch; in epoch 0 the one that training began with."""
-    state, start = loop.state, loop.state.network.model
-    if state.progress.best_epoch == 0:
-        return start
-    how = "trained from scratch" if job.config.strategy == "scratch" else "fine-tuned"
-    return state.network.to_model(state.best, f"{start.backbone.weights}, {how}")
-
-
-def _record(loop: Loop, job: Job, prefixes: Prefixes) -> dict[str, Any]:
-    """Return what metrics.json says of the training itself."""
-    config, progress, network = job.config, loop.state.progress, loop.state.network
-    return {
-        "name": config.strategy,
-        "start": "random-head" if config.strategy == "scratch" else config.start,
-        "trained_stages": network.trained_names,
-        "frozen_tensors": len(network.frozen_names()),  # hashed before and after
-        "frozen_stages": prefixes.record,
-        "epochs": len(progress.history) - 1,
-        "steps": progress.step,
-        "best_epoch": progress.best_epoch,
-        "learning_rate": loop.schedule.learning_rate,
-        "images_in_one_pass": progress.micro,
-        "processes": job.group.size,
-        "n": len(loop.batches),
+        "training images": hash_of(job.samples, job.dataset.train),
+        "validation images": hash_of(job.samples, job.dataset.val),
     }

@@ -60,7 +60,7 @@ def same(one, other):
 def run(trial, watch=None, **changes):
     reporter = Lines()
     job = trial.job(reporter, **changes)
-    model, fitted = train.finetune(job, trial.folder, [watch or Watch()])
+    model, fitted = train.run_loop(job, trial.folder, [watch or Watch()])
     return model, fitted, reporter.lines
 
 
