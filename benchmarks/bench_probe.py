@@ -31,7 +31,8 @@ from regraft.data.scan import scan
 from regraft.evaluation.metrics import measure_classification
 from regraft.heads.fit import fit_head
 from regraft.images.decode import decode
-from regraft.splits.split import assign_folds, split
+from regraft.splits.folds import assign_folds
+from regraft.splits.split import split
 
 SEEDS = (0, 1, 2)
 #: Additional arguments of `regraft train`.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import json
 import statistics
@@ -26,14 +25,16 @@ from regraft.cli.tuning import tune_process
 tune_process()
 
 import numpy as np  # noqa: E402 - after the process was tuned
-from regraft.commands.steps import compute_of, extract_features, load_backbone, suited  # noqa: E402
 
 from regraft.config.train_config import TrainConfig  # noqa: E402
-from regraft.core.reporter import Reporter  # noqa: E402
+from regraft.data.dataset import Dataset  # noqa: E402
+from regraft.data.samples import Parts  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.evaluation.metrics import measure_classification  # noqa: E402
+from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
 from regraft.heads import standardise as rows  # noqa: E402
-from regraft.probe.fit import fit_probe, score  # noqa: E402
+from regraft.probe.fit import ProbeSettings, fit_probe  # noqa: E402
+from regraft.probe.score import score  # noqa: E402
 from regraft.splits.split import split  # noqa: E402
 
 
@@ -65,13 +66,13 @@ def main() -> None:
     names = ("taps", "precision", "model", "weights", "image_size", "views", "tta", "data_root")
     config = TrainConfig(**{name: getattr(given, name) for name in names})
     samples = scan(given.data, config)
-    backbone, config = suited(load_backbone(config), samples, config, Reporter())
+    extractor = Extractor.for_samples(load_backbone(config), samples, config)
+    backbone, config = extractor.backbone, extractor.config
     every = np.arange(len(samples))
     if given.images:
         every = np.sort(sorted(every, key=lambda i: samples.hashes[i])[: given.images])
-    compute = compute_of(backbone, config)
-    stack, begin = contextlib.ExitStack(), time.perf_counter()
-    features = extract_features(samples, every, backbone, compute, config, stack, Reporter(), every)
+    begin = time.perf_counter()
+    features = extractor.read(Dataset(samples, Parts(every, every[:0], every[:0], {})))
     extraction = time.perf_counter() - begin
     results, seconds, chosen = {"probe": [], "last_stage": []}, [], collections.Counter()
     for seed in range(given.first, given.first + given.count):
@@ -85,7 +86,8 @@ def main() -> None:
             train = few(samples, parts.train, given.a_class, seed)
             parts = dataclasses.replace(parts, train=train)
         start = time.perf_counter()
-        probe = fit_probe(features, samples, parts, backbone, config.replace(seed=seed))
+        settings = ProbeSettings.of(config.replace(seed=seed))
+        probe = fit_probe(features, Dataset(samples, parts), backbone, settings)
         seconds.append(time.perf_counter() - start)
         chosen[next(row["taps"] for row in probe.fitted.record["candidates"] if row["chosen"])] += 1
         truth = samples.labels[parts.test]

@@ -29,16 +29,16 @@ tune_process()
 import numpy as np  # noqa: E402 - after the process was tuned
 import torch  # noqa: E402
 
-from regraft.commands.train import fit  # noqa: E402
 from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.machine import n_processors  # noqa: E402
 from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
 from regraft.finetune.reader import ImageReader  # noqa: E402
-from regraft.finetune.train import Job, run_loop  # noqa: E402
+from regraft.finetune.train import Job, finetune  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
 from regraft.heads.temperature import log_losses  # noqa: E402
+from regraft.probe.fit import ProbeSettings, fit_probe  # noqa: E402
 from regraft.splits.split import split  # noqa: E402
 
 
@@ -107,25 +107,26 @@ def main() -> None:
         image_size=given.size, augment="light",
     )  # fmt: skip
     samples = scan(given.data, config)
-    chosen = Extractor.for_samples(load_backbone(config), samples, config)
-    backbone, compute = chosen.backbone, chosen.compute
+    extractor = Extractor.for_samples(load_backbone(config), samples, config)
+    backbone, compute, config = extractor.backbone, extractor.compute, extractor.config
     found = np.zeros((given.count, len(pulls), len(shares), 2))
     for draw, seed in enumerate(range(given.first, given.first + given.count)):
+        config = config.replace(seed=seed)
         parts = split(samples, test_fraction=config.test_fraction, seed=seed)
         train, val = few(samples, parts.train, given.a_class, seed)
         parts = dataclasses.replace(parts, train=train, val=val)
         dataset = Dataset(samples, parts)
-        with Extractor(backbone, compute, chosen.config.replace(seed=seed)) as extractor:
-            read = dataclasses.replace(parts, test=parts.test[:0])
-            probe = fit(extractor.read(Dataset(samples, read)), dataset, extractor)
-        reader = ImageReader(samples, backbone.preprocess, n_processors())
+        with extractor:
+            features = extractor.read(Dataset(samples, dataclasses.replace(parts, test=val[:0])))
+            probe = fit_probe(features, dataset, backbone, ProbeSettings.of(config))
+        reader = ImageReader(samples, backbone.preprocess, config.max_pixels, n_processors())
         testing = Validation(reader, parts.test, compute)
         truth = samples.labels[parts.test]
         for i, strength in enumerate(pulls):
             pull = Pull(strength)
             with tempfile.TemporaryDirectory() as folder:
                 place = Path(folder) / "run"
-                run_loop(Job(probe.model, dataset, extractor), place, [pull])
+                finetune(Job(probe.model, samples, parts, compute, config), place, [pull])
             for j, share in enumerate(shares):
                 logits = testing.score(pull.between(share)).logits
                 right = (logits.argmax(1) == truth).mean()

@@ -80,7 +80,7 @@ FITTERS: dict[str, Fitter] = {
 }
 
 
-def fit_head(
+def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     x: NDArray[np.float32],  # (N, D)
     y: NDArray[np.int64],
     *,

@@ -34,7 +34,7 @@ _PATH = 10.0 ** np.arange(1.0, -7.01, -0.5)
 _TEMPERATURES = (1e-3, 10.0)
 
 
-def fit_ridge(
+def fit_ridge(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     x: NDArray[np.float32],
     y: NDArray[np.int64],
     *,

@@ -235,7 +235,7 @@ def _projections(
     return {name: landmarks.project(blocks) for name, blocks in sets.items()}
 
 
-def _fit_projections(
+def _fit_projections(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     features: Features,
     dataset: Dataset,
     indices: NDArray[np.int64],
