@@ -42,6 +42,28 @@ MAY_IMPORT = {
 #: Rooms whose types alone may be named, under TYPE_CHECKING.
 TYPES_ONLY = {"runs": "features heads model finetune"}
 
+#: Modules that name the whole configuration.
+KNOW_ALL = {
+    "__init__.py",
+    "cli/options.py",
+    "commands/compare_trainings.py",
+    "commands/find_rate.py",
+    "commands/train.py",
+    "commands/train_follower.py",
+    "config/recipe.py",
+    "config/settings.py",
+    "config/train_config.py",
+    "config/yaml_file.py",
+    "data/scan.py",
+    "estimator.py",
+    "features/extractor.py",
+    "finetune/train.py",
+    "probe/fit.py",
+    "runs/logs/registry.py",
+    "runs/write.py",
+    "splits/split.py",
+}
+
 #: Slow to import: kept out of what runs before it is needed.
 SLOW = {"torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib"}
 
@@ -117,6 +139,43 @@ def not_permitted(path: Path) -> list[str]:
 
 def test_every_module_has_its_room():
     assert {room_of(path) for path in modules()} == {*MAY_IMPORT, "errors", "__init__"}
+
+
+def test_the_map_for_contributors_names_every_room():
+    page = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = page.partition("```text\n")[2].partition("```")[0].splitlines()
+    assert len(lines) <= 15
+    named = set(re.findall(r"\b([a-z_]+)(?:/|\.py)", "\n".join(lines)))
+    inner = {"frozen", "processes", "sources", "store"}
+    assert named - inner == {*MAY_IMPORT, "errors"} - {"classifier", "__main__"}
+    folders = {path.name for path in SOURCE.rglob("*") if path.is_dir()}
+    files = {path.stem for path in SOURCE.glob("*.py")}
+    assert named <= folders | files
+
+
+def test_few_modules_know_the_whole_configuration():
+    """All others take values, so that a new setting is followed at a glance."""
+    assert {name_of(path) for path in modules() if names_the_configuration(path)} == KNOW_ALL
+    assert len(KNOW_ALL) <= 18
+
+
+def test_no_two_classes_have_one_name():
+    homes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
+def names_the_configuration(path: Path) -> bool:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return any(
+        (isinstance(node, ast.Name) and node.id == "TrainConfig")
+        or (isinstance(node, ast.alias) and node.name == "TrainConfig")
+        or (isinstance(node, ast.ClassDef) and node.name == "TrainConfig")
+        for node in nodes
+    )
 
 
 def test_the_table_has_no_cycle():

@@ -19,6 +19,7 @@ from regraft.cli.console import end, guarded
 from regraft.cli.help import HelpFormatter, usage_error
 from regraft.cli.options import (
     OPTIONS,
+    Augmentation,
     CacheFolder,
     ConfigFile,
     EvaluateFlags,
@@ -31,9 +32,7 @@ from regraft.cli.options import (
     given,
 )
 from regraft.cli.tuning import tune_process
-from regraft.config.declaration import settings_of
 from regraft.config.settings import refuse_unread
-from regraft.config.train_config import Augment, TrainConfig
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
 from regraft.errors import InputError, visible
@@ -197,10 +196,7 @@ def show(
     /,
     *,
     out: Picture = None,
-    augment: Annotated[
-        Augment | None,
-        Parameter(metavar=settings_of(TrainConfig)["augment"].placeholder, show_choices=False),
-    ] = None,
+    augment: Augmentation = None,
     flags: Annotated[ShowFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Show labelled images: a picture of some, classes with their counts, sizes.

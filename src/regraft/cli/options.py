@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter
 
 from regraft.config.declaration import settings_of
 from regraft.config.settings import groups, read_by
-from regraft.config.train_config import TrainConfig
+from regraft.config.train_config import Augment, TrainConfig
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -32,6 +32,10 @@ ConfigFile = Annotated[
         help="A config.yaml, such as that of a run; flags go before it.",
         metavar="PATH",
     ),
+]
+Augmentation = Annotated[
+    Augment | None,
+    Parameter(metavar=settings_of(TrainConfig)["augment"].placeholder, show_choices=False),
 ]
 CacheFolder = Annotated[Path | None, Parameter(help=settings_of(TrainConfig)["cache_dir"].text)]
 Picture = Annotated[Path | None, Parameter(metavar="PATH")]

@@ -10,7 +10,7 @@ import torch
 
 from regraft.bundle.predictor import Predictor
 from regraft.commands.train import train
-from regraft.config.train_config import TrainConfig
+from regraft.config.settings import configured
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.evaluation.metrics import measure_classification
@@ -39,7 +39,7 @@ def run(reporter: Reporter, out: Path) -> str:
 
     An earlier run in ``out`` is replaced; anything else there is an error.
     """
-    config = TrainConfig(out=out, overwrite=True)
+    config = configured(None, {"out": out, "overwrite": True})
     trained = train("digits", config, reporter)
     dataset = split_by_config(scan("digits", config), config)
     few = dataclasses.replace(dataset.parts, train=_some_of_each(dataset))
@@ -91,7 +91,7 @@ def _fit_probes(
     weights: str, datasets: Sequence[Dataset], reporter: Reporter
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Return two answers on each test part: of the probe of the last stage, and of the probe."""
-    config = TrainConfig(weights=weights)
+    config = configured(None, {"weights": weights})
     extractor = Extractor.for_samples(load_backbone(config), datasets[0].samples, config)
     extractor.reporter = reporter  # follows the images; the choices are the run's
     answers = []
@@ -109,7 +109,7 @@ def _fit_pixels(pixels: NDArray[np.float32], dataset: Dataset) -> NDArray[np.flo
     """Return the answers on the test part of a head that is fitted on pixels (N, D)."""
     y = dataset.labels(dataset.train)
     keys = [dataset.samples.hashes[index] for index in dataset.train]
-    folds = assign_folds(y, np.arange(len(y)), FOLDS, TrainConfig.seed, keys)
+    folds = assign_folds(y, np.arange(len(y)), FOLDS, 0, keys)
     fitted = fit_head(pixels[dataset.train], y, folds=folds, n_classes=len(dataset.classes))
     with torch.inference_mode():
         logits: torch.Tensor = fitted.head(torch.from_numpy(pixels[dataset.test]))

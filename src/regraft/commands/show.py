@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
     from regraft.images.render import Preprocess
 
@@ -90,7 +89,7 @@ def show(
     if augmentation is None:
         items = [_item(images[index], samples, index) for index in chosen]
     else:
-        preprocess = _preprocess(samples, config)
+        preprocess = _preprocess(samples, config.model, config.image_size)
         title = f"As measured, then as epochs 1 to {VIEWS} see it: augment {augmentation}"
         title += f", {preprocess.image_size} pixels"
         items = [
@@ -139,13 +138,13 @@ def _check_augmentation(name: str) -> None:
         raise ConfigError(f"augment is {name}; it must be one of {', '.join(known)}")
 
 
-def _preprocess(samples: Samples, config: TrainConfig) -> Preprocess:
+def _preprocess(samples: Samples, model: str, image_size: str) -> Preprocess:
     """Return the rendering of the default network at the size that a training would take."""
     from regraft.backbones import registry  # noqa: PLC0415 - imports torch
     from regraft.backbones.image_size import adapt_to_images  # noqa: PLC0415
 
-    size = None if config.image_size == "auto" else int(config.image_size)
-    backbone = registry.load_backbone(config.model, "none", image_size=size)  # no weight is used
+    size = None if image_size == "auto" else int(image_size)
+    backbone = registry.load_backbone(model, "none", image_size=size)  # no weight is used
     backbone, _ = adapt_to_images(backbone, samples.sizes, automatic=size is None)
     return backbone.preprocess
 
