@@ -9,7 +9,6 @@ however it ends: a folder whose lock is free was left behind, and is removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOCK = "regraft.lock"
-_LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT}
 
 
 @contextlib.contextmanager
@@ -114,20 +112,17 @@ def _lock(folder: Path, *, made: bool) -> int | None:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:  # the other process has removed it at this moment
         return None
+    from filelock import lock_descriptor  # noqa: PLC0415 - 0.1 s, only where a run is written
+
     try:
-        if sys.platform == "win32":
-            import msvcrt  # noqa: PLC0415 - only here
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl  # noqa: PLC0415 - not on Windows
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A lock on a file that was removed between opening and locking keeps nobody away.
-        if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
+        locked = lock_descriptor(descriptor, blocking=False)
+        if locked and os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
             return descriptor
-    except OSError as error:
-        if made and error.errno not in _LOCKED:
+    except FileNotFoundError:
+        pass
+    except OSError:  # a file system without locks
+        if made:
             return descriptor
     os.close(descriptor)
     return None
