@@ -35,7 +35,7 @@ from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
 from regraft.finetune.reader import ImageReader  # noqa: E402
-from regraft.finetune.train import Job, finetune  # noqa: E402
+from regraft.finetune.train import Job, run_loop  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
 from regraft.heads.temperature import log_losses  # noqa: E402
 from regraft.probe.fit import ProbeSettings, fit_probe  # noqa: E402
@@ -107,26 +107,26 @@ def main() -> None:
         image_size=given.size, augment="light",
     )  # fmt: skip
     samples = scan(given.data, config)
-    extractor = Extractor.for_samples(load_backbone(config), samples, config)
-    backbone, compute, config = extractor.backbone, extractor.compute, extractor.config
+    chosen = Extractor.for_samples(load_backbone(config), samples, config)
+    backbone, compute = chosen.backbone, chosen.compute
     found = np.zeros((given.count, len(pulls), len(shares), 2))
     for draw, seed in enumerate(range(given.first, given.first + given.count)):
-        config = config.replace(seed=seed)
+        config = chosen.config.replace(seed=seed)
         parts = split(samples, test_fraction=config.test_fraction, seed=seed)
         train, val = few(samples, parts.train, given.a_class, seed)
         parts = dataclasses.replace(parts, train=train, val=val)
         dataset = Dataset(samples, parts)
-        with extractor:
+        with Extractor(backbone, compute, config) as extractor:
             features = extractor.read(Dataset(samples, dataclasses.replace(parts, test=val[:0])))
             probe = fit_probe(features, dataset, backbone, ProbeSettings.of(config))
-        reader = ImageReader(samples, backbone.preprocess, config.max_pixels, n_processors())
+        reader = ImageReader(samples, backbone.preprocess, n_processors())
         testing = Validation(reader, parts.test, compute)
         truth = samples.labels[parts.test]
         for i, strength in enumerate(pulls):
             pull = Pull(strength)
             with tempfile.TemporaryDirectory() as folder:
                 place = Path(folder) / "run"
-                finetune(Job(probe.model, samples, parts, compute, config), place, [pull])
+                run_loop(Job(probe.model, dataset, extractor), place, [pull])
             for j, share in enumerate(shares):
                 logits = testing.score(pull.between(share)).logits
                 right = (logits.argmax(1) == truth).mean()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +15,23 @@ from finetune_trials import equal, make_trial, rows, tensors
 from regraft.backbones.registry import load_backbone
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
-from regraft.errors import ConfigError, DataError, DivergedError, FrozenError, RegraftError
+from regraft.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    FrozenError,
+    ImageError,
+    RegraftError,
+)
 from regraft.features.compute import choose_compute
 from regraft.features.extract import RowExtractor, extract
+from regraft.features.extractor import Extractor
 from regraft.features.store.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.memory import activation_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.state import State
-from regraft.finetune.train import build_loop, remove_checkpoints
+from regraft.finetune.train import build_loop, remove_checkpoints, train_network
 from regraft.heads.modules import KnnHead, LinearHead
 from regraft.images.render import normalise_pixels
 from regraft.model import Model
@@ -459,3 +468,42 @@ def test_the_probe_is_not_touched(tmp_path):
     if fitted.record["best_epoch"]:
         assert model.backbone.weights == "none (seed 0), fine-tuned"
         assert model.backbone.weights_sha256 != trial.probe.backbone.weights_sha256
+
+
+# --- after the last epoch -------------------------------------------------------------------------
+
+
+def train_and_read_again(trial, refused=None):
+    """Return what ``train_network`` returns, and the networks that were read again."""
+    read = []
+
+    class Reading(Extractor):
+        def read(self, dataset, backbone=None):  # noqa: ARG002
+            read.append(backbone)
+            return SimpleNamespace(refused=refused or {})
+
+    job = trial.job()
+    extractor = Reading(job.probe.backbone, job.compute, job.config)
+    return train_network(job.probe, job.dataset, extractor, trial.folder), read
+
+
+def test_features_are_read_again_where_the_network_has_changed(tmp_path):
+    trial = make_trial(tmp_path / "x", unfreeze="all", bn="train", lr=1e-2)
+    trained, read = train_and_read_again(trial)
+    assert trained.fitted.record["best_epoch"] > 0
+    assert read == [trained.model.backbone]
+    assert trained.features is not None
+    assert list(trained.seconds) == ["train", "extract again"]
+    head_alone = make_trial(tmp_path / "y", unfreeze="0", lr=1e-2)
+    trained, read = train_and_read_again(head_alone)
+    assert trained.features is None
+    assert read == []
+    assert list(trained.seconds) == ["train"]
+
+
+def test_an_image_that_is_lost_after_the_training_is_an_error(tmp_path):
+    trial = make_trial(tmp_path / "x", unfreeze="all", bn="train", lr=1e-2)
+    name = trial.samples.ids[3]
+    message = f"^{name} could be read when the run began and cannot be now: missing: no such file\n"
+    with pytest.raises(DataError, match=message):
+        train_and_read_again(trial, {3: ImageError("missing", "no such file")})
