@@ -76,14 +76,14 @@ def tangent(given: argparse.Namespace) -> dict[str, object]:
     from regraft.commands.train import fit
     from regraft.config.train_config import TrainConfig
     from regraft.data.scan import scan
-    from regraft.features.extractor import Extractor, load_backbone
+    from regraft.features.extractor import Extractor, load_network
     from regraft.heads import softmax
     from regraft.splits.split import split_by_config
 
     config = TrainConfig(data_root=given.data_root)
     dataset = split_by_config(scan(given.data, config), config)
     kept, pairs, losses = softmax._SETTLED, [], []
-    with Extractor.for_samples(load_backbone(config), dataset.samples, config) as extractor:
+    with Extractor.for_samples(load_network(config), dataset.samples, config) as extractor:
         features = extractor.read(dataset)
         for _ in range(given.rounds):
             seconds = []

@@ -31,10 +31,10 @@ from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.samples import Parts  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.evaluation.metrics import measure_classification  # noqa: E402
-from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
+from regraft.features.extractor import Extractor, load_network  # noqa: E402
 from regraft.heads import standardise as rows  # noqa: E402
 from regraft.probe.fit import ProbeSettings, fit_probe  # noqa: E402
-from regraft.probe.score import score  # noqa: E402
+from regraft.probe.score import calibrated_probabilities  # noqa: E402
 from regraft.splits.split import split  # noqa: E402
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     names = ("taps", "precision", "model", "weights", "image_size", "views", "tta", "data_root")
     config = TrainConfig(**{name: getattr(given, name) for name in names})
     samples = scan(given.data, config)
-    extractor = Extractor.for_samples(load_backbone(config), samples, config)
+    extractor = Extractor.for_samples(load_network(config), samples, config)
     backbone, config = extractor.backbone, extractor.config
     every = np.arange(len(samples))
     if given.images:
@@ -92,7 +92,7 @@ def main() -> None:
         chosen[next(row["taps"] for row in probe.fitted.record["candidates"] if row["chosen"])] += 1
         truth = samples.labels[parts.test]
         for name, model in (("probe", probe.model), ("last_stage", probe.last_stage)):
-            probabilities = score(model or probe.model, features, parts.test)
+            probabilities = calibrated_probabilities(model or probe.model, features, parts.test)
             result = measure_classification(probabilities, truth, samples.classes)
             results[name].append((result["accuracy"]["value"], result["log_loss"]["value"]))
     probe, last = np.asarray(results["probe"]), np.asarray(results["last_stage"])

@@ -33,7 +33,7 @@ from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.machine import n_processors  # noqa: E402
 from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.features.extractor import Extractor, load_backbone  # noqa: E402
+from regraft.features.extractor import Extractor, load_network  # noqa: E402
 from regraft.finetune.reader import ImageReader  # noqa: E402
 from regraft.finetune.train import Job, run_loop  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
@@ -107,7 +107,7 @@ def main() -> None:
         image_size=given.size, augment="light",
     )  # fmt: skip
     samples = scan(given.data, config)
-    chosen = Extractor.for_samples(load_backbone(config), samples, config)
+    chosen = Extractor.for_samples(load_network(config), samples, config)
     backbone, compute = chosen.backbone, chosen.compute
     found = np.zeros((given.count, len(pulls), len(shares), 2))
     for draw, seed in enumerate(range(given.first, given.first + given.count)):

@@ -29,7 +29,7 @@ from regraft.data.samples import Entry, Source
 from regraft.data.scan import scan
 from regraft.data.sources.folder import read_file
 from regraft.errors import BundleError, EstimatorError, InputError
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader
 from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
@@ -52,7 +52,7 @@ _MAX_FILE = 64 * 2**20  # the names of 100,000 classes
 _SCHEMA_VERSION: Literal[1] = 1
 
 
-class _Record(msgspec.Struct, forbid_unknown_fields=True):
+class _ClassifierRecord(msgspec.Struct, forbid_unknown_fields=True):
     """What a bundle does not know: the estimator's parameters, and its classes as they were."""
 
     schema_version: Literal[1]
@@ -155,7 +155,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             config, (classes, names) = self._config(), _check_labels(y)
             samples = scan(_labelled(X, names, config.max_pixels), config)
             dataset = all_for_training(samples)
-            with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
+            with Extractor.for_samples(load_network(config), samples, config) as extractor:
                 features = extractor.read(dataset)
                 for index, error in features.refused.items():
                     raise EstimatorError(f"image {index}: {error}")
@@ -246,7 +246,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             name: value if isinstance(value, str | int | float | None) else str(value)
             for name, value in self.get_params().items()
         }
-        record = _Record(_SCHEMA_VERSION, plain, self.classes_.tolist())
+        record = _ClassifierRecord(_SCHEMA_VERSION, plain, self.classes_.tolist())
         write_atomic(folder / _FILE, msgspec.json.format(msgspec.json.encode(record), indent=2))
 
     @classmethod
@@ -272,7 +272,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, folder: Path) -> Self:
         try:
-            record = msgspec.json.decode(read_bounded(folder / _FILE, _MAX_FILE), type=_Record)
+            record = msgspec.json.decode(
+                read_bounded(folder / _FILE, _MAX_FILE), type=_ClassifierRecord
+            )
             self.set_params(**record.parameters)
             predictor = self._load_predictor(folder)
         except BundleError:

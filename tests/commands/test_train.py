@@ -36,7 +36,7 @@ from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.extract import RowExtractor, extract
 from regraft.features.store.store import FeatureStore
 from regraft.probe.fit import ProbeSettings, fit_probe
-from regraft.probe.score import score
+from regraft.probe.score import calibrated_probabilities
 from regraft.runs import write as artefacts
 from regraft.splits.split import split
 
@@ -355,7 +355,7 @@ def test_the_probes_of_bfloat16_and_float32_disagree_on_few_test_images(tmp_path
         features = extract(network, np.arange(len(samples)), store)
         settings = ProbeSettings.of(config)
         model = fit_probe(features, Dataset(samples, parts), backbone, settings).model
-        answers.append(score(model, features, parts.test).argmax(1))
+        answers.append(calibrated_probabilities(model, features, parts.test).argmax(1))
         store.close()
     assert len(parts.test) > 550
     assert 0 <= (answers[0] != answers[1]).mean() < 0.005

@@ -26,7 +26,7 @@ from regraft.heads.fit import fit_head
 from regraft.heads.temperature import log_losses
 from regraft.images.augment import AUGMENTATIONS, render_views
 from regraft.probe.fit import ProbeSettings, fit_probe
-from regraft.probe.score import score
+from regraft.probe.score import calibrated_probabilities
 from regraft.splits.split import all_for_training
 from tiny_bundles import edit_manifest, tiny_model, write_tiny
 
@@ -280,7 +280,7 @@ def test_no_score_of_an_image_comes_from_its_own_views(tmp_path, head):
         told = probe.fitted.record["out_of_fold"]
         assert told["n"] == len(samples)  # views are learnt from, and say nothing of their own
         assert told["accuracy"] < 0.55  # a third by chance
-        right = score(probe.model, features, every).argmax(1) == labels
+        right = calibrated_probabilities(probe.model, features, every).argmax(1) == labels
     assert right.mean() > 0.4  # although it has seen them all
 
 

@@ -14,7 +14,7 @@ from regraft.commands.train import fit
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
 from regraft.finetune.train import try_rates_from
 from regraft.splits.split import split, split_by_config
@@ -137,7 +137,7 @@ def rates_after_a_probe(data, config):
     """Return the same trial with a probe fitted first, as ``train`` does."""
     samples = scan(data, config)
     dataset = split_by_config(samples, config)
-    with Extractor.for_samples(load_backbone(config), samples, config) as extractor:
+    with Extractor.for_samples(load_network(config), samples, config) as extractor:
         probe = fit(extractor.read(dataset.only_train()), dataset, extractor)
         return try_rates_from(probe.model, dataset, extractor)
 

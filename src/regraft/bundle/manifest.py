@@ -120,7 +120,7 @@ class Manifest(_Strict, frozen=True):
     files: Annotated[dict[str, FileRecord], Meta(max_length=64)]
 
 
-class _Version(Struct):
+class _ManifestVersion(Struct):
     """The schema version alone: a newer manifest may have fields that the strict reader refuses."""
 
     schema_version: int
@@ -135,7 +135,7 @@ def read_manifest(data: bytes) -> Manifest:
         Names the field and the reason.
     """
     try:
-        version = msgspec.json.decode(data, type=_Version).schema_version
+        version = msgspec.json.decode(data, type=_ManifestVersion).schema_version
         if version > SCHEMA_VERSION:
             raise BundleError(
                 f"manifest.json has schema version {version}; this regraft reads {SCHEMA_VERSION}",

@@ -50,7 +50,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Pair:
+class NearDuplicate:
     """A test image and the training image that is nearly the same."""
 
     test: int  # indices into the samples
@@ -61,7 +61,7 @@ class Pair:
 
 def find_near_duplicates(
     folds: Sequence[Dataset], features: Features, n_threads: int, n_pictures: int
-) -> list[Pair]:
+) -> list[NearDuplicate]:
     """Find test images that are nearly the same as an image of training or validation.
 
     At most one pair for each test image, the most similar first; the first ``n_pictures`` keep
@@ -86,7 +86,7 @@ def find_near_duplicates(
     for fold in folds:
         near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
     near.sort(key=lambda found: -found[0])
-    pairs: list[Pair] = []
+    pairs: list[NearDuplicate] = []
     for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # a pass through a compressed tar
         candidates = [(test, other) for _, test, other in near[start : start + _ROUND]]
         confirmed = _confirm(samples, candidates, n_threads)
@@ -108,18 +108,20 @@ def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[floa
     return list(zip(similarity.tolist(), tested.tolist(), rest[nearest].tolist(), strict=True))
 
 
-def _most_similar_first(pairs: list[Pair], samples: Samples, n_pictures: int) -> list[Pair]:
+def _most_similar_first(
+    pairs: list[NearDuplicate], samples: Samples, n_pictures: int
+) -> list[NearDuplicate]:
     pairs.sort(key=lambda pair: (-round(pair.correlation, 4), samples.ids[pair.test]))
     rest = [replace(pair, pictures=None) for pair in pairs[n_pictures:]]
     return pairs[:n_pictures] + rest
 
 
-def duplicate_notes(pairs: list[Pair], samples: Samples, n_test: int) -> list[str]:
+def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -> list[str]:
     """Return a line or two about the pairs; nothing where there are none."""
     if not pairs:
         return []
 
-    def named(some: list[Pair]) -> str:
+    def named(some: list[NearDuplicate]) -> str:
         names = [f"{samples.ids[pair.test]} and {samples.ids[pair.other]}" for pair in some]
         return listed(names, _NAMED)
 
@@ -136,7 +138,7 @@ def duplicate_notes(pairs: list[Pair], samples: Samples, n_test: int) -> list[st
     return notes
 
 
-def duplicate_headline(pairs: list[Pair], n_test: int) -> str:
+def duplicate_headline(pairs: list[NearDuplicate], n_test: int) -> str:
     """Return how many test images are nearly the same as a training image, as a sentence."""
     are = "is" if len(pairs) == 1 else "are"
     return f"{len(pairs):,} of {n_test:,} test images {are} nearly the same as an image of training"
@@ -180,7 +182,9 @@ def _nearest(
     return nearest, similarity
 
 
-def _confirm(samples: Samples, candidates: list[tuple[int, int]], n_threads: int) -> list[Pair]:
+def _confirm(
+    samples: Samples, candidates: list[tuple[int, int]], n_threads: int
+) -> list[NearDuplicate]:
     """Compare the pixels of some pairs; each image is read once."""
     wanted = sorted({index for pair in candidates for index in pair})
     small = {
@@ -194,7 +198,7 @@ def _confirm(samples: Samples, candidates: list[tuple[int, int]], n_threads: int
             correlation = likeness(small[test].grey, small[other].grey)
             if correlation >= THRESHOLD:
                 pictures = small[test].picture, small[other].picture
-                pairs.append(Pair(test, other, correlation, pictures))
+                pairs.append(NearDuplicate(test, other, correlation, pictures))
     return pairs
 
 

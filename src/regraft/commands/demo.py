@@ -14,10 +14,10 @@ from regraft.config.settings import configured
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.evaluation.metrics import measure_classification
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 from regraft.heads.fit import fit_head
 from regraft.probe.fit import FOLDS, ProbeSettings, fit_probe
-from regraft.probe.score import score
+from regraft.probe.score import calibrated_probabilities
 from regraft.probe.subset import sorted_by_hash
 from regraft.splits.folds import assign_folds
 from regraft.splits.split import all_for_training, split_by_config
@@ -92,7 +92,7 @@ def _fit_probes(
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Return two answers on each test part: of the probe of the last stage, and of the probe."""
     config = configured(None, {"weights": weights})
-    extractor = Extractor.for_samples(load_backbone(config), datasets[0].samples, config)
+    extractor = Extractor.for_samples(load_network(config), datasets[0].samples, config)
     extractor.reporter = reporter  # follows the images; the choices are the run's
     answers = []
     with extractor:
@@ -100,7 +100,9 @@ def _fit_probes(
         for dataset in datasets:
             probe = fit_probe(features, dataset, extractor.backbone, ProbeSettings.of(config))
             models = (probe.last_stage or probe.model, probe.model)
-            last, chosen = (score(model, features, dataset.test) for model in models)
+            last, chosen = (
+                calibrated_probabilities(model, features, dataset.test) for model in models
+            )
             answers.append((last, chosen))
     return answers
 

@@ -59,7 +59,7 @@ def evaluate(
     from regraft.bundle.predictor import Predictor
     from regraft.evaluation.metrics import measure_classification
     from regraft.features.extractor import Extractor
-    from regraft.probe.score import score
+    from regraft.probe.score import calibrated_probabilities
     from regraft.runs.summary import describe_test
 
     predictor = Predictor.load(
@@ -76,7 +76,7 @@ def evaluate(
         features = extractor.read(Dataset.only_test(samples, wanted))
         ledger = record_refused(samples, wanted, features.refused, strict=config.strict).ledger
         read = np.asarray([i for i in wanted if int(i) not in features.refused], dtype=np.int64)
-        probabilities = score(predictor.model, features, read)
+        probabilities = calibrated_probabilities(predictor.model, features, read)
     measured = measure_classification(
         probabilities, labels[read], predictor.classes, seed=config.seed
     )

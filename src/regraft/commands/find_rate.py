@@ -15,7 +15,7 @@ from regraft.core.reporter import SILENT, Reporter
 from regraft.data.notes import report_notes, report_refused
 from regraft.data.scan import scan
 from regraft.errors import ImageError
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 from regraft.runs.names import picture_path
 from regraft.splits.split import split_by_config
 
@@ -72,7 +72,7 @@ def find_rate(
     """
     asked = _in_steps(configured(config, settings))
     path = picture_path(None if out is None else Path(out), "lr-find.png", data)
-    with in_background(load_backbone, asked) as loading:
+    with in_background(load_network, asked) as loading:
         found = split_by_config(scan(data, asked, reporter), asked)
     report_notes(found, reporter)
     network = loading.result()

@@ -19,7 +19,7 @@ from regraft.core.machine import memory_limit, n_threads
 from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.data.notes import report_dataset, report_refused
 from regraft.data.scan import scan
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.paths import checkpoints_folder, generations, refuse_existing
 from regraft.finetune.processes.group import joined
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regraft.backbones.backbone import Backbone
-    from regraft.check.near_duplicates import Pair
+    from regraft.check.near_duplicates import NearDuplicate
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
@@ -126,7 +126,7 @@ def train(
         seconds = Stopwatch()
         with _reserve(data, asked) as place, _open_logs(asked, place, reporter) as logs:
             check_first(asked, place)
-            with in_background(load_backbone, asked) as loading:  # torch's import takes seconds
+            with in_background(load_network, asked) as loading:  # torch's import takes seconds
                 found = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
             seconds.lap("scan")
             report_dataset(found, reporter)
@@ -209,7 +209,9 @@ def _open_logs(
     return open_logs(config, place.folder, checkpoints_folder(place.folder), reporter)
 
 
-def _find_near_duplicates(features: Features, dataset: Dataset, extractor: Extractor) -> list[Pair]:
+def _find_near_duplicates(
+    features: Features, dataset: Dataset, extractor: Extractor
+) -> list[NearDuplicate]:
     """Find and report the test images that are nearly the same as a training image."""
     from regraft.check.near_duplicates import duplicate_notes, find_near_duplicates
     from regraft.plots.pairs import SHOWN
@@ -248,7 +250,7 @@ def _measure(
     features: Features,
     dataset: Dataset,
     extractor: Extractor,
-    pairs: list[Pair],
+    pairs: list[NearDuplicate],
 ) -> Result:
     """Score the test part once, with all models that are shown."""
     from regraft.probe.fit import ProbeSettings

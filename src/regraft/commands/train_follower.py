@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
-from regraft.features.extractor import Extractor, load_backbone
+from regraft.features.extractor import Extractor, load_network
 
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
@@ -38,7 +38,7 @@ def train_as_follower(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegraftWarning)  # the first process reports them
         samples = scan(data, own)
-        extractor = Extractor.for_samples(load_backbone(own), samples, own)  # opens no store
+        extractor = Extractor.for_samples(load_network(own), samples, own)  # opens no store
         probe, dataset = receive_probe(group, samples, extractor.backbone)
         nothing = Path(os.devnull)  # the first process has the checkpoints
         trained = train_network(probe, dataset, extractor, nothing, group=group)

@@ -35,7 +35,7 @@ class LedgerEntry:
     reason: str = ""  # one sentence
 
 
-class _Record(msgspec.Struct, omit_defaults=True):
+class _FileRecord(msgspec.Struct, omit_defaults=True):
     """An entry in the file; empty fields are left out."""
 
     path: str
@@ -44,12 +44,12 @@ class _Record(msgspec.Struct, omit_defaults=True):
     reason: str = ""
 
 
-class _File(msgspec.Struct):
+class _LedgerFile(msgspec.Struct):
     """The content of the file."""
 
     schema_version: int
     counts: dict[str, int]
-    files: list[_Record]
+    files: list[_FileRecord]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Ledger:
 
     def write(self, path: Path | str) -> None:
         """Write the ledger as JSON, whole or not at all."""
-        records = [_Record(e.path, e.status, e.kind, e.reason) for e in self.entries]
-        encoded = msgspec.json.encode(_File(SCHEMA_VERSION, self.counts(), records))
+        records = [_FileRecord(e.path, e.status, e.kind, e.reason) for e in self.entries]
+        encoded = msgspec.json.encode(_LedgerFile(SCHEMA_VERSION, self.counts(), records))
         write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
 
     @classmethod
@@ -98,19 +98,19 @@ class Ledger:
         """Read a ledger that ``write`` wrote; any other file is a RunError."""
         data = read_bounded(path, _LARGEST)
         try:
-            version = msgspec.json.decode(data, type=_Version).schema_version
+            version = msgspec.json.decode(data, type=_LedgerVersion).schema_version
             if version != SCHEMA_VERSION:
                 raise RunError(
                     f"{path} has schema version {version}; this regraft reads {SCHEMA_VERSION}",
                     hint="use the version of regraft that wrote it",
                 )
-            file = msgspec.json.decode(data, type=_File)
+            file = msgspec.json.decode(data, type=_LedgerFile)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RunError(f"{path} is not a ledger: {error}") from error
         return cls([LedgerEntry(r.path, r.status, r.kind, r.reason) for r in file.files])
 
 
-class _Version(msgspec.Struct):
+class _LedgerVersion(msgspec.Struct):
     """The version alone, so that the error for a later schema can name it."""
 
     schema_version: int

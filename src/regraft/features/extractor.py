@@ -170,8 +170,8 @@ class Extractor:
         return features.with_views(views)
 
 
-def load_backbone(config: TrainConfig) -> Backbone:
-    """Build the network that the settings name, at its own image size or the given one."""
+def load_network(config: TrainConfig) -> Backbone:
+    """Load the network that the settings name, at its own image size or the given one."""
     from regraft.backbones import registry
 
     size = None if config.image_size == "auto" else int(config.image_size)

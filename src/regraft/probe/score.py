@@ -63,7 +63,9 @@ class TestScores:
         )
 
 
-def score(model: Model, features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+def calibrated_probabilities(
+    model: Model, features: Features, indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Return calibrated probabilities (n, K) of some samples, some thousand rows at a time."""
     result = np.empty((len(indices), len(model.classes)), np.float32)
     for start in range(0, len(indices), _ROWS_AT_ONCE):
@@ -87,12 +89,14 @@ def score_test(
     baselines = score_baselines(probe, features, dataset, settings)
     if trained is not None:
         baselines["probe"] = (
-            score(probe.model, features, dataset.test),
+            calibrated_probabilities(probe.model, features, dataset.test),
             "the same network before it was trained, with a head fitted on its features",
         )
     model, seen = trained or (probe.model, features)
-    validated = score(model, seen, dataset.val) if len(dataset.val) else None
-    return TestScores(dataset.test, score(model, seen, dataset.test), baselines, validated)
+    validated = calibrated_probabilities(model, seen, dataset.val) if len(dataset.val) else None
+    return TestScores(
+        dataset.test, calibrated_probabilities(model, seen, dataset.test), baselines, validated
+    )
 
 
 def cross_validate(
@@ -114,7 +118,7 @@ def cross_validate(
     with reporter.track("test", len(folds)) as advance:
         for each in folds:
             probe = fit_probe(features, each, backbone, settings)
-            scored = score(probe.model, features, each.test)
+            scored = calibrated_probabilities(probe.model, features, each.test)
             answers[""].append(scored)
             baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
@@ -172,12 +176,12 @@ def score_baselines(
         fitted = fit_plain(features, dataset, near, blocks, by_neighbours)
         neighbours = make_model(probe.model.backbone, blocks, fitted, dataset)
         baselines["knn"] = (
-            score(neighbours, features, test),
+            calibrated_probabilities(neighbours, features, test),
             f"nearest neighbours among {len(near):,} training images, by the last stage",
         )
     if probe.last_stage is not None:
         baselines["last_stage"] = (
-            score(probe.last_stage, features, test),
+            calibrated_probabilities(probe.last_stage, features, test),
             "the same head on the last stage alone",
         )
     return baselines

@@ -32,7 +32,7 @@ def workspace(path: Path) -> Iterator[Path | None]:
     missing = [each for each in path.parents if not each.exists()]
     if not parent.is_dir():
         raise RunError(f"{path} cannot be made: {parent} is a file")
-    with io_errors_as_run_errors(path):
+    with write_errors_as_run_errors(path):
         descriptor = _take(folder)
     try:
         if descriptor is not None:
@@ -53,7 +53,7 @@ def workspace_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def io_errors_as_run_errors(path: Path) -> Iterator[None]:
+def write_errors_as_run_errors(path: Path) -> Iterator[None]:
     """Raise what a file system reports as one of our errors, in one line."""
     try:
         yield

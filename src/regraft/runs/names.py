@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.errors import RunError
-from regraft.runs.lock import io_errors_as_run_errors
+from regraft.runs.lock import write_errors_as_run_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
                 "image",
                 hint="choose another folder with --out",
             )
-    with io_errors_as_run_errors(path):
+    with write_errors_as_run_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from regraft.core.files import flush_folder
 from regraft.errors import RunError
-from regraft.runs.lock import io_errors_as_run_errors, is_free, numbered, workspace, workspace_path
+from regraft.runs.lock import (
+    is_free,
+    numbered,
+    workspace,
+    workspace_path,
+    write_errors_as_run_errors,
+)
 from regraft.runs.metrics_file import is_run
 from regraft.runs.names import free_names, name_after
 
@@ -46,7 +52,7 @@ class Reservation:
             Where there is no space left.
         """
         new = self._hidden / "new"
-        with io_errors_as_run_errors(self._path):
+        with write_errors_as_run_errors(self._path):
             new.mkdir()
             yield new
             if not is_free(self._path):
@@ -108,7 +114,7 @@ def reserve(
     """
     free = free_names(name_after(data), is_stopped or (lambda _: False), resume=resume)
     for folder in free if out is None else [out]:
-        with io_errors_as_run_errors(folder):
+        with write_errors_as_run_errors(folder):
             # Resolved once: neither a link on the way nor a change of directory moves the run.
             named = folder.name not in {"", ".."}
             path = folder.parent.resolve() / folder.name if named else folder.resolve()

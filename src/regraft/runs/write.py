@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.check.near_duplicates import Pair
+    from regraft.check.near_duplicates import NearDuplicate
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Stopwatch
     from regraft.data.dataset import Dataset
@@ -61,7 +61,7 @@ class Result:
     statistics: Statistics  # of the training features
     scores: TestScores
     measured: dict[str, Any]  # the scores' figures, as metrics.json has them
-    pairs: list[Pair]  # test images that are nearly the same as a training image
+    pairs: list[NearDuplicate]  # test images that are nearly the same as a training image
 
 
 def write_result(
@@ -235,7 +235,7 @@ def _reason(error: ImageError) -> str:
     return "changed since it was read" if error.kind == "changed" else _GONE
 
 
-def draw_pairs(path: Path, pairs: list[Pair], samples: Samples, n_tested: int) -> None:
+def draw_pairs(path: Path, pairs: list[NearDuplicate], samples: Samples, n_tested: int) -> None:
     """Draw the pairs that are most similar."""
     shown = [
         Shown(*pair.pictures, f"test: {samples.ids[pair.test]}", samples.ids[pair.other])

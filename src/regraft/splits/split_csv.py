@@ -20,7 +20,7 @@ LEFT_OUT = ""  # the part of an image in no part: a copy of one in another part
 _LARGEST = 1 << 30  # bytes; five million rows have a third of it
 
 
-class Row(NamedTuple):
+class SplitRow(NamedTuple):
     """One image of a split.csv."""
 
     id: str
@@ -50,7 +50,7 @@ def write_split(path: Path | str, dataset: Dataset) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def read_split(path: Path | str) -> list[Row]:
+def read_split(path: Path | str) -> list[SplitRow]:
     """Read a split.csv of an earlier run; more columns and another order of columns are fine.
 
     Raises
@@ -65,7 +65,7 @@ def read_split(path: Path | str) -> list[Row]:
     except UnicodeDecodeError as error:
         raise TableError(f"{path} is not UTF-8 text: byte {error.start}") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[Row] = []
+    rows: list[SplitRow] = []
     try:
         header = next(reader, [])
         missing = [name for name in COLUMNS if name not in header]
@@ -75,7 +75,7 @@ def read_split(path: Path | str) -> list[Row]:
                 hint=f"a split.csv of a run has the columns {', '.join(COLUMNS)}",
             )
         at = [header.index(name) for name in COLUMNS]
-        rows.extend(_row(path, reader.line_num, fields, at) for fields in reader if fields)
+        rows.extend(_split_row(path, reader.line_num, fields, at) for fields in reader if fields)
     except csv.Error as error:
         raise TableError(f"{path}, row {reader.line_num}: {error}") from None
     if not rows:
@@ -103,7 +103,7 @@ def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
     return frozenset(row.sha256 for row in rows if row.part in {"train", "val"})
 
 
-def _row(path: Path | str, number: int, fields: list[str], at: list[int]) -> Row:
+def _split_row(path: Path | str, number: int, fields: list[str], at: list[int]) -> SplitRow:
     if len(fields) <= max(at):
         raise TableError(f"{path}, row {number}: {len(fields)} fields, fewer than the header")
     name, label, part, sha256, group = (fields[index] for index in at)
@@ -118,4 +118,4 @@ def _row(path: Path | str, number: int, fields: list[str], at: list[int]) -> Row
         digest = b""
     if len(digest) != 32:
         raise TableError(f"{path}, row {number}: {sha256[:80]!r} is not a sha256 of 64 hex digits")
-    return Row(name, label, cast("Part", part) if part else None, digest, group or None)
+    return SplitRow(name, label, cast("Part", part) if part else None, digest, group or None)

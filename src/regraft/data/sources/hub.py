@@ -73,7 +73,7 @@ class _Commit(NamedTuple):
     notes: list[str]
 
 
-class _Record(msgspec.Struct):
+class _DownloadRecord(msgspec.Struct):
     """A commit that was downloaded, wholly or in part; kept in its folder."""
 
     files: list[str]  # those that hold the images
@@ -85,7 +85,7 @@ class _Download(NamedTuple):
     """A folder that has all files that were asked for; its name is the commit's sha."""
 
     folder: Path
-    record: _Record
+    record: _DownloadRecord
 
 
 def open_hub(data: Data, options: SourceOptions) -> Source | None:
@@ -150,15 +150,17 @@ def _downloaded_before(request: _Request, home: Path) -> _Download | None:
     return _Download(folder, record) if _is_complete(request, record) else None
 
 
-def _read_record(folder: Path) -> _Record:
+def _read_record(folder: Path) -> _DownloadRecord:
     """Return the record of a downloaded commit; it has no files where nothing was downloaded."""
     try:
-        return msgspec.json.decode(read_bounded(folder / _RECORD, _LARGEST_RECORD), type=_Record)
+        return msgspec.json.decode(
+            read_bounded(folder / _RECORD, _LARGEST_RECORD), type=_DownloadRecord
+        )
     except (InputError, msgspec.DecodeError):
-        return _Record([], [], [])
+        return _DownloadRecord([], [], [])
 
 
-def _is_complete(request: _Request, record: _Record) -> bool:
+def _is_complete(request: _Request, record: _DownloadRecord) -> bool:
     """Return whether all files that are asked for were downloaded."""
     return bool(record.files) and set(_asked_files(request, record.files)) <= set(record.here)
 
@@ -192,7 +194,7 @@ def _download(request: _Request, home: Path) -> _Download:
         api = hub.HfApi()
         commit = _find_usable(api, request)
         folder = home / commit.sha
-        record = _Record(commit.files, commit.notes, _read_record(folder).here)
+        record = _DownloadRecord(commit.files, commit.notes, _read_record(folder).here)
         if not _is_complete(request, record):
             record.here = _download_files(api, request, commit, folder)
             write_atomic(folder / _RECORD, msgspec.json.encode(record))

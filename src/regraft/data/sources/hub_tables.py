@@ -52,7 +52,7 @@ class _Position(NamedTuple):
     row: int  # in the group
 
 
-class _Row(NamedTuple):
+class _HubRow(NamedTuple):
     """A row without its image."""
 
     columns: _Columns
@@ -143,8 +143,8 @@ def open_tables(name: str, folder: Path, tables: Tables, label: str | None) -> S
 
 
 def _separate_unlabelled(
-    split: str, rows: Sequence[_Row]
-) -> tuple[list[tuple[str, str, _Row]], list[LedgerEntry]]:
+    split: str, rows: Sequence[_HubRow]
+) -> tuple[list[tuple[str, str, _HubRow]], list[LedgerEntry]]:
     """Return id, class and row where there is a class, and ledger entries for the others."""
     labelled, unlabelled = [], []
     for number, row in enumerate(rows):
@@ -194,7 +194,7 @@ def _parts(
 
 def _rows(
     name: str, files: Sequence[Path], label: str | None, damage: tuple[type[Exception], ...]
-) -> Iterator[_Row]:
+) -> Iterator[_HubRow]:
     """Yield the rows of some files."""
     for file in files:
         try:
@@ -204,11 +204,11 @@ def _rows(
         yield from rows
 
 
-def _read_rows(name: str, path: Path, label: str | None) -> list[_Row]:
+def _read_rows(name: str, path: Path, label: str | None) -> list[_HubRow]:
     """Return the rows of a file; of its columns only the labels are read."""
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    rows: list[_Row] = []
+    rows: list[_HubRow] = []
     with pq.ParquetFile(path) as file:
         columns = _columns(name, file.schema_arrow, label)
         for group in range(file.num_row_groups):
@@ -217,7 +217,7 @@ def _read_rows(name: str, path: Path, label: str | None) -> list[_Row]:
                 raise DataError(f"{name}: a row group of {path} has {size:,} bytes")
             values = file.read_row_group(group, columns=[columns.label])[columns.label].to_pylist()
             rows += [
-                _Row(columns, _Position(path, group, row), value)
+                _HubRow(columns, _Position(path, group, row), value)
                 for row, value in enumerate(values)
             ]
     return rows

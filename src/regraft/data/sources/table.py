@@ -44,7 +44,7 @@ _LARGEST_CSV = 1 << 30  # bytes, about ten million rows
 _Values = tuple[int, Mapping[str, Any]]
 
 
-class _Row(NamedTuple):
+class _TableRow(NamedTuple):
     """A row that was checked."""
 
     number: int
@@ -80,7 +80,7 @@ def _source(location: str, folder: str, table: Iterable[_Values]) -> Source:
     return Source("table", location, entries, stream, refused, notes)
 
 
-def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterator[_Row]:
+def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterator[_TableRow]:
     """Yield the rows of a table; the first one that cannot be used is an error."""
     for number, values in table:
         where = f"{location}, row {number}"
@@ -93,14 +93,14 @@ def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterato
                 f"{where}: {written} is outside of the table's folder",
                 hint="paths must lead to files below the table's folder",
             )
-        yield _Row(number, Entry(normalise(path), label, part, group), path, "\\" in written)
+        yield _TableRow(number, Entry(normalise(path), label, part, group), path, "\\" in written)
 
 
 def _separate_repeats(
-    rows: Iterable[_Row], location: str
-) -> tuple[list[_Row], list[tuple[_Row, _Row]]]:
+    rows: Iterable[_TableRow], location: str
+) -> tuple[list[_TableRow], list[tuple[_TableRow, _TableRow]]]:
     """Return the first row of each path, and each later row with the first one of its path."""
-    first: dict[str, _Row] = {}
+    first: dict[str, _TableRow] = {}
     repeats = []
     for row in rows:
         earlier = first.setdefault(row.entry.id, row)
@@ -115,12 +115,12 @@ def _separate_repeats(
     return list(first.values()), repeats
 
 
-def _refuse_repeat(row: _Row, earlier: _Row) -> LedgerEntry:
+def _refuse_repeat(row: _TableRow, earlier: _TableRow) -> LedgerEntry:
     reason = f"row {row.number}: row {earlier.number} has it already"
     return LedgerEntry(printable(row.path), "refused", "duplicate name", reason)
 
 
-def _backslash_notes(rows: Sequence[_Row]) -> tuple[str, ...]:
+def _backslash_notes(rows: Sequence[_TableRow]) -> tuple[str, ...]:
     count = sum(row.has_backslash for row in rows)
     what = counted(count, "path is", "paths are")
     note = f"{what} written with backslashes, which are read as separators"
