@@ -14,8 +14,9 @@ from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, RunError
+from regraft.splits.clusters import clusters_of
 from regraft.splits.rounds import outer_folds
-from regraft.splits.split import all_for_training, clusters_of
+from regraft.splits.split import all_for_training
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 SMALL = {"image_size": "64", "batch_size": 8}

@@ -12,8 +12,9 @@ from regraft.data.dataset import Dataset
 from regraft.data.ledger import Ledger
 from regraft.data.samples import Samples, Source
 from regraft.errors import DataError, InputError, TableError
+from regraft.splits.clusters import clusters_of
 from regraft.splits.folds import assign_folds
-from regraft.splits.split import clusters_of, split
+from regraft.splits.split import split
 from regraft.splits.split_csv import fitted_hashes, read_split, write_split
 
 

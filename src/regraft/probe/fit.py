@@ -24,8 +24,8 @@ from regraft.probe.landmarks import (
 )
 from regraft.probe.selection import Candidate, smallest_within_one_error
 from regraft.probe.subset import choose_by_hash, sorted_by_hash
+from regraft.splits.clusters import clusters_of
 from regraft.splits.folds import assign_folds
-from regraft.splits.split import clusters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from regraft.core.text import listed
 from regraft.data.dataset import Dataset
 from regraft.data.samples import Parts
 from regraft.errors import DataError
+from regraft.splits.clusters import clusters_of
 from regraft.splits.folds import assign_folds
-from regraft.splits.split import clusters_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,9 +23,8 @@ several parts the test part keeps its copy, and the others are left out and name
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,11 +32,11 @@ from regraft.core.text import counted, listed
 from regraft.data.dataset import Dataset
 from regraft.data.samples import Part, Parts
 from regraft.errors import ConfigError, DataError
+from regraft.splits.clusters import Clusters
 from regraft.splits.folds import cluster_classes
 from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -81,28 +80,6 @@ def all_for_training(samples: Samples) -> Dataset:
     return Dataset(samples, Parts(np.arange(len(samples)), none, none, left_out={}))
 
 
-def clusters_of(samples: Samples) -> NDArray[np.int64]:
-    """Return the number of each sample's cluster (N,): what must not be in two parts or folds.
-
-    Samples have the same number if they are of one group or byte-identical, and along chains of
-    both.
-    """
-    contents = _numbered(samples.hashes)
-    grouped = [index for index, group in enumerate(samples.groups) if group is not None]
-    if not grouped:
-        return contents
-    from scipy.sparse import coo_array  # noqa: PLC0415 - slow to import, needed for groups only
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
-
-    # A graph of contents and groups, with one edge for each sample that has a group.
-    n_contents = int(contents.max()) + 1
-    groups = n_contents + _numbered([samples.groups[index] for index in grouped])
-    size = int(groups.max()) + 1
-    edges = coo_array((np.ones(len(grouped)), (contents[grouped], groups)), shape=(size, size))
-    components = connected_components(edges, directed=False)[1]
-    return _numbered(components[contents].tolist())
-
-
 def split(
     samples: Samples,
     *,
@@ -131,7 +108,7 @@ def split(
     TableError
         Where ``split_file`` cannot be used.
     """
-    clusters = _clusters(samples)
+    clusters = Clusters.of(samples)
     notes: list[str] = []
     if split_file is not None:
         codes = _from_file(samples, clusters, split_file, test_fraction, seed, notes)
@@ -153,42 +130,12 @@ def split(
     return Parts(train, val, test, left_out, tuple(notes))
 
 
-class _Clusters(NamedTuple):
-    """C clusters, and what decides their parts."""
-
-    members: NDArray[np.int64]  # (N,), cluster of each sample
-    keys: list[bytes]  # C: the smallest group name or content hash in it
-
-    def numbers(self, salt: str) -> NDArray[np.float64]:
-        """Return a number in [0, 1) for each cluster, from its key alone."""
-        prefix = f"regraft {salt} ".encode()
-        digests = b"".join(hashlib.sha256(prefix + key).digest()[:8] for key in self.keys)
-        whole = np.frombuffer(digests, dtype=">u8").astype(np.uint64)
-        return (whole >> 11).astype(np.float64) * 2.0**-53  # the 53 bits that a float holds
-
-
-def _clusters(samples: Samples) -> _Clusters:
-    members = clusters_of(samples)
-    keys: dict[int, bytes] = {}
-    each = zip(members.tolist(), samples.groups, samples.hashes, strict=True)
-    for cluster, group, digest in each:
-        key = b"image " + digest if group is None else b"group " + group.encode()
-        keys[cluster] = min(key, keys.get(cluster, key))
-    return _Clusters(members, list(keys.values()))  # in order: they are numbered as they appear
-
-
-def _numbered(values: Sequence[object]) -> NDArray[np.int64]:
-    """Return numbers of values, in the order in which they first appear."""
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
-
-
 # --- by hash --------------------------------------------------------------------------------------
 
 
 def _draw(
     samples: Samples,
-    clusters: _Clusters,
+    clusters: Clusters,
     eligible: NDArray[np.bool_],
     fraction: float,
     salt: str,
@@ -283,7 +230,7 @@ def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
 
 def _from_file(
     samples: Samples,
-    clusters: _Clusters,
+    clusters: Clusters,
     path: Path | str,
     test_fraction: float,
     seed: int,
@@ -324,7 +271,7 @@ def _from_file(
 
 def _place_unknown(
     codes: NDArray[np.int64],
-    clusters: _Clusters,
+    clusters: Clusters,
     test_fraction: float,
     seed: int,
     path: str,
