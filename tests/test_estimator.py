@@ -3,6 +3,7 @@
 # ruff: noqa: N803, N806, S301 - scikit-learn's names; pickles of our own
 
 import dataclasses
+import importlib
 import inspect
 import io
 import pickle
@@ -230,3 +231,9 @@ def test_wrong_settings_and_images_of_a_fitted_one(fitted):
         Classifier(head="hed").fit(np.zeros((2, 8, 8), np.uint8), [0, 1])
     with pytest.raises(EstimatorError, match="image 1: "):
         fitted.predict([encoded(texture("blobs", 1)), b"broken"])
+
+
+def test_pickles_of_earlier_versions_find_their_class():
+    """They name the module ``regraft.classifier``, where the class was."""
+    earlier = importlib.import_module("regraft.classifier")
+    assert earlier.Classifier is Classifier

@@ -1,5 +1,6 @@
 """Extraction: rows repeat to the bit whatever was missing, killed or flipped before."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -13,7 +14,8 @@ from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
 from regraft.errors import StoreError, StoreWarning
 from regraft.features.compute import Compute, choose_compute
-from regraft.features.extract import RowExtractor, extract
+from regraft.features.extract import RowExtractor, extract, feature_fingerprint
+from regraft.features.store.rows import row_key
 from regraft.features.store.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
 
@@ -203,3 +205,34 @@ def test_memory_is_bounded_by_the_rows_that_are_asked_for(photographs, backbone,
 
 def test_cache_folder_comes_from_the_environment(own_store):
     assert str(default_folder()) == os.environ["REGRAFT_CACHE"] == str(own_store)
+
+
+#: Of commit 900496f: first bytes of fingerprint and key, for a machine, a decoder and an image that
+#: are made up, since those of a real machine differ.
+KEYS = {
+    ("embedded", ()): ("00dae3839bc3d3b8", "76dc8979fd1e4b8b"),
+    ("embedded", (("view", 1), ("augment", "light"))): ("0566c2f7dbdf8cee", "36bbbfccf20e30dc"),
+    ("embedded", (("views", 2), ("augment", "digits"))): ("08f5bb2bd5459653", "e2c415535c999def"),
+    ("timm/test_resnet", ()): ("dc4af1f4f65adbff", "8c5f581b2f420d01"),
+    ("torchvision/resnet18", ()): ("8762cd57ff9aa137", "9365e7d3b8b9a002"),
+}
+
+
+class MadeUp(Compute):
+    def fingerprint(self):
+        return {
+            "torch": "2.0", "device": "cpu", "instructions": "AVX2", "machine": "x86_64",
+            "threads": 2, "precision": "float32", "batch_size": 16, "rules": 3,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes"), KEYS)
+def test_keys_of_features_are_those_of_earlier_versions(name, changes, monkeypatch):
+    monkeypatch.setattr("regraft.features.extract.DECODER_VERSION", "rules 1, test")
+    network = load_backbone(name, "default" if name == "embedded" else "none")
+    preprocess = dataclasses.replace(network.preprocess, **dict(changes))
+    network = dataclasses.replace(network, preprocess=preprocess)
+    compute = MadeUp("cpu", "float32", 16)
+    fingerprint = feature_fingerprint(network, row_blocks(network), compute)
+    key = row_key(bytes(32), preprocess.view, fingerprint)
+    assert (fingerprint.hex()[:16], key.hex()[:16]) == KEYS[name, changes]

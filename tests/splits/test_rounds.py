@@ -47,6 +47,17 @@ def test_a_class_of_one_image_is_told_and_never_tested(tmp_path):
     assert rounds[0].notes == ("never tested, since it is one image or group: class alone",)
 
 
+def test_an_image_that_cannot_be_decoded_is_left_out_of_all_folds(tmp_path):
+    """With folds there is no test part yet when images are read: it must not be missed."""
+    data = make_photographs(tmp_path / "data", a_class=20)
+    broken = data / "blobs" / "000.png"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    config = TrainConfig(folds=2, taps="last", out=tmp_path / "run", **SMALL)
+    run = train(data, config)
+    assert run.metrics["data"]["refused"] == 1
+    assert run.metrics["test"]["n"] == 59
+
+
 def test_data_with_a_test_part_are_not_mixed(tmp_path):
     make_photographs(tmp_path / "data" / "train", a_class=4)
     make_photographs(tmp_path / "data" / "test", a_class=4, first=4)
