@@ -1,1 +1,1 @@
-"""What every room may use: files, text, the machine, random numbers, progress."""
+"""Helpers that any other package may import: files, text, machine, random numbers, progress."""

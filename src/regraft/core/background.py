@@ -1,4 +1,4 @@
-"""Work in the background: what is slow to import hides behind reading and hashing files."""
+"""Work in a thread: torch is imported while files are read and hashed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-#: First part of the names of the threads: they have nothing to lose.
+#: First part of the names of the threads; the process may end while they run.
 BACKGROUND = "regraft-background"
-_HEAD_START = 0.1  # seconds in which a scan fails where the path is wrong
+_HEAD_START = 0.1  # seconds; a scan with a wrong path fails earlier
 
 
 @contextmanager
 def in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Future[Any]]:
-    """Run something slow in a thread beside the block; torch's import hides behind hashing.
+    """Call a slow function in a thread while the block runs; yield the future of its result.
 
-    It starts a moment later: most mistakes are found by then, and end without an import.
-
-    Parameters
-    ----------
-    function, *arguments
-        What to call; where the block fails before it has begun, it is not.
-
-    Yields
-    ------
-    Future
-        Of what it returns.
+    The call starts 0.1 s later and not at all if the block has failed by then: most mistakes of
+    a user are found without importing torch.
     """
     failed = threading.Event()
 
@@ -43,9 +34,9 @@ def in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Fut
         yield future
     except Exception:
         failed.set()
-        pool.shutdown()  # no thread goes on importing behind the caller's back
+        pool.shutdown()  # wait: no import goes on after the error
         raise
-    except BaseException:  # an interrupt: nobody is to wait
+    except BaseException:  # an interrupt: do not wait
         failed.set()
         pool.shutdown(wait=False)
         raise

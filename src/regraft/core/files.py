@@ -13,8 +13,8 @@ from pathlib import Path
 
 from regraft.errors import DiskFullError, InputError
 
-# A FIFO would block an ordinary open for ever; O_NONBLOCK lets fstat look at it first. Windows has
-# neither FIFOs in folders nor the flag, and needs O_BINARY.
+# Opening a FIFO blocks for ever; with O_NONBLOCK it is opened, and fstat shows what it is. Windows
+# has neither FIFOs in folders nor the flag, and needs O_BINARY.
 _READ_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)
@@ -32,25 +32,9 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def write_atomic(path: Path | str, data: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one, never a part.
 
-    The bytes go to a new file beside, are flushed to the disk and renamed over the old one; then
-    the folder's own entry is flushed where the platform can do that.
+    The bytes are written to a new file in the same folder and flushed to the disk; then that file
+    is renamed, and the folder is flushed. Raises DiskFullError or InputError.
 
-    Parameters
-    ----------
-    path : path
-        File to make or to replace; its folder must exist.
-    data : bytes
-        The whole content.
-
-    Raises
-    ------
-    DiskFullError
-        Where there is no space left.
-    InputError
-        Where the file cannot be written for another reason.
-
-    References
-    ----------
     Pillai et al., All File Systems Are Not Created Equal, OSDI 2014.
 
     Examples
@@ -62,25 +46,25 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     b'{}'
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if is_full(error):
             raise DiskFullError(
                 f"no space left for {path}: {len(data)} bytes were needed",
-                hint="free some space there, or choose another place",
+                hint="free some space there, or choose another folder",
             ) from error
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    except BaseException:  # an interrupt: nothing half-written stays behind
+    except BaseException:  # an interrupt: no incomplete file is left
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
 
@@ -98,7 +82,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether an error says that a disk or a quota is full.
+    """Return whether an error means that a disk or a quota is full.
 
     Examples
     --------
@@ -109,16 +93,16 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def existing_parent(path: Path) -> Path:
-    """Return the path itself where it exists, else the nearest folder above it that does."""
+    """Return the path itself if it exists, else the nearest folder above it that does."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
-    """Return the name of the network file system that a folder is on, else None.
+    """Return the name of the network file system that a folder is on; None on a local disk.
 
-    On some of them a lock succeeds for everybody, and two writers then destroy the file. The folder
-    need not exist yet. ``mounts`` is a mount table as in Linux's /proc/self/mountinfo, by default
-    this system's.
+    On some network file systems two processes get the same lock, and then destroy each other's
+    file. The folder need not exist yet. ``mounts`` is a mount table as in Linux's
+    /proc/self/mountinfo, by default that of this system.
     """
     folder = folder.absolute()
     if sys.platform == "win32":
@@ -145,55 +129,30 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
 
 
 def refuse_full_disk(path: Path, needed: int, what: str) -> None:
-    """Refuse to begin what cannot fit on the disk.
+    """Raise DiskFullError if fewer than ``needed`` bytes are free where ``path`` would be.
 
-    Parameters
-    ----------
-    path : path
-        Where it would be written; need not exist yet.
-    needed : int
-        Bytes.
-    what : str
-        For the message, such as ``"checkpoints in FOLDER"``.
-
-    Raises
-    ------
-    DiskFullError
-        Names both numbers of bytes.
+    ``path`` need not exist yet; ``what`` is for the message, such as "checkpoints in FOLDER".
     """
     free = shutil.disk_usage(existing_parent(path)).free
     if free < needed:
         raise DiskFullError(
             f"{what} need up to {needed:,} bytes; {free:,} are free",
-            hint="free some space there, or choose another place with --out",
+            hint="free some space there, or choose another folder with --out",
         )
 
 
 def read_regular(
     path: Path | str, limit: int, first: int | None = None, *, follow: bool = True
 ) -> bytes:
-    """Read a regular file as it is, without ever blocking on a FIFO or a device.
+    """Read a regular file of at most ``limit`` bytes, and never block on a FIFO or a device.
 
-    Parameters
-    ----------
-    path : path
-        File to read.
-    limit : int
-        Most bytes that the file may have; compared before anything is read.
-    first : int, optional
-        Read only so many bytes from the start; ``limit`` does not count then.
-    follow : bool
-        Whether the last part of the path may be a link.
-
-    Raises
-    ------
-    OSError
-        As the system says; ``EFBIG`` where it is too large, ``EINVAL`` where it is not a regular
-        file, or a link that is not to be followed.
+    With ``first``, read only that many bytes, of a file of any size. Without ``follow``, the last
+    part of the path must not be a link. OSErrors are those of the system, EFBIG for a file that is
+    too large, and EINVAL for anything that is not a regular file.
     """
     if not follow and Path(path).is_symlink():
         raise OSError(errno.EINVAL, "not a regular file")
-    # The flag too: between the two calls somebody may have put a link there.
+    # The flag too: the file may have been replaced by a link since that check.
     flags = _READ_FLAGS | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     with open(os.open(path, flags), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(file.fileno())
@@ -216,11 +175,7 @@ def read_regular(
 def read_bounded(path: Path | str, limit: int) -> bytes:
     """Read a whole file that must not be larger than ``limit`` bytes.
 
-    Raises
-    ------
-    InputError
-        Where it is missing, too large, not a regular file or unreadable; the ``OSError`` is its
-        cause.
+    Any OSError becomes an InputError, and is its cause.
     """
     try:
         return read_regular(path, limit)

@@ -1,7 +1,7 @@
-"""Random numbers as functions of a key: no generator lives longer than one use.
+"""Random numbers as functions of a key: each use makes its own generator.
 
-Whatever is drawn for an image or a step depends on its key alone, and not on what was drawn before.
-So a resumed run needs no generator's state, and threads may draw in any order.
+What is drawn for an image or a step depends on its key alone, and not on earlier draws. So a
+resumed run needs no state of a generator, and threads may draw in any order.
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ if TYPE_CHECKING:
 
 
 def key_of(*words: int | str | bytes) -> bytes:
-    """Hash what a random draw may depend on.
+    """Return the hash (32 bytes) of what a random draw may depend on.
 
-    Parameters
-    ----------
-    *words : int, str or bytes
-        The seed, what is drawn, and for what.
-
-    Returns
-    -------
-    bytes
-        32 bytes; lengths are part of it, so that ("a", "b") and ("ab", "") differ.
+    The words are the seed, what is drawn, and for what. Their lengths are hashed too, so that
+    ("a", "b") and ("ab", "") differ.
 
     Examples
     --------
@@ -43,17 +36,9 @@ def key_of(*words: int | str | bytes) -> bytes:
 
 
 def generator(*words: int | str | bytes) -> np.random.Generator:
-    """Make a private generator from a key.
+    """Return a new generator for a key, whose words are as for ``key_of``.
 
-    Parameters
-    ----------
-    *words : int, str or bytes
-        As for ``key_of``.
-
-    Returns
-    -------
-    numpy.random.Generator
-        Philox, whose key is all of its state: made in microseconds.
+    Its algorithm is Philox, which has no state but the key and is made in microseconds.
 
     Examples
     --------
@@ -65,21 +50,15 @@ def generator(*words: int | str | bytes) -> np.random.Generator:
 
 @contextmanager
 def torch_seeded(device: torch.device, *words: int | str | bytes) -> Iterator[None]:
-    """Seed torch's own generators by a key for a block of code, then put their state back.
+    """Seed torch's global generators by a key for a block of code, then restore their state.
 
-    Dropout and stochastic depth inside networks draw from them and take no other.
-
-    Parameters
-    ----------
-    device : torch.device
-        Whose generator is seeded beside the processor's.
-    *words : int, str or bytes
-        As for ``key_of``.
+    Dropout and stochastic depth draw from them and accept no other generator. The generators of
+    ``device`` and of the processor are seeded.
     """
     number = int.from_bytes(key_of(*words)[:7], "little")
     devices = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed: it would seed every GPU of the machine, and put none back.
+        # Not torch.manual_seed: it seeds all GPUs of the machine, and only one is restored.
         torch.default_generator.manual_seed(number)
         for index in devices:
             torch.cuda.default_generators[index].manual_seed(number)

@@ -1,4 +1,4 @@
-"""What ``torchrun`` says of this process in its environment; without it, the only process."""
+"""The number of this process among those of a training, as ``torchrun`` sets it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,14 @@ def is_first() -> bool:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Return the number of this process, from 0, and the number of all processes."""
+    """Return the number of this process, from 0, and how many there are; 0 and 1 by default."""
     if not all(name in os.environ for name in _VARIABLES):
         return 0, 1
     return launch_number("RANK", 0), launch_number("WORLD_SIZE", 1)
 
 
 def launch_number(name: str, default: int) -> int:
-    """Return a number that ``torchrun`` has set in the environment.
-
-    Raises
-    ------
-    ConfigError
-        The variable is not a number.
-    """
+    """Return a number that ``torchrun`` sets in the environment, or the default without it."""
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdecimal()):
         raise ConfigError(f"the variable {name} is {text!r}; torchrun sets it to a number")

@@ -1,4 +1,4 @@
-"""What of this machine the process may use: processors and memory, of a container its share.
+"""The processors and the memory that this process may use, also in a container.
 
 A container sees the processors and the memory of the whole machine. Its limits are in the files of
 its control group (cgroup), version 2 or 1, and in those of every group above it.
@@ -25,8 +25,8 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 def n_processors() -> int:
     """Return how many processors this process may use, at least 1.
 
-    The least of three: those of the machine, those that a batch system or ``taskset`` leaves, and
-    what the container's share of time amounts to, rounded up.
+    It is the least of three numbers: those of the machine, those that a batch system or ``taskset``
+    permits, and the container's share of processor time, rounded up.
     """
     try:
         found = len(os.sched_getaffinity(0))  # not on macOS and Windows
@@ -36,35 +36,20 @@ def n_processors() -> int:
 
 
 def n_threads(asked: int, n_processes: int = 1) -> int:
-    """Return how many threads read and decode: as many as asked for, else one a processor.
+    """Return how many threads read and decode: ``asked``, or one per processor if that is 0.
 
-    Parameters
-    ----------
-    asked : int
-        The setting ``workers``; 0 is automatic.
-    n_processes : int
-        Processes of this training on this machine, which share its processors.
+    The processes of a training on this machine, ``n_processes``, share its processors.
     """
     return asked or max(n_processors() // n_processes, 1)
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that are free: of the machine, or of the container where less."""
+    """Return the bytes of free memory: of the machine or of the container, the smaller number."""
     return min([int(psutil.virtual_memory().available), *_free_in_groups()])
 
 
 def memory_limit(memory: str) -> int:
-    """Return the bytes that the setting ``memory`` allows.
-
-    Parameters
-    ----------
-    memory : str
-        GiB, or "auto": half of what is free.
-
-    Raises
-    ------
-    InputError
-        Where it is neither.
+    """Return the bytes that the setting ``memory`` allows: GiB, or "auto" for half of what is free.
 
     Examples
     --------
@@ -102,7 +87,7 @@ def _folders(controller: str) -> Iterator[Path]:
 
 
 def _numbers(path: Path) -> list[int | None]:
-    """Return the numbers in a small file; None for a word such as "max", nothing without a file."""
+    """Return the numbers in a small file: None for a word such as "max"; empty without a file."""
     try:
         words = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
@@ -128,12 +113,12 @@ def _free_in_groups() -> Iterator[int]:
         ):
             limit, held = (*_numbers(folder / most), None)[0], (*_numbers(folder / used), None)[0]
             if limit is not None and held is not None:
-                # Files that were read and are not in use count as held, and make room at once.
+                # The cache of files counts as used memory, but is freed as soon as it is needed.
                 yield max(limit - max(held - _counted(folder, cached), 0), 0)
 
 
 def _counted(folder: Path, name: str) -> int:
-    """Return one entry of a control group's memory.stat; 0 where there is none."""
+    """Return one entry of a control group's memory.stat; 0 if there is none."""
     try:
         lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

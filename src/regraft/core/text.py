@@ -1,4 +1,4 @@
-"""Words for people: lists that stay short, counts, names that were nearly right, tables."""
+"""Text for messages: short lists, counts, similar names, tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def listed(names: Sequence[str], most: int = 10, between: str = ", ") -> str:
-    """Name the first few, and count the rest.
+    """Return the first few names, and the number of the others.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def listed(names: Sequence[str], most: int = 10, between: str = ", ") -> str:
 
 
 def counted(count: int, noun: str = "image", plural: str = "") -> str:
-    """Write a count with its noun.
+    """Return a count with its noun.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def counted(count: int, noun: str = "image", plural: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Return the known names that are most like a given one, the most alike first.
+    """Return the known names that are most similar to a given one, the most similar first.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6)
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
-    """Return a question that offers the nearest names; empty where none is near.
+    """Return a question with the most similar names; empty if no name is similar.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 3, cutoff: float =
 def columns(
     header: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
 ) -> str:
-    """Align cells in columns, two spaces apart; those whose number is in ``right`` to the right.
+    """Return a table of cells in columns; the columns numbered in ``right`` are aligned right.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""torchvision, also beside a torch that its compiled extension was not built for.
+"""Imports torchvision, also with a torch that its compiled extension was not built for.
 
-The registry's torchvision is built for CUDA. Beside a CPU-only torch its extension cannot be
-loaded, and its import dies with ``operator torchvision::nms does not exist`` (pytorch issues
-122494 and 157648): it registers shape functions for operators that the extension would have
-declared. Declaring their schemas is enough for models, transforms and timm; ``torchvision.io``
-and the detection operators stay unavailable. Everything in regraft imports torchvision from here,
-and takes timm, which imports torchvision itself, through ``load_timm``.
+The torchvision of PyPI is built for CUDA. With a torch for CPUs its extension cannot be loaded, and
+its import fails with ``operator torchvision::nms does not exist`` (pytorch issues 122494 and
+157648): it registers shape functions for operators that the extension should have declared.
+Declaring their schemas is enough for models, transforms and timm; ``torchvision.io`` and the
+detection operators stay unavailable. All modules of regraft import torchvision from here, and timm,
+which imports torchvision itself, by ``load_timm``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import torch
 if TYPE_CHECKING:
     from types import ModuleType
 
-# A torch.library.Library withdraws its declarations when it is collected.
+# The declarations of a torch.library.Library end when it is garbage-collected.
 _declarations: list[torch.library.Library] = []
 
 
 def _import_torchvision() -> ModuleType:
-    # Trying first, not guessing: where the extension does load, declaring its operators before it
-    # does would break a sound installation. The failing import ends after 0.03 s, at its second
-    # module, and leaves nothing registered.
+    # Import first: if the extension can be loaded, declaring its operators before that breaks it.
+    # A failing import ends after 0.03 s, at its second module, and leaves nothing registered.
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -46,43 +45,15 @@ torchvision = _import_torchvision()
 
 
 def extension_loaded() -> bool:
-    """Whether torchvision's compiled operators are there; without them the shim stands in.
-
-    Returns
-    -------
-    bool
-        False beside a torch that the extension was not built for.
-    """
+    """Return whether torchvision's compiled operators are loaded."""
     return hasattr(torch.ops.torchvision, "roi_align")
 
 
 def load_timm() -> ModuleType:
-    """Import timm behind the shim, when it is first needed.
-
-    Returns
-    -------
-    ModuleType
-        timm itself.
-
-    Examples
-    --------
-    >>> load_timm().__name__
-    'timm'
-    """
+    """Import timm, after torchvision, when it is first needed."""
     return importlib.import_module("timm")
 
 
 def load_functional() -> ModuleType:
-    """Import the functional kernels of torchvision's transforms v2, when they are first needed.
-
-    Returns
-    -------
-    ModuleType
-        torchvision.transforms.v2.functional.
-
-    Examples
-    --------
-    >>> load_functional().__name__
-    'torchvision.transforms.v2.functional'
-    """
+    """Import the functions of torchvision.transforms.v2, when they are first needed."""
     return importlib.import_module("torchvision.transforms.v2.functional")

@@ -1,3 +1,3 @@
-"""The version of regraft, in one place: the package, bundles and runs take it from here."""
+"""The version of regraft: the package, bundles and runs take it from here."""
 
 __version__ = "0.1.0"
