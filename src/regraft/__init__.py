@@ -1,6 +1,6 @@
 """regraft: labelled images in, an honest and deployable image classifier out.
 
-The public names are loaded when they are first used: ``import regraft`` alone costs a millisecond
+The public names are loaded when they are first used: ``import regraft`` alone takes a millisecond
 and imports neither numpy nor torch.
 """
 
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'regraft' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # the next access does not come here
+    globals()[name] = value  # found there by the next access
     return value
 
 

@@ -1,4 +1,4 @@
-"""The module that pickles of ``Classifier`` made by version 0.1 name: it moved to ``estimator``."""
+"""The former module of ``Classifier``, which pickles name; the class is in ``estimator``."""
 
 from regraft.estimator import Classifier
 

@@ -1,9 +1,9 @@
-"""Every error and warning that regraft raises on purpose.
+"""All errors and warnings that regraft raises on purpose.
 
 ::
 
-    RegraftError                 exit code 1: something failed while it ran
-    ├── InputError               exit code 2: what was given cannot be used
+    RegraftError                 exit code 1: something failed
+    ├── InputError               exit code 2: the input cannot be used
     │   ├── ConfigError          a setting has a value that it cannot have
     │   ├── DataError            the images, labels or parts as a whole
     │   │   ├── ArchiveError     an archive, or one member of it
@@ -11,25 +11,26 @@
     │   │   └── ImageError       one image: has a ``kind`` and a ``reason``
     │   ├── BackboneError        an unknown or unusable network
     │   ├── WeightsError         weights that are missing, do not fit or have the wrong hash
-    │   ├── BundleError          a bundle that is not what it says it is
+    │   ├── BundleError          a bundle that is damaged, altered, or gives other results here
     │   ├── RunError             a run folder that cannot be read or must not be replaced
     │   ├── EstimatorError       images or labels given to ``Classifier``; a ValueError as well
     │   └── MissingExtraError    an optional package; names its ``pip install 'regraft[x]'``
-    ├── FrozenError              parameters that had to stay as they were have changed
+    ├── FrozenError              parameters that must not change have changed
     ├── DivergedError            a training's loss, gradient or weights are no longer finite
     ├── StoreError               the feature store cannot be used
-    └── DiskFullError            no space left; names the path and the bytes that were needed
+    └── DiskFullError            no space left; names the path
 
     RegraftWarning               shown as one line, never stops anything
     ├── ConvergenceWarning       a fit stopped before its gradient was small
-    ├── SmallSampleWarning       too few images for the claim
+    ├── SmallSampleWarning       too few images for a reliable result
     ├── StoreWarning             the run goes on without the store
-    └── LogWarning               the run goes on, and a log of it is behind
+    └── LogWarning               the run goes on, and a log of it is not up to date
 
-A message says what, which value or file; the hint says what to do. This module imports nothing.
+A message names the problem and the value or file; the hint says what to do. This module imports
+nothing.
 """
 
-#: Control characters but tab and line break, and those that turn the direction of writing.
+#: Control characters except tab and line break, and those that change the direction of text.
 _UNSEEN = {
     code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
     for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
@@ -38,17 +39,9 @@ _UNSEEN = {
 
 
 def visible(text: str) -> str:
-    r"""Write control characters as escapes: names from files must not steer a terminal.
+    r"""Write control characters as escapes: names from files must not control a terminal.
 
-    Parameters
-    ----------
-    text : str
-        What is about to be shown.
-
-    Returns
-    -------
-    str
-        The same where nothing in it is unseen; tabs and line breaks stay.
+    Tabs and line breaks stay.
 
     Examples
     --------
@@ -64,9 +57,9 @@ class RegraftError(Exception):
     Parameters
     ----------
     message : str
-        What went wrong, with the value or the file.
+        The problem, with the value or the file.
     hint : str, optional
-        What to do about it; printed behind ``hint:``.
+        What to do about it; printed after ``hint:``.
 
     Examples
     --------
@@ -90,7 +83,7 @@ class RegraftError(Exception):
 
 
 class InputError(RegraftError):
-    """What was given cannot be used."""
+    """The input cannot be used."""
 
     exit_code = 2
 
@@ -137,7 +130,7 @@ class WeightsError(InputError):
 
 
 class BundleError(InputError):
-    """A bundle is not what it says it is."""
+    """A bundle is damaged, altered, or gives other results on this machine."""
 
 
 class RunError(InputError):
@@ -156,7 +149,7 @@ class MissingExtraError(InputError):
 
 
 class FrozenError(RegraftError):
-    """Parameters or buffers that had to stay as they were have changed."""
+    """Parameters or buffers that must not change have changed."""
 
 
 class DivergedError(RegraftError):
@@ -180,7 +173,7 @@ class ConvergenceWarning(RegraftWarning):
 
 
 class SmallSampleWarning(RegraftWarning):
-    """There are too few images for the claim."""
+    """There are too few images for a reliable result."""
 
 
 class StoreWarning(RegraftWarning):
@@ -188,4 +181,4 @@ class StoreWarning(RegraftWarning):
 
 
 class LogWarning(RegraftWarning):
-    """The run goes on, and a log of it is behind."""
+    """The run goes on, and a log of it is not up to date."""

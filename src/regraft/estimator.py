@@ -1,7 +1,7 @@
 """``regraft.Classifier``: the probe as a scikit-learn estimator.
 
-It takes the steps of the main path, without its split and its run folder: scikit-learn's own tools
-hold images out, and ``fit`` sees all that it is given.
+It has the steps of the main path but no split and no run folder: scikit-learn's own tools hold
+images out, and ``fit`` trains on all images that it gets.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _SCHEMA_VERSION: Literal[1] = 1
 
 
 class _ClassifierRecord(msgspec.Struct, forbid_unknown_fields=True):
-    """What a bundle does not know: the estimator's parameters, and its classes as they were."""
+    """The parts of an estimator that are not in its bundle."""
 
     schema_version: Literal[1]
     parameters: dict[str, str | int | float | bool | None]
-    classes: list[int | float | bool | str]
+    classes: list[int | float | bool | str]  # with their types; a bundle has them as text
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -66,18 +66,18 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     model, weights, image_size, taps, views, tta, head, seed
-        What is learnt; as in ``regraft.TrainConfig``.
+        They decide what is learnt; as in ``regraft.TrainConfig``.
     class_weight : {"balanced"} or None
         "balanced": rare classes count as much as common ones.
     device, precision, batch_size, workers, cache, cache_dir, max_pixels
-        How it is computed; as in ``regraft.TrainConfig``.
+        They decide how it is computed; as in ``regraft.TrainConfig``.
 
     Attributes
     ----------
     classes_ : array of shape (K,)
-        As ``numpy.unique`` of the labels gives them.
+        The sorted labels, as from ``numpy.unique``.
     predictor_ : Predictor
-        Answers one image at a time, with the most probable classes.
+        Classifies single images, files and streams.
 
     Examples
     --------
@@ -131,14 +131,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_pixels = max_pixels
 
     def fit(self, X: Images, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
-        """Fit on all images; penalty and temperature are chosen by folds of them.
+        """Fit on all images; folds of them choose penalty and temperature.
 
         Parameters
         ----------
         X : array of shape (N, H, W) or (N, H, W, 3), uint8, or list of N images
             In a list: paths, encoded bytes, PIL images or arrays, of any sizes.
         y : array of shape (N,)
-            Labels: whole numbers, text or anything that numpy sorts.
+            Labels: whole numbers, text or anything that numpy can sort.
 
         Returns
         -------
@@ -148,8 +148,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         EstimatorError
-            Also a ValueError: an image or a label cannot be used; of a list, it is named by its
-            number.
+            An image or a label cannot be used; an image is named by its position in the list. The
+            error is also a ValueError.
         """
         with _as_value_errors():
             config, (classes, names) = self._config(), _check_labels(y)
@@ -167,15 +167,15 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _config(self) -> TrainConfig:
-        # Strict: an image that cannot be used is an error, since X and y lie side by side.
+        # Strict: without a refused image, the rows of X would no longer match those of y.
         parameters = self.get_params()
         parameters["class_weight"] = parameters["class_weight"] or "none"
         return TrainConfig(strict=True, **parameters)
 
     def _set(self, predictor: Predictor, classes: NDArray[Any]) -> None:
-        places = {str(name): place for place, name in enumerate(classes.tolist())}
+        columns = {str(name): column for column, name in enumerate(classes.tolist())}
         self.predictor_, self.classes_ = predictor, classes
-        self._order = np.array([places[name] for name in predictor.classes])
+        self._order = np.array([columns[name] for name in predictor.classes])
 
     def predict_proba(self, X: Images) -> NDArray[np.float32]:  # noqa: N803
         """Return calibrated probabilities.
@@ -193,7 +193,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         EstimatorError
-            Where an image cannot be read.
+            An image cannot be read.
         """
         check_is_fitted(self)
         with _as_value_errors():
@@ -216,7 +216,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (N,)
-            Of ``classes_``.
+            Entries of ``classes_``.
+
+        Raises
+        ------
+        EstimatorError
+            An image cannot be read.
         """
         best: NDArray[np.intp] = self.predict_proba(X).argmax(1)
         predicted: NDArray[Any] = self.classes_[best]
@@ -233,10 +238,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         RunError
-            Where there is something else, or it cannot be written.
+            The path exists, or it cannot be written.
         """
         check_is_fitted(self)
-        with reserve(Path(path), None, overwrite=False) as place, place.new_folder() as folder:
+        with (
+            reserve(Path(path), None, overwrite=False) as reserved,
+            reserved.new_folder() as folder,
+        ):
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -251,7 +259,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Load what ``save`` wrote, and check that it answers here as it did there.
+        """Load what ``save`` wrote, and check that this machine computes the same answers.
 
         Parameters
         ----------
@@ -261,12 +269,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         Classifier
-            Fitted; nothing that was read has run code.
+            Fitted; no code from the folder is run.
 
         Raises
         ------
         BundleError
-            Where the folder is not what it says, or this machine answers otherwise.
+            The folder is damaged or altered, or this machine computes other answers.
         """
         return cls()._read(Path(path))  # noqa: SLF001 - its own class
 
@@ -295,7 +303,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give the bundle's files in place of the network: joblib copies estimators by pickling."""
+        """Return the files of the bundle instead of the network: joblib pickles estimators."""
         state = dict(self.__dict__)
         if state.pop("predictor_", None) is not None:
             with tempfile.TemporaryDirectory(prefix="regraft-") as name:
@@ -320,7 +328,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _several(images: Any) -> Any:
-    """Return images one by one in a list; arrays must be of several."""
+    """Return the images of X as a list; an array must hold several."""
     if issparse(images):
         raise EstimatorError("X is sparse; images are dense")
     if isinstance(images, np.ndarray) and images.dtype != object:
@@ -340,7 +348,7 @@ def _several(images: Any) -> Any:
 
 
 def _labelled(images: Any, names: list[str], max_pixels: int) -> Any:
-    """Return what a scan opens: arrays as they are, or a source of anything else."""
+    """Return labelled images as a scan takes them: arrays and labels, or a source."""
     several = _several(images)
     if len(several) != len(names):
         raise EstimatorError(f"there are {len(several)} images in X and {len(names)} labels in y")
@@ -355,7 +363,7 @@ def _labelled(images: Any, names: list[str], max_pixels: int) -> Any:
 
 
 def _payload(image: Any, max_pixels: int) -> Payload:
-    """Return encoded bytes where there are some: the store knows the image by them."""
+    """Return the encoded bytes of an image if it has any, since the store's key is their hash."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
@@ -374,7 +382,7 @@ def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
     classes = np.unique(labels)
     names = [str(label) for label in labels.tolist()]
     if len(set(names)) != len(classes):
-        raise EstimatorError("y has different labels that look the same as text")
+        raise EstimatorError("y has different labels that are the same as text")
     if not isinstance(classes.tolist()[0], str | int | float):
         raise EstimatorError(f"labels of type {type(classes[0]).__name__} cannot be used in y")
     return classes, names
@@ -382,7 +390,7 @@ def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
 
 @contextmanager
 def _as_value_errors() -> Iterator[None]:
-    """Raise what was given wrongly as a ValueError too, which scikit-learn's tools expect."""
+    """Raise each InputError as an EstimatorError, which is a ValueError as scikit-learn expects."""
     try:
         yield
     except EstimatorError:

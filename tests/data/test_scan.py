@@ -150,7 +150,7 @@ def test_the_same_image_under_two_labels_is_named():
     images = [pixels(0), pixels(1), pixels(0), pixels(0), pixels(1)]
     samples = scan((images, ["a", "b", "b", "a", "b"]), CONFIG)
     assert samples.notes == (
-        "the same image under several labels, none of which is changed: 0 (a), 2 (b), 3 (a)",
+        "the same image under several labels, which are not changed: 0 (a), 2 (b), 3 (a)",
     )
 
 

@@ -190,8 +190,11 @@ def test_a_row_that_left_with_its_image_is_a_store_error(backbone, store, tmp_pa
     features = run(folder, backbone, store)
     (folder / "blobs" / "001.png").unlink()
     store.clear()
-    told = r"a row left the store .* and its image cannot be read again: missing: .*\nhint: run"
-    with pytest.raises(StoreError, match=told):
+    message = (
+        r"a row was removed from the store .* while this run was using it, and its image cannot be "
+        r"read again: missing: .*\nhint: run"
+    )
+    with pytest.raises(StoreError, match=message):
         everything(features, backbone)
 
 

@@ -221,7 +221,7 @@ def test_val_is_the_test_part_where_there_is_no_other():
     samples = samples_of(images("a", 5, part="train") + images("a", 2, 9, part="val"))
     parts = divide(samples)
     assert parts.test.tolist() == [5, 6]
-    assert parts.notes == ("val is used as the test part: the data bring no other",)
+    assert parts.notes == ("val is used as the test part: the data have no other",)
 
 
 def test_all_three_parts_are_kept():
@@ -235,7 +235,7 @@ def test_a_train_part_alone_is_split():
     samples = samples_of(images("a", 50, part="train"))
     parts = divide(samples)
     assert len(parts.test)
-    assert parts.notes == ("the data bring a train part only: the test part is taken from it",)
+    assert parts.notes == ("the data have a train part only: the test part is taken from it",)
 
 
 def test_parts_without_training_images_are_refused():
@@ -245,7 +245,9 @@ def test_parts_without_training_images_are_refused():
 
 def test_parts_for_some_images_only_are_refused():
     rows = images("a", 5, part="train") + images("a", 2, 9)
-    with pytest.raises(DataError, match="2 of 7 images are in no part, a/9 for one"):
+    with pytest.raises(
+        DataError, match="2 of 7 images are in no part, such as a/9, and the others are in one"
+    ):
         divide(samples_of(rows))
 
 
@@ -369,7 +371,7 @@ def test_changed_labels_are_said(tmp_path):
 def test_the_split_of_other_data_is_refused(tmp_path):
     samples = samples_of(images("a", 20))
     write_split(tmp_path / "split.csv", Dataset(samples, divide(samples)))
-    with pytest.raises(DataError, match="knows none of the 5 images"):
+    with pytest.raises(DataError, match="has none of the 5 images"):
         divide(samples_of(images("z", 5)), split_file=tmp_path / "split.csv")
 
 

@@ -1,4 +1,4 @@
-"""A dataset: labelled images, and what each of them is used for."""
+"""A dataset: labelled images and their parts."""
 
 from __future__ import annotations
 
@@ -23,42 +23,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples and their parts: what each step of a training takes.
+    """Samples and their parts: the argument of each step of a training."""
 
-    Attributes
-    ----------
-    samples : Samples
-        All images that were scanned.
-    parts : Parts
-        Which of them are for training, validation and testing: disjoint.
-    """
-
-    samples: Samples
-    parts: Parts
+    samples: Samples  # all images that were scanned
+    parts: Parts  # those for training, validation and testing
 
     @property
     def train(self) -> NDArray[np.int64]:
-        """Indices of the training part, ascending."""
+        """Return the indices of the training part, ascending."""
         return self.parts.train
 
     @property
     def val(self) -> NDArray[np.int64]:
-        """Indices of the validation part, ascending; empty where there is none."""
+        """Return the indices of the validation part, ascending; empty if there is none."""
         return self.parts.val
 
     @property
     def test(self) -> NDArray[np.int64]:
-        """Indices of the test part, ascending."""
+        """Return the indices of the test part, ascending."""
         return self.parts.test
 
     @property
     def used(self) -> NDArray[np.int64]:
-        """Indices of all parts together, ascending."""
+        """Return the indices of all parts together, ascending."""
         return np.sort(np.concatenate([self.train, self.val, self.test]))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; a label is an index into them."""
+        """Return the names of the classes; a label is an index into them."""
         return self.samples.classes
 
     def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -80,31 +72,21 @@ class Dataset:
         return names
 
     def only_train(self) -> Dataset:
-        """Return the same training part without any other part."""
+        """Return the same dataset with its training part only."""
         none = np.empty(0, np.int64)
         return Dataset(self.samples, dataclasses.replace(self.parts, val=none, test=none))
 
     @classmethod
     def only_test(cls, samples: Samples, test: NDArray[np.int64]) -> Dataset:
-        """Return a dataset that is measured and not learnt from."""
+        """Return a dataset that has only a test part."""
         none = np.empty(0, np.int64)
         return cls(samples, Parts(none, none, test, left_out={}))
 
     def without(self, refused: Mapping[int, ImageError], *, strict: bool) -> Dataset:
-        """Take images that could not be decoded out of the parts, and record them in the ledger.
+        """Remove images that could not be decoded from the parts, and record them in the ledger.
 
-        Parameters
-        ----------
-        refused : mapping of int to ImageError
-            By index of the sample. The other images stay in their parts.
-        strict : bool
-            Whether the first refused image is an error.
-
-        Raises
-        ------
-        DataError
-            Where ``strict`` is set, too many images are lost, a class has no training image left,
-            or the test part is empty.
+        Raises DataError with ``strict``, and if too many images are lost, a class has no training
+        image left, or the test part would be empty.
         """
         if not refused:
             return self
@@ -125,7 +107,7 @@ class Dataset:
         return left
 
     def require_every_class(self) -> None:
-        """Raise DataError where a class has no training image."""
+        """Raise DataError if a class has no training image."""
         trained = set(self.labels(self.train).tolist())
         for label, name in enumerate(self.classes):
             if label not in trained:

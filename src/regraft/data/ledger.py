@@ -1,4 +1,4 @@
-"""The ledger: every file that was found, and whether it is used."""
+"""The ledger: a list of all files that were found, and whether each is used."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _LARGEST = 2 << 30  # bytes; ten million files are about 1 GB
 class LedgerEntry:
     """One file, and whether it is used.
 
-    A refused file is meant as an image and lost. A file that is passed over is not meant as one (a
-    readme, a hidden file, a folder's thumbnail cache) and does not count as lost.
+    A refused file should be an image, and is lost. A file that is passed over is not one (a readme,
+    a hidden file, a cache of thumbnails), and does not count as lost.
     """
 
-    path: str  # the sample's id, or else the path in the source
+    path: str  # id of the sample, else the path in the source
     status: Status
     kind: str = ""  # a short fixed word: "truncated", "not an image", "too many pixels", ...
     reason: str = ""  # one sentence
 
 
 class _FileRecord(msgspec.Struct, omit_defaults=True):
-    """An entry in the file; empty fields are left out."""
+    """An entry as it is written; empty fields are left out."""
 
     path: str
     status: Status
@@ -54,7 +54,7 @@ class _LedgerFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries, in the order in which they were found.
+    """All entries, in the order of the scan.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class Ledger:
         }
 
     def refuse(self, errors: Mapping[str, ImageError]) -> Ledger:
-        """Return a copy in which some used files, named by path, are refused."""
+        """Return a copy that refuses some used files, given by path."""
         return Ledger(
             [
                 LedgerEntry(
@@ -88,14 +88,14 @@ class Ledger:
         )
 
     def write(self, path: Path | str) -> None:
-        """Write the ledger as JSON, whole or not at all."""
+        """Write the ledger as JSON."""
         records = [_FileRecord(e.path, e.status, e.kind, e.reason) for e in self.entries]
         encoded = msgspec.json.encode(_LedgerFile(SCHEMA_VERSION, self.counts(), records))
         write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path | str) -> Ledger:
-        """Read a ledger that ``write`` wrote; any other file is a RunError."""
+        """Read a ledger that ``write`` wrote; raise RunError for any other file."""
         data = read_bounded(path, _LARGEST)
         try:
             version = msgspec.json.decode(data, type=_LedgerVersion).schema_version
@@ -111,6 +111,6 @@ class Ledger:
 
 
 class _LedgerVersion(msgspec.Struct):
-    """The version alone, so that the error for a later schema can name it."""
+    """The version alone: checked first, since a later version may have other fields."""
 
     schema_version: int

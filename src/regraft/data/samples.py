@@ -1,8 +1,8 @@
-"""The types of the data room: what a source lists, what a scan returns, what a split says.
+"""The types of images in data: entries of a source, samples of a scan, parts of a split.
 
-One direction: a source lists entries and streams their payloads; a scan turns entries into samples
-(hash and size known, refused files in the ledger); a split turns samples into parts. The images
-themselves are never held: they are streamed when they are needed.
+A source lists entries and streams their payloads; a scan turns entries into samples (with hash and
+size, and refused files in the ledger); a split turns samples into parts. The images themselves are
+never kept: they are streamed when they are needed.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ Part = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One labelled image as a source lists it, before anything of it was read."""
+    """One labelled image as a source lists it, before it is read."""
 
-    id: str  # its path in the source, "/" between parts, NFC; a number in an array
-    label: str  # the class by name
-    part: Part | None = None  # where the data bring their own parts
-    group: str | None = None  # what must not straddle parts
+    id: str  # path in the source, with "/" and in Unicode form NFC; a number in an array
+    label: str  # name of the class
+    part: Part | None = None  # None if the data have no parts of their own
+    group: str | None = None  # images of one group stay in one part
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images somewhere: listed at once, read one after the other.
+    """Labelled images in a folder, a file or an array: listed at once, read one after another.
 
     Attributes
     ----------
     kind : str
-        Key of the registry ``regraft.data.sources.registry.SOURCES`` ("folder", "zip", ...).
+        A key of ``regraft.data.sources.registry.SOURCES``: "folder", "zip", ...
     location : str
-        What the user gave, for messages.
+        The user's words for it, for messages.
     entries : sequence of Entry
-        Sorted by id where that is a path; of a compressed tar: the order in which members lie.
+        Sorted by id if that is a path; for a compressed tar, in the order of its members.
     stream : callable
         ``stream(indices)`` yields ``(index, load)`` for ascending indices into ``entries``.
-        ``load()`` returns the payload and may be called from any thread, once. A compressed tar
-        can only be read from front to back: that is why this is a stream and not a function of one
-        index. Random access costs one pass per call there.
+        ``load()`` returns the payload, and is called once, from any thread. A compressed tar can
+        only be read from front to back: so this is a stream and not a function of one index, and
+        each call of it reads such a tar from its beginning.
     refused : sequence of LedgerEntry
-        What the listing met and could not list: links out of the tree, not an image, ...
+        Files that cannot be entries: links out of the folder, no image, ...
     notes : tuple of str
-        One line each, shown to the user: "val is used as the test part: there is no test folder".
+        For the user, one line each: "val is used as the test part: there is no test folder".
     revision : str or None
-        Of data that come from a server: which version of them this is.
+        Version of data that come from a server.
     """
 
     kind: str
@@ -74,58 +74,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Samples:
-    """N labelled images that can be read as far as their header tells, and the ledger.
+    """N labelled images whose headers can be read, and the ledger of all files."""
 
-    Attributes
-    ----------
-    source : Source
-        Where the payloads come from; ``positions`` maps a sample to its entry there.
-    ids : tuple of str
-        Stable names, unique. Samples are in their order, whatever order an archive or a table has;
-        those of arrays in the arrays' order.
-    classes : tuple of str
-        All class names, sorted by code point; a label is an index into it.
-    labels : array of shape (N,), int64
-        Index into ``classes``.
-    hashes : tuple of bytes
-        sha256 of each payload (for pixels: of dtype, shape and bytes), 32 bytes each.
-    parts : tuple of Part or None
-        Where the data bring their own parts.
-    groups : tuple of str or None
-        What must not straddle parts.
-    sizes : array of shape (N, 2), int32
-        Height and width in pixels after EXIF orientation.
-    positions : array of shape (N,), int64
-        Index of each sample's entry in the source; ascending but for a compressed tar.
-    ledger : Ledger
-        Every file that was met: used, refused with its reason, or passed over.
-    notes : tuple of str
-        One line each, shown to the user: the source's, and what the scan found.
-    max_pixels : int
-        Images with more pixels are refused before they are decoded.
-    """
-
-    source: Source
+    source: Source  # of the payloads
+    #: (N) unique names. Samples are sorted by them, whatever the order of an archive or a table;
+    #: samples of arrays are in the order of the arrays.
     ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    hashes: tuple[bytes, ...]
-    parts: tuple[Part | None, ...]
-    groups: tuple[str | None, ...]
-    sizes: NDArray[np.int32]
-    positions: NDArray[np.int64]
-    ledger: Ledger
-    notes: tuple[str, ...] = ()
-    max_pixels: int = 40_000_000
+    classes: tuple[str, ...]  # names, sorted by code point
+    labels: NDArray[np.int64]  # (N,) indices into the classes
+    hashes: tuple[bytes, ...]  # (N) sha256 of each payload; of pixels: of dtype, shape and bytes
+    parts: tuple[Part | None, ...]  # (N) None if the data have no parts of their own
+    groups: tuple[str | None, ...]  # (N) samples of one group stay in one part
+    sizes: NDArray[np.int32]  # (N, 2) height and width in pixels, after EXIF orientation
+    positions: NDArray[np.int64]  # (N,) indices of their entries; ascending but in compressed tars
+    ledger: Ledger  # every file: used, refused with its reason, or passed over
+    notes: tuple[str, ...] = ()  # for the user, one line each: of the source and of the scan
+    max_pixels: int = 40_000_000  # images with more pixels are refused before they are decoded
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def stream(self, indices: Sequence[int] | NDArray[np.int64]) -> Iterator[tuple[int, Load]]:
-        """Yield ``(index of the sample, load)`` of each wanted sample, as the source has them.
+        """Yield ``(index, load)`` of each wanted sample, in the order of the source.
 
-        That is the ascending order, except for a compressed tar, which is read from front to back:
-        go by the index that comes with each image.
+        The order is ascending, except for a compressed tar, which is read from front to back: use
+        the index that is yielded with each image.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         wanted = wanted[np.argsort(self.positions[wanted], kind="stable")]
@@ -139,7 +112,7 @@ class Samples:
     def pixels(
         self, indices: Sequence[int] | NDArray[np.int64], n_threads: int
     ) -> Generator[tuple[int, NDArray[np.uint8] | ImageError]]:
-        """Decode images in threads; yield each index with its pixels (H, W, 3), or with the error.
+        """Decode images in threads; yield each index with the pixels (H, W, 3) or the error.
 
         The order is that of ``stream``. An image that has changed since the scan is an error.
         """
@@ -148,20 +121,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Parts:
-    """Disjoint sets of samples, each an ascending array of indices.
-
-    Attributes
-    ----------
-    train, val, test : array of int64
-        Indices into the samples; ``val`` is empty where there is none.
-    left_out : dict of int to str
-        Samples in no part, each with the reason ("byte-identical to test/a.jpg, which is ...").
-    notes : tuple of str
-        One line each, shown to the user.
-    """
+    """Disjoint sets of samples, each an ascending array of indices."""
 
     train: NDArray[np.int64]
-    val: NDArray[np.int64]
+    val: NDArray[np.int64]  # empty if there is none
     test: NDArray[np.int64]
-    left_out: dict[int, str]
-    notes: tuple[str, ...] = ()
+    left_out: dict[int, str]  # samples in no part, with the reason: "byte-identical to ..."
+    notes: tuple[str, ...] = ()  # for the user, one line each

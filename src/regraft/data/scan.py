@@ -1,4 +1,4 @@
-"""From a source to samples: every image is read and hashed once, every lost image is recorded."""
+"""Scan a source: read and hash every image once, and record every lost image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.images.payload import Load
 
-# One task reads so many images: a task costs as much as hashing a small image.
+# Each task reads several images, since a task costs as much as hashing a small image.
 _IMAGES_A_TASK = 8
 # More threads than this only wait for each other and for the disk.
 _MOST_THREADS = 16
@@ -38,7 +38,7 @@ _DARK = 32  # of 255
 
 
 class _Scanned(NamedTuple):
-    """What is kept of an image that was read."""
+    """The hash and the header of an image that was read."""
 
     digest: bytes
     header: HeaderInfo
@@ -47,30 +47,11 @@ class _Scanned(NamedTuple):
 def scan(
     data: Data, config: TrainConfig, reporter: Reporter = SILENT, *, least_classes: int = 2
 ) -> Samples:
-    """Read and hash all images, read their headers, and keep none of them.
+    """Read and hash all images, and return those whose headers can be read, with the ledger.
 
-    Parameters
-    ----------
-    data : path, str or tuple
-        As for ``open_source``.
-    config : TrainConfig
-        ``data_root``, ``group_by``, ``strict``, ``max_pixels`` and ``workers`` are used.
-    reporter : Reporter
-        Follows the images under the label "scan".
-    least_classes : int
-        2 for training; 1 is enough to measure.
-
-    Returns
-    -------
-    Samples
-        All images that can be used as far as their headers show, the ledger and the notes, which
-        have not been printed yet. Memory grows with their number, not with their bytes.
-
-    Raises
-    ------
-    DataError
-        Where the data cannot be used or have too few classes, too many images are refused
-        (``check_losses``), or, with ``strict``, one is.
+    No image is kept in memory, and the notes are not printed. ``least_classes`` is 2 for training,
+    and 1 for measuring. Raises DataError if too many images are refused (``check_losses``), or,
+    with the setting ``strict``, one.
 
     Examples
     --------
@@ -97,7 +78,7 @@ def scan(
                 _stop_if_refused(ledger[-len(task) :])
             advance(len(task))
     check_losses(Ledger(ledger), source.entries)
-    if source.kind == "tar":  # a compressed one is read in its own order, which changes no result
+    if source.kind == "tar":  # a compressed one is read in its own order: sort, as for a folder
         order = sorted(range(len(kept)), key=lambda at: source.entries[kept[at]].id)
         kept, scanned = [kept[at] for at in order], [scanned[at] for at in order]
         ledger.sort(key=lambda entry: entry.path)
@@ -118,9 +99,9 @@ def _require_classes(source: Source, least: int) -> None:
 def _read_all(
     source: Source, max_pixels: int, workers: int
 ) -> Iterator[list[tuple[int, _Scanned | ImageError]]]:
-    """Read every entry in threads, some at a time, in the source's order.
+    """Read every entry in threads, in the order of the source.
 
-    Few tasks are ahead: what a compressed tar has handed out is held until it is hashed.
+    Few tasks wait at a time: the payloads of a compressed tar are in memory until they are hashed.
     """
     threads = workers or min(n_threads(0), _MOST_THREADS)
 
@@ -137,7 +118,7 @@ def _read(load: Load, max_pixels: int) -> _Scanned | ImageError:
         header = inspect_header(payload, max_pixels)
         return _Scanned(hash_payload(payload), header)
     except ImageError as error:
-        return error.with_traceback(None)  # a traceback would keep the payload
+        return error.with_traceback(None)  # a traceback would keep the payload in memory
 
 
 def _batched(loads: Iterable[tuple[int, Load]], size: int) -> Iterator[list[tuple[int, Load]]]:
@@ -184,23 +165,23 @@ def _samples(
 
 
 def _conflicts(entries: Sequence[Entry], scanned: Sequence[_Scanned]) -> list[str]:
-    """Name byte-identical images that have several labels."""
+    """Return notes that name byte-identical images with different labels."""
     copies: dict[bytes, list[Entry]] = defaultdict(list)
     for entry, each in zip(entries, scanned, strict=True):
         copies[each.digest].append(entry)
     several = [group for group in copies.values() if len({entry.label for entry in group}) > 1]
     notes = [
-        "the same image under several labels, none of which is changed: "
+        "the same image under several labels, which are not changed: "
         + listed([f"{entry.id} ({entry.label})" for entry in group], _SHOWN)
         for group in several[:_SHOWN]
     ]
     if len(several) > _SHOWN:
-        notes.append(f"{len(several) - _SHOWN:,} more images stand under several labels")
+        notes.append(f"{len(several) - _SHOWN:,} more images have several labels")
     return notes
 
 
 def _further_frames(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
-    """Name the files of which only a part is read."""
+    """Return a note that names the files with several frames or pages."""
     several = [
         name for name, each in zip(samples.ids, scanned, strict=True) if each.header.has_more_frames
     ]
@@ -209,9 +190,9 @@ def _further_frames(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[s
 
 
 def _dark(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
-    """Name images of 16 bits that use less: 12 bit data in a 16 bit file come out nearly black.
+    """Return a note that names images of 12 bits in files of 16 bits, which become nearly black.
 
-    Only pixels show it, so some of these images are decoded, spread evenly over all.
+    Only the pixels show it, so a few of the images with 16 bits are decoded, evenly chosen.
     """
     deep = np.flatnonzero([each.header.has_16_bits for each in scanned])
     if not len(deep):

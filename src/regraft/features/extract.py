@@ -1,8 +1,8 @@
-"""Extraction: one forward pass for the images whose rows the store does not have.
+"""Extraction: one forward pass through a frozen network, for images without a row in the store.
 
-The result reads rows when they are asked for, and is no array: 300,000 images with all stages take
-3 GB and more. Threads decode ahead. Batches have one fixed size, so that the bits of a row do not
-depend on how many other rows were missing.
+The result is not an array, and reads rows from the store when they are needed: 300,000 images with
+all stages take 3 GB and more. Threads decode images in advance. All batches have one size, so that
+the bits of a row do not depend on the number of missing rows.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from regraft.features.compute import Compute
     from regraft.features.store.store import FeatureStore
 
-_ROWS_A_COMMIT = 256  # one fsync each; what a kill can cost
-#: Of an image on which the network fails; prediction refuses it in the same words.
+_ROWS_A_COMMIT = 256  # one fsync for so many; a killed process loses fewer
+#: The error of an image on which the network fails, also in prediction.
 NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
 
 
 @dataclass(frozen=True)
 class Features:
-    """The rows of some samples, read from the store when they are asked for."""
+    """The rows of some samples; they are read from the store when they are needed."""
 
     store: FeatureStore
     keys: dict[int, bytes]  # by sample
-    widths: dict[Block, int]  # number of features of every block that a row holds
-    refused: dict[int, ImageError]  # samples without a row: their image could not be decoded
-    n_extracted: int  # samples whose row was made in this run
-    n_reused: int  # samples whose row was there already
-    rows: RowExtractor  # makes a row again that has left the store since
+    widths: dict[Block, int]  # number of features in each block of a row
+    refused: dict[int, ImageError]  # samples without a row, since their image cannot be decoded
+    n_extracted: int  # samples with a new row
+    n_reused: int  # samples whose row was in the store
+    rows: RowExtractor  # extracts a row again if the store has removed it since
     views: tuple[Features, ...] = ()  # of augmented views of some of the samples
 
     def with_views(self, views: Sequence[Features]) -> Features:
-        """Return these features with those of views; a sample whose view was refused is refused."""
+        """Return these features with those of views; refuse samples with a refused view."""
         every = (self, *views)
         return dataclasses.replace(
             self,
@@ -67,11 +67,7 @@ class Features:
     def matrix(self, indices: NDArray[np.int64], blocks: Sequence[Block]) -> NDArray[np.float32]:
         """Return the blocks of some samples side by side (n, D), float32, in the given order.
 
-        Raises
-        ------
-        StoreError
-            Where a row has left the store since it was found, and its image cannot be read again;
-            where the store cannot be used any more.
+        Raises StoreError if the store has removed a row and its image cannot be read again.
         """
         rows = np.empty((len(indices), sum(self.widths[block] for block in blocks)), np.float32)
         names = tuple(str(block) for block in blocks)
@@ -97,14 +93,14 @@ class Features:
         rows: NDArray[np.float32],
         names: Sequence[str],
     ) -> None:
-        """Extract rows again that left the store: eviction by another run must not end this one."""
+        """Extract rows again that another run has evicted from the store."""
         todo = {int(indices[positions[0]]): key for key, positions in lost.items()}
         with _Writer(self.store) as writer, closing(self.rows.make(todo)) as made:
             for key, row in made:
                 if isinstance(row, ImageError):
                     raise StoreError(
-                        f"a row left the store {self.store.folder} while this run was using it, "
-                        f"and its image cannot be read again: {row.kind}: {row.reason}",
+                        f"a row was removed from the store {self.store.folder} while this run was "
+                        f"using it, and its image cannot be read again: {row.kind}: {row.reason}",
                         hint="run the command again",
                     )
                 rows[lost[key]] = np.concatenate([row[name] for name in names])
@@ -114,27 +110,14 @@ class Features:
 def extract(
     rows: RowExtractor, indices: NDArray[np.int64], store: FeatureStore, reporter: Reporter = SILENT
 ) -> Features:
-    """Make sure that the store has a row for every sample, and return the features.
+    """Extract the rows that the store does not have; return the features of the samples.
 
-    Parameters
-    ----------
-    rows : RowExtractor
-        Makes the rows that are missing.
-    indices : array of shape (n,), int64
-        Ascending; which samples.
-    store : FeatureStore
-        Where rows are found and kept.
-    reporter : Reporter
-        Follows the images that are extracted.
-
-    Raises
-    ------
-    StoreError, DiskFullError
-        Where rows cannot be written; those that were written before stay.
+    ``indices`` (n,) are the samples, ascending. Raises StoreError or DiskFullError if rows cannot
+    be written; those that were written before stay.
     """
     keys = rows.keys(indices)
     generation = None
-    while generation != store.generation:  # a damaged file takes what was found in it along
+    while generation != store.generation:  # a damaged file was replaced, and its rows are lost
         generation = store.generation
         widths, missing = _look_up(store, keys, rows.blocks)
     store.stamp(key for key in keys.values() if key not in missing)
@@ -163,9 +146,9 @@ def extract(
 def _look_up(
     store: FeatureStore, keys: dict[int, bytes], blocks: Sequence[Block]
 ) -> tuple[dict[Block, int], dict[bytes, int]]:
-    """Return the widths of the rows that are there, and by key the samples of those that are not.
+    """Return the widths of the blocks, and the samples of missing rows by key.
 
-    By key: byte-identical images are extracted once.
+    Byte-identical images have one key, and are extracted once.
     """
     widths: dict[Block, int] = {}
     missing: dict[bytes, int] = {}
@@ -178,7 +161,7 @@ def _look_up(
 
 
 class RowExtractor:
-    """Runs images through a frozen network: those whose rows are missing, and those that left."""
+    """Extracts rows: it runs images through a frozen network."""
 
     def __init__(
         self, samples: Samples, backbone: Backbone, compute: Compute, n_threads: int
@@ -191,11 +174,11 @@ class RowExtractor:
         self._n_threads = n_threads
 
     @functools.cached_property
-    def _reader(self) -> TapReader:  # copies and rearranges the network: not before it is needed
+    def _reader(self) -> TapReader:  # copies and changes the network: only if a row is missing
         return TapReader(self._backbone, self.blocks, self._compute)
 
     def keys(self, indices: NDArray[np.int64]) -> dict[int, bytes]:
-        """Return the key of each sample's row: a hash of image, view and way of computing."""
+        """Return the key of each sample's row: a hash of image, view and computation."""
         fingerprint = feature_fingerprint(self._backbone, self.blocks, self._compute)
         hashes = self._samples.hashes
         return {int(index): row_key(hashes[index], self.view, fingerprint) for index in indices}
@@ -203,10 +186,10 @@ class RowExtractor:
     def make(
         self, todo: dict[int, bytes], advance: Callable[[int], None] | None = None
     ) -> Generator[tuple[bytes, dict[str, NDArray[Any]] | ImageError]]:
-        """Yield the key of each image with its row, or with the reason why there is none.
+        """Yield the key of each image with its row or its error, in the order of the source.
 
-        ``todo`` has keys by sample; each comes back once, in the order of the source. ``advance``
-        is called with the number of images that are done, a batch at a time.
+        ``todo`` has keys by sample. ``advance`` is called after each batch with its number of
+        images.
         """
         size, reader = self._compute.batch_size, self._reader
         samples, preprocess = self._samples, self._backbone.preprocess
@@ -226,7 +209,7 @@ class RowExtractor:
 def _rows(
     blocks: dict[Block, NDArray[np.float32]], n: int
 ) -> Iterator[dict[str, NDArray[Any]] | ImageError]:
-    """Yield the rounded row, or why there is none, of the first ``n`` images of a batch."""
+    """Yield the rounded row of each of the first ``n`` images of a batch, or its error."""
     seen = [rows[:n] for rows in blocks.values()]
     finite = np.all([np.isfinite(rows).all(axis=1) for rows in seen], axis=0)
     names = [str(block) for block in blocks]
@@ -235,10 +218,11 @@ def _rows(
 
 
 def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Compute) -> bytes:
-    """Return the hash of all that a feature's bits depend on besides the image."""
+    """Return the hash of everything, except the image, that decides the bits of a feature."""
     preprocess = dataclasses.asdict(backbone.preprocess)
     if not backbone.preprocess.views and not backbone.preprocess.view:
-        del preprocess["views"], preprocess["view"], preprocess["augment"]  # keys stay as they were
+        # As in keys from before there were views.
+        del preprocess["views"], preprocess["view"], preprocess["augment"]
     return fingerprint_of(
         {
             "backbone": backbone.name,
@@ -254,7 +238,7 @@ def feature_fingerprint(backbone: Backbone, blocks: Sequence[Block], compute: Co
 
 
 class _Writer:
-    """Writes rows behind the forward pass, a few hundred in one transaction."""
+    """Writes rows in a thread during the forward pass, a few hundred in one transaction."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store
@@ -266,7 +250,7 @@ class _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What is done is kept, also when the extraction itself was interrupted.
+        # Extracted rows are kept even if the extraction was interrupted.
         try:
             self._flush()
             self._wait()
@@ -279,7 +263,7 @@ class _Writer:
             self._flush()
 
     def _flush(self) -> None:
-        self._wait()  # at most one transaction is under way: memory stays bounded
+        self._wait()  # at most one transaction at a time, so that memory is bounded
         rows, self._rows = self._rows, []
         if rows:
             self._written = self._thread.submit(self._store.write, rows)

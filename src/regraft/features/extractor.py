@@ -1,7 +1,7 @@
-"""The extractor: one frozen network that is ready to read features, and the store they are kept in.
+"""The extractor: one frozen network that reads features, and the store that keeps them.
 
-It chooses image size, augmentation, device and precision for the data. From there on only its own
-``config`` is used: that is what config.yaml records and what a resumed training compares.
+It chooses image size, augmentation, device and precision for the data. After that, only its own
+``config`` is used: config.yaml records it, and a resumed training compares it.
 """
 
 # ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being hashed
@@ -34,27 +34,16 @@ if TYPE_CHECKING:
 class Extractor:
     """Reads the features of images with one frozen network; a context manager.
 
-    Rows are kept in the user's store, which is opened at the first read, or in a temporary one
-    where that is switched off or cannot be used. Leaving the block removes the temporary store.
-
-    Attributes
-    ----------
-    backbone : Backbone
-        The network, with the image size that suits the data.
-    compute : Compute
-        Device, precision and batch size.
-    config : TrainConfig
-        The settings with every automatic choice made.
-    reporter : Reporter
-        Follows the images.
+    Rows are kept in the user's store, which is opened at the first read. If it is switched off or
+    cannot be used, they are kept in a temporary one, which is removed when the block ends.
     """
 
     def __init__(
         self, backbone: Backbone, compute: Compute, config: TrainConfig, reporter: Reporter = SILENT
     ) -> None:
-        self.backbone = backbone
-        self.compute = compute
-        self.config = config
+        self.backbone = backbone  # at the image size for the data
+        self.compute = compute  # device, precision and batch size
+        self.config = config  # with all automatic choices replaced
         self.reporter = reporter
         self._open = ExitStack()
         self._temporary: FeatureStore | None = None
@@ -63,12 +52,9 @@ class Extractor:
     def for_samples(
         cls, backbone: Backbone, samples: Samples, config: TrainConfig, reporter: Reporter = SILENT
     ) -> Self:
-        """Choose how images are read, by the images; report each choice with its reason.
+        """Choose image size, augmentation, device and precision; report each with its reason.
 
-        Raises
-        ------
-        ConfigError
-            Where the device is not there, or the network does not take the image size.
+        Raises ConfigError if the device is missing or the network does not take the image size.
         """
         from regraft.backbones import registry
         from regraft.backbones.image_size import adapt_to_images
@@ -89,7 +75,7 @@ class Extractor:
         if chosen.tta:
             reporter.say(
                 f"features are the mean over each image and {chosen.views} views of it (augment "
-                f"{chosen.augment}): so many times slower, here and in predictions"
+                f"{chosen.augment}): {1 + chosen.views} times slower, also in predictions"
             )
             preprocess = dataclasses.replace(preprocess, views=chosen.views, augment=chosen.augment)
             fitted = dataclasses.replace(fitted, preprocess=preprocess)
@@ -106,21 +92,11 @@ class Extractor:
         self._temporary = None
 
     def read(self, dataset: Dataset, backbone: Backbone | None = None) -> Features:
-        """Extract the features of all parts, and of the training part its augmented views too.
+        """Return the features of all parts, and those of augmented views of the training part.
 
-        Rows that the store holds are not extracted again.
-
-        Parameters
-        ----------
-        dataset : Dataset
-            Its parts are read, and nothing else.
-        backbone : Backbone, optional
-            Another version of the network, such as the fine-tuned one.
-
-        Raises
-        ------
-        FrozenError
-            Where a parameter or a buffer of the network has changed meanwhile.
+        Only rows that the store does not have are extracted. ``backbone`` is another version of the
+        network, such as the fine-tuned one. Raises FrozenError if a parameter or a buffer of the
+        network has changed during the pass.
         """
         from regraft.backbones.freeze import frozen
 
@@ -138,7 +114,7 @@ class Extractor:
         from regraft.features.store.store import open_store
 
         store = open_store(self.config.cache_dir)
-        self._open.callback(store.trim)  # also where the run fails
+        self._open.callback(store.trim)  # also if the run fails
         return store
 
     def _temporary_store(self) -> FeatureStore:
@@ -149,7 +125,7 @@ class Extractor:
         return self._temporary
 
     def _read_into(self, store: FeatureStore, dataset: Dataset, network: Backbone) -> Features:
-        """Extract the images, then each view of the training images."""
+        """Read the images, then each view of the training images."""
         from regraft.features.extract import RowExtractor, extract
 
         threads = n_threads(self.config.workers)
@@ -163,7 +139,7 @@ class Extractor:
             return extract(rows, indices, store, self.reporter)
 
         features = extracted(dataset.used)
-        if self.config.tta or not self.config.views:  # with tta they are part of each row
+        if self.config.tta or not self.config.views:  # with tta, a row is the mean over views
             return features
         kept = np.setdiff1d(dataset.train, list(features.refused))
         views = [extracted(kept, view) for view in range(1, self.config.views + 1)]
@@ -180,9 +156,9 @@ def load_network(config: TrainConfig) -> Backbone:
 
 
 def choose_augmentation(config: TrainConfig, samples: Samples) -> TrainConfig:
-    """Return the settings with the automatic augmentation replaced by a choice.
+    """Return the settings with a choice of augmentation instead of "auto".
 
-    A mirrored character is another character, or none: characters get "digits", all else "light".
+    It is "digits" for characters, which must not be mirrored, and else "light".
     """
     if config.augment != "auto":
         return config

@@ -1,24 +1,22 @@
-"""Which images are for training, which for validation, which for testing.
+"""Split images into a training, a validation and a test part.
 
-A cluster is what must not be in two parts: a group (patient, burst, camera), or byte-identical
-images; groups that share an image are one cluster. A hash of the seed and of the cluster's name or
-content gives each cluster a number in [0, 1); the cluster is in the test part if that number is
-below the fraction. So the part of a cluster depends on the cluster and the seed alone: images that
-are added next month move no old image.
+All images of a cluster (a group such as a patient, or byte-identical images) are in one part. A
+hash of the seed and of the cluster's name or content gives each cluster a number in [0, 1); the
+cluster is in the test part if that number is below the fraction. So the part of a cluster depends
+on the cluster and the seed alone: images that are added later do not move the old ones.
 
-The size of the test part is then random, which is fine for large classes (200 images, a fifth: 40
-plus or minus 6) and useless for small ones. Two limits for each class correct it, in the order of
-the numbers:
+The size of the test part is then random. For large classes this is fine (a fifth of 200 images: 40
+plus or minus 6); for small classes two limits correct it, in the order of the numbers:
 
-- the test part has at least a quarter of the class's quota, and at least one cluster if the class
+- the test part has at least a quarter of the class's share, and at least one cluster if the class
   has two or more;
-- it has at most double the quota, and at least one cluster stays in training.
+- it has at most double the share, and at least one cluster stays in training.
 
-A limit moves images only in small classes; above 50 images a class this is rare. A class whose
-clusters hold several classes (patients with two findings) keeps an image in training as well.
+The limits rarely move an image of a class of more than 50 images. If clusters hold images of
+several classes (patients with two diagnoses), each class also keeps an image in training.
 
-Parts that the data bring are kept as they are, with one exception: of byte-identical images in
-several parts the test part keeps its copy, and the others are left out and named.
+Parts that the data have themselves are kept, with one exception: if byte-identical images are in
+several parts, only the copy in the test part is kept, and the others are left out and named.
 """
 
 from __future__ import annotations
@@ -44,13 +42,13 @@ if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.samples import Samples
 
-#: Codes of the parts inside this module; the higher one keeps its copy of an image.
+#: Codes of the parts in this module; of copies in several parts, the one with the highest is kept.
 _TRAIN, _VAL, _TEST, _LEFT_OUT, _UNKNOWN = 0, 1, 2, -1, -2
 _NAMES: tuple[Part, ...] = ("train", "val", "test")
 
 
 def split_by_config(samples: Samples, config: TrainConfig) -> Dataset:
-    """Return the samples with the parts that a training with these settings uses."""
+    """Return the samples with the parts for a training with these settings."""
     if config.folds:
         return all_for_training(samples)
     parts = split(
@@ -64,16 +62,10 @@ def split_by_config(samples: Samples, config: TrainConfig) -> Dataset:
 
 
 def all_for_training(samples: Samples) -> Dataset:
-    """Return the samples with all of them in the training part; folds of it are tested later.
-
-    Raises
-    ------
-    ConfigError
-        Where the data bring parts of their own.
-    """
+    """Return the samples, all in the training part, whose folds are tested later."""
     if any(part is not None for part in samples.parts):
         raise ConfigError(
-            "--folds tests every image, and these data bring a test part of their own",
+            "--folds tests every image, and these data have a test part of their own",
             hint="leave --folds out, or give the folder of classes without train and test",
         )
     none = np.empty(0, np.int64)
@@ -88,25 +80,15 @@ def split(
     val_fraction: float = 0.0,
     split_file: Path | str | None = None,
 ) -> Parts:
-    """Divide samples into training, validation and test part.
+    """Split samples into a training, a validation and a test part.
 
-    Parameters
-    ----------
-    test_fraction : float
-        Share of the clusters of each class in the test part, in (0, 1), where the data bring none.
-    val_fraction : float
-        Share of the rest in the validation part, in [0, 1), where the data bring none. The test
-        part does not depend on it.
-    split_file : path, optional
-        A split.csv: images are known by their contents; an image that it does not know goes with
-        its cluster, else by the hash.
+    ``test_fraction`` is the share of each class in the test part, in (0, 1), and ``val_fraction``
+    the share of the rest in the validation part, in [0, 1); neither is used for parts that the data
+    have. ``split_file`` is a split.csv, in which images are found by content; other images get the
+    part of their cluster, or a part by hash.
 
-    Raises
-    ------
-    DataError
-        Where a class has no training image, or nothing can be held out for testing.
-    TableError
-        Where ``split_file`` cannot be used.
+    Raises DataError if a class has no training image or nothing can be held out for testing, and
+    TableError if ``split_file`` cannot be used.
     """
     clusters = Clusters.of(samples)
     notes: list[str] = []
@@ -116,7 +98,7 @@ def split(
         codes = _as_given(samples, notes)
     else:
         if len(set(samples.parts)) == 1 and samples.parts[0] == "train":
-            notes.append("the data bring a train part only: the test part is taken from it")
+            notes.append("the data have a train part only: the test part is taken from it")
         codes = np.zeros(len(samples), dtype=np.int64)
         codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
         notes += _name_copies(samples)
@@ -140,7 +122,7 @@ def _draw(
     fraction: float,
     salt: str,
 ) -> NDArray[np.bool_]:
-    """Choose about ``fraction`` of each class among the eligible samples, whole clusters only."""
+    """Return a mask (N,) of about ``fraction`` of each class, of eligible samples by clusters."""
     drawn = np.zeros(len(samples), dtype=bool)
     if not eligible.any():
         return drawn
@@ -153,31 +135,29 @@ def _draw(
     order = np.lexsort((numbers, classes))
     chosen = np.zeros(len(cluster), dtype=bool)
     for ranked in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):
-        chosen[_guarded(ranked, numbers, sizes, fraction)] = True
-    # A class may be in clusters of other classes only; it keeps an image in training as well.
+        chosen[_within_limits(ranked, numbers, sizes, fraction)] = True
+    # A class may be only in clusters of other classes: put one of them back into training.
     kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))
     for label in np.flatnonzero(np.bincount(labels, minlength=len(kept)) > 0):
         if not kept[label]:
             holders = np.unique(members[labels == label])
-            back = holders[np.argmax(numbers[holders])]
-            chosen[back] = False
-            kept += np.bincount(labels[members == back], minlength=len(kept))
+            returned = holders[np.argmax(numbers[holders])]
+            chosen[returned] = False
+            kept += np.bincount(labels[members == returned], minlength=len(kept))
     drawn[eligible] = chosen[members]
     return drawn
 
 
-def _guarded(
+def _within_limits(
     ranked: NDArray[np.int64],
     numbers: NDArray[np.float64],
     sizes: NDArray[np.int64],
     fraction: float,
 ) -> NDArray[np.int64]:
-    """Choose among the clusters of one class, ranked by their numbers, within both limits."""
+    """Return the clusters of one class to hold out, of clusters in the order of their numbers."""
     quota = fraction * sizes[ranked].sum()
     most_images = max(2 * quota, sizes[ranked].min())
-    candidates = ranked[
-        sizes[ranked] <= most_images
-    ]  # a cluster of most of the class is for training
+    candidates = ranked[sizes[ranked] <= most_images]  # a larger cluster stays in training
     images = np.cumsum(sizes[candidates])
     least = int(np.searchsorted(images, quota / 4)) + 1
     most = int(np.searchsorted(images, most_images, side="right"))
@@ -186,25 +166,25 @@ def _guarded(
     return within
 
 
-# --- as the data or a file say --------------------------------------------------------------------
+# --- from the data or a file ----------------------------------------------------------------------
 
 
 def _has_parts(samples: Samples) -> bool:
-    """Whether the data bring parts that can be kept as they are."""
+    """Return whether the data have parts that can be used; raise DataError for incomplete ones."""
     given = Counter(samples.parts)
     if given[None] not in {0, len(samples)}:
         index = samples.parts.index(None)
         raise DataError(
-            f"{given[None]:,} of {len(samples):,} images are in no part, {samples.ids[index]} for "
-            "one, and the others are",
+            f"{given[None]:,} of {len(samples):,} images are in no part, such as "
+            f"{samples.ids[index]}, and the others are in one",
             hint="give each image a part (train, val or test), or none of them",
         )
     if given[None] == len(samples) or set(given) == {"train"}:
         return False
     if "train" not in given:
-        brought = " and ".join(part for part in _NAMES if part in given)
+        others = " and ".join(part for part in _NAMES if part in given)
         raise DataError(
-            f"{samples.source.location} has no training images, only {brought} ones",
+            f"{samples.source.location} has no training images, only {others} ones",
             hint="add a train part, or train on another folder and evaluate on this one",
         )
     return True
@@ -214,7 +194,7 @@ def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
     codes = np.array([_NAMES.index(part) for part in samples.parts if part], dtype=np.int64)
     if not (codes == _TEST).any():
         codes[codes == _VAL] = _TEST
-        notes.append("val is used as the test part: the data bring no other")
+        notes.append("val is used as the test part: the data have no other")
     by_group: dict[str, set[int]] = {}
     for group, code in zip(samples.groups, codes.tolist(), strict=True):
         if group is not None:
@@ -236,7 +216,7 @@ def _from_file(
     seed: int,
     notes: list[str],
 ) -> NDArray[np.int64]:
-    """Take parts from a file by content: the same id with other contents is another image."""
+    """Return part codes (N,) from a file, by content: another content is another image."""
     rows = read_split(path)
     exact = {(row.sha256, row.id): row for row in rows}
     by_content: dict[bytes, int] = {}
@@ -248,61 +228,56 @@ def _from_file(
     relabelled = 0
     for index, (digest, name) in enumerate(zip(samples.hashes, samples.ids, strict=True)):
         found = exact.get((digest, name))
-        if found is not None:  # of copies, each has its own row, and may be the one left out
+        if found is not None:  # each copy has its own row, which may be left out
             codes[index] = _LEFT_OUT if found.part is None else _NAMES.index(found.part)
             relabelled += found.label != samples.classes[samples.labels[index]]
     kept = {digest for digest, code in zip(samples.hashes, codes, strict=True) if code >= 0}
     for index in np.flatnonzero(codes == _LEFT_OUT).tolist():
-        if samples.hashes[index] not in kept:  # the copy that was kept is gone
+        if samples.hashes[index] not in kept:  # the copy that was kept is not in the data now
             codes[index] = by_content.get(samples.hashes[index], _UNKNOWN)
     if not (codes >= 0).any():
         raise DataError(
-            f"{path} knows none of the {len(samples):,} images",
-            hint="images are known by the sha256 of their files: is it the split of other data?",
+            f"{path} has none of the {len(samples):,} images",
+            hint="images are found by the sha256 of their files: is it the split of other data?",
         )
     missing = len({row.sha256 for row in rows} - set(samples.hashes))
     if missing:
         notes.append(f"in {path}, but not among the data: {counted(missing)}")
     if relabelled:
         notes.append(f"with another label than in {path}: {counted(relabelled)}")
-    _place_unknown(codes, clusters, test_fraction, seed, str(path), notes)
+    notes += _assign_unknown(codes, clusters, test_fraction, seed, str(path))
     return codes
 
 
-def _place_unknown(
-    codes: NDArray[np.int64],
-    clusters: Clusters,
-    test_fraction: float,
-    seed: int,
-    path: str,
-    notes: list[str],
-) -> None:
-    """Put images that the file does not know beside the others of their cluster, else by hash."""
+def _assign_unknown(
+    codes: NDArray[np.int64], clusters: Clusters, test_fraction: float, seed: int, path: str
+) -> list[str]:
+    """Set the codes of images that are not in the file, by cluster or hash; return a note."""
     unknown = np.flatnonzero(codes == _UNKNOWN)
     if not len(unknown):
-        return
+        return []
     known = codes >= 0
-    beside = np.zeros((len(clusters.keys), len(_NAMES)), dtype=np.int64)  # (C, 3)
-    np.add.at(beside, (clusters.members[known], codes[known]), 1)
-    majority = _TEST - np.argmax(beside[:, ::-1], axis=1)  # of equals, test before val before train
+    counted_parts = np.zeros((len(clusters.keys), len(_NAMES)), dtype=np.int64)  # (C, 3)
+    np.add.at(counted_parts, (clusters.members[known], codes[known]), 1)
+    # In a tie, test goes before val, and val before train.
+    majority = _TEST - np.argmax(counted_parts[:, ::-1], axis=1)
     by_hash = np.where(clusters.numbers(f"test {seed}") < test_fraction, _TEST, _TRAIN)
-    of_clusters = np.where(beside.sum(axis=1) > 0, majority, by_hash)
+    of_clusters = np.where(counted_parts.sum(axis=1) > 0, majority, by_hash)
     codes[unknown] = of_clusters[clusters.members[unknown]]
     counts = np.bincount(codes[unknown], minlength=len(_NAMES)).tolist()
-    placed = ", ".join(
+    assigned = ", ".join(
         f"{count:,} to {name}" for name, count in zip(_NAMES, counts, strict=True) if count
     )
-    notes.append(f"unknown to {path}: {counted(len(unknown))}; by group or by hash {placed}")
+    return [f"not in {path}: {counted(len(unknown))}; by group or by hash {assigned}"]
 
 
-# --- for all --------------------------------------------------------------------------------------
+# --- copies, and checks ---------------------------------------------------------------------------
 
 
 def _copies_in_other_parts(samples: Samples, codes: NDArray[np.int64]) -> dict[int, str]:
-    """Return the copies that must leave their part, each with the reason.
+    """Return the byte-identical images to leave out, with reasons, if copies are in several parts.
 
-    Of byte-identical images in several parts, those in the test part stay, else those in the
-    validation part.
+    Those in the test part are kept, or else those in the validation part.
     """
     copies: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(samples.hashes):
@@ -330,7 +305,7 @@ def _left_out_note(samples: Samples, left_out: dict[int, str]) -> list[str]:
 
 
 def _name_copies(samples: Samples) -> list[str]:
-    """Return a note that names byte-identical images, if there are any."""
+    """Return a note that names byte-identical images; empty if there are none."""
     first: dict[bytes, str] = {}
     copies = [
         f"{name} of {first[digest]}"
@@ -348,7 +323,7 @@ def _name_copies(samples: Samples) -> list[str]:
 
 
 def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None:
-    """Refuse what cannot be trained or tested, and name the classes that cannot be tested."""
+    """Raise DataError if nothing can be trained or tested; add a note of classes without a test."""
     n_classes = len(samples.classes)
     trained = np.bincount(samples.labels[codes == _TRAIN], minlength=n_classes)
     tested = np.bincount(samples.labels[codes == _TEST], minlength=n_classes)

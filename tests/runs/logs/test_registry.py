@@ -171,7 +171,7 @@ class Break:
 
 @with_logs
 def test_a_server_that_fails_costs_a_warning_and_what_is_missing_is_sent_later(tmp_path, uri):
-    with pytest.warns(LogWarning, match="the mlflow log is behind: "):
+    with pytest.warns(LogWarning, match="the mlflow log is not up to date: "):
         run = regraft.train(
             DATA, callbacks=[Break(tmp_path / "mlflow.db")], log="mlflow", out=tmp_path / "run",
             **{**SMALL, "epochs": 3},

@@ -75,7 +75,7 @@ class Logs:
             try:
                 action(log)
             except Exception as error:  # noqa: BLE001 - other people's code, disks and networks
-                text = f"the {name} log is behind: {first_line(error)}"
+                text = f"the {name} log is not up to date: {first_line(error)}"
                 warnings.warn(text, LogWarning, stacklevel=2)
 
 
