@@ -90,8 +90,8 @@ def test_altered_copies_are_found_and_nothing_else(files, tmp_path):
     (line,) = duplicate_notes(pairs, samples, len(parts.test))
     assert line.startswith(
         "6 of 18 test images are nearly the same as an image of training (duplicates.png; copies "
-        "and bursts make a result look better than it is: remove one of each pair, or, where "
-        "folders or names have something in common, --group-by keeps them together): "
+        "and bursts make the result too good: remove one of each pair, or, if folders or names of "
+        "a pair have something in common, keep them in one part by --group-by): "
     )
     assert line.endswith(" and 1 more")
     draw_pairs(tmp_path / "duplicates.png", pairs, samples, len(parts.test))
@@ -119,7 +119,7 @@ def test_copies_under_another_label_are_told(files, tmp_path):
     samples, parts, pairs = found_in(write_tree(tmp_path, moved))
     lines = duplicate_notes(pairs, samples, len(parts.test))
     assert lines[1:] == [
-        "of these, 1 has another label there: test/stripes/paler.png and train/checks/3.png"
+        "1 of these has another label there: test/stripes/paler.png and train/checks/3.png"
     ]
 
 

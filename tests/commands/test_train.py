@@ -151,7 +151,8 @@ def test_evaluate_on_the_training_data_measures_the_test_part_again(run, photogr
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
     assert again["log_loss"] == run.metrics["test"]["log_loss"]
     trained = run.metrics["data"]["n"]["train"]
-    assert f"{trained} images that the run was fitted on left out" in again["data"]["notes"]
+    left_out = f"left out, since the run was fitted on them: {trained} images"
+    assert left_out in again["data"]["notes"]
 
 
 def test_evaluate_matches_classes_by_name(run, tmp_path):

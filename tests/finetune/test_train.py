@@ -128,7 +128,7 @@ def test_evaluation_leaves_out_what_was_trained_and_validated_on(run, data):
     assert again["n"] == n["test"]
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
     assert (
-        f"{n['train'] + n['val']} images that the run was fitted on left out"
+        f"left out, since the run was fitted on them: {n['train'] + n['val']} images"
         in (again["data"]["notes"])
     )
 

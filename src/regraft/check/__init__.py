@@ -1,1 +1,1 @@
-"""Checks of the data that need features: near duplicates."""
+"""Checks of data that need features: near duplicates."""

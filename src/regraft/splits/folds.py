@@ -1,4 +1,4 @@
-"""Folds of the training part: stratified, clusters kept together, for any order of the samples."""
+"""Folds: stratified, with whole clusters, and the same for any order of the samples."""
 
 from __future__ import annotations
 
@@ -14,29 +14,18 @@ if TYPE_CHECKING:
 
 
 def assign_folds(
-    labels: NDArray[np.int64],
-    clusters: NDArray[np.int64],
+    labels: NDArray[np.int64],  # (N,)
+    clusters: NDArray[np.int64],  # (N,), any numbers
     n_folds: int,
     seed: int,
-    order_keys: Sequence[bytes],
+    order_keys: Sequence[bytes],  # (N) content hashes
 ) -> NDArray[np.int64]:
     """Return the fold of each sample (N,): 0 to ``n_folds - 1``, or -1 for always in training.
 
     The clusters of each class are assigned in turn, in the order of a hash of seed and content. A
-    class with fewer clusters than folds is held out by as many folds as it has clusters. A class
-    with one cluster is never held out: every fold has every class in its training side.
+    class with fewer clusters than folds is in as many folds as it has clusters; a class with one
+    cluster is in none, so that each fold leaves every class in training.
 
-    Parameters
-    ----------
-    labels : array of shape (N,), int64
-        Class of each sample.
-    clusters : array of shape (N,), int64
-        Samples of one cluster (group, byte-identical images) are held out together; any numbers.
-    order_keys : sequence of N bytes
-        Content hashes: they decide, and not the order of the samples.
-
-    References
-    ----------
     Kohavi, A study of cross-validation and bootstrap for accuracy estimation and model selection,
     IJCAI 1995 (stratification).
 
@@ -56,16 +45,16 @@ def assign_folds(
     digests = [hashlib.sha256(salt + key).digest()[:8] for key in order_keys]
     ranks = np.full(len(classes), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(ranks, members, np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64))
-    # Dealt in turn through all classes: each class differs by one cluster between folds, and so do
-    # all clusters together.
+    # Assigned in turn through all classes: the number of clusters differs by at most one between
+    # folds, in each class and in all.
     folds_of_clusters = np.empty(len(classes), dtype=np.int64)
     folds_of_clusters[np.lexsort((ranks, classes))] = np.arange(len(classes)) % n_folds
-    _keep_a_side(folds_of_clusters, labels, members, ranks, n_folds)
+    _keep_in_training(folds_of_clusters, labels, members, ranks, n_folds)
     return folds_of_clusters[members]
 
 
 def cluster_classes(labels: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the most common class of each cluster (C,); of several, the first by name.
+    """Return the most common class of each cluster (C,); in a tie, the first by name.
 
     ``labels`` and ``members`` (N,) are the class of each sample and its cluster, 0 to C - 1.
 
@@ -83,20 +72,18 @@ def cluster_classes(labels: NDArray[np.int64], members: NDArray[np.int64]) -> ND
     return classes
 
 
-def _keep_a_side(
+def _keep_in_training(
     folds_of_clusters: NDArray[np.int64],
     labels: NDArray[np.int64],
     members: NDArray[np.int64],
     ranks: NDArray[np.uint64],
     n_folds: int,
 ) -> None:
-    """Keep the first cluster of a class in training if one fold would hold out all of the class."""
+    """Set the fold of a class's first cluster to -1 if one fold would hold out all of the class."""
     n_classes = int(labels.max()) + 1
     present = np.zeros((n_classes, n_folds), dtype=bool)
     present[labels, folds_of_clusters[members]] = True
     for label in np.flatnonzero(present.sum(axis=1) == 1):
         of_class = np.unique(members[labels == label])
-        if (
-            folds_of_clusters[of_class] >= 0
-        ).all():  # not one in training already, by another class
+        if (folds_of_clusters[of_class] >= 0).all():  # none is -1 already because of another class
             folds_of_clusters[of_class[np.argmin(ranks[of_class])]] = -1

@@ -1,4 +1,4 @@
-"""The part of some data that a trained run can be measured on: known classes, unseen images."""
+"""The images of some data on which a run can be measured: known classes, unseen images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.core.text import listed, nearest
+from regraft.core.text import counted, listed, nearest
 from regraft.errors import DataError, RunError
 from regraft.splits.split_csv import fitted_hashes
 
@@ -21,12 +21,9 @@ _SHOWN = 100
 
 
 def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return each sample's label as an index into a run's classes, matched by name.
+    """Return each sample's label (N,) as an index into a run's classes, matched by name.
 
-    Raises
-    ------
-    DataError
-        Where a class has a name that the run does not know; it lists them.
+    Raises DataError with the names of classes that the run does not have.
     """
     known = {name: index for index, name in enumerate(classes)}
     unknown = [name for name in samples.classes if name not in known]
@@ -40,7 +37,7 @@ def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int6
 
 
 def _with_nearest(name: str, classes: tuple[str, ...]) -> str:
-    """Return a name, with the known name that may be meant.
+    """Return a name, with the most similar known name.
 
     Examples
     --------
@@ -52,7 +49,7 @@ def _with_nearest(name: str, classes: tuple[str, ...]) -> str:
 
 
 def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[str]:
-    """Return a note that names the run's classes without a measured image; none, if all have one.
+    """Return a note that names the run's classes without an image; empty if all have one.
 
     Examples
     --------
@@ -70,32 +67,28 @@ def missing_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> list
 
 
 def choose_unseen(samples: Samples, run: Path) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the samples to measure, and notes: the test part if there is one, nothing fitted on.
+    """Return the samples to measure, and notes: all or the test part, without images fitted on.
 
     ``run`` is a run folder, or the bundle in it; its split.csv has the hashes of the images that
-    the run was fitted on.
-
-    Raises
-    ------
-    RunError
-        Where nothing is left to measure.
+    the run was fitted on. Raises RunError if no image is left.
     """
     notes = []
-    chosen = range(len(samples))
+    chosen = list(range(len(samples)))
     if "test" in samples.parts:
-        chosen = [index for index in chosen if samples.parts[index] == "test"]  # type: ignore[assignment]
+        chosen = [index for index in chosen if samples.parts[index] == "test"]
         notes.append(f"measured on the test part of the data: {len(chosen):,} images")
-    home = run.parent if (run / "manifest.json").exists() else run  # of a bundle, its run
-    seen = fitted_hashes(home / "split.csv")
+    folder = run.parent if (run / "manifest.json").exists() else run  # a bundle is in its run
+    seen = fitted_hashes(folder / "split.csv")
     if seen is None:
-        notes.append(f"{run} has no split.csv: whether these images were trained on cannot be told")
+        notes.append(f"{run} has no split.csv: some of these images may have been trained on")
         seen = frozenset()
     unseen = [index for index in chosen if samples.hashes[index] not in seen]
     if len(unseen) < len(chosen):
-        notes.append(f"{len(chosen) - len(unseen):,} images that the run was fitted on left out")
+        n_seen = len(chosen) - len(unseen)
+        notes.append(f"left out, since the run was fitted on them: {counted(n_seen)}")
     if not unseen:
         raise RunError(
             f"{run} was fitted on every image of {samples.source.location}",
-            hint="its own test result is in metrics.json",
+            hint="the run's test result is in its metrics.json",
         )
     return np.asarray(unseen, dtype=np.int64), notes

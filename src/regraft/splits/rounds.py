@@ -1,4 +1,4 @@
-"""Outer cross-validation: every image is tested once, by a model that was fitted without it."""
+"""Cross-validation of the whole probe: each image is tested once, by a model fitted without it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_folds(dataset: Dataset, n_folds: int, seed: int) -> list[Dataset]:
-    """Return what is tested and what is learnt from: one test part, or one for each fold."""
+    """Return one dataset with its test part, or one for each fold, which is its test part."""
     if not n_folds:
         return [dataset]
     folds = outer_folds(dataset.samples, dataset.train, n_folds, seed)
@@ -30,23 +30,18 @@ def test_folds(dataset: Dataset, n_folds: int, seed: int) -> list[Dataset]:
 def outer_folds(
     samples: Samples, indices: NDArray[np.int64], n_folds: int, seed: int
 ) -> list[Parts]:
-    """Divide images into folds; return for each fold its images as test part, the rest as training.
+    """Return for each fold its images as the test part, and all others as the training part.
 
-    Groups and copies stay together, classes are spread evenly, and the fold of an image depends on
-    its content and the seed. A class that is one group, or one image, is tested in no fold and is
-    in every training part; a note names it.
-
-    Raises
-    ------
-    DataError
-        Where nothing could be tested.
+    Clusters are in one fold, classes are spread evenly, and the fold of an image depends on its
+    content and the seed. A class of one cluster is in every training part and in no test part, and
+    a note names it. Raises DataError if no image can be tested.
     """
     labels, keys = samples.labels[indices], [samples.hashes[index] for index in indices]
     folds = assign_folds(labels, clusters_of(samples)[indices], n_folds, seed, keys)  # (n,)
     if (folds < 0).all():
         raise DataError(
             "no image can be tested: every class is a single image or group",
-            hint="bring at least two images, or groups, of each class",
+            hint="add images: at least two images, or groups, of each class",
         )
     never = sorted({samples.classes[label] for label in labels[folds < 0]})
     notes = (

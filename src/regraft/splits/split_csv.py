@@ -1,4 +1,4 @@
-"""split.csv: which image was in which part, so that a later run can have the same parts."""
+"""split.csv: the part of each image, so that a later run can have the same parts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
 
 COLUMNS = ("id", "label", "part", "sha256", "group")
-LEFT_OUT = ""  # the part of an image in no part: a copy of one in another part
-_LARGEST = 1 << 30  # bytes; five million rows have a third of it
+LEFT_OUT = ""  # written for an image in no part: a copy of one in another part
+_LARGEST = 1 << 30  # bytes; five million rows take a third of that
 
 
 class SplitRow(NamedTuple):
@@ -31,7 +31,7 @@ class SplitRow(NamedTuple):
 
 
 def write_split(path: Path | str, dataset: Dataset) -> None:
-    """Write the parts of all samples, in their order; an image in no part has an empty one."""
+    """Write the part of each sample, in their order; it is empty for an image in no part."""
     samples = dataset.samples
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -51,14 +51,9 @@ def write_split(path: Path | str, dataset: Dataset) -> None:
 
 
 def read_split(path: Path | str) -> list[SplitRow]:
-    """Read a split.csv of an earlier run; more columns and another order of columns are fine.
+    """Read a split.csv of an earlier run; it may have other columns too, in any order.
 
-    Raises
-    ------
-    InputError
-        Where the file cannot be read.
-    TableError
-        Where it is no such table; names the row (the first below the header is row 2).
+    Raises TableError with the number of the row if it is no such table; the header is row 1.
     """
     try:
         text = read_bounded(path, _LARGEST).decode("utf-8-sig")
@@ -74,8 +69,10 @@ def read_split(path: Path | str) -> list[SplitRow]:
                 f"{path} has no column {', '.join(missing)}",
                 hint=f"a split.csv of a run has the columns {', '.join(COLUMNS)}",
             )
-        at = [header.index(name) for name in COLUMNS]
-        rows.extend(_split_row(path, reader.line_num, fields, at) for fields in reader if fields)
+        positions = [header.index(name) for name in COLUMNS]
+        rows.extend(
+            _split_row(path, reader.line_num, fields, positions) for fields in reader if fields
+        )
     except csv.Error as error:
         raise TableError(f"{path}, row {reader.line_num}: {error}") from None
     if not rows:
@@ -84,15 +81,10 @@ def read_split(path: Path | str) -> list[SplitRow]:
 
 
 def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
-    """Return the sha256 of all images of a split.csv that a run was fitted on.
+    """Return the sha256 of all images in a split.csv that a run was fitted on; None without file.
 
-    These are the training part, and the validation part, which chooses a fine-tuning's epoch and
-    temperature. None where there is no such file.
-
-    Raises
-    ------
-    InputError
-        Where there is one and it cannot be used.
+    These are the training part and the validation part, which chooses the epoch and temperature of
+    a fine-tuned network.
     """
     try:
         rows = read_split(path)
@@ -103,10 +95,10 @@ def fitted_hashes(path: Path | str) -> frozenset[bytes] | None:
     return frozenset(row.sha256 for row in rows if row.part in {"train", "val"})
 
 
-def _split_row(path: Path | str, number: int, fields: list[str], at: list[int]) -> SplitRow:
-    if len(fields) <= max(at):
+def _split_row(path: Path | str, number: int, fields: list[str], positions: list[int]) -> SplitRow:
+    if len(fields) <= max(positions):
         raise TableError(f"{path}, row {number}: {len(fields)} fields, fewer than the header")
-    name, label, part, sha256, group = (fields[index] for index in at)
+    name, label, part, sha256, group = (fields[index] for index in positions)
     if part != LEFT_OUT and part not in get_args(Part):
         raise TableError(
             f"{path}, row {number}: the part is {part!r}",
