@@ -73,11 +73,11 @@ def fuse(given: argparse.Namespace) -> dict[str, object]:
 
 
 def tangent(given: argparse.Namespace) -> dict[str, object]:
-    from regraft.commands.train import fit
     from regraft.config.train_config import TrainConfig
     from regraft.data.scan import scan
     from regraft.features.extractor import Extractor, load_network
     from regraft.heads import softmax
+    from regraft.probe.fit import fit_by
     from regraft.splits.split import split_by_config
 
     config = TrainConfig(data_root=given.data_root)
@@ -90,7 +90,7 @@ def tangent(given: argparse.Namespace) -> dict[str, object]:
             for share in (kept, 0.0):
                 softmax._SETTLED = share
                 start = time.perf_counter()
-                probe = fit(features, dataset, extractor)
+                probe = fit_by(extractor, features, dataset)
                 seconds.append(time.perf_counter() - start)
                 losses.append(round(probe.fitted.record["out_of_fold"]["log_loss"], 6))
             pairs.append((seconds[0], seconds[1]))

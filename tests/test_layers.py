@@ -60,7 +60,7 @@ KNOW_ALL = {
     "finetune/train.py",
     "probe/fit.py",
     "runs/logs/registry.py",
-    "runs/write.py",
+    "runs/result.py",
     "splits/split.py",
 }
 

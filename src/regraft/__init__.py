@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from regraft.commands.evaluate import evaluate
     from regraft.commands.find_rate import find_rate
     from regraft.commands.predict import predict
-    from regraft.commands.train import Run, train
+    from regraft.commands.train import train
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Reporter
     from regraft.errors import RegraftError, RegraftWarning
     from regraft.estimator import Classifier
+    from regraft.runs.run import Run
 
 __all__ = [
     "Classifier",
@@ -41,7 +42,7 @@ _HOMES = {
     "RegraftError": "regraft.errors",
     "RegraftWarning": "regraft.errors",
     "Reporter": "regraft.core.reporter",
-    "Run": "regraft.commands.train",
+    "Run": "regraft.runs.run",
     "TrainConfig": "regraft.config.train_config",
     "evaluate": "regraft.commands.evaluate",
     "find_rate": "regraft.commands.find_rate",

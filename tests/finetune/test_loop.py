@@ -31,7 +31,7 @@ from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.memory import activation_bytes, fit_memory
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.state import State
-from regraft.finetune.train import build_loop, remove_checkpoints, train_network
+from regraft.finetune.train import Trained, build_loop, remove_checkpoints, train_network
 from regraft.heads.modules import KnnHead, LinearHead
 from regraft.images.render import normalise_pixels
 from regraft.model import Model
@@ -484,7 +484,8 @@ def train_and_read_again(trial, refused=None):
 
     job = trial.job()
     extractor = Reading(job.probe.backbone, job.compute, job.config)
-    return train_network(job.probe, job.dataset, extractor, trial.folder), read
+    start = Trained(job.probe, None, "the probe's features")
+    return train_network(start, job.dataset, extractor, trial.folder), read
 
 
 def test_features_are_read_again_where_the_network_has_changed(tmp_path):
@@ -492,11 +493,11 @@ def test_features_are_read_again_where_the_network_has_changed(tmp_path):
     trained, read = train_and_read_again(trial)
     assert trained.fitted.record["best_epoch"] > 0
     assert read == [trained.model.backbone]
-    assert trained.features is not None
+    assert trained.features.refused == {}
     assert list(trained.seconds) == ["train", "extract again"]
     head_alone = make_trial(tmp_path / "y", unfreeze="0", lr=1e-2)
     trained, read = train_and_read_again(head_alone)
-    assert trained.features is None
+    assert trained.features == "the probe's features"
     assert read == []
     assert list(trained.seconds) == ["train"]
 

@@ -10,13 +10,13 @@ import regraft
 from conftest import make_photographs
 from finetune_trials import make_trial
 from regraft.cli.main import main
-from regraft.commands.train import fit
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
 from regraft.features.extractor import Extractor, load_network
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
 from regraft.finetune.train import try_rates_from
+from regraft.probe.fit import fit_by
 from regraft.splits.split import split, split_by_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -138,7 +138,7 @@ def rates_after_a_probe(data, config):
     samples = scan(data, config)
     dataset = split_by_config(samples, config)
     with Extractor.for_samples(load_network(config), samples, config) as extractor:
-        probe = fit(extractor.read(dataset.only_train()), dataset, extractor)
+        probe = fit_by(extractor, extractor.read(dataset.only_train()), dataset)
         return try_rates_from(probe.model, dataset, extractor)
 
 

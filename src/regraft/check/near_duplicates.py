@@ -1,13 +1,13 @@
-"""Find test images that are nearly the same as a training image: bursts, resized copies.
+"""Test images that are nearly the same as a training image: bursts, resized or recompressed copies.
 
-Byte-identical images are always in one part. Nearly identical images are not, and then the result
-is too good. The search has two steps. First, the features of the run give the nearest training
-image of each test image, by one matrix product and without decoding. But the scale of distances
+Byte-identical images are always in one part; nearly identical ones are not, and make a result look
+better than it is. The search has two steps. The features that the run has anyway give the nearest
+training image of each test image: one matrix product and no decoding. But which distance is small
 depends on the network. So the nearest pairs are then compared by their pixels, as small grey
-pictures, in rounds, until a round confirms no pair.
+pictures, until a round of pairs confirms none.
 
-The threshold was set by eye on photos of flowers (docs/design/decisions.md). Images of under 64
-pixels are left out: digits of different writers are as similar as copies.
+The threshold was set by eye on flowers (docs/design/decisions.md). Images of under 64 pixels are
+left out: many digits by different hands are as similar as copies.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from regraft.core.machine import n_threads
 from regraft.core.text import listed
 from regraft.errors import ImageError
 from regraft.features.taps import POOLED, Block
+from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,21 +32,24 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
     from regraft.features.extract import Features
+    from regraft.features.extractor import Extractor
 
-#: Least correlation of two grey pictures of 32 by 32 pixels that are nearly the same.
+#: Correlation of two grey pictures of 32 by 32 pixels from which on they count as nearly the same.
 THRESHOLD = 0.9
 SIDE = 32
-SHIFT = 4  # of these 32 pixels: the largest shift of one picture that is tried
-LEAST_SIDE = 64  # pixels: smaller images are not compared
-SHOWN_SIDE = 192  # pixels of a picture in duplicates.png
+SHIFT = 4  # pixels of these 32 by which one may be moved, where they are similar already
+LEAST_SIDE = 64  # pixels of an image that is looked at
+N_PICTURES = 24  # pairs that are drawn
+SHOWN_SIDE = 192  # pixels of a picture that is shown
 
-#: Features are projected to so few dimensions; neighbours stay neighbours (Johnson, Lindenstrauss).
-_DIMENSIONS = 128
-_ROWS = 4096  # of features in memory at once
+_DIMENSIONS = (
+    128  # that are left of the features; nearest ones stay nearest (Johnson, Lindenstrauss)
+)
+_ROWS = 4096  # features in memory at once
 _PRODUCTS = 1 << 24  # similarities in memory at once, 64 MB
-_MOST_PRODUCTS = 2_000_000_000  # a few seconds; with more, only some test images are compared
+_MOST_PRODUCTS = 2_000_000_000  # a few seconds; of more, some test images are not looked at
 _ROUND, _MOST_PAIRS = 64, 4096
-_SIMILAR = 0.7  # least correlation without a shift at which shifts are tried
+_ALIKE = 0.7  # unshifted; below, shifts are not tried
 _NAMED = 5
 
 
@@ -55,19 +60,41 @@ class NearDuplicate:
     test: int  # indices into the samples
     other: int
     correlation: float  # of their small grey pictures, one perhaps mirrored; THRESHOLD to 1
-    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3); of the first pairs
+    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3), of the first pairs
+
+
+def report_near_duplicates(
+    features: Features, dataset: Dataset, extractor: Extractor
+) -> list[NearDuplicate]:
+    """Find and report the near duplicates among all tested images of a training."""
+    config = extractor.config
+    folds = test_folds(dataset, config.folds, config.seed)
+    pairs = find_near_duplicates(folds, features, n_threads(config.workers), N_PICTURES)
+    n_tested = sum(len(each.test) for each in folds)
+    for note in duplicate_notes(pairs, dataset.samples, n_tested):
+        extractor.reporter.say(note)
+    return pairs
 
 
 def find_near_duplicates(
-    folds: Sequence[Dataset], features: Features, n_threads: int, n_pictures: int
+    folds: Sequence[Dataset], features: Features, threads: int, n_pictures: int
 ) -> list[NearDuplicate]:
     """Find test images that are nearly the same as an image of training or validation.
 
-    Returns at most one pair for each test image, the most similar first; the first ``n_pictures``
-    have their pictures. Not found are rotated images, crops of different regions, and copies whose
-    features are nearer to those of another image: strongly recoloured ones, or, with random
-    weights, any.
+    At most one pair for each test image, the most similar first; the first ``n_pictures`` keep
+    their pictures. Not found are turned pictures, crops of other parts of a picture, and copies
+    whose features are nearer to another image's: copies with strongly changed colours, or any copy
+    where the network has random weights.
 
+    Parameters
+    ----------
+    folds : sequence of Dataset
+        What is tested, each with what was learnt from; all of their samples have a row.
+    features : Features
+        Of any network; the pooled block is read.
+
+    References
+    ----------
     Barz and Denzler, Do we train on test data? Purging CIFAR of near-duplicates, Journal of
     Imaging 2020: nearest in feature space first, then compared by their pixels.
     """
@@ -75,11 +102,11 @@ def find_near_duplicates(
     near: list[tuple[float, int, int]] = []
     for fold in folds:
         near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
-    near.sort(key=lambda candidate: -candidate[0])
+    near.sort(key=lambda found: -found[0])
     pairs: list[NearDuplicate] = []
-    for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # each reads a compressed tar once
+    for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # a pass through a compressed tar
         candidates = [(test, other) for _, test, other in near[start : start + _ROUND]]
-        confirmed = _confirm(samples, candidates, n_threads)
+        confirmed = _confirm(samples, candidates, threads)
         if not confirmed:
             break
         pairs = _most_similar_first([*pairs, *confirmed], samples, n_pictures)
@@ -87,7 +114,7 @@ def find_near_duplicates(
 
 
 def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[float, int, int]]:
-    """Return (similarity, test image, its nearest training image) for each test image of a fold."""
+    """Return similarity, test image and its nearest training image, for the images of one fold."""
     large = fold.samples.sizes.min(axis=1) >= LEAST_SIDE
     rest = np.sort(np.concatenate([fold.train, fold.val]))
     rest, tested = rest[large[rest]], fold.test[large[fold.test]]
@@ -107,7 +134,7 @@ def _most_similar_first(
 
 
 def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -> list[str]:
-    """Return one or two notes about the pairs; empty if there are none."""
+    """Return a line or two about the pairs; nothing where there are none."""
     if not pairs:
         return []
 
@@ -116,26 +143,26 @@ def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -
         return listed(names, _NAMED)
 
     reason = (
-        "copies and bursts make the result too good: remove one of each pair, or, if folders or "
-        "names of a pair have something in common, keep them in one part by --group-by"
+        "copies and bursts make a result look better than it is: remove one of each pair, or, "
+        "where folders or names have something in common, --group-by keeps them together"
     )
     notes = [f"{duplicate_headline(pairs, n_test)} (duplicates.png; {reason}): {named(pairs)}"]
     labels = samples.labels
     torn = [pair for pair in pairs if labels[pair.test] != labels[pair.other]]
     if torn:
         have = "has" if len(torn) == 1 else "have"
-        notes.append(f"{len(torn):,} of these {have} another label there: {named(torn)}")
+        notes.append(f"of these, {len(torn):,} {have} another label there: {named(torn)}")
     return notes
 
 
 def duplicate_headline(pairs: list[NearDuplicate], n_test: int) -> str:
-    """Return a sentence with the number of test images that are nearly training images."""
+    """Return how many test images are nearly the same as a training image, as a sentence."""
     are = "is" if len(pairs) == 1 else "are"
     return f"{len(pairs):,} of {n_test:,} test images {are} nearly the same as an image of training"
 
 
 def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
-    """Return at most ``most`` test images, chosen by content hash."""
+    """Return the test images, or as many as can be compared, chosen by content."""
     if len(test) <= most:
         return test
     by_hash = sorted(test.tolist(), key=lambda index: samples.hashes[index])
@@ -143,15 +170,14 @@ def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np
 
 
 def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the features of some images as unit vectors of few dimensions, (n, d)."""
+    """Return unit vectors of few dimensions, (n, d)."""
     block = Block(POOLED)
     width = features.widths[block]
     random_axes = np.random.default_rng(0).standard_normal((width, _DIMENSIONS), dtype=np.float32)
     pieces = []
     for start in range(0, len(indices), _ROWS):
         rows = features.matrix(indices[start : start + _ROWS], (block,))
-        # Without this all vectors have nearly one direction, since no feature is negative.
-        rows -= rows.mean(axis=1, keepdims=True)
+        rows -= rows.mean(axis=1, keepdims=True)  # else all point the same way: none is negative
         pieces.append(rows @ random_axes)
     reduced: NDArray[np.float32] = np.concatenate(pieces)
     reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
@@ -161,7 +187,7 @@ def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float
 def _nearest(
     test: NDArray[np.float32], rest: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the nearest of the other rows for each test row, and their cosine."""
+    """Return for each test row the nearest of the rest, and their cosine."""
     nearest = np.empty(len(test), dtype=np.int64)
     similarity = np.empty(len(test), dtype=np.float32)
     step = max(_PRODUCTS // len(rest), 1)
@@ -174,14 +200,14 @@ def _nearest(
 
 
 def _confirm(
-    samples: Samples, candidates: list[tuple[int, int]], n_threads: int
+    samples: Samples, candidates: list[tuple[int, int]], threads: int
 ) -> list[NearDuplicate]:
     """Compare the pixels of some pairs; each image is read once."""
     wanted = sorted({index for pair in candidates for index in pair})
     small = {
         index: _Small.of(pixels)
-        for index, pixels in samples.pixels(wanted, n_threads)
-        if not isinstance(pixels, ImageError)  # changed since it was read: not reported here
+        for index, pixels in samples.pixels(wanted, threads)
+        if not isinstance(pixels, ImageError)  # it could be read before: no matter of duplicates
     }
     pairs = []
     for test, other in candidates:
@@ -194,7 +220,7 @@ def _confirm(
 
 
 class _Small(NamedTuple):
-    """Small versions of an image, to compare and to draw."""
+    """An image in small: to compare, and to draw."""
 
     grey: NDArray[np.float32]  # (32, 32)
     picture: NDArray[np.uint8]
@@ -208,9 +234,9 @@ class _Small(NamedTuple):
 
 
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two grey pictures (S, S), one perhaps mirrored or shifted.
+    """Return the correlation of two grey pictures (S, S), one perhaps mirrored or moved a little.
 
-    It is 0 to 1, and 0 if one picture has a single grey; brightness and contrast do not matter.
+    It is -1 to 1, and 0 where one has a single grey; brightness and contrast do not matter.
 
     Examples
     --------
@@ -222,7 +248,7 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     for mirrored in (other, other[:, ::-1]):
         plain = _correlation(one, mirrored)
         best = max(best, plain)
-        if not _SIMILAR <= plain < THRESHOLD:
+        if not _ALIKE <= plain < THRESHOLD:
             continue
         for down in range(-SHIFT, SHIFT + 1):
             for right in range(-SHIFT, SHIFT + 1):

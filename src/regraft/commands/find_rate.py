@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.train import check_names, fit
+from regraft.commands.checks import check_names
 from regraft.config.settings import configured
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
@@ -22,6 +22,7 @@ from regraft.splits.split import split_by_config
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
+    from regraft.features.extract import Features
     from regraft.finetune.rate_trial import Rates
     from regraft.model import Model
 
@@ -99,7 +100,13 @@ def _start(found: Dataset, extractor: Extractor) -> tuple[Model, Dataset]:
         return random, _without(found, _unreadable(found, extractor), extractor)
     features = extractor.read(found.only_train())
     dataset = _without(found, features.refused, extractor)
-    return fit(features, dataset, extractor).model, dataset
+    return _fit(features, dataset, extractor), dataset
+
+
+def _fit(features: Features, dataset: Dataset, extractor: Extractor) -> Model:
+    from regraft.probe.fit import fit_by
+
+    return fit_by(extractor, features, dataset).model
 
 
 def _without(found: Dataset, refused: dict[int, ImageError], extractor: Extractor) -> Dataset:

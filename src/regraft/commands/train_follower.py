@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ def train_as_follower(
         What is wrong; also where the first process has failed.
     """
     from regraft.finetune.processes.exchange import receive_probe  # noqa: PLC0415 - imports torch
-    from regraft.finetune.train import train_network  # noqa: PLC0415
+    from regraft.finetune.train import follow_network  # noqa: PLC0415
 
     own = config.replace(device=group.device(config.device))
     with warnings.catch_warnings():
@@ -40,7 +39,6 @@ def train_as_follower(
         samples = scan(data, own)
         extractor = Extractor.for_samples(load_network(own), samples, own)  # opens no store
         probe, dataset = receive_probe(group, samples, extractor.backbone)
-        nothing = Path(os.devnull)  # the first process has the checkpoints
-        trained = train_network(probe, dataset, extractor, nothing, group=group)
+        model = follow_network(probe, dataset, extractor, group)
     folder, metrics = json.loads(group.receive("written"))
-    return Path(folder), metrics, trained.model
+    return Path(folder), metrics, model

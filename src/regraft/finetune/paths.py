@@ -38,6 +38,11 @@ def generations(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match and match[2] == "json")
 
 
+def is_stopped(run: Path) -> bool:
+    """Tell whether a training of this run folder was stopped and can be resumed."""
+    return bool(generations(checkpoints_folder(run)))
+
+
 def refuse_existing(folder: Path) -> None:
     """Raise RunError where a folder has checkpoints that could be resumed."""
     if generations(folder):

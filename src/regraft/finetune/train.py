@@ -6,7 +6,9 @@ Only this module reads ``TrainConfig``; the others get values. The loop itself i
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from regraft.finetune.frozen.prefix import (
 from regraft.finetune.loop import Loop, LoopSettings
 from regraft.finetune.network import TrainableNetwork, random_head
 from regraft.finetune.paths import remove_rows
-from regraft.finetune.processes.exchange import hash_of
+from regraft.finetune.processes.exchange import hash_of, send_probe
 from regraft.finetune.processes.group import SINGLE_PROCESS, ProcessGroup
 from regraft.finetune.rate_trial import try_rates
 from regraft.finetune.reader import ImageReader, lost_image_error
@@ -44,7 +46,6 @@ from regraft.images.augment import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Reporter
@@ -77,7 +78,7 @@ class Trained:
 
     model: Model
     fitted: FittedHead
-    features: Features | None = None  # None if those of the probe's network still serve
+    features: Features  # of the model's network
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
 
 
@@ -112,22 +113,36 @@ class Job:
 
 
 def train_network(
-    probe: Model,
+    probe: Trained,
     dataset: Dataset,
     extractor: Extractor,
     checkpoints: Path,
     callbacks: Sequence[object] = (),
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Trained:
-    """Train the network from the probe on; read its features again if the network has changed."""
+    """Train the network from the probe on; return the probe itself where that is what is asked for.
+
+    If the network has changed, its features are read again.
+    """
+    if extractor.config.strategy == "probe":
+        return probe
     seconds = Stopwatch()
-    model, fitted = run_loop(Job(probe, dataset, extractor, group), checkpoints, callbacks)
+    send_probe(group, probe.model, dataset)
+    model, fitted = run_loop(Job(probe.model, dataset, extractor, group), checkpoints, callbacks)
     seconds.lap("train")
-    features = None
-    if model.backbone is not probe.backbone and group.first:
+    features = probe.features
+    if model.backbone is not probe.model.backbone:
         features = _read_again(model, dataset, extractor)
         seconds.lap("extract again")
     return Trained(model, fitted, features, seconds.phases)
+
+
+def follow_network(
+    probe: Model, dataset: Dataset, extractor: Extractor, group: ProcessGroup
+) -> Model:
+    """Take part in the training of the first process; return the model, which is the same there."""
+    model, _ = run_loop(Job(probe, dataset, extractor, group), Path(os.devnull))
+    return model
 
 
 def run_loop(

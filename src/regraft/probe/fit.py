@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import ClassWeight, HeadName, TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
+    from regraft.features.extractor import Extractor
     from regraft.heads.fitted import FittedHead
     from regraft.heads.modules import LinearHead
 
@@ -100,6 +101,12 @@ class _ProjectedFit:
     fitted: FittedHead  # reads features: what a bundle carries
     on_coordinates: FittedHead  # the same fit on coordinates: a fit of more images starts from it
     seconds: float
+
+
+def fit_by(extractor: Extractor, features: Features, dataset: Dataset) -> Probe:
+    """Fit the probe that the extractor's settings ask for."""
+    settings = ProbeSettings.of(extractor.config)
+    return fit_probe(features, dataset, extractor.backbone, settings, extractor.reporter)
 
 
 def fit_probe(

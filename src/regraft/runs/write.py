@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,37 +30,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.check.near_duplicates import NearDuplicate
-    from regraft.config.train_config import TrainConfig
     from regraft.core.reporter import Stopwatch
-    from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
-    from regraft.features.compute import Compute
-    from regraft.features.extract import Features
-    from regraft.finetune.train import Trained
-    from regraft.model import Statistics
-    from regraft.probe.score import TestScores
     from regraft.runs.logs.registry import Logs
     from regraft.runs.reserve import Reservation
+    from regraft.runs.result import Result
 
 _PICTURES = 24  # in predictions.png
 _MISTAKES = 12  # in mistakes.png
 _MOST_COLUMNS = 100  # classes with a column in predictions.csv
 _GONE = "could not be read again"
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything that a training has found, ready to be written."""
-
-    config: TrainConfig  # with every automatic choice made
-    dataset: Dataset
-    trained: Trained  # the model, and how its head was fitted
-    features: Features  # of the model's network
-    compute: Compute
-    statistics: Statistics  # of the training features
-    scores: TestScores
-    measured: dict[str, Any]  # the scores' figures, as metrics.json has them
-    pairs: list[NearDuplicate]  # test images that are nearly the same as a training image
 
 
 def write_result(
@@ -144,8 +122,8 @@ def metrics_of(result: Result) -> dict[str, Any]:
         "head": {"blocks": [str(block) for block in model.blocks], **record},
         "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones
         "features": {
-            "extracted": result.features.n_extracted,
-            "reused": result.features.n_reused,
+            "extracted": result.trained.features.n_extracted,
+            "reused": result.trained.features.n_reused,
         },
         "compute": {**result.compute.fingerprint(), "decoder": DECODER_VERSION},
     }
