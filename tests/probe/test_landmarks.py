@@ -257,9 +257,7 @@ def test_where_nothing_was_scored_no_figure_is_told():
     assert {row["log_loss"] for row in table} == {row["accuracy"] for row in table} == {None}
     told = Told()
     report_candidates(table, told)
-    assert told.lines == [
-        "too few images to compare sets of features: small is taken, the smallest"
-    ]
+    assert told.lines == ["too few images to compare sets of features: the smallest is used, small"]
 
 
 class Told(Reporter):

@@ -1,7 +1,7 @@
-"""Labelled images before any training: classes, sizes, and a picture of some of them.
+"""``regraft show``: the classes and sizes of labelled images, and a picture of some of them.
 
-With an augmentation, the picture shows what a training would see of a few images: each as it is
-measured, and as the first epochs would render it, to the bit.
+With an augmentation, the picture shows the input of a training for a few images: each as it is
+measured, and exactly as the first epochs would render it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regraft.core.text import columns
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, ImageError
 from regraft.features.extractor import choose_augmentation
-from regraft.plots import grid as plots
+from regraft.plots.grid import SHOWN, Item, draw_grid
 from regraft.runs.names import picture_path
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Samples
     from regraft.images.render import Preprocess
 
-VIEWS = 4  # augmented ones of an image, in epochs 1 to 4
+VIEWS = 4  # augmented views of an image, of epochs 1 to 4
 
 
 def show(
@@ -39,98 +39,67 @@ def show(
     reporter: Reporter = SILENT,
     **settings: Any,
 ) -> str:
-    """Draw labelled images, and count classes and sizes.
+    """Draw labelled images; return counts, sizes, notes and the path of the picture.
 
-    Parameters
-    ----------
-    data : str, Path or tuple of arrays
-        As for ``regraft.train``.
-    out : Path, optional
-        PNG file that is not there yet; else ``regraft-runs/show.png``, which is replaced.
-    augmentation : str, optional
-        A name in ``regraft.images.augment.AUGMENTATIONS``: draw fewer images, each in the
-        rendering that is measured and in those of the first four epochs.
-    reporter : Reporter, optional
-        Silent where not given.
-    **settings
-        Fields of TrainConfig that say how images are read and drawn.
-
-    Returns
-    -------
-    str
-        What to print: counts, sizes, notes, and where the picture is.
-
-    Raises
-    ------
-    DataError
-        Where the data cannot be used.
-    RunError
-        Where the picture cannot be written there.
-    ConfigError
-        Where an augmentation or a setting is unknown.
-
-    Examples
-    --------
-    ::
-
-        print(show("photos", augmentation="standard"))
+    ``out`` is a PNG file that does not exist; by default ``regraft-runs/show.png``, which is
+    replaced. With ``augmentation``, "auto" or a name in ``regraft.images.augment.AUGMENTATIONS``,
+    fewer images are drawn, each as it is measured and as the first four epochs would render it.
     """
     config = some_settings(settings, "show")
-    if augmentation is not None:
-        _check_augmentation(augmentation)
+    _check_augmentation(augmentation)
     path = picture_path(out, "show.png", data)
     samples = scan(data, config, reporter, least_classes=1)
-    if augmentation == "auto":
-        augmentation = choose_augmentation(config, samples).augment
-    n_images = plots.SHOWN if augmentation is None else plots.SHOWN // (1 + VIEWS)
-    chosen = choose_examples(samples, n_images, config.seed)
-    images = _read(samples, chosen, n_threads(config.workers))
-    title = f"{len(chosen):,} of {len(samples):,} images, of as many classes as fit"
+    threads = n_threads(config.workers)
     if augmentation is None:
-        items = [_item(images[index], samples, index) for index in chosen]
+        items, title = _images(samples, config.seed, threads)
     else:
+        chosen = choose_augmentation(config, samples).augment
+        name = chosen if augmentation == "auto" else augmentation
         preprocess = _preprocess(samples, config.model, config.image_size)
-        title = f"As measured, then as epochs 1 to {VIEWS} see it: augment {augmentation}"
-        title += f", {preprocess.image_size} pixels"
-        items = [
-            item
-            for index in chosen
-            for item in _views(images[index], samples, index, augmentation, preprocess, config.seed)
-        ]
-    plots.draw_grid(path, items, title)
+        items, title = _augmented_images(samples, name, preprocess, config.seed, threads)
+    draw_grid(path, items, title)
     return "\n".join([*_lines(samples), f"picture: {path}"])
 
 
+def _images(samples: Samples, seed: int, threads: int) -> tuple[list[Item], str]:
+    """Return some images, and the title of their picture."""
+    chosen = choose_examples(samples, SHOWN, seed)
+    images = _read(samples, chosen, threads)
+    items = [_item(images[index], samples, index) for index in chosen]
+    return items, f"{len(chosen):,} of {len(samples):,} images, of as many classes as fit"
+
+
+def _augmented_images(
+    samples: Samples, name: str, preprocess: Preprocess, seed: int, threads: int
+) -> tuple[list[Item], str]:
+    """Return a few images, each with some views of it, and the title of their picture."""
+    chosen = choose_examples(samples, SHOWN // (1 + VIEWS), seed)
+    images = _read(samples, chosen, threads)
+    views = [_views(images[i], samples, i, name, preprocess, seed) for i in chosen]
+    title = f"As measured, then as epochs 1 to {VIEWS} see it: augment {name}"
+    return [item for each in views for item in each], f"{title}, {preprocess.image_size} pixels"
+
+
 def choose_examples(samples: Samples, n_images: int, seed: int) -> list[int]:
-    """Draw images, as many of each class as of every other where there are enough.
+    """Return at most ``n_images`` indices into the samples, by class.
 
-    Parameters
-    ----------
-    samples : Samples
-        To draw from.
-    n_images : int
-        How many at most.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    list of int
-        Indices into the samples, by class; of more classes than images, some have none.
+    Classes have equal numbers if they have enough images; of many classes, some have none.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(samples))
-    turn = np.empty(len(samples), dtype=np.int64)  # the how-manieth of its class an image is
-    met: Counter[int] = Counter()
+    rank = np.empty(len(samples), dtype=np.int64)  # of each image in its class, from 0
+    counts: Counter[int] = Counter()
     for index in order:
         label = int(samples.labels[index])
-        turn[index] = met[label]
-        met[label] += 1
-    first = order[np.argsort(turn[order], kind="stable")][:n_images]
+        rank[index] = counts[label]
+        counts[label] += 1
+    first = order[np.argsort(rank[order], kind="stable")][:n_images]
     return sorted(first.tolist(), key=lambda index: (int(samples.labels[index]), index))
 
 
-def _check_augmentation(name: str) -> None:
+def _check_augmentation(name: str | None) -> None:
+    if name is None:
+        return
     from regraft.images.augment import AUGMENTATIONS  # noqa: PLC0415 - imports torch
 
     known = ("auto", *AUGMENTATIONS)
@@ -139,7 +108,7 @@ def _check_augmentation(name: str) -> None:
 
 
 def _preprocess(samples: Samples, model: str, image_size: str) -> Preprocess:
-    """Return the rendering of the default network at the size that a training would take."""
+    """Return the rendering for the configured network, at the size that a training would choose."""
     from regraft.backbones import registry  # noqa: PLC0415 - imports torch
     from regraft.backbones.image_size import adapt_to_images  # noqa: PLC0415
 
@@ -152,15 +121,15 @@ def _preprocess(samples: Samples, model: str, image_size: str) -> Preprocess:
 def _read(
     samples: Samples, chosen: list[int], n_threads: int
 ) -> dict[int, NDArray[np.uint8] | str]:
-    """Decode some images; a word in place of an image whose pixels cannot be read."""
+    """Decode some images; for an image that cannot be read, return the kind of error instead."""
     return {
         index: pixels.kind if isinstance(pixels, ImageError) else pixels
         for index, pixels in samples.pixels(chosen, n_threads)
     }
 
 
-def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> plots.Item:
-    return plots.Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
+def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> Item:
+    return Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
 
 
 def _views(
@@ -170,21 +139,21 @@ def _views(
     augmentation: str,
     preprocess: Preprocess,
     seed: int,
-) -> list[plots.Item]:
-    """Return an image as it is measured, and as a training would see it in its first epochs."""
+) -> list[Item]:
+    """Return an image as it is measured, and as the first epochs of a training would render it."""
     from regraft.core.keyed_random import generator  # noqa: PLC0415
     from regraft.images.augment import AUGMENTATIONS, augment  # noqa: PLC0415
     from regraft.images.render import render  # noqa: PLC0415 - imports torch
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
     if isinstance(image, str):
-        return [plots.Item(image, None, true, None, name)] * (1 + VIEWS)
-    items = [plots.Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
+        return [Item(image, None, true, None, name)] * (1 + VIEWS)
+    items = [Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
     for epoch in range(1, VIEWS + 1):
         random = generator(seed, "augment", epoch, samples.hashes[index])
         view = augment(image, preprocess, AUGMENTATIONS[augmentation], random)
         pixels = view.permute(1, 2, 0).numpy()
-        items.append(plots.Item(pixels, None, true, None, f"epoch {epoch}"))
+        items.append(Item(pixels, None, true, None, f"epoch {epoch}"))
     return items
 
 
@@ -210,7 +179,7 @@ def _lines(samples: Samples) -> list[str]:
 
 
 def _sizes(samples: Samples) -> str:
-    """Say how large the images are, as width times height."""
+    """Return a line about the sizes, as width times height."""
     sizes = Counter((int(width), int(height)) for height, width in samples.sizes)
     (width, height), times = sizes.most_common(1)[0]
     if len(sizes) == 1:

@@ -1,1 +1,1 @@
-"""The probe: a head fitted on the features of a frozen network, and what it must beat."""
+"""The probe: a head fitted on the features of a frozen network, and its baselines."""

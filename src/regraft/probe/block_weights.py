@@ -1,7 +1,7 @@
-"""How much each feature block is worth: scales by the evidence of a Gaussian process.
+"""Weights of feature blocks, by the evidence of a Gaussian process.
 
 A head that reads many blocks needs a scale for each. With one penalty for all, a stage of 4x4 cells
-has ten times the features of the pooled ones and drowns them. The scale of a block is a
+has ten times as many features as the pooled ones, and dominates them. The scale of a block is a
 hyperparameter, and least-squares classification has a closed form of its marginal likelihood
 ("evidence"):
 
@@ -14,7 +14,7 @@ with T the one-hot targets (n, K) and s any share, or the noise. One Cholesky fa
 value and the slope for all blocks. This is automatic relevance determination (MacKay 1994; Neal
 1996) by block instead of by feature.
 
-Compared with the last stage and with blocks side by side (docs/design/heads.md), it is never
+Compared with the last stage alone and with blocks side by side (docs/design/heads.md), it is never
 clearly worse, and far better on digits.
 
 Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 5.4 and 6.5.
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-#: Standard deviation of a log share around its prior. With few images the prior stays; from a
-#: hundred on the evidence decides. Tried on ten draws, with 1.0, 1.8 and 3.2: digits with 10 a
-#: class 0.951, 0.957 and 0.958 right; flowers with 5 a class 0.714, 0.710 and 0.706.
+#: Standard deviation of a log share around its prior. With few images the prior decides; with a
+#: hundred and more, the evidence. Accuracy in ten draws with 1.0, 1.8 and 3.2: digits, 10 images a
+#: class, 0.951, 0.957 and 0.958; flowers, 5 images a class, 0.714, 0.710 and 0.706.
 _PRIOR_DEVIATION = 1.6
 _MOST_STEPS = 30
-_NOISE = (-8.0, 5.0)  # bounds of its logarithm; the kernels have a mean diagonal of 1
+_NOISE = (-8.0, 5.0)  # bounds of the logarithm; the kernels have a mean diagonal of 1
 _SHARE = (-12.0, 5.0)
 _JITTER = 1e-4
 
@@ -51,9 +51,9 @@ def block_weights(
     *,
     prior: Sequence[float],  # of each block, above 0
 ) -> NDArray[np.float64]:
-    """Return the share of each block in the features of a head: at least 0, with a sum of 1.
+    """Return the weight of each block in the features of a head: at least 0, with a sum of 1.
 
-    About a thousand rows are enough for twenty shares. Classes without a row do not count.
+    About a thousand rows are enough for twenty blocks. Classes without a row are ignored.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def block_weights(
     True
     """
     stacked = torch.stack(list(kernels))  # (B, n, n)
-    # Else the rounding of float32 leaves a kernel of digits, nearly of rank one, indefinite.
+    # By the rounding of float32, a kernel of nearly rank one, as of digits, can be indefinite.
     stacked.diagonal(dim1=1, dim2=2).add_(_JITTER)
     shares = np.asarray(prior, dtype=np.float64)
     targets = _targets(y)  # (n, K)
@@ -89,7 +89,7 @@ def block_weights(
         jac=True,
         method="L-BFGS-B",
         bounds=[_SHARE] * len(stacked) + [_NOISE],
-        # A tenth of a nat between two sets of shares is nothing: they are worth hundreds.
+        # A difference of a tenth of a nat is small: useful shares gain hundreds.
         options={"maxiter": _MOST_STEPS, "ftol": 1e-5},
     )
     shares = np.exp(found.x[:-1])
@@ -98,7 +98,7 @@ def block_weights(
 
 def _targets(y: NDArray[np.int64]) -> Tensor:
     """Return one-hot classes (n, K), centred and with a mean square of 1; K of those present."""
-    present, y = np.unique(y, return_inverse=True)  # some hundred images lack the rare classes
+    present, y = np.unique(y, return_inverse=True)  # a few hundred images have no rare classes
     targets = torch.zeros(len(y), len(present), dtype=torch.float64)
     if len(present) > 1:
         targets[torch.arange(len(y)), torch.from_numpy(y)] = 1

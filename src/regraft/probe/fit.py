@@ -40,19 +40,19 @@ if TYPE_CHECKING:
     from regraft.heads.fitted import FittedHead
     from regraft.heads.modules import LinearHead
 
-#: Images by which the blocks are chosen where there are more: their paired standard error is 0.002
-#: to 0.005 nats, and each candidate costs what a small training costs.
+#: Most images by which the blocks are chosen: their paired standard error is 0.002 to 0.005 nats,
+#: and each candidate costs as much as a small training.
 _ROWS_FOR_CHOICE = 8192
-#: Folds of the training part by which blocks, penalty and temperature are chosen. Kohavi 1995: 5 to
-#: 10, and 5 cost half.
+#: Folds of the training part that choose blocks, penalty and temperature. Kohavi 1995 recommends 5
+#: to 10; 5 cost half as much as 10.
 FOLDS = 5
-#: Heads that weigh features, and so can be given all of them.
+#: Heads that weigh features, and so can read all blocks.
 WEIGHING = ("logistic", "ridge")
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """The settings that a probe is fitted by."""
+    """The settings of a probe."""
 
     taps: str
     grids: str
@@ -63,9 +63,9 @@ class ProbeSettings:
 
     @classmethod
     def of(cls, config: TrainConfig) -> ProbeSettings:
-        """Take them from a configuration.
+        """Return the settings of a probe in a configuration.
 
-        A random network gets the head that is fitted fastest: its probe is only compared with.
+        The probe of a random network is only a baseline: it gets the head that is fitted fastest.
         """
         return cls(
             taps=config.taps,
@@ -78,18 +78,18 @@ class ProbeSettings:
 
     @property
     def weighs(self) -> bool:
-        """Whether the head weighs features; one that does not reads the pooled features alone."""
+        """Return whether the head weighs features; other heads read the pooled features alone."""
         return self.head in WEIGHING
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe, and the simpler one that it must be compared with."""
+    """A fitted probe, and its simpler baseline."""
 
     model: Model
     fitted: FittedHead  # the head, and how it was chosen
-    #: The probe of the pooled features alone, fitted in the same way: what every tutorial does.
-    #: None where the probe itself is that, or has another kind of head.
+    #: The probe of the pooled features alone, as in most tutorials, fitted in the same way. None if
+    #: the probe itself reads only these, or if its head does not weigh features.
     last_stage: Model | None
 
 
@@ -98,8 +98,8 @@ class _ProjectedFit:
     """A head fitted on the coordinates of one projection."""
 
     projection: Projection
-    fitted: FittedHead  # reads features: what a bundle carries
-    on_coordinates: FittedHead  # the same fit on coordinates: a fit of more images starts from it
+    fitted: FittedHead  # reads features, as in a bundle
+    on_coordinates: FittedHead  # reads coordinates; a fit of more images starts from it
     seconds: float
 
 
@@ -116,21 +116,7 @@ def fit_probe(
     settings: ProbeSettings,
     reporter: Reporter = SILENT,
 ) -> Probe:
-    """Fit the head on the training part; choose blocks, penalty and temperature by folds of it.
-
-    Parameters
-    ----------
-    features : Features
-        Has a row for every sample of the training part.
-    dataset : Dataset
-        Only its training part is read.
-    backbone : Backbone
-        Names the blocks.
-    settings : ProbeSettings
-        Taps, head, penalty's weights, memory and seed.
-    reporter : Reporter
-        Gets the table of candidates.
-    """
+    """Fit the head on the training part; choose blocks, penalty and temperature by folds of it."""
     if not settings.weighs:
         taps = "last" if settings.taps == "auto" else settings.taps
         blocks = select_blocks(backbone, taps, settings.grids)
@@ -138,7 +124,7 @@ def fit_probe(
         return Probe(make_model(backbone, blocks, plain, dataset), plain, None)
 
     projections = _projections(features, dataset, candidate_sets(backbone, settings))
-    # Views cost what images cost and are not scored: never fewer than two thousand images.
+    # Each view costs as much as an image, and is not scored: use at least two thousand images.
     most = _ROWS_FOR_CHOICE // min(1 + len(features.views), 4)
     few = choose_by_hash(dataset.train, dataset.samples, most)
     all_fitted = len(few) == len(dataset.train)
@@ -146,7 +132,7 @@ def fit_probe(
     chosen, table = _choose(features, dataset, few, fits, settings)
     report_candidates(table, reporter)
     wanted = dict.fromkeys([chosen, "last"])  # the last stage alone beside the choice
-    if not all_fitted:  # chosen by some of the images, fitted on all
+    if not all_fitted:  # choose by some of the images, fit on all
         both = {name: projections[name] for name in wanted}
         fits = _fit_projections(features, dataset, dataset.train, both, settings, start=fits)
     models = {
@@ -161,7 +147,7 @@ def fit_probe(
 
 
 def candidate_sets(backbone: Backbone, settings: ProbeSettings) -> dict[str, tuple[Block, ...]]:
-    """Return the nested sets of blocks that are fitted, from small to large; "last" is the first.
+    """Return the nested sets of blocks to fit, from small to large; "last" is the first.
 
     Examples
     --------
@@ -184,12 +170,12 @@ def candidate_sets(backbone: Backbone, settings: ProbeSettings) -> dict[str, tup
 
 
 def report_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
-    """Print the candidates that were tried; nothing where there was no choice."""
+    """Report the candidates and their results; nothing if there was only one."""
     if len(table) < 2:
         return
     if table[0]["log_loss"] is None:
         chosen = next(row["taps"] for row in table if row["chosen"])
-        reporter.say(f"too few images to compare sets of features: {chosen} is taken, the smallest")
+        reporter.say(f"too few images to compare sets of features: the smallest is used, {chosen}")
         return
     reporter.say("taps        features   out-of-fold log-loss   accuracy           seconds")
     for row in table:
@@ -207,7 +193,7 @@ def fit_plain(
     blocks: tuple[Block, ...],
     settings: ProbeSettings,
 ) -> FittedHead:
-    """Fit a head on standardised features, without any projection."""
+    """Fit a head on standardised features of some images, without a projection."""
     return fit_head(
         features.matrix(indices, blocks),
         dataset.labels(indices),
@@ -222,7 +208,7 @@ def fit_plain(
 def make_model(
     backbone: Backbone, blocks: tuple[Block, ...], fitted: FittedHead, dataset: Dataset
 ) -> Model:
-    """Put a model together from its parts."""
+    """Return the model of a fitted head."""
     samples = dataset.samples
     return Model(
         backbone, blocks, fitted.head, fitted.temperature, samples.classes, samples.max_pixels
@@ -232,7 +218,7 @@ def make_model(
 def _projections(
     features: Features, dataset: Dataset, sets: Mapping[str, tuple[Block, ...]]
 ) -> dict[str, Projection]:
-    """Weigh and project every set of blocks by the same few thousand images."""
+    """Return the projection of each set of blocks, by the same few thousand images."""
     every = sorted_by_hash(dataset.train, dataset.samples)
     union = tuple(dict.fromkeys(block for blocks in sets.values() for block in blocks))
     weighing = every[images_for_weights(dataset.labels(every))]
@@ -254,8 +240,8 @@ def _fit_projections(  # noqa: PLR0913 - arrays and choices of one fit, each by 
 ) -> dict[str, _ProjectedFit]:
     """Fit a head on each projection of some images.
 
-    With ``start``, the logistic fit of a name begins where that one ended; without ``refit``, only
-    the fits of the folds are made (``fit_logistic``).
+    A logistic fit starts from the weights of the same name in ``start``. Without ``refit``, only
+    the folds are fitted (``fit_logistic``).
     """
     limit = memory_limit(settings.memory)
     coordinates = project_all(features, indices, list(projections.values()), limit)
@@ -277,7 +263,7 @@ def _fit_projections(  # noqa: PLR0913 - arrays and choices of one fit, each by 
             standard=Standard.none(x.shape[1]),
             **options,
         )
-        # Every head that weighs features is linear in them.
+        # All heads that weigh features are linear.
         head = projection.basis.to_features(cast("LinearHead", fitted.head))
         record = fitted.record | {"d": head.n_features, "coordinates": x.shape[1]}
         on_features = dataclasses.replace(fitted, head=head, record=record)
@@ -293,7 +279,10 @@ def _choose(
     fits: Mapping[str, _ProjectedFit],
     settings: ProbeSettings,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return the name of the best set of blocks, and the table of all; given taps are no choice."""
+    """Return the name of the chosen set of blocks, and the table of candidates.
+
+    Only "auto" taps are a choice; other taps have one candidate.
+    """
     names = list(fits) if settings.taps == "auto" else list(fits)[-1:]
     rows = _with_views(indices, features)
     y = dataset.labels(rows)
@@ -309,9 +298,9 @@ def _choose(
 
 
 def _with_views(indices: NDArray[np.int64], features: Features) -> NDArray[np.int64]:
-    """Return the sample of each row of training: the images, then each of their views.
+    """Return the sample of each row to fit: the images, then each of their views.
 
-    Views of an image are in its cluster, like copies of it: one fold holds out all of them.
+    Views of an image are in its cluster, so that one fold holds out all of them.
     """
     return np.tile(indices, 1 + len(features.views))
 
@@ -321,7 +310,7 @@ def _folds(
 ) -> NDArray[np.int64]:
     """Return the fold of each sample: five folds, or one for each cluster."""
     clusters = clusters_of(dataset.samples)[indices]
-    # As many folds as clusters hold out one each, and never the only one of a class.
+    # With as many folds as clusters, each fold is one cluster, except the only one of a class.
     n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS
     keys = [dataset.samples.hashes[index] for index in indices]
     return assign_folds(dataset.labels(indices), clusters, n_folds, seed, keys)

@@ -1,7 +1,7 @@
 """Landmarks: a few thousand training images by which features are scaled, weighed and projected.
 
-Everything that decides what a head reads comes from these images. So the fit itself is one pass
-over the store, and holds a few thousand coordinates for each image, whatever the network.
+Only these images decide the scales, weights and coordinates. So the fit itself is one pass over the
+store, with at most two thousand coordinates for each image, for any network.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.features.taps import Block
 
-#: Images by whose kernels the blocks are weighed: enough for some twenty weights; the cost grows
-#: with their cube.
+#: Images whose kernels weigh the blocks: enough for about twenty weights; the cost grows with the
+#: third power of their number.
 _ROWS_FOR_WEIGHTS = 800
 _IMAGES_A_CLASS = 8
-#: A block with a smaller share is left out: it would cost time and change next to nothing.
+#: A block with a smaller share is left out: it costs time and changes nearly nothing.
 _LEAST_SHARE = 0.01
 #: Prior weight of each feature, by the grid of its block.
 _PRIOR_OF_GRID = {1: 1.0, 2: 0.3, 4: 0.1}
-#: Images whose rows span the coordinates of every fit. Twice as many gave CIFAR-10 0.2 and 0.4
-#: points more (docs/probe.md, docs/design/heads.md); products with them grow fourfold.
+#: Images whose rows span the coordinates of every fit. Twice as many gain 0.2 and 0.4 points on
+#: CIFAR-10 (docs/probe.md, docs/design/heads.md), and their products cost four times as much.
 N_LANDMARKS = 2000
 _ROWS_AT_ONCE = 2048  # 145 MB of all blocks of the default backbone
 
 
 @dataclass(frozen=True)
 class Projection:
-    """How one set of blocks becomes the coordinates that a head is fitted on."""
+    """The map from one set of blocks to the coordinates on which a head is fitted."""
 
-    blocks: tuple[Block, ...]  # those that were worth keeping, in the row's order
+    blocks: tuple[Block, ...]  # without those of small weight, in the order of a row
     shares: tuple[float, ...]  # weight of each; their sum is 1
     basis: Basis  # from features to coordinates
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """The rows of some training images, and how blocks are weighed and projected by them."""
+    """The rows of some training images, which weigh and project blocks."""
 
     x: Tensor  # (M, D) float32: features of the landmarks, all blocks side by side
     weighing: Tensor  # (n, D) float32: features of the images that weigh the blocks
@@ -63,11 +63,11 @@ class Landmarks:
 
     @cached_property
     def standard(self) -> Standard:
-        """Mean and scale of each feature."""
+        """Return mean and scale of each feature."""
         return Standard.measure(self.x, self.widths)
 
     def project(self, blocks: Sequence[Block]) -> Projection:
-        """Weigh some of the blocks, drop those that are worth little, and project on the rest."""
+        """Return the projection of some of the blocks, without those of small weight."""
         prior = [self._width(b) / b.grid**2 * _PRIOR_OF_GRID.get(b.grid, 0.1) for b in blocks]
         shares = block_weights([self._kernel(block) for block in blocks], self.y, prior=prior)
         kept = [i for i, share in enumerate(shares) if share >= min(_LEAST_SHARE, shares.max())]
@@ -107,9 +107,9 @@ def read_landmarks(
     y: NDArray[np.int64],
     blocks: Sequence[Block],
 ) -> Landmarks:
-    """Read the rows of the landmarks (M,), and of the images (n,) of classes ``y`` that weigh.
+    """Read the rows of the landmarks (M,) and of the images (n,) that weigh, of classes ``y``.
 
-    ``blocks`` are all blocks that any head may read.
+    ``blocks`` are those that any head may read.
     """
     x = rows = torch.from_numpy(features.matrix(landmarks, blocks))
     if not np.array_equal(weighing, landmarks[: len(weighing)]):
@@ -121,9 +121,9 @@ def read_landmarks(
 def images_for_weights(y: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return positions in ``y`` (N,) of the images that weigh the blocks, at most 800.
 
-    They are the first ones, or, of more than 100 classes, eight of each of the first classes: one
-    image of each of 800 classes does not show what separates classes. ``y`` is in an order that
-    decides nothing else, such as that of the images' hashes.
+    They are the first ones. With more than 100 classes, they are eight images of each of the first
+    classes, since a single image of each class cannot show the spread of a class. ``y`` is in a
+    random order, such as that of the images' hashes.
 
     Examples
     --------
@@ -150,10 +150,10 @@ def project_all(
     projections: Sequence[Projection],
     memory: int,
 ) -> list[NDArray[np.float32]]:
-    """Return the coordinates of some images by each projection, in one reading of the features.
+    """Return the coordinates of some images in each projection, in one pass over the features.
 
-    Each array is (n * (1 + views), r): the images, then their first view, then the next. Arrays
-    that do not fit into ``memory`` bytes are mapped from a temporary file, with the same values.
+    Each array is (n * (1 + views), r): the images, then their first view, then the next. Arrays of
+    more than ``memory`` bytes in all are mapped from a temporary file, with the same values.
     """
     union = tuple(dict.fromkeys(block for each in projections for block in each.blocks))
     ends = np.cumsum([features.widths[block] for block in union])
@@ -176,5 +176,5 @@ def project_all(
 def _allocate(shape: tuple[int, int], *, in_memory: bool) -> NDArray[np.float32]:
     if in_memory:
         return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(prefix="regraft-") as file:  # removed when the array is
+    with tempfile.TemporaryFile(prefix="regraft-") as file:  # removed with the array
         return np.memmap(file, np.float32, "w+", shape=shape)

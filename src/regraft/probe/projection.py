@@ -1,13 +1,15 @@
-"""What a head reads: blocks on one scale, and never more coordinates than landmarks.
+"""Project features: blocks on one scale become at most as many coordinates as landmarks.
 
 A linear head with an L2 penalty on N images has weights in the span of its N rows (the representer
-theorem), so fewer images than features need only N coordinates. With more images, the rows of two
-thousand of them span nearly all directions that the penalty leaves any weight: CIFAR-10's 20,000
-images and 14,832 features, log-loss 0.457 with 1,000 coordinates, 0.447 with 2,000, 0.439 with
-4,000 (docs/design/heads.md). So every fit has at most two thousand coordinates, whatever the
-network and however many stages are read, and its memory does not grow with the features.
+theorem), so with fewer images than features N coordinates are enough. With more images, the rows of
+two thousand of them span nearly all directions in which the penalty permits a weight. On CIFAR-10
+with 20,000 images and 14,832 features, the log-loss is 0.457 with 1,000 coordinates, 0.447 with
+2,000 and 0.439 with 4,000 (docs/design/heads.md). So every fit has at most two thousand
+coordinates, for any network and any number of stages, and its memory does not grow with the
+features.
 
-The final head reads the blocks themselves: its weights are computed back from coordinates, exactly.
+The final head reads the blocks themselves: its weights are computed exactly from those on
+coordinates.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Basis:
-    """A way from features to coordinates: standardise, weigh each block, and project."""
+    """A map from features to coordinates: standardise, weigh each block, project."""
 
     standard: Standard  # (D,), with the weight of each block in its scale
     vectors: Tensor | None  # (D, r), orthonormal columns; None if D is at most the landmarks
 
     @property
     def width(self) -> int:
-        """Number of coordinates, r."""
+        """Return the number of coordinates, r."""
         return len(self.standard.mean) if self.vectors is None else self.vectors.shape[1]
 
     def apply(self, x: Tensor) -> Tensor:
@@ -65,7 +67,8 @@ def span_of(
 ) -> Basis:
     """Return the basis of the span of the landmarks' rows.
 
-    Coordinates have a mean squared length of 1, so that penalties of several sets compare.
+    Rows of coordinates have a mean squared length of 1, so that the penalties of several sets can
+    be compared.
 
     Examples
     --------
@@ -84,9 +87,9 @@ def span_of(
     if z.shape[1] <= len(z):
         return Basis(weighted, None)
     z *= factor
-    # The Cholesky factor of the kernel makes rows orthonormal: a basis of their span at a thirtieth
-    # of the cost of its eigenvectors. Copies among the landmarks, and the rounding of float32, need
-    # a small shift.
+    # The Cholesky factor of the kernel gives an orthonormal basis of the span of the rows at a
+    # thirtieth of the cost of eigenvectors. Copies among the landmarks, and the rounding of
+    # float32, make a small shift necessary.
     kernel = (z @ z.T).double()  # (M, M)
     shift = 1e-5 * float(kernel.diagonal().mean()) + 1e-30
     lower = cholesky(kernel, shift)

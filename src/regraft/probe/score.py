@@ -1,6 +1,6 @@
-"""The test: answers of models on images that they were not fitted on, measured in one pass.
+"""Score models on images that they were not fitted on.
 
-The labels of the test part are read here, and nowhere else in a training.
+The labels of the test part are read only here in a training.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from regraft.probe.fit import Probe, ProbeSettings
 
 _ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
-_ROWS_FOR_NEIGHBOURS = 5_000  # the k-NN baseline would else take longer than the probe
+_ROWS_FOR_NEIGHBOURS = 5_000  # with more, the k-NN baseline takes longer than the probe
 
-#: Probabilities (n, K), and what gave them.
+#: Probabilities (n, K), and a description of the model that gave them.
 Baseline = tuple["NDArray[np.float32]", str]
 
 
 @dataclass(frozen=True)
 class TestScores:
-    """Answers on the tested images, by models that were fitted without them."""
+    """Probabilities for the tested images, by models that were fitted without them."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test for pytest
 
     tested: NDArray[np.int64]  # (n,) samples, ascending
     probabilities: NDArray[np.float32]  # (n, K)
     baselines: dict[str, Baseline]
     validated: NDArray[np.float32] | None = None  # (n_val, K) on the validation part
-    #: Of cross-validation: images, blocks and penalty of each fold, which made its own choices,
+    #: Only in cross-validation: number of images, blocks, penalty and temperature of each fold
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    round_of: NDArray[np.int64] | None = None  # and the fold of each tested image, from 1
+    round_of: NDArray[np.int64] | None = None  # (n,) the fold of each tested image, from 1
 
     @property
     def protocol(self) -> str:
-        """What was done, in words."""
+        """Return a description of the test."""
         if not self.rounds:
             return "one held-out test part"
         return (
@@ -81,10 +81,10 @@ def score_test(
     settings: ProbeSettings,
     trained: tuple[Model, Features] | None = None,
 ) -> TestScores:
-    """Score the held-out test part, and the baselines on it.
+    """Score the model and the baselines on the test part.
 
-    ``trained`` is the model that was fine-tuned from the probe, with the features of its network;
-    the probe is then one of the baselines.
+    ``trained`` is a model that was trained from the probe, with the features of its network; the
+    probe is then one of the baselines.
     """
     baselines = score_baselines(probe, features, dataset, settings)
     if trained is not None:
@@ -106,9 +106,9 @@ def cross_validate(
     settings: ProbeSettings,
     reporter: Reporter = SILENT,
 ) -> TestScores:
-    """Fit and test a probe for each fold; blocks, penalty and temperature are chosen in each.
+    """Fit and score a probe for each fold; each chooses its own blocks, penalty and temperature.
 
-    ``folds`` are as ``outer_folds`` makes them: no image is in the test part of two.
+    ``folds`` are those of ``outer_folds``: no image is in two test parts.
     """
     answers: dict[str, list[NDArray[np.float32]]] = {"": []}
     descriptions: dict[str, str] = {}
@@ -122,7 +122,7 @@ def cross_validate(
             answers[""].append(scored)
             baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
-            # A fold that chose the last stage is its own baseline.
+            # The probe of a fold that chose the last stage is also the baseline.
             baselines.setdefault("last_stage", (scored, "the same head on the last stage alone"))
             for name, (probabilities, description) in baselines.items():
                 answers.setdefault(name, []).append(probabilities)
@@ -133,7 +133,7 @@ def cross_validate(
     order = np.argsort(tested)
     joined = {name: np.concatenate(parts)[order] for name, parts in answers.items()}
     probabilities = joined.pop("")
-    if not compared:  # all folds read the last stage alone, or none was fitted on it
+    if not compared:  # the last stage is no other model in any fold
         del joined["last_stage"]
     numbers = np.repeat(np.arange(1, len(folds) + 1), [len(each.test) for each in folds])
     return TestScores(
@@ -146,7 +146,7 @@ def cross_validate(
 
 
 def _round_record(probe: Probe, fold: Dataset) -> dict[str, Any]:
-    """Return what metrics.json says of one fold."""
+    """Return the record of one fold in metrics.json."""
     return {
         "n": {"train": len(fold.train), "test": len(fold.test)},
         "blocks": [str(block) for block in probe.model.blocks],
@@ -158,9 +158,9 @@ def _round_record(probe: Probe, fold: Dataset) -> dict[str, Any]:
 def score_baselines(
     probe: Probe, features: Features, dataset: Dataset, settings: ProbeSettings
 ) -> dict[str, Baseline]:
-    """Return the probabilities of what any probe should beat, by name.
+    """Return the probabilities of simple models, which a probe should beat, by name.
 
-    "majority" and "knn" are always there; "last_stage" where the probe reads more than that.
+    These are "majority", "knn" unless that is the head, and "last_stage" if the probe reads more.
     """
     y, test = dataset.labels(dataset.train), dataset.test
     baselines: dict[str, Baseline] = {
@@ -188,13 +188,7 @@ def score_baselines(
 
 
 def measure_scores(scores: TestScores, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Measure all models that are shown; return the results as metrics.json has them.
-
-    Warns
-    -----
-    SmallSampleWarning
-        Where a class has few tested images.
-    """
+    """Return the results of all models, as in metrics.json; warn of classes with few images."""
     truth = dataset.labels(scores.tested)
     test = measure_classification(scores.probabilities, truth, dataset.classes, seed=seed)
     for text in test["warnings"]:

@@ -1,7 +1,7 @@
-"""Which candidate to keep: the smallest within one standard error of the best.
+"""Choose a set of features: the smallest within one standard error of the best.
 
-Breiman et al., Classification and Regression Trees, 1984, section 3.4.3, has the rule of one
-standard error. Here it is the error of the paired difference, over clusters of rows.
+The rule of one standard error is from Breiman et al., Classification and Regression Trees, 1984,
+section 3.4.3. Here it is the error of the paired difference, over clusters of rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Candidate:
     """One set of features, and the head that was fitted on it."""
 
     name: str
-    n_features: int  # that the final head reads; the smaller candidate has fewer
+    n_features: int  # of the final head
     fitted: FittedHead  # all candidates are fitted on the same rows and folds
     seconds: float  # of weighing, projecting and fitting
 
@@ -42,10 +42,10 @@ def smallest_within_one_error(
     clusters: NDArray[np.int64],  # (N,), groups and copies, whose losses are not independent
     weights: NDArray[np.float64],  # (N,)
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return the smallest candidate whose out-of-fold log-loss is within one error of the least.
+    """Return the name of the smallest candidate within one standard error of the least log-loss.
 
-    Beside its name comes one row for each candidate: out-of-fold loss and accuracy with their
-    standard errors, and the paired difference to the least loss; None if no row was scored.
+    Also return one row for each candidate: out-of-fold loss and accuracy with their standard
+    errors, and the paired difference from the least loss; None if no row was scored.
     """
     by_size = sorted(candidates, key=lambda c: c.n_features)
     losses = {c.name: _losses(c.fitted, y) for c in candidates}
@@ -73,7 +73,7 @@ def smallest_within_one_error(
                 "seconds": round(candidate.seconds, 3),
             }
         )
-    if not scored.any():  # too few images to hold any out: nothing was measured
+    if not scored.any():  # too few images: none was held out
         rows = [row | dict.fromkeys(_MEASURED) for row in rows]
     return chosen, [row | {"chosen": row["taps"] == chosen} for row in rows[::-1]]
 

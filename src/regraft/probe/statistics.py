@@ -1,4 +1,4 @@
-"""Mean and covariance of the training features, which a bundle carries."""
+"""Mean and covariance of the training features, for the bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
     from regraft.features.extract import Features
 
-_ROWS = 20_000  # a covariance of 1,280 features is settled by then
+_ROWS = 20_000  # enough for the covariance of 1,280 features
 
 
 def training_statistics(features: Features, dataset: Dataset) -> Statistics:

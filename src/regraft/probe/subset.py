@@ -1,4 +1,4 @@
-"""Some of the images, chosen so that their order in the data does not matter."""
+"""Choose some of the images by their content, whatever their order in the data."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def sorted_by_hash(indices: NDArray[np.int64], samples: Samples) -> NDArray[np.i
 
 
 def choose_by_hash(indices: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
-    """Return at most so many of the samples, ascending: those with the smallest content hashes."""
+    """Return at most ``most`` of the samples, ascending: those with the smallest hashes."""
     return np.sort(sorted_by_hash(indices, samples)[:most])

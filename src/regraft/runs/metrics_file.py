@@ -1,4 +1,4 @@
-"""The run folder's own files: what tells a run from other folders, metrics.json, tables."""
+"""metrics.json, which marks a run folder, and CSV tables."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION = 1
-_MARK = "metrics.json"  # a folder with this file and our schema is a run, and may be replaced
-#: A list of numbers over several lines; a line break in a string is escaped.
+_MARK = "metrics.json"  # a folder with this file in our schema is a run, and may be replaced
+#: A list of numbers on several lines; in a string, a line break is escaped.
 _NUMBERS = re.compile(rb"\[\n *(-?[0-9.eE+-]+(?:,\n *-?[0-9.eE+-]+)*)\n *\]")
 _MAX_METRICS = 256 * 2**20  # a confusion matrix of 5,000 classes
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder is a run that regraft wrote."""
+    """Return whether a folder is a run that regraft wrote."""
     try:
         metrics = read_metrics(folder)
     except RunError:
@@ -33,13 +33,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return a run's metrics.json.
-
-    Raises
-    ------
-    RunError
-        Where there is none, or it is of a newer regraft.
-    """
+    """Read a run's metrics.json; raise RunError if there is none or it has another version."""
     path = folder / _MARK
     if not path.is_file() or path.is_symlink():
         raise RunError(
@@ -60,17 +54,18 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Write metrics.json with the schema version first; return what a reader of it gets."""
+    """Write metrics.json with the schema version first; return it as a reader gets it."""
     data = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **value})
     text = msgspec.json.format(data, indent=2)
-    # A confusion matrix row by row: with a line for each number that of 800 classes was 7 MB.
+    # One line for each row of a confusion matrix: with a line for each number, that of 800 classes
+    # takes 7 MB.
     text = _NUMBERS.sub(lambda list_: b"[" + re.sub(rb",\n *", b", ", list_[1]) + b"]", text)
     write_atomic(folder / _MARK, text)
     return msgspec.json.decode(data, type=dict[str, Any])
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
-    """Write a table; cells that a spreadsheet would take for a formula are left as they are."""
+    """Write a CSV table; cells that a spreadsheet reads as formulas are not changed."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""What runs and pictures are called, and which of these names are free."""
+"""Names of run folders and pictures, and which of them are free."""
 
 from __future__ import annotations
 
@@ -15,26 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEFAULT_RUNS_FOLDER = Path("regraft-runs")
-_NAMES_SEARCHED = 1000  # for stopped trainings
+_NAMES_SEARCHED = 1000  # for stopped trainings: NAME, NAME-2, ...
 
 
 def picture_path(out: Path | None, name: str, *data: object) -> Path:
-    """Choose where a command that writes only a picture puts it; make the folder.
+    """Return the path of a picture, ``out`` or ``regraft-runs/name``; create its folder.
 
-    Parameters
-    ----------
-    out : Path, optional
-        As the user gave it; else ``name`` under ``regraft-runs/``, which is replaced.
-    name : str
-        File name, such as ``show.png``.
-    *data : object
-        The images: a picture inside their folder would be taken for one of them.
-
-    Raises
-    ------
-    RunError
-        Where the user named something that exists, the name is not a PNG file's, or the path is in
-        the data.
+    Raises RunError if ``out`` exists (the other path is replaced) or is not a PNG file, or if the
+    path is in the folder of the data, where the picture would be an image of them.
     """
     path = DEFAULT_RUNS_FOLDER / name if out is None else out
     if path.suffix.lower() != ".png":
@@ -44,7 +32,7 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
     for source in (Path(each) for each in data if isinstance(each, str | Path)):
         if source.is_dir() and path.parent.resolve().is_relative_to(source.resolve()):
             raise RunError(
-                f"{path} would be in the data, {source}: the next training would take it for an "
+                f"{path} would be in the data, {source}: the next training would use it as an "
                 "image",
                 hint="choose another folder with --out",
             )
@@ -54,7 +42,7 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
 
 
 def name_after(data: object) -> str:
-    """Return the name of a run, made from its data.
+    """Return the name of a run, after that of its data.
 
     Examples
     --------
@@ -69,9 +57,9 @@ def name_after(data: object) -> str:
 
 
 def free_names(stem: str, is_stopped: Callable[[Path], bool], *, resume: bool) -> Iterator[Path]:
-    """Yield paths that do not exist; with ``resume``, those of stopped trainings first.
+    """Yield paths that do not exist.
 
-    Without it, the paths of stopped trainings are left out.
+    Those of stopped trainings are first with ``resume``, and are left out without it.
     """
     some = itertools.islice(_candidates(stem), _NAMES_SEARCHED)
     stopped = [path for path in some if not os.path.lexists(path) and is_stopped(path)]

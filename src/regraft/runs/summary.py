@@ -1,4 +1,4 @@
-"""What a run prints at its end: the result, what to hold it against, what to type next."""
+"""The summary of a run: the result, the baselines, and the next command."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ if TYPE_CHECKING:
 
 
 def summarise(folder: Path, metrics: dict[str, Any]) -> str:
-    """Return a few lines for a person.
-
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    metrics : dict
-        Its metrics.json.
-
-    Returns
-    -------
-    str
-        Lines without a break at the end.
-    """
+    """Return the lines that are printed at the end of a training."""
     test, n = metrics["test"], metrics["data"]["n"]
     accuracy, *others = describe_test(test)
     lines = [f"test {accuracy}", *others]
@@ -39,7 +26,7 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"{n['train']:,} images to train,{validated} {n['test']:,} to test: {metrics['protocol']}",
         f"features: {features['extracted']:,} extracted, {features['reused']:,} from the store",
         f"{seconds['total']:.1f} s: {phases}",
-        *_few(metrics),
+        *_hint_for_few(metrics),
         f"run folder: {folder}",
         f"next: regraft predict {folder} PHOTO.jpg",
     ]
@@ -47,17 +34,7 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
 
 
 def describe_test(test: dict[str, Any]) -> list[str]:
-    """Return the figures of some images, line by line.
-
-    Parameters
-    ----------
-    test : dict
-        As ``test`` in metrics.json.
-
-    Returns
-    -------
-    list of str
-    """
+    """Return lines with the figures of a test, which is as ``test`` in metrics.json."""
     return [
         f"accuracy {interval(test['accuracy'], test['n'])}",
         f"macro F1 {interval(test['macro_f1'])}",
@@ -65,15 +42,15 @@ def describe_test(test: dict[str, Any]) -> list[str]:
     ]
 
 
-def _few(metrics: dict[str, Any]) -> list[str]:
-    """Say what helps where few images are tested."""
+def _hint_for_few(metrics: dict[str, Any]) -> list[str]:
+    """Return a hint if few images were tested."""
     if metrics["test"]["n"] >= 100 or metrics.get("rounds") or "probe" in metrics["baselines"]:
         return []
-    return ["few images are tested: with --folds 5 each is, once"]
+    return ["few images were tested: --folds 5 tests each image once"]
 
 
 def _gain(baseline: dict[str, Any]) -> str:
-    """Say by how much the model is ahead of what it must be held against, image by image."""
+    """Return the paired gain of the model over a baseline; empty if it has no interval."""
     gain = baseline.get("gain")
     if not gain or gain["low"] is None:
         return ""
