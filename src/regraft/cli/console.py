@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
-#: Errors of any call after a disk has failed, or the network behind a folder.
+#: Errors of any call after a disk has failed, or the network of a folder.
 _GONE = {
     getattr(errno, name)
     for name in ("EIO", "ENOTCONN", "ESTALE", "EHOSTDOWN", "ETIMEDOUT")
     if hasattr(errno, name)
 }
-_GONE_HINT = "hint: the disk, or the network behind it, has failed; check it and try again"
+_GONE_HINT = "hint: the disk or its network has failed; check it and try again"
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -52,7 +52,7 @@ def find_rate(
     out : Path or str, optional
         PNG file to write, which must not exist; else ``regraft-runs/lr-find.png``, replaced.
     **settings
-        Fields of TrainConfig, in place of those of ``config``.
+        Fields of TrainConfig, instead of those of ``config``.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Groups of settings: the headings of the help, with what the settings under each have in common.
 
-What a declaration says itself takes the place of what its group says.
+The words of a declaration replace those of its group.
 """
 
 from __future__ import annotations

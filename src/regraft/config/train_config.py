@@ -385,8 +385,8 @@ class TrainConfig:
     )
     ema: float = training_setting(
         0.0,
-        "Decay of a running average of the weights, which is kept in their place; 0: off.",
-        why="The average of few steps is behind the weights; for some hundred steps take 0.99.",
+        "Decay of a running average of the weights, which is kept instead of them; 0: off.",
+        why="The average of few steps lags; for a few hundred steps take 0.99.",
         unit="share per step",
         rule=BELOW_ONE,
         placeholder="DECAY",

@@ -32,7 +32,7 @@ def ahead(
 ) -> Generator[R]:
     """Yield ``work(item)`` in the order of the items; threads start at most ``most`` of them early.
 
-    The calling thread iterates over ``items``. An exception of ``work`` is raised in place of its
+    The calling thread iterates over ``items``. An exception of ``work`` is raised instead of its
     result. Each thread calls ``initializer`` once.
 
     Examples

@@ -36,7 +36,7 @@ def explain_unrecognised(data: bytes) -> ImageError:
     Examples
     --------
     >>> print(explain_unrecognised(b"<html>404"))
-    not an image: an HTML page, as servers send in place of a missing image
+    not an image: an HTML page, as servers send instead of a missing image
     """
     for offset, magic, kind, what in _OTHERS:
         if data.startswith(magic, offset):
@@ -51,7 +51,7 @@ def explain_unrecognised(data: bytes) -> ImageError:
     elif b"<svg" in start:
         kind, what = "unsupported format", f"an SVG drawing; {_READ}"
     elif start.startswith((b"<!doctype html", b"<html", b"<head")):
-        kind, what = "not an image", "an HTML page, as servers send in place of a missing image"
+        kind, what = "not an image", "an HTML page, as servers send instead of a missing image"
     elif not head.translate(None, printable):
         kind, what = "not an image", "text"
     else:

@@ -125,7 +125,7 @@ def _draw_frame(page: Axes, box: _Box, *, fill: str, right: bool) -> None:
     page.add_patch(
         Rectangle(
             (box.left, box.bottom), box.width, box.height,
-            facecolor=fill, zorder=3 if fill == "none" else 0,  # a filled one is behind its words
+            facecolor=fill, zorder=3 if fill == "none" else 0,  # a filled one is below its words
             edgecolor=RIGHT if right else WRONG, linewidth=1.2 if right else 3.5,
             linestyle="solid" if right else (0, (2.2, 1.1)),
             capstyle="butt", joinstyle="miter",  # other ends fill the gaps between dashes

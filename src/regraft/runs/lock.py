@@ -1,9 +1,9 @@
 """The hidden folder in which one process writes a run, and the lock that keeps others away.
 
-While a run is computed, the folder ``.NAME.part`` beside its path holds the file ``regraft.lock``,
-which the process keeps locked, ``new`` with what has been written so far, and for a moment ``old``
-with the run that is being replaced. The operating system releases the lock when the process ends,
-however it ends: a folder whose lock is free was left behind, and is removed.
+While a run is computed, the folder ``.NAME.part`` next to its path holds the file ``regraft.lock``,
+which the process keeps locked, ``new`` with the files that are written so far, and for a moment
+``old`` with the run that is replaced. The operating system releases the lock when the process ends,
+for any reason: a folder whose lock is free is not in use any more, and is removed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_errors_as_run_errors(path: Path) -> Iterator[None]:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether a path does not exist, or is an empty folder."""
+    """Return whether a path does not exist, or is an empty folder."""
     if path.is_symlink() or not path.is_dir():
         return not os.path.lexists(path)
     return not any(path.iterdir())
@@ -95,7 +95,7 @@ def _take(folder: Path) -> int | None:
 
 
 def _is_leftover(folder: Path) -> bool:
-    """Tell whether a folder may be a workspace that nobody uses: ours, where locks are real."""
+    """Return whether a folder may be an unused workspace of regraft, where locks work."""
     try:
         ours = (folder / _LOCK).is_file() or is_free(folder)
     except FileNotFoundError:  # removed at this moment; the next step notices it
@@ -115,7 +115,7 @@ def _lock(folder: Path, *, made: bool) -> int | None:
     from filelock import lock_descriptor  # noqa: PLC0415 - 0.1 s, only where a run is written
 
     try:
-        # A lock on a file that was removed between opening and locking keeps nobody away.
+        # A lock on a file that was removed between opening and locking has no effect.
         locked = lock_descriptor(descriptor, blocking=False)
         if locked and os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
             return descriptor

@@ -46,8 +46,8 @@ class Reservation:
         Raises
         ------
         RunError
-            Where the path cannot be written to; or where something else was put there meanwhile:
-            that is left alone, and the new run is kept beside it.
+            The path cannot be written to, or something else was put there: that is left alone, and
+            the new run is kept next to it.
         DiskFullError
             Where there is no space left.
         """
@@ -57,20 +57,20 @@ class Reservation:
             yield new
             if not is_free(self._path):
                 if not (self._overwrite and is_run(self._path)):
-                    self._keep_beside(new)
+                    self._keep_at_other_path(new)
                 self._path.replace(self._hidden / "old")
             elif self._path.is_dir():
                 self._path.rmdir()
             new.replace(self._path)
             flush_folder(self._path.parent)
 
-    def _keep_beside(self, new: Path) -> None:
-        beside = numbered(self._path)
-        new.replace(beside)
+    def _keep_at_other_path(self, new: Path) -> None:
+        other = numbered(self._path)
+        new.replace(other)
         raise RunError(
             f"something else was put at {self.folder} while this run was computing; "
             "it is left alone",
-            hint=f"the new run is at {beside}",
+            hint=f"the new run is at {other}",
         )
 
 
@@ -86,7 +86,7 @@ def reserve(
 ) -> Iterator[Reservation]:
     """Choose where a run is written, and keep all other runs from writing there meanwhile.
 
-    If no run was written at the end, nothing is left behind.
+    If no run was written at the end, no file is left.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def reserve(
     store : Path, optional
         The feature store's folder, which must not be in the run folder.
     is_stopped : callable, optional
-        Tells whether a training with this path was stopped and can be resumed. Without ``out``,
+        Returns whether a training with this path was stopped and can be resumed. Without ``out``,
         such a path is left free for it.
     resume : bool
         Without ``out``, take the first such path instead.

@@ -43,7 +43,7 @@ _GONE = "could not be read again"
 
 
 def write_result(
-    place: Reservation, result: Result, logs: Logs, seconds: Stopwatch
+    reserved: Reservation, result: Result, logs: Logs, seconds: Stopwatch
 ) -> dict[str, Any]:
     """Write the run folder, finish the logs, and rename the folder to its path.
 
@@ -57,7 +57,7 @@ def write_result(
     DiskFullError
         Where there is no space left.
     """
-    with place.new_folder() as folder:
+    with reserved.new_folder() as folder:
         write_files(folder, result)
         metrics = write_metrics(
             folder, {**metrics_of(result), **result.measured, "seconds": seconds.so_far()}

@@ -276,7 +276,7 @@ class _Tree:
             self._refuse(
                 position,
                 "beside class folders",
-                "it lies beside the class folders, so its class is unknown",
+                "it is next to the class folders, so its class is unknown",
             )
         if loose:
             gone = set(loose)

@@ -151,7 +151,7 @@ IDX_SETS: dict[str, IdxSet] = {
     ),
     "kmnist": IdxSet("KMNIST", _IMAGES, _LABELS, _MNIST_PARTS,
                      ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
-    # Balanced split: letters that look the same in both cases are one class.
+    # Balanced split: letters with the same shape in both cases are one class.
     "emnist": IdxSet("EMNIST", "emnist-balanced-" + _IMAGES, "emnist-balanced-" + _LABELS,
                      {"train": "train", "test": "test"},
                      tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")),

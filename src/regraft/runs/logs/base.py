@@ -1,4 +1,4 @@
-"""What every log implements, and what several of them need."""
+"""The protocol of logs, and functions for several of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,68 @@ PICTURES = ("curves.png", "confusion.png")
 
 
 class Log(Protocol):
-    """Where records of a training go; what a method raises becomes a warning.
+    """A record of a training outside the run folder; its exceptions become warnings.
 
-    An entry of ``regraft.runs.logs.registry.LOGS`` makes one from the settings (dict), the run
-    folder, the folder for files until the run is complete, and the reporter.
+    An entry of ``regraft.runs.logs.registry.LOGS`` makes a log from the settings (dict), the run
+    folder, a folder for files until the run is complete, and the reporter.
+
+    Examples
+    --------
+    ::
+
+        class LastLoss:
+            def __init__(self, settings, run, unfinished, reporter):
+                self.reporter = reporter
+
+            def begin(self, history): ...
+
+            def send(self, history):
+                self.reporter.say(f"loss {history[-1]['train_loss']:.3f}")
+
+            def finish(self, run, figures): ...
+
+            def close(self, ended): ...
+
+        LOGS["last_loss"] = LastLoss
     """
 
     def begin(self, history: History) -> None:
-        """Start; or continue a training that was stopped, whose first epochs are given."""
+        """Begin, or continue a training that was stopped.
+
+        Parameters
+        ----------
+        history : list of dict
+            Earlier epochs; empty for a new training.
+        """
 
     def send(self, history: History) -> None:
-        """Send the epochs that were not sent yet."""
+        """Send the epochs that were not sent yet.
+
+        Parameters
+        ----------
+        history : list of dict
+            One row for each epoch so far, with the columns of history.csv.
+        """
 
     def finish(self, run: Path, figures: Mapping[str, float]) -> None:
-        """Send the final figures and pictures of a run folder that is being written."""
+        """Send the final figures and pictures.
+
+        Parameters
+        ----------
+        run : Path
+            The complete run folder, before it is renamed to its final path.
+        figures : mapping of str to float
+            Such as "test/accuracy"; see ``regraft.runs.logs.registry.final_figures``.
+        """
 
     def close(self, ended: str) -> None:
-        """Release everything; ``ended`` is FINISHED, FAILED or KILLED."""
+        """Release all files and connections.
+
+        Parameters
+        ----------
+        ended : {"FINISHED", "FAILED", "KILLED"}
+            How the training has ended.
+        """
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:

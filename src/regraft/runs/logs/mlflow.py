@@ -27,13 +27,13 @@ class MLflowLog:
     """A run of MLflow's, where MLFLOW_TRACKING_URI says; else where MLflow itself puts it."""
 
     def __init__(
-        self, settings: dict[str, Any], run: Path, beside: Path, reporter: Reporter
+        self, settings: dict[str, Any], run: Path, unfinished: Path, reporter: Reporter
     ) -> None:
         self._settings, self._name, self._reporter = settings, run.name, reporter
-        self._note = (beside / _MLFLOW_RUN).absolute()
+        self._note = (unfinished / _MLFLOW_RUN).absolute()
         self._run = ""
         self._sent = 0
-        # Read when it is imported: nothing of ours tells a third party that it was used.
+        # Before the import, which reads it: regraft sends no telemetry to a third party.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 

@@ -80,15 +80,17 @@ class Logs:
 
 
 @contextlib.contextmanager
-def open_logs(config: TrainConfig, run: Path, beside: Path, reporter: Reporter) -> Iterator[Logs]:
+def open_logs(
+    config: TrainConfig, run: Path, unfinished: Path, reporter: Reporter
+) -> Iterator[Logs]:
     """Check that each log can be written, before any work; close them when the run is over.
 
     Parameters
     ----------
     run : Path
         The run folder, whose name the records get.
-    beside : Path
-        Where TensorBoard's files are until the run is complete; they move into the run then.
+    unfinished : Path
+        Folder of TensorBoard's files until the run is complete; then they move into the run.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def open_logs(config: TrainConfig, run: Path, beside: Path, reporter: Reporter) 
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, name, f"--log {name}")
     settings = _recorded_settings(config)
-    logs = Logs({name: LOGS[name](settings, run, beside, reporter) for name in names})
+    logs = Logs({name: LOGS[name](settings, run, unfinished, reporter) for name in names})
     ended = "FAILED"
     try:
         yield logs
@@ -114,7 +116,7 @@ def open_logs(config: TrainConfig, run: Path, beside: Path, reporter: Reporter) 
     finally:
         logs.close(ended)
         with contextlib.suppress(OSError):  # a probe has nothing else there
-            beside.rmdir()
+            unfinished.rmdir()
 
 
 def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class TensorBoardLog:
-    """An event file, made anew from the history at each start, so that no epoch is in it twice."""
+    """Event files, written again from the history at each start: no epoch is in them twice."""
 
     def __init__(
-        self, settings: dict[str, Any], run: Path, beside: Path, reporter: Reporter
+        self, settings: dict[str, Any], run: Path, unfinished: Path, reporter: Reporter
     ) -> None:
         del run
         self._settings, self._reporter = settings, reporter
-        self._folder = (beside / "tensorboard").absolute()
+        self._folder = (unfinished / "tensorboard").absolute()
         self._writer: Any = None
         self._sent = 0
 
