@@ -57,7 +57,7 @@ def train(
     callbacks : sequence of object
         Called while a network is trained; methods as in ``regraft.finetune.callbacks.MOMENTS``.
     **settings
-        Fields of TrainConfig, instead of those of ``config``.
+        Fields of TrainConfig, in place of those of ``config``.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def train(
     Raises
     ------
     RegraftError
-        What is wrong, where, and what to do; no run folder is left then.
+        What is wrong, where, and what to do. No run folder is left then, but for one case: if
+        something else was put at its path meanwhile, the run is kept beside it, and is named.
 
     Examples
     --------
@@ -81,18 +82,18 @@ def train(
     check_callbacks(callbacks, asked.strategy)
     with joined(asked.strategy) as group:  # several processes if torchrun has started them
         if not group.first:
-            return Run(*train_as_follower(data, asked, group))
+            return train_as_follower(data, asked, group)
         seconds = Stopwatch()
         with (
-            _reserve(data, asked) as run,
-            open_logs(asked, run.folder, checkpoints_folder(run.folder), reporter) as logs,
+            _reserve(data, asked) as place,
+            open_logs(asked, place.folder, checkpoints_folder(place.folder), reporter) as logs,
         ):
-            checkpoints = checkpoints_folder(run.folder)
+            checkpoints = checkpoints_folder(place.folder)
             check_first(asked, checkpoints)
             with in_background(load_network, asked) as loading:  # and torch's import
-                found = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
+                scanned = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
             seconds.lap("scan")
-            report_dataset(found, reporter)
+            report_dataset(scanned, reporter)
             network = loading.result()
             check_names(network, asked)
             from regraft.check.near_duplicates import report_near_duplicates
@@ -101,10 +102,10 @@ def train(
             from regraft.runs.result import measure
             from regraft.runs.write import write_result
 
-            with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
+            with Extractor.for_samples(network, scanned.samples, asked, reporter) as extractor:
                 seconds.lap("load")
-                features = extractor.read(found)  # one pass through the frozen network, kept
-                dataset = found.without(features.refused, strict=asked.strict)
+                features = extractor.read(scanned)  # one pass through the frozen network, kept
+                dataset = scanned.without(features.refused, strict=asked.strict)
                 report_refused(dataset.samples.ledger, reporter, "in ledger.json")
                 seconds.lap("extract")
                 pairs = report_near_duplicates(features, dataset, extractor)
@@ -112,16 +113,17 @@ def train(
                 probe = fit_by(extractor, features, dataset)  # chosen by folds of the training part
                 seconds.lap("fit")
                 start = Trained(probe.model, probe.fitted, features)  # the result of a probe
-                watching = (logs, *callbacks)
+                watching = (logs, *callbacks)  # logs are callbacks too
                 trained = train_network(start, dataset, extractor, checkpoints, watching, group)
                 seconds.add(trained.seconds)
                 result = measure(probe, trained, features, dataset, extractor, pairs)  # once
                 seconds.lap("evaluate")
-            metrics = write_result(run, result, logs, seconds)
+            metrics = write_result(place, result, logs, seconds)
             if asked.strategy != "probe":  # else they are another training's
                 remove_checkpoints(checkpoints)
-        group.send("written", json.dumps([str(run.folder), metrics]).encode())
-    return Run(run.folder, metrics, result.trained.model)
+        # What train_as_follower waits for.
+        group.send("written", json.dumps([str(place.folder), metrics]).encode())
+    return Run(place.folder, metrics, result.trained.model)
 
 
 def _reserve(data: Any, config: TrainConfig) -> AbstractContextManager[Reservation]:

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
 from regraft.features.extractor import Extractor, load_network
+from regraft.runs.run import Run
 
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.finetune.processes.group import ProcessGroup
-    from regraft.model import Model
 
 
-def train_as_follower(
-    data: Any, config: TrainConfig, group: ProcessGroup
-) -> tuple[Path, dict[str, Any], Model]:
+def train_as_follower(data: Any, config: TrainConfig, group: ProcessGroup) -> Run:
     """Take part in the steps of a training that the first process leads.
 
-    Data and settings are the same as in the first process. Returns run folder and metrics as the
-    first process has written them, and the trained model.
+    Data and settings are the same as in the first process; so is the trained model. Folder and
+    metrics are those that the first process has written.
 
     Raises
     ------
@@ -41,4 +39,4 @@ def train_as_follower(
         probe, dataset = receive_probe(group, samples, extractor.backbone)
         model = follow_network(probe, dataset, extractor, group)
     folder, metrics = json.loads(group.receive("written"))
-    return Path(folder), metrics, model
+    return Run(Path(folder), metrics, model)

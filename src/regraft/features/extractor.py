@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 
 class Extractor:
-    """Reads the features of images with one frozen network; a context manager.
+    """Reads the features of images with a frozen network, or another version of it.
 
     Rows are kept in the user's store, which is opened at the first read. If it is switched off or
-    cannot be used, they are kept in a temporary one, which is removed when the block ends.
+    cannot be used, they are kept in a temporary one. Only reading needs the ``with`` block: it
+    removes the temporary store at its end.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Extractor:
     ) -> None:
         self.backbone = backbone  # at the image size for the data
         self.compute = compute  # device, precision and batch size
-        self.config = config  # with all automatic choices replaced
+        self.config = config  # with the augmentation chosen
         self.reporter = reporter
-        self._open = ExitStack()
+        self._cleanup = ExitStack()
+        self._store: FeatureStore | None = None
         self._temporary: FeatureStore | None = None
 
     @classmethod
@@ -64,10 +66,10 @@ class Extractor:
         if note is not None:
             reporter.say(note)
         automatic = config.image_size == "auto"
-        fitted, reason = adapt_to_images(backbone, samples.sizes, automatic=automatic)
-        preprocess = fitted.preprocess
+        sized, reason = adapt_to_images(backbone, samples.sizes, automatic=automatic)
+        preprocess = sized.preprocess
         reporter.say(
-            f"{fitted.name}, weights {fitted.weights} (sha256 {fitted.weights_sha256[:12]}), "
+            f"{sized.name}, weights {sized.weights} (sha256 {sized.weights_sha256[:12]}), "
             f"mean {preprocess.mean}, std {preprocess.std}"
         )
         reporter.say(reason)
@@ -77,19 +79,17 @@ class Extractor:
                 f"features are the mean over each image and {chosen.views} views of it (augment "
                 f"{chosen.augment}): {1 + chosen.views} times slower, also in predictions"
             )
-            preprocess = dataclasses.replace(preprocess, views=chosen.views, augment=chosen.augment)
-            fitted = dataclasses.replace(fitted, preprocess=preprocess)
         at_once = images_at_once(chosen.batch_size, preprocess.image_size)
         compute = choose_compute(chosen.device, chosen.precision, at_once)
         reporter.say(f"forward pass on {compute.device} in {compute.precision}")
-        return cls(fitted, compute, chosen, reporter)
+        return cls(_with_views(sized, chosen), compute, chosen, reporter)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
-        self._temporary = None
+        self._cleanup.close()
+        self._store = self._temporary = None
 
     def read(self, dataset: Dataset, backbone: Backbone | None = None) -> Features:
         """Return the features of all parts, and those of augmented views of the training part.
@@ -104,27 +104,28 @@ class Extractor:
         with frozen(network.module):
             if self.config.cache:
                 try:
-                    return self._read_into(self._kept_store(), dataset, network)
+                    return self._extract(self._kept_store(), dataset, network)
                 except (StoreError, DiskFullError) as error:
                     text = f"{error.message}; features of this run are not kept"
                     warnings.warn(text, StoreWarning, stacklevel=2)
-            return self._read_into(self._temporary_store(), dataset, network)
+            return self._extract(self._temporary_store(), dataset, network)
 
     def _kept_store(self) -> FeatureStore:
         from regraft.features.store.store import open_store
 
-        store = open_store(self.config.cache_dir)
-        self._open.callback(store.trim)  # also if the run fails
-        return store
+        if self._store is None:
+            self._store = open_store(self.config.cache_dir)
+            self._cleanup.callback(self._store.trim)  # also if the run fails
+        return self._store
 
     def _temporary_store(self) -> FeatureStore:
         from regraft.features.store.store import temporary_store
 
         if self._temporary is None:
-            self._temporary = self._open.enter_context(temporary_store())
+            self._temporary = self._cleanup.enter_context(temporary_store())
         return self._temporary
 
-    def _read_into(self, store: FeatureStore, dataset: Dataset, network: Backbone) -> Features:
+    def _extract(self, store: FeatureStore, dataset: Dataset, network: Backbone) -> Features:
         """Read the images, then each view of the training images."""
         from regraft.features.extract import RowExtractor, extract
 
@@ -144,6 +145,16 @@ class Extractor:
         kept = np.setdiff1d(dataset.train, list(features.refused))
         views = [extracted(kept, view) for view in range(1, self.config.views + 1)]
         return features.with_views(views)
+
+
+def _with_views(backbone: Backbone, config: TrainConfig) -> Backbone:
+    """Return the network whose every feature is a mean over views, where the settings say so."""
+    if not config.tta:
+        return backbone
+    preprocess = dataclasses.replace(
+        backbone.preprocess, views=config.views, augment=config.augment
+    )
+    return dataclasses.replace(backbone, preprocess=preprocess)
 
 
 def load_network(config: TrainConfig) -> Backbone:

@@ -91,28 +91,36 @@ def split(
     TableError if ``split_file`` cannot be used.
     """
     clusters = Clusters.of(samples)
-    notes: list[str] = []
     if split_file is not None:
-        codes = _from_file(samples, clusters, split_file, test_fraction, seed, notes)
+        codes, notes = _from_file(samples, clusters, split_file, test_fraction, seed)
     elif _has_parts(samples):
-        codes = _as_given(samples, notes)
+        _require_whole_parts(samples)
+        codes, notes = _as_given(samples)
     else:
-        if len(set(samples.parts)) == 1 and samples.parts[0] == "train":
-            notes.append("the data have a train part only: the test part is taken from it")
-        codes = np.zeros(len(samples), dtype=np.int64)
-        codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
-        notes += _name_copies(samples)
-    left_out = _copies_in_other_parts(samples, codes)
+        codes, notes = _by_hash(samples, clusters, test_fraction, seed)
+    left_out = _copies_in_other_parts(samples, codes)  # none by hash: a cluster has all copies
     codes[list(left_out)] = _LEFT_OUT
     notes += _left_out_note(samples, left_out)
     if val_fraction > 0 and not (codes == _VAL).any():
         codes[_draw(samples, clusters, codes == _TRAIN, val_fraction, f"val {seed}")] = _VAL
-    _check(samples, codes, notes)
+    notes += _check_classes(samples, codes)
     train, val, test = (np.flatnonzero(codes == code) for code in (_TRAIN, _VAL, _TEST))
     return Parts(train, val, test, left_out, tuple(notes))
 
 
 # --- by hash --------------------------------------------------------------------------------------
+
+
+def _by_hash(
+    samples: Samples, clusters: Clusters, test_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return part codes (N,) of a test part that is drawn, and notes."""
+    notes = []
+    if set(samples.parts) == {"train"}:
+        notes.append("the data have a train part only: the test part is taken from it")
+    codes = np.zeros(len(samples), dtype=np.int64)
+    codes[_draw(samples, clusters, codes == _TRAIN, test_fraction, f"test {seed}")] = _TEST
+    return codes, notes + _name_copies(samples)
 
 
 def _draw(
@@ -123,21 +131,22 @@ def _draw(
     salt: str,
 ) -> NDArray[np.bool_]:
     """Return a mask (N,) of about ``fraction`` of each class, of eligible samples by clusters."""
-    drawn = np.zeros(len(samples), dtype=bool)
+    drawn = np.zeros(len(samples), dtype=bool)  # (N,)
     if not eligible.any():
         return drawn
+    # n eligible samples are in c clusters: numbers (c,), cluster of each (n,), sizes (c,).
     cluster, members, sizes = np.unique(
         clusters.members[eligible], return_inverse=True, return_counts=True
     )
-    labels = samples.labels[eligible]
-    numbers = clusters.numbers(salt)[cluster]
-    classes = cluster_classes(labels, members)
+    labels = samples.labels[eligible]  # (n,)
+    numbers = clusters.numbers(salt)[cluster]  # (c,)
+    classes = cluster_classes(labels, members)  # (c,)
     order = np.lexsort((numbers, classes))
-    chosen = np.zeros(len(cluster), dtype=bool)
+    chosen = np.zeros(len(cluster), dtype=bool)  # (c,)
     for ranked in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):
         chosen[_within_limits(ranked, numbers, sizes, fraction)] = True
     # A class may be only in clusters of other classes: put one of them back into training.
-    kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))
+    kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))  # (K,)
     for label in np.flatnonzero(np.bincount(labels, minlength=len(kept)) > 0):
         if not kept[label]:
             holders = np.unique(members[labels == label])
@@ -170,7 +179,12 @@ def _within_limits(
 
 
 def _has_parts(samples: Samples) -> bool:
-    """Return whether the data have parts that can be used; raise DataError for incomplete ones."""
+    """Tell whether the data have parts of their own, and not only a train part."""
+    return not set(samples.parts) <= {None} and set(samples.parts) != {"train"}
+
+
+def _require_whole_parts(samples: Samples) -> None:
+    """Raise DataError if some images are in no part, or there is no train part."""
     given = Counter(samples.parts)
     if given[None] not in {0, len(samples)}:
         index = samples.parts.index(None)
@@ -179,18 +193,17 @@ def _has_parts(samples: Samples) -> bool:
             f"{samples.ids[index]}, and the others are in one",
             hint="give each image a part (train, val or test), or none of them",
         )
-    if given[None] == len(samples) or set(given) == {"train"}:
-        return False
     if "train" not in given:
         others = " and ".join(part for part in _NAMES if part in given)
         raise DataError(
             f"{samples.source.location} has no training images, only {others} ones",
             hint="add a train part, or train on another folder and evaluate on this one",
         )
-    return True
 
 
-def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
+def _as_given(samples: Samples) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the part codes (N,) of the data's own parts, and notes."""
+    notes = []
     codes = np.array([_NAMES.index(part) for part in samples.parts if part], dtype=np.int64)
     if not (codes == _TEST).any():
         codes[codes == _VAL] = _TEST
@@ -205,7 +218,7 @@ def _as_given(samples: Samples, notes: list[str]) -> NDArray[np.int64]:
             "groups in several of the given parts, which makes results look better than they are: "
             f"{listed(torn)}"
         )
-    return codes
+    return codes, notes
 
 
 def _from_file(
@@ -214,9 +227,9 @@ def _from_file(
     path: Path | str,
     test_fraction: float,
     seed: int,
-    notes: list[str],
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], list[str]]:
     """Return part codes (N,) from a file, by content: another content is another image."""
+    notes = []
     rows = read_split(path)
     exact = {(row.sha256, row.id): row for row in rows}
     by_content: dict[bytes, int] = {}
@@ -246,7 +259,7 @@ def _from_file(
     if relabelled:
         notes.append(f"with another label than in {path}: {counted(relabelled)}")
     notes += _assign_unknown(codes, clusters, test_fraction, seed, str(path))
-    return codes
+    return codes, notes
 
 
 def _assign_unknown(
@@ -286,7 +299,7 @@ def _copies_in_other_parts(samples: Samples, codes: NDArray[np.int64]) -> dict[i
     for group in copies.values():
         kept = max(group, key=lambda index: codes[index])  # the first one in the highest part
         for index in group:
-            if codes[index] < codes[kept]:
+            if codes[index] < codes[kept]:  # also one that a file has left out already
                 part = _NAMES[codes[kept]]
                 reasons[index] = (
                     f"byte-identical to {samples.ids[kept]}, which is in the {part} part"
@@ -322,8 +335,8 @@ def _name_copies(samples: Samples) -> list[str]:
     ]
 
 
-def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None:
-    """Raise DataError if nothing can be trained or tested; add a note of classes without a test."""
+def _check_classes(samples: Samples, codes: NDArray[np.int64]) -> list[str]:
+    """Raise DataError if nothing can be trained or tested; return a note of untested classes."""
     n_classes = len(samples.classes)
     trained = np.bincount(samples.labels[codes == _TRAIN], minlength=n_classes)
     tested = np.bincount(samples.labels[codes == _TEST], minlength=n_classes)
@@ -343,5 +356,4 @@ def _check(samples: Samples, codes: NDArray[np.int64], notes: list[str]) -> None
             "name a pattern such as '(p[0-9]+)_' does",
         )
     untested = [samples.classes[label] for label in np.flatnonzero(tested == 0)]
-    if untested:
-        notes.append(f"no test image: {listed(untested)}")
+    return [f"no test image: {listed(untested)}"] if untested else []
