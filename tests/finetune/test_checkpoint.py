@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, two generations, nothing of another run."""
+"""Checkpoints: whole or not at all, the last two, nothing of another run."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ import torch
 from regraft.core import files
 from regraft.errors import DiskFullError, RunError
 from regraft.finetune.checkpoint import Checkpoints
-from regraft.finetune.paths import checkpoints_folder, generations, refuse_existing
+from regraft.finetune.paths import checkpoint_numbers, checkpoints_folder, refuse_existing
 
 TENSORS = {
     "network/a": torch.arange(6.0).reshape(2, 3).to(memory_format=torch.contiguous_format),
@@ -44,18 +44,18 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
         assert torch.equal(saved.tensors[name], tensor)
 
 
-def test_two_generations_are_kept_and_go_with_the_folder(tmp_path):
+def test_two_checkpoints_are_kept_and_go_with_the_folder(tmp_path):
     checkpoints = opened(tmp_path)
     assert checkpoints.load() == (None, [])
     for step in range(5):
         checkpoints.save(TENSORS, {"step": step})
     folder = checkpoints.folder
-    assert generations(folder) == [4, 5]
+    assert checkpoint_numbers(folder) == [4, 5]
     assert len(list(folder.iterdir())) == 4
     again = opened(tmp_path)
     assert again.load()[0].state == {"step": 4}
     again.save(TENSORS, {"step": 5})
-    assert generations(folder) == [5, 6]
+    assert checkpoint_numbers(folder) == [5, 6]
     (folder / "notes.txt").write_text("mine")
     again.remove()
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]  # what is not ours stays
@@ -65,7 +65,7 @@ def test_two_generations_are_kept_and_go_with_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("after", range(5))
-def test_killed_while_removing_leaves_whole_generations_or_none(tmp_path, monkeypatch, after):
+def test_killed_while_removing_leaves_whole_checkpoints_or_none(tmp_path, monkeypatch, after):
     checkpoints = opened(tmp_path)
     for step in (1, 2):
         checkpoints.save(TENSORS, {"step": step})
@@ -108,7 +108,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flip", "longer", "gone", "other"])
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
-def test_a_damaged_generation_gives_way_to_the_one_before(tmp_path, suffix, how):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, suffix, how):
     checkpoints = opened(tmp_path)
     for step in (1, 2):
         checkpoints.save(TENSORS, {"step": step})
@@ -116,15 +116,15 @@ def test_a_damaged_generation_gives_way_to_the_one_before(tmp_path, suffix, how)
     again = opened(tmp_path)
     saved, notes = again.load()
     assert saved.state == {"step": 1}
-    if (suffix, how) != ("json", "gone"):  # without its JSON a generation was never finished
+    if (suffix, how) != ("json", "gone"):  # without its JSON a checkpoint was never finished
         assert notes[0].startswith("checkpoint 2 is passed over: ")
     again.save(TENSORS, {"step": 2})
     whole = opened(tmp_path)
     assert whole.load()[0].state == {"step": 2}
-    assert 1 in generations(whole.folder)  # the damaged one went, not the whole one
+    assert 1 in checkpoint_numbers(whole.folder)  # the damaged one went, not the whole one
 
 
-def test_no_whole_generation_is_an_error_and_no_fresh_start(tmp_path):
+def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(tmp_path):
     checkpoints = opened(tmp_path)
     for step in (1, 2):
         checkpoints.save(TENSORS, {"step": step})
@@ -198,11 +198,11 @@ def test_a_full_disk_keeps_the_last_one_and_names_path_and_bytes(tmp_path, monke
 def test_a_disk_that_is_too_small_is_refused_before_the_start(tmp_path):
     checkpoints = opened(tmp_path)
     free = shutil.disk_usage(tmp_path).free
-    checkpoints.refuse_full_disk(1000)
+    checkpoints.require_space(1000)
     with pytest.raises(
         DiskFullError, match=r"run\.checkpoints need up to [\d,]+ bytes; [\d,]+ are free"
     ):
-        checkpoints.refuse_full_disk(free)
+        checkpoints.require_space(free)
     assert not checkpoints.folder.exists()
 
 
@@ -228,9 +228,9 @@ def test_what_cannot_be_removed_is_one_error_with_what_to_do(tmp_path):
     )
 
 
-def test_an_unfinished_generation_is_none(tmp_path):
+def test_an_unfinished_checkpoint_is_none(tmp_path):
     folder = checkpoints_folder(tmp_path / "run")
-    assert generations(folder) == []
+    assert checkpoint_numbers(folder) == []
     opened(tmp_path).save(TENSORS, {"step": 1})
     (folder / "00000001.json").unlink()
     assert opened(tmp_path).load() == (None, [])

@@ -241,13 +241,13 @@ def test_test_images_are_never_read_and_validation_images_never_learnt_from(tmp_
 
     class Spy(Notes):
         def on_train_begin(self, loop):
-            inner = loop.step.take
+            inner = loop.training_step.take
 
             def noted(batch):
                 learnt.extend(batch.indices.tolist())
                 return inner(batch)
 
-            loop.step.take = noted
+            loop.training_step.take = noted
 
     reading(trial, read).run(Spy())
     assert TrainableNetwork.forward is original
@@ -399,7 +399,7 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tm
                              r"learning rate \d+.*; images: \d+\nhint: try a smaller --lr"
     ):  # fmt: skip
         trial.run()
-    loop, _ = build_loop(trial.job(), trial.folder)
+    loop = build_loop(trial.job(), trial.folder)
     saved, _ = loop.checkpoints.load()
     for name, tensor in saved.tensors.items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name

@@ -153,7 +153,7 @@ def test_every_state_of_the_folder_can_be_resumed(tmp_path, monkeypatch):
         assert rows(again) == rows(fitted)
         assert after.losses.items() <= whole.losses.items()
         names = {path.name for path in state.iterdir()}
-        assert len(names) == 4  # two generations, and nothing half-written
+        assert len(names) == 4  # two checkpoints, and nothing half-written
 
 
 def test_a_stopped_run_is_neither_lost_nor_taken_for_another(tmp_path):

@@ -20,7 +20,7 @@ from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
 from regraft.errors import InputError, RegraftError, RunError
 from regraft.features.extractor import choose_augmentation
-from regraft.finetune.paths import checkpoints_folder, generations
+from regraft.finetune.paths import checkpoint_numbers, checkpoints_folder
 from regraft.runs.metrics_file import is_run, read_metrics
 from regraft.runs.names import DEFAULT_RUNS_FOLDER, name_after
 from regraft.splits.split import split_by_config
@@ -124,7 +124,7 @@ def _plan_one(config: TrainConfig, home: Path) -> _Planned:
     model = resolve(config.model)
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)[-_LONGEST:]}-{config.strategy}"
     folder = home / name
-    stopped = bool(generations(checkpoints_folder(folder))) and not config.overwrite
+    stopped = bool(checkpoint_numbers(checkpoints_folder(folder))) and not config.overwrite
     return _Planned(name, folder, config.replace(model=model, out=folder, resume=stopped))
 
 

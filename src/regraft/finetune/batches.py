@@ -39,13 +39,18 @@ class Batch:
     labels: torch.Tensor  # (m,) int64
 
 
+def n_batches(n_images: int, size: int) -> int:
+    """Return how many batches of at most ``size`` images are in an epoch."""
+    return -(-n_images // size)
+
+
 class TrainingBatches:
     """The images of the training part, augmented, for one epoch after the other.
 
-    Of a compressed tar all images are kept in memory: it can only be read from front to back.
+    All images of a compressed tar are kept in memory: it can only be read from front to back.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an image's view depends on, and who reads it
         self,
         reader: ImageReader,
         indices: NDArray[np.int64],  # (n,) the training part
@@ -54,19 +59,18 @@ class TrainingBatches:
         seed: int,  # of order and augmentation
         views: int = 0,  # epochs with views of their own, which later ones use again; 0 is all
         group: ProcessGroup = SINGLE_PROCESS,  # only this process's share of a batch is read
+        prefix: FrozenPrefix | None = None,  # batches have its rows in place of images
     ) -> None:
         self.samples = reader.samples
         self.indices = indices
-        self.prefix: FrozenPrefix | None = None  # batches have its rows in place of images
+        self.n_images = len(indices)
         self._reader = reader
         self._augmentation = augmentation
         self._seed = seed
         self._views = views
         self._group = group
+        self._prefix = prefix
         self._loads: dict[int, Load] = dict(self.samples.stream(indices))
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the samples in an epoch's order: sorted by a hash of seed, epoch and content.
@@ -78,10 +82,6 @@ class TrainingBatches:
         keys = [key_of(self._seed, "order", epoch, hashes[index]) for index in self.indices]
         return self.indices[sorted(range(len(keys)), key=keys.__getitem__)]
 
-    def n_batches(self, size: int) -> int:
-        """Return how many batches of at most ``size`` images are in an epoch."""
-        return -(-len(self.indices) // size)
-
     @contextmanager
     def epoch(self, epoch: int, size: int, first: int = 0) -> Iterator[Iterator[Batch]]:
         """Open the batches of an epoch, from 1; threads end with the block.
@@ -89,19 +89,19 @@ class TrainingBatches:
         Batches have at most ``size`` images and differ by one image: all are used, and no batch has
         a single image, on which BatchNorm cannot train. The first ``first`` batches are left out.
         """
-        pieces = np.array_split(self.order(epoch), self.n_batches(size))[first:]
+        pieces = np.array_split(self.order(epoch), n_batches(self.n_images, size))[first:]
         view = (epoch - 1) % self._views + 1 if self._views else epoch
         own = [int(index) for piece in pieces for index in piece[self._group.share(len(piece))]]
         rows = ahead(
             lambda index: self._row_or_image(index, view),
             own, self._reader.n_threads, _AHEAD * size, use_one_thread,
         )  # fmt: skip
-        opened = self.prefix.opened() if self.prefix else nullcontext()
+        opened = self._prefix.opened() if self._prefix else nullcontext()
         with opened, closing(rows):
             yield (self._collect(piece, rows, view) for piece in pieces)
 
     def _row_or_image(self, index: int, view: int) -> torch.Tensor:
-        row = self.prefix.find(index, view - 1) if self.prefix else None
+        row = self._prefix.find(index, view - 1) if self._prefix else None
         return self.render(index, view) if row is None else row
 
     def render(self, index: int, view: int) -> torch.Tensor:
@@ -120,8 +120,8 @@ class TrainingBatches:
         samples, own = self.samples, self._group.share(len(indices))
         found = list(itertools.islice(rows, own.stop - own.start))
         images: torch.Tensor | Activations
-        if self.prefix:
-            images = self.prefix.complete(indices[own], view - 1, found)
+        if self._prefix:
+            images = self._prefix.complete(indices[own], view - 1, found)
         else:
             images = torch.stack(found).contiguous(memory_format=torch.channels_last)
         names = [samples.ids[index] for index in indices]

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a step changes, whole or not at all; the last two are kept.
+"""Checkpoints: everything that a step changes, complete or not at all; the last two are kept.
 
 A checkpoint is ``N.safetensors`` and ``N.json``. The JSON is written last; it has sha256 and length
 of the tensors, and a sha256 of its own content. Neither file can execute code. Where the two do not
@@ -19,7 +19,7 @@ import safetensors.torch
 
 from regraft.core.files import read_bounded, refuse_full_disk, write_atomic
 from regraft.errors import DiskFullError, InputError, RunError
-from regraft.finetune.paths import NAME, generations
+from regraft.finetune.paths import NAME, checkpoint_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,8 @@ class Checkpoints:
 
     folder: Path  # made by the first ``save``; other people's files in it are left alone
     fingerprint: Mapping[str, Any]  # settings, data, weights: other runs' checkpoints are refused
-    _whole: list[int] = field(default_factory=list)  # numbers that were written or read whole
+    #: Of the checkpoints that ``save`` keeps: those that it has written, and the one loaded.
+    _kept_numbers: list[int] = field(default_factory=list, init=False)
 
     def load(self) -> tuple[Saved | None, list[str]]:
         """Return the newest whole checkpoint, and why newer ones were left out; None if none is.
@@ -56,15 +57,15 @@ class Checkpoints:
         """
         notes: list[str] = []
         with io_errors_as_run_errors(self.folder):
-            found = generations(self.folder)
-        for number in reversed(found):
+            numbers = checkpoint_numbers(self.folder)
+        for number in reversed(numbers):
             try:
                 record, saved = self._read(number)
             except InputError as error:
                 notes.append(f"checkpoint {number} is passed over: {error.message}")
                 continue
             self._refuse_other_run(record["fingerprint"])
-            self._whole = [number]
+            self._kept_numbers = [number]
             return saved, notes
         if notes:
             raise RunError(
@@ -76,25 +77,25 @@ class Checkpoints:
     def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Write a new checkpoint, then remove all but the last two.
 
-        Tensors may be on any device, and share no memory. Raises DiskFullError, with path and
-        bytes, or RunError where the folder cannot be written to; earlier checkpoints stay.
+        Tensors may be on any device. No two tensors may share memory. Raises DiskFullError, with
+        path and bytes, or RunError where the folder cannot be written to; earlier checkpoints stay.
         """
         number = self._next_number()
         data = _tensors_as_bytes(tensors)
         self._write(number, data, self._record(data, state))
-        self._whole = [*self._whole, number][-_KEPT:]
+        self._kept_numbers = [*self._kept_numbers, number][-_KEPT:]
         with io_errors_as_run_errors(self.folder):
             self._remove_others()
 
     def remove(self) -> None:
         """Remove our files, and the folder where nothing else is in it."""
-        self._whole = []
+        self._kept_numbers = []
         with io_errors_as_run_errors(self.folder):
             self._remove_others()
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
-    def refuse_full_disk(self, needed: int) -> None:
+    def require_space(self, needed: int) -> None:
         """Raise DiskFullError where checkpoints of ``needed`` bytes each cannot fit."""
         most = needed * (_KEPT + 1)  # the third is written before the first is removed
         with io_errors_as_run_errors(self.folder):
@@ -107,7 +108,7 @@ class Checkpoints:
         except OSError as error:
             raise RunError(f"{self.folder} cannot be made: {error.strerror or error}") from error
         with io_errors_as_run_errors(self.folder):
-            return max(generations(self.folder), default=0) + 1
+            return max(checkpoint_numbers(self.folder), default=0) + 1
 
     def _record(self, data: bytes, state: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -161,14 +162,14 @@ class Checkpoints:
             )
 
     def _remove_others(self) -> None:
-        """Remove every checkpoint but the whole ones, and files that a kill left half-written."""
+        """Remove all checkpoints but those to keep, and files that a kill left half-written."""
         if not self.folder.is_dir():
             return
         # JSON first: a kill in between leaves tensors alone, and not a damaged checkpoint.
         for path in sorted(self.folder.iterdir(), key=lambda path: path.suffix != ".json"):
             match = NAME.fullmatch(path.name)
             half = re.fullmatch(r"\.\d{8}\.(json|safetensors)\.[0-9a-f]+\.tmp", path.name)
-            if half or (match and int(match[1]) not in self._whole):
+            if half or (match and int(match[1]) not in self._kept_numbers):
                 path.unlink(missing_ok=True)
 
 
@@ -178,7 +179,7 @@ class NoCheckpoints(Checkpoints):
     def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def refuse_full_disk(self, needed: int) -> None:
+    def require_space(self, needed: int) -> None:
         """Do nothing."""
 
 

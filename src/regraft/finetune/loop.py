@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regraft.core.reporter import Advance, Reporter
     from regraft.finetune.batches import Batch, TrainingBatches
     from regraft.finetune.checkpoint import Checkpoints
+    from regraft.finetune.frozen.prefix import Prefixes
     from regraft.finetune.schedule import Schedule
     from regraft.finetune.state import State
     from regraft.finetune.step import TrainingStep
@@ -42,11 +43,12 @@ class LoopSettings:
 class Loop:
     """Trains until the epochs or the patience end; then ``state.best`` is the result."""
 
-    step: TrainingStep  # changes the state, by one batch at a time
+    training_step: TrainingStep  # changes the state, by one batch at a time
     batches: TrainingBatches  # of the training part
     validation: Validation  # chooses the epoch, and nothing else
     checkpoints: Checkpoints
     settings: LoopSettings
+    prefixes: Prefixes  # those that batches and validation read, with their record
     callbacks: Sequence[object] = ()
     batch_loss: float = math.nan  # of the last step
     _saved_at: float = field(default_factory=time.monotonic)
@@ -55,17 +57,17 @@ class Loop:
     @property
     def state(self) -> State:
         """Return network, optimiser and progress."""
-        return self.step.state
+        return self.training_step.state
 
     @property
     def schedule(self) -> Schedule:
         """Return the learning rate of each step."""
-        return self.step.schedule
+        return self.training_step.schedule
 
     @property
     def reporter(self) -> Reporter:
         """Return what prints one line for each epoch."""
-        return self.step.reporter
+        return self.training_step.reporter
 
     def run(self) -> None:
         """Train.
@@ -105,7 +107,7 @@ class Loop:
 
     def _one_batch(self, batch: Batch, advance: Advance) -> None:
         progress = self.state.progress
-        self.batch_loss = self.step.take(batch)
+        self.batch_loss = self.training_step.take(batch)
         progress.seconds += self._lap()
         loss, accuracy = progress.loss / progress.seen, progress.right / progress.seen
         advance(len(batch.indices), f"loss {loss:.3f}, accuracy {accuracy:.3f}")
@@ -158,7 +160,7 @@ class Loop:
     def _images_left(self) -> int:
         progress = self.state.progress
         epochs = self.settings.epochs - max(progress.epoch, 1) + 1
-        return epochs * len(self.batches) - progress.seen
+        return epochs * self.batches.n_images - progress.seen
 
     # --- checkpoints and signals --------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Loop:
             self._save()
 
     def _share_signal(self, stop: Stop) -> None:
-        stop.number = self.step.group.largest(stop.number)
+        stop.number = self.training_step.group.largest(stop.number)
 
     def _save_and_leave_if_asked(self, stop: Stop) -> None:
         if stop.asked:
@@ -182,7 +184,7 @@ class Loop:
             f"saved after step {self.state.progress.step} in {self.checkpoints.folder}; "
             "the same command with --resume continues"
         )
-        self.step.group.saved()
+        self.training_step.group.saved()
         stop.leave()
 
     def _save(self) -> None:
@@ -194,7 +196,9 @@ class Loop:
                     hint="try a smaller --lr or --clip 1",
                 )
         progress = dataclasses.asdict(state.progress)
-        self.checkpoints.save(tensors, {"progress": progress, "machine": self.step.machine()})
+        self.checkpoints.save(
+            tensors, {"progress": progress, "machine": self.training_step.machine()}
+        )
         self._saved_at = time.monotonic()
 
 

@@ -170,6 +170,10 @@ class TrainableNetwork(nn.Module):
         """
         self._cut = self.cut_of(self.backbone)
 
+    def undo_cut(self) -> None:
+        """Run as a whole again, as before ``cut``."""
+        self._cut = None
+
     def cut_of(self, module: nn.Module) -> CutNetwork:
         """Cut a copy of the backbone at the same point; after all of it if no stage is trained."""
         backbone = self.model.backbone

@@ -27,7 +27,7 @@ def checkpoints_folder(run: Path) -> Path:
     return run.with_name(f"{run.name}.checkpoints")
 
 
-def generations(folder: Path) -> list[int]:
+def checkpoint_numbers(folder: Path) -> list[int]:
     """Return the numbers of the checkpoints in a folder, ascending, damaged ones too.
 
     One without its JSON was never finished, and does not count.
@@ -40,12 +40,12 @@ def generations(folder: Path) -> list[int]:
 
 def is_stopped(run: Path) -> bool:
     """Tell whether a training of this run folder was stopped and can be resumed."""
-    return bool(generations(checkpoints_folder(run)))
+    return bool(checkpoint_numbers(checkpoints_folder(run)))
 
 
 def refuse_existing(folder: Path) -> None:
     """Raise RunError where a folder has checkpoints that could be resumed."""
-    if generations(folder):
+    if checkpoint_numbers(folder):
         raise RunError(
             f"{folder} holds the checkpoints of a run that was stopped",
             hint="--resume continues it, --overwrite starts from the beginning, "

@@ -75,23 +75,24 @@ class Rates:
         )
 
 
-def try_rates(step: TrainingStep, batches: TrainingBatches) -> Rates:
+def try_rates(training_step: TrainingStep, batches: TrainingBatches) -> Rates:
     """Take steps with a rising rate on training images alone, until the loss has risen.
 
     The network cannot be used afterwards. Raises DivergedError where the loss is not finite in the
     first steps, at very low rates. Smith, WACV 2017; a tenth of the limit: fastai.
     """
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
-    default, n_classes = step.schedule.learning_rate, len(step.state.network.bias)
-    step.schedule = dataclasses.replace(step.schedule, rate=lambda number: float(rates[number]))
+    schedule = training_step.schedule
+    default, n_classes = schedule.learning_rate, len(training_step.state.network.bias)
+    training_step.schedule = dataclasses.replace(schedule, rate=lambda step: float(rates[step]))
     losses: list[float] = []
     with (
-        step.reporter.track("lr-find", STEPS) as advance,
-        closing(_endless(batches, step.schedule.batch)) as endless,
+        training_step.reporter.track("lr-find", STEPS) as advance,
+        closing(_endless(batches, schedule.batch)) as endless,
     ):
         for batch in itertools.islice(endless, STEPS):
             try:
-                losses.append(step.take(batch))
+                losses.append(training_step.take(batch))
             except DivergedError:
                 if len(losses) < _LEAST:
                     raise

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from regraft.model import Model
 
 
-def finish(
-    loop: Loop, probe: Model, record: Mapping[str, Any], frozen_stages: Mapping[str, Any]
-) -> tuple[Model, FittedHead]:
+def finish(loop: Loop, probe: Model, record: Mapping[str, Any]) -> tuple[Model, FittedHead]:
     """Return the model of the best epoch; fit its temperature unless it is the probe itself.
 
-    ``record`` and ``frozen_stages`` become a part of the fitted head's record.
+    ``record`` becomes a part of the fitted head's record.
     """
     progress = loop.state.progress
     best = progress.history[progress.best_epoch]
@@ -36,7 +34,7 @@ def finish(
     loop.reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
     whole = {
         **record,
-        **_training_record(loop, frozen_stages),
+        **_training_record(loop),
         "d": model.head.n_features,
         "temperature": model.temperature,
         "validation": _validation_record(loop, logits, model.temperature),
@@ -57,23 +55,23 @@ def _best_model(loop: Loop, *, scratch: bool) -> Model:
 
 def _sample_weights(loop: Loop) -> NDArray[np.float64] | None:
     """Return the weight of each validation image by its class; None where all are the same."""
-    weights = loop.step.settings.class_weights
+    weights = loop.training_step.settings.class_weights
     return None if weights is None else weights.double().cpu().numpy()[loop.validation.labels]
 
 
-def _training_record(loop: Loop, frozen_stages: Mapping[str, Any]) -> dict[str, Any]:
+def _training_record(loop: Loop) -> dict[str, Any]:
     progress, network = loop.state.progress, loop.state.network
     return {
         "trained_stages": network.trained_names,
         "frozen_tensors": len(network.frozen_names()),  # hashed before and after
-        "frozen_stages": dict(frozen_stages),
+        "frozen_stages": dict(loop.prefixes.record),
         "epochs": len(progress.history) - 1,
         "steps": progress.step,
         "best_epoch": progress.best_epoch,
         "learning_rate": loop.schedule.learning_rate,
         "images_in_one_pass": progress.micro,
-        "processes": loop.step.group.size,
-        "n": len(loop.batches),
+        "processes": loop.training_step.group.size,
+        "n": loop.batches.n_images,
     }
 
 

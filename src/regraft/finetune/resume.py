@@ -20,7 +20,7 @@ def begin_or_resume(loop: Loop, *, resume: bool, overwrite: bool) -> None:
 
     Then bring all processes to the same state, and check memory and disk.
     """
-    group = loop.step.group
+    group = loop.training_step.group
     if group.first:
         if resume:
             _load(loop)
@@ -30,14 +30,15 @@ def begin_or_resume(loop: Loop, *, resume: bool, overwrite: bool) -> None:
             refuse_existing(loop.checkpoints.folder)
     sync_state(loop.state, group)
     if loop.state.progress.step == 0:  # later the checkpoint has the size of the micro-batches
-        fit_step(loop.step)
-    loop.checkpoints.refuse_full_disk(_checkpoint_bytes(loop))
+        fit_step(loop.training_step)
+    loop.checkpoints.require_space(_checkpoint_bytes(loop))
 
 
-def fit_step(step: TrainingStep) -> None:
+def fit_step(training_step: TrainingStep) -> None:
     """Make micro-batches so small that a step of each process fits into the memory."""
-    free = free_memory() // step.group.local_size
-    fit_memory(step.state, step.preprocess.image_size, step.compute, step.reporter, free)
+    free = free_memory() // training_step.group.local_size
+    side = training_step.preprocess.image_size
+    fit_memory(training_step.state, side, training_step.compute, training_step.reporter, free)
 
 
 def _load(loop: Loop) -> None:
@@ -51,7 +52,7 @@ def _load(loop: Loop) -> None:
     loop.state.restore(saved)
     progress = loop.state.progress
     reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
-    machine = json.loads(json.dumps(loop.step.machine()))
+    machine = json.loads(json.dumps(loop.training_step.machine()))
     changed = sorted(key for key in machine if saved.state["machine"].get(key) != machine[key])
     if changed:
         reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")

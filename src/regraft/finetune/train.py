@@ -20,12 +20,13 @@ from regraft.core.machine import n_threads
 from regraft.core.reporter import Stopwatch
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
-from regraft.finetune.batches import TrainingBatches
+from regraft.finetune.batches import TrainingBatches, n_batches
 from regraft.finetune.checkpoint import Checkpoints, NoCheckpoints
 from regraft.finetune.frozen.prefix import (
+    FrozenPrefix,
     Prefixes,
     ViewSettings,
-    choose_prefixes,
+    cut_if_possible,
     without_prefixes,
 )
 from regraft.finetune.loop import Loop, LoopSettings
@@ -93,7 +94,7 @@ class Job:
 
     @property
     def config(self) -> TrainConfig:
-        """Settings, with every automatic choice made."""
+        """Settings; ``augment`` is no longer "auto", but other fields may be."""
         return self.extractor.config
 
     @property
@@ -152,16 +153,14 @@ def run_loop(
 
     The training part gives gradients; the validation part chooses epoch and temperature.
     """
-    loop, prefixes = build_loop(job, checkpoints)
-    loop.callbacks = callbacks
+    loop = build_loop(job, checkpoints, callbacks)
     begin_or_resume(loop, resume=job.config.resume, overwrite=job.config.overwrite)
-    _remove_rows_of_other_runs(checkpoints, prefixes)
+    _remove_rows_of_other_runs(checkpoints, loop.prefixes)
     network = loop.state.network
     with frozen(network.backbone, set(network.frozen_names())), repeatable(job.compute.device):
         loop.run()
     start = "random-head" if job.config.strategy == "scratch" else job.config.start
-    record = {"name": job.config.strategy, "start": start}
-    return finish(loop, job.probe, record, prefixes.record)
+    return finish(loop, job.probe, {"name": job.config.strategy, "start": start})
 
 
 def try_rates_from(probe: Model, dataset: Dataset, extractor: Extractor) -> Rates:
@@ -171,11 +170,11 @@ def try_rates_from(probe: Model, dataset: Dataset, extractor: Extractor) -> Rate
     network = trainable_network(job)
     views = dataclasses.replace(view_settings(job.config), cached_views="0")
     batches = training_batches(job, views)
-    step = training_step(job, network, len(batches))
+    training_step = make_training_step(job, network)
     job.reporter.say(f"trying rates on {_stages_and_head(network)}")
-    fit_step(step)
+    fit_step(training_step)
     with repeatable(job.compute.device):
-        return try_rates(step, batches)
+        return try_rates(training_step, batches)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -200,21 +199,27 @@ def _remove_rows_of_other_runs(folder: Path, prefixes: Prefixes) -> None:
 # --- before the first step ----------------------------------------------------------------------
 
 
-def build_loop(job: Job, folder: Path) -> tuple[Loop, Prefixes]:
-    """Assemble a loop that has not begun, with the frozen prefixes that it uses."""
+def build_loop(job: Job, folder: Path, callbacks: Sequence[object] = ()) -> Loop:
+    """Assemble a loop that has not begun; ``folder`` is for its checkpoints."""
     _require_validation(job)
     network = trainable_network(job)
     job.reporter.say(f"training {_stages_and_head(network)}")
+    training_step = make_training_step(job, network)
+    _require_enough_images(job, training_step)
     views = view_settings(job.config)
-    batches = training_batches(job, views)
-    validation = Validation(image_reader(job), job.dataset.val, job.compute, job.group)
-    step = training_step(job, network, len(batches))
-    _require_enough_images(job, network, batches, step.schedule)
-    prefixes = frozen_prefixes(job, network, views, folder)
-    batches.prefix, validation.prefix = prefixes.training, prefixes.validation
-    kept = Checkpoints if job.group.first else NoCheckpoints
-    checkpoints = kept(folder, fingerprint(job, network))
-    return Loop(step, batches, validation, checkpoints, loop_settings(job.config)), prefixes
+    prefixes = cut_for_job(job, network, views, folder)
+    checkpoints_class = Checkpoints if job.group.first else NoCheckpoints
+    return Loop(
+        training_step=training_step,
+        batches=training_batches(job, views, prefixes.training),
+        validation=Validation(
+            image_reader(job), job.dataset.val, job.compute, job.group, prefixes.validation
+        ),
+        checkpoints=checkpoints_class(folder, fingerprint(job, network)),
+        settings=loop_settings(job.config),
+        prefixes=prefixes,
+        callbacks=callbacks,
+    )
 
 
 def _require_validation(job: Job) -> None:
@@ -225,12 +230,12 @@ def _require_validation(job: Job) -> None:
         )
 
 
-def _require_enough_images(
-    job: Job, network: TrainableNetwork, batches: TrainingBatches, schedule: Schedule
-) -> None:
+def _require_enough_images(job: Job, training_step: TrainingStep) -> None:
     """Refuse steps that leave a process with fewer images than a forward pass needs."""
-    smallest = len(batches) // batches.n_batches(schedule.batch)
-    if job.group.size > 1 and smallest // job.group.size < network.least_images:
+    n_images = len(job.dataset.train)
+    smallest = n_images // n_batches(n_images, training_step.schedule.batch)
+    least = training_step.state.network.least_images
+    if job.group.size > 1 and smallest // job.group.size < least:
         raise ConfigError(
             f"{job.group.size} processes cannot share a step of {smallest} images",
             hint="fewer processes, or a larger --batch-size",
@@ -276,19 +281,21 @@ def image_reader(job: Job) -> ImageReader:
     return ImageReader(job.samples, preprocess, threads)
 
 
-def training_batches(job: Job, views: ViewSettings) -> TrainingBatches:
+def training_batches(
+    job: Job, views: ViewSettings, prefix: FrozenPrefix | None = None
+) -> TrainingBatches:
     """Return the images of the training part."""
     config = job.config
     return TrainingBatches(
         image_reader(job), job.dataset.train, AUGMENTATIONS[config.augment],
-        seed=config.seed, views=views.n_views, group=job.group,
+        seed=config.seed, views=views.n_views, group=job.group, prefix=prefix,
     )  # fmt: skip
 
 
-def training_step(job: Job, network: TrainableNetwork, n_images: int) -> TrainingStep:
-    """Return what takes steps, with its state before the first one."""
+def make_training_step(job: Job, network: TrainableNetwork) -> TrainingStep:
+    """Return the training step, with its state before the first one."""
     config = job.config
-    schedule = make_schedule(config, n_images)
+    schedule = make_schedule(config, len(job.dataset.train))
     groups = parameter_groups(
         network, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
@@ -300,17 +307,15 @@ def training_step(job: Job, network: TrainableNetwork, n_images: int) -> Trainin
     )
 
 
-def frozen_prefixes(
-    job: Job, network: TrainableNetwork, views: ViewSettings, folder: Path
-) -> Prefixes:
-    """Decide whether the frozen stages run once for each view."""
+def cut_for_job(job: Job, network: TrainableNetwork, views: ViewSettings, folder: Path) -> Prefixes:
+    """Cut the network if its frozen stages can run once for each view; report which it is."""
     if job.group.size > 1:
         return without_prefixes("several processes share each step", network, job.reporter)
     train, val = (
         {index: job.samples.hashes[index] for index in part.tolist()}
         for part in (job.dataset.train, job.dataset.val)
     )
-    return choose_prefixes(network, (train, val), job.compute, views, folder, job.reporter)
+    return cut_if_possible(network, (train, val), job.compute, views, folder, job.reporter)
 
 
 # --- settings as values -------------------------------------------------------------------------
@@ -346,7 +351,7 @@ def view_settings(config: TrainConfig) -> ViewSettings:
 def make_schedule(config: TrainConfig, n_images: int) -> Schedule:
     """Return the learning rate of each step, for a number of training images."""
     batch = config.batch_size * config.accumulate
-    steps = -(-n_images // batch)  # of an epoch
+    steps = n_batches(n_images, batch)  # of an epoch
     learning_rate = config.lr or LEARNING_RATES[config.optimizer, config.strategy]
     total = steps * config.epochs
     warmup = min(round(config.warmup * steps), total)

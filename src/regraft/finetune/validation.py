@@ -48,13 +48,14 @@ class Validation:
         indices: NDArray[np.int64],  # (n,) the validation part, ascending
         compute: Compute,
         group: ProcessGroup = SINGLE_PROCESS,  # each process scores its share of the images
+        prefix: FrozenPrefix | None = None,  # runs frozen stages once an image; same scores
     ) -> None:
         self.indices = indices
         self.labels = reader.samples.labels[indices]
-        self.prefix: FrozenPrefix | None = None  # runs frozen stages once an image; same scores
         self._reader = reader
         self._compute = compute
         self._group = group
+        self._prefix = prefix
 
     def score(
         self, model: Model, after_batch: Callable[[], None] = lambda: None
@@ -78,8 +79,8 @@ class Validation:
         self, model: Model, wanted: NDArray[np.int64]
     ) -> Generator[tuple[list[int], NDArray[np.float32]]]:
         """Yield samples and their features (n, D), a batch at a time."""
-        if self.prefix is not None:
-            yield from self._features_of_rows(model, wanted, self.prefix)
+        if self._prefix is not None:
+            yield from self._features_of_rows(model, wanted, self._prefix)
             return
         size = self._compute.batch_size
         network = TapReader(model.backbone, model.blocks, self._compute)
@@ -92,11 +93,10 @@ class Validation:
         """Make the rows that are missing, then yield features from rows; nothing while making."""
         size = self._compute.batch_size
         network = CutReader(model, self._compute, prefix.network)
-        prefix.front = network.front
         with prefix.opened():
             missing = [index for index in wanted.tolist() if prefix.find(index, 0) is None]
             for indices, images in self._reader.batches(missing, size):
-                prefix.complete(indices, 0, images)
+                prefix.complete(indices, 0, images, network.front)
                 yield [], np.empty((0, 0), np.float32)
             for start in range(0, len(wanted), size):
                 indices = wanted[start : start + size].tolist()

@@ -41,6 +41,7 @@ class Watch:
 
     def on_train_end(self, loop):
         self.last = copied(loop.state.tensors())
+        self.network = loop.state.network
 
 
 class Lines(Reporter):
@@ -222,6 +223,8 @@ def test_a_network_that_cannot_be_cut_runs_as_a_whole(tmp_path, way, reason):
     assert fitted.record["frozen_stages"].get("reason", "") == reason
     if reason:
         assert lines == [f"the frozen stages run in every epoch: {reason}"]
+        with pytest.raises(RuntimeError, match="the network is not cut"):
+            once.network.front(torch.zeros(1, 3, 32, 32))
     run(trial.at(tmp_path / "y"), whole, cached_views="0")
     assert same(once.last, whole.last)
 
@@ -319,7 +322,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
     _, fitted, _ = run(trial)
     size = fitted.record["frozen_stages"]["bytes"]
     fill_the_disk(monkeypatch, size)
-    monkeypatch.setattr(train.Checkpoints, "refuse_full_disk", lambda *_: None)
+    monkeypatch.setattr(train.Checkpoints, "require_space", lambda *_: None)
     other = trial.at(tmp_path / "y")
     message = (
         f"outputs of the frozen stages need {size:,} bytes in {other.folder}; {size:,} are free, "

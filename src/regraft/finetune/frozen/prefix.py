@@ -102,15 +102,13 @@ class FrozenPrefix:
     def __init__(
         self,
         network: TrainableNetwork,  # cut, on its device
-        front: Front,
+        compute: Compute,
         rows: ViewRows,
-        batch_size: int,  # rows are computed in padded batches: no row depends on other images
     ) -> None:
         self.network = network
-        self.front = front  # may be replaced by one with the same outputs
         self.file = rows.file
+        self._compute = compute
         self._rows = rows
-        self._batch_size = batch_size
 
     def opened(self) -> AbstractContextManager[None]:
         """Keep the file open for a block of code."""
@@ -121,19 +119,26 @@ class FrozenPrefix:
         return self._rows.read(index, view)
 
     def complete(
-        self, indices: Sequence[int] | NDArray[np.int64], view: int, found: Sequence[torch.Tensor]
+        self,
+        indices: Sequence[int] | NDArray[np.int64],
+        view: int,
+        found: Sequence[torch.Tensor],
+        front: Front | None = None,
     ) -> Activations:
         """Compute and keep missing rows; return the activations of all n samples, on the processor.
 
         ``found`` has for each sample its row (width,), or its rendered image (3, S, S) where there
-        is no row; both uint8.
+        is no row; both uint8. ``front`` computes the rows: that of a training step by default, or
+        that of a network for validation.
         """
+        front = front or _training_front(self.network, self._compute)
+        size = self._compute.batch_size  # padded batches: no row depends on other images
         rows = list(found)
         missing = [position for position, each in enumerate(rows) if each.dim() == 3]
-        for start in range(0, len(missing), self._batch_size):
-            some = missing[start : start + self._batch_size]
-            batch = padded([rows[position] for position in some], self._batch_size)
-            made = self._rows.layout.encode(self.front(batch)[: len(some)])
+        for start in range(0, len(missing), size):
+            some = missing[start : start + size]
+            batch = padded([rows[position] for position in some], size)
+            made = self._rows.layout.encode(front(batch)[: len(some)])
             for position, row in zip(some, made, strict=True):
                 self._rows.write(int(indices[position]), view, row)
                 rows[position] = row
@@ -160,15 +165,15 @@ class Prefixes:
     record: dict[str, Any]
 
 
-def choose_prefixes(
-    network: TrainableNetwork,  # on its device; it is cut if it can be
+def cut_if_possible(
+    network: TrainableNetwork,  # on its device; changed only if it can be cut
     hashes: tuple[Hashes, Hashes],  # of the training part and of the validation part
     compute: Compute,
     views: ViewSettings,
     folder: Path,  # of the run's checkpoints
     reporter: Reporter,
 ) -> Prefixes:
-    """Decide whether the frozen stages run once for each view, and prepare their files.
+    """Cut the network if its frozen stages can run once for each view; prepare files, report it.
 
     Raises DiskFullError where the files do not fit on the disk, though the setting asks for a
     number of views, or a file was begun.
@@ -186,8 +191,7 @@ def choose_prefixes(
         if views.cached_views != "auto" or rows[0].file.path.exists():
             raise
         return without_prefixes(error.message, network, reporter)
-    front = _training_front(network, compute)
-    training, validation = (FrozenPrefix(network, front, each, compute.batch_size) for each in rows)
+    training, validation = (FrozenPrefix(network, compute, each) for each in rows)
     record = {
         "once": True, "n": network.n_frozen, "views": views.n_views,
         "bytes": sum(each.file.size for each in rows),
@@ -197,7 +201,8 @@ def choose_prefixes(
 
 
 def without_prefixes(reason: str, network: TrainableNetwork, reporter: Reporter) -> Prefixes:
-    """Return none, and report why the frozen stages run in every epoch."""
+    """Undo a cut, report why the frozen stages run in every epoch, and return no prefix."""
+    network.undo_cut()
     if network.n_frozen:
         reporter.say(f"the frozen stages run in every epoch: {reason}")
     return Prefixes(None, None, {"once": False, "n": network.n_frozen, "reason": reason})
