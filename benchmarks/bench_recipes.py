@@ -126,7 +126,7 @@ def key_of(job: dict) -> str:
 # --- one job, in a separate process -----------------------------------------------------------
 
 
-class Told(Reporter):
+class Printer(Reporter):
     """Print on stderr: stdout is for the row."""
 
     def say(self, line: str) -> None:
@@ -140,7 +140,7 @@ def run_one(job: dict, store: Path) -> dict:
     config = from_yaml(job["config"]).replace(data_root=root, cache_dir=store, seed=job["seed"])
     source = some(open_source(job["data"], SourceOptions(root, config.group_by)), job)
     with tempfile.TemporaryDirectory() as folder:
-        run = train(source, config.replace(out=Path(folder) / "run"), Told())
+        run = train(source, config.replace(out=Path(folder) / "run"), Printer())
         row = {key: run.metrics[key] for key in ("features", "seconds", "compute", "regraft")}
         row |= {"n": run.metrics["data"]["n"], "image_size": run.metrics["backbone"]["image_size"]}
         row |= {key: run.metrics["test"][key] for key in ("accuracy", "log_loss")}

@@ -44,7 +44,7 @@ def own_connections():
 
 
 def texture(name: str, number: int, side: int = 48) -> np.ndarray:
-    """Paint a picture of a class that a pretrained network tells apart, but not without doubt."""
+    """Paint a picture of a class that a pretrained network recognises, but not always."""
     random = np.random.default_rng([CLASSES.index(name), number])
     y, x = np.mgrid[0:side, 0:side] / side
     turn, phase, pace = random.uniform(0, np.pi), random.uniform(0, 6), random.uniform(15, 40)
@@ -72,7 +72,7 @@ def make_photographs(folder: Path, a_class: int = 20, first: int = 0) -> Path:
 def photographs(tmp_path_factory):
     """Sixty pictures of three classes; read only."""
     folder = make_photographs(tmp_path_factory.mktemp("data") / "photographs")
-    for place, _, files in os.walk(folder):
+    for path, _, files in os.walk(folder):
         for name in files:
-            (Path(place) / name).chmod(0o444)
+            (Path(path) / name).chmod(0o444)
     return folder

@@ -33,7 +33,7 @@ def test_generated_pages_are_current(generate):
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == generate.settings_page()
 
 
-def test_a_stale_page_is_told(generate, tmp_path, monkeypatch, capsys):
+def test_a_stale_page_is_reported(generate, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0

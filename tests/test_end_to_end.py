@@ -27,24 +27,24 @@ def regraft(*words, cwd, **more):
 
 @pytest.fixture(scope="module")
 def trained(photographs, tmp_path_factory):
-    place = tmp_path_factory.mktemp("here")
+    folder = tmp_path_factory.mktemp("here")
     store = tmp_path_factory.mktemp("store")
     done = regraft(
-        "train", photographs, "--image-size", 64, "--out", "run", "--cache-dir", store, cwd=place
+        "train", photographs, "--image-size", 64, "--out", "run", "--cache-dir", store, cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    return place, done
+    return folder, done
 
 
 def test_train_prints_the_result_to_stdout_and_the_way_there_to_stderr(trained):
-    place, done = trained
+    folder, done = trained
     assert done.stdout.startswith("test accuracy ")
     assert "next: regraft predict run PHOTO.jpg\n" in done.stdout
     assert "image size 64: as given" in done.stderr
     assert "extract: 60 in " in done.stderr
     assert "warning: " in done.stderr  # sixty images are too few for claims, and it says so
     assert "Traceback" not in done.stderr
-    assert (place / "run" / "metrics.json").exists()
+    assert (folder / "run" / "metrics.json").exists()
 
 
 @pytest.fixture
@@ -61,54 +61,54 @@ def here(capsys, monkeypatch):
 
 
 def test_predict_prints_lines_json_and_csv(trained, photographs, here):
-    place, _ = trained
+    folder, _ = trained
     files = [photographs / "blobs" / "001.png", photographs / "checks" / "002.png"]
-    lines = here("predict", "run", *files, cwd=place)
+    lines = here("predict", "run", *files, cwd=folder)
     assert lines.returncode == 0, lines.stderr
     assert len(lines.stdout.splitlines()) == 2
-    rows = here("predict", "run", *files, "--json", "--topk", 3, cwd=place)
+    rows = here("predict", "run", *files, "--json", "--topk", 3, cwd=folder)
     first = json.loads(rows.stdout.splitlines()[0])
     assert first["label"] in CLASSES
     assert len(first["top"]) == 3
-    table = here("predict", "run", photographs / "blobs", "--csv", "out.csv", cwd=place)
+    table = here("predict", "run", photographs / "blobs", "--csv", "out.csv", cwd=folder)
     assert table.returncode == 0, table.stderr
-    with (place / "out.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / "out.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 20
 
 
 def test_predict_reads_an_image_from_standard_input(trained, photographs):
-    place, _ = trained
+    folder, _ = trained
     data = (photographs / "blobs" / "001.png").read_bytes()
     done = subprocess.run(
         [sys.executable, "-m", "regraft", "predict", "run", "-"],
-        cwd=place, input=data, capture_output=True, timeout=240, check=False,
+        cwd=folder, input=data, capture_output=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
 
 
 def test_evaluate_prints_json(trained, photographs, here):
-    place, _ = trained
-    done = here("evaluate", "run", photographs, cwd=place)
+    folder, _ = trained
+    done = here("evaluate", "run", photographs, cwd=folder)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((place / "run" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(done.stdout)["accuracy"] == metrics["test"]["accuracy"]
 
 
 def test_a_runs_own_configuration_repeats_it(trained, photographs, here):
-    place, _ = trained
-    done = here("train", photographs, "-c", "run/config.yaml", "--out", "again", cwd=place)
+    folder, _ = trained
+    done = here("train", photographs, "-c", "run/config.yaml", "--out", "again", cwd=folder)
     assert done.returncode == 0, done.stderr
     for name in ("predictions.csv", "split.csv"):
-        assert (place / "again" / name).read_bytes() == (place / "run" / name).read_bytes()
+        assert (folder / "again" / name).read_bytes() == (folder / "run" / name).read_bytes()
 
 
 def test_a_damaged_bundle_is_two_lines(trained, photographs, tmp_path, here):
-    place, _ = trained
+    folder, _ = trained
     bundle = tmp_path / "bundle"
-    for path in (place / "run" / "bundle").rglob("*"):
+    for path in (folder / "run" / "bundle").rglob("*"):
         if path.is_file():
-            target = bundle / path.relative_to(place / "run" / "bundle")
+            target = bundle / path.relative_to(folder / "run" / "bundle")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
     data = bytearray((bundle / "head.safetensors").read_bytes())
@@ -141,11 +141,11 @@ def test_a_damaged_bundle_is_two_lines(trained, photographs, tmp_path, here):
 def test_wrong_input_is_two_lines_and_exit_code_2(words, error, hint, photographs, tmp_path, here):
     words = [photographs if word == "DATA" else word for word in words]
     done = here(*words, cwd=tmp_path)
-    told = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
+    printed = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
     assert done.returncode == 2, done.stderr
-    assert 1 <= len(told) <= 2
-    assert error in told[0]
-    assert hint in told[-1]
+    assert 1 <= len(printed) <= 2
+    assert error in printed[0]
+    assert hint in printed[-1]
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -154,8 +154,10 @@ def test_wrong_input_is_two_lines_and_exit_code_2(words, error, hint, photograph
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_ends_cleanly(sent, code, photographs, tmp_path):
     # Tests that a shell runs in the background ignore Ctrl-C, and so would their children.
-    heed = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    start = heed + "runpy.run_module('regraft', run_name='__main__', alter_sys=True)"
+    interruptible = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    )
+    start = interruptible + "runpy.run_module('regraft', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
         [sys.executable, "-c", start, "train", str(photographs), "--out", "run"],
         cwd=tmp_path,

@@ -27,7 +27,7 @@ SMALL = {
 
 
 class OfTables(Classifier):
-    """Sees each row of a table as stripes: scikit-learn's checks bring tables, and no images."""
+    """Sees each row of a table as stripes: scikit-learn's checks have tables, and no images."""
 
     def fit(self, X, y):
         if y is None:
@@ -47,7 +47,7 @@ def stripes(X):
 
 NO_TABLES = "the check brings a table of numbers, which is no array of images; OfTables passes it"
 NEVER = {
-    "check_class_weight_classifiers": "weights are told as 'balanced', and not class by class",
+    "check_class_weight_classifiers": "weights are given as 'balanced', and not class by class",
     "check_array_api_input": "SCIPY_ARRAY_API is not set",
 }
 CLOSE = dict.fromkeys(
@@ -220,7 +220,7 @@ def test_tools_of_scikit_learn_work(images):
         ([3, 4], "ab", "int is neither bytes, a path nor pixels"),
     ],
 )
-def test_what_cannot_be_used_is_told_as_a_value_error(X, y, message):
+def test_wrong_images_and_labels_are_value_errors(X, y, message):
     with pytest.raises(EstimatorError, match=message) as caught:
         Classifier(**SMALL).fit(X, np.array(list(y)))
     assert isinstance(caught.value, ValueError)

@@ -67,7 +67,7 @@ KNOW_ALL = {
 #: Slow to import: kept out of what runs before it is needed.
 SLOW = {"torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib"}
 
-#: Modules that are imported before a training has looked at its data.
+#: Modules that are imported before a training has scanned its data.
 FIRST = (
     "commands.train", "data.scan", "splits.split", "runs.reserve", "runs.logs.registry",
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_public_names_load_when_they_are_used(name):
     assert value.__doc__
 
 
-def test_dir_lists_public_names_and_unknown_ones_are_told():
+def test_dir_lists_public_names_and_unknown_ones_are_reported():
     assert set(regraft.__all__) <= set(dir(regraft))
     with pytest.raises(AttributeError, match="module 'regraft' has no attribute 'trian'"):
         regraft.trian  # noqa: B018

@@ -162,7 +162,7 @@ def tensor_set(rng: random.Random, draft: Draft) -> None:
 
 
 def not_safetensors(rng: random.Random, draft: Draft) -> None:
-    """Write pickles that would leave a file, archives of them, and noise, in place of tensors."""
+    """Write pickles that would leave a file, archives of them, and noise, instead of tensors."""
 
     class Bomb:
         def __reduce__(self) -> tuple:

@@ -113,7 +113,7 @@ def test_a_compressed_tar_in_any_order_gives_the_same(files, tmp_path):
     assert names(samples, pairs) == WANTED
 
 
-def test_copies_under_another_label_are_told(files, tmp_path):
+def test_copies_under_another_label_are_reported(files, tmp_path):
     moved = dict(files)
     moved["test/stripes/paler.png"] = moved.pop("test/checks/paler.png")
     samples, parts, pairs = found_in(write_tree(tmp_path, moved))
@@ -123,7 +123,7 @@ def test_copies_under_another_label_are_told(files, tmp_path):
     ]
 
 
-def test_without_any_there_is_nothing_to_tell(files, tmp_path):
+def test_without_duplicates_there_is_no_note(files, tmp_path):
     plain = {name: content for name, content in files.items() if name not in WANTED}
     samples, parts, pairs = found_in(write_tree(tmp_path, plain))
     assert pairs == []

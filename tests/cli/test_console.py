@@ -41,9 +41,9 @@ def raising(error):
     ("error", "code", "text"),
     [
         (
-            DataError("no images in x", hint="look there"),
+            DataError("no images in x", hint="search there"),
             2,
-            "error: no images in x\nhint: look there\n",
+            "error: no images in x\nhint: search there\n",
         ),
         (RegraftError("disk on fire"), 1, "error: disk on fire\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),

@@ -37,7 +37,7 @@ def test_a_sound_installation_passes(store, capsys):
         f"{store} (", "not created yet", "two small images in ", "GiB free",
     ):  # fmt: skip
         assert part in text
-    assert not store.exists()  # a check leaves nothing behind
+    assert not store.exists()  # a check leaves no file
     assert not list(store.parent.iterdir())
 
 

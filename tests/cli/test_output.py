@@ -135,7 +135,7 @@ class Row:
     download: int
 
 
-def test_tables_align_numbers_and_tell_bytes():
+def test_tables_align_numbers_and_name_bytes():
     rows = [Row("mnist", 60000, 12_000_000), Row("kmnist", None, 1_500_000_000)]
     assert as_table(rows) == (
         "name    images  download\n"

@@ -95,25 +95,25 @@ def test_images_are_matched_by_content_and_not_by_name(images, runs, tmp_path):
 def test_what_was_tested_on_other_images_or_labels_is_not_compared(images, runs, tmp_path):
     probe = runs / "probe"
     train(images, out=tmp_path / "other", seed=1, **SMALL)
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as raised:
         compare_runs([probe, tmp_path / "other"])
-    assert "were not tested on the same images: " in told.value.message
-    assert told.value.hint == f"train on the same data with --split {probe / 'split.csv'}"
+    assert "were not tested on the same images: " in raised.value.message
+    assert raised.value.hint == f"train on the same data with --split {probe / 'split.csv'}"
 
     folds = train(images, out=tmp_path / "folds", folds=3, **SMALL)
     for pair in ([probe, folds.folder], [folds.folder, probe]):
-        with pytest.raises(RunError) as told:
+        with pytest.raises(RunError) as raised:
             compare_runs(pair)
-        assert told.value.hint == (
+        assert raised.value.hint == (
             "one was tested by folds and the other was not: train both with --folds 3, or both "
             "without, on the same data"
         )
     fewer = shutil.copytree(images, tmp_path / "fewer")
     next(fewer.rglob("*.png")).unlink()
     train(fewer, out=tmp_path / "twofold", folds=2, **SMALL)
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as raised:
         compare_runs([folds.folder, tmp_path / "twofold"])
-    assert told.value.hint == "folds test every image: train both on the same data"
+    assert raised.value.hint == "folds test every image: train both on the same data"
 
     changed = shutil.copytree(probe, tmp_path / "changed")
     table = changed / "predictions.csv"
@@ -125,7 +125,7 @@ def test_what_was_tested_on_other_images_or_labels_is_not_compared(images, runs,
         compare_runs([probe, changed])
 
 
-def test_what_is_no_run_is_told(runs, tmp_path, capsys):
+def test_other_folders_are_refused(runs, tmp_path, capsys):
     probe = runs / "probe"
     with pytest.raises(InputError, match="regraft compare needs RUNS, two or more"):
         compare_runs([probe])

@@ -29,7 +29,7 @@ SMALL = TrainConfig(
 
 
 class Listener(Reporter):
-    """Keeps what is told."""
+    """Keeps the lines."""
 
     def __init__(self):
         self.lines = []
@@ -91,8 +91,8 @@ def test_the_same_call_again_trains_nothing(images, whole, copied):
     found = compare_trainings(images, MODELS, STRATEGIES, config, listener)
     assert written(copied) == before
     assert sum(line.endswith(" is finished already") for line in listener.lines) == 4
-    told = whole[1].text.replace(str(whole[0]), str(copied))
-    assert found.text == told
+    expected = whole[1].text.replace(str(whole[0]), str(copied))
+    assert found.text == expected
 
 
 def test_what_is_missing_alone_is_trained(images, whole, copied):
@@ -128,11 +128,11 @@ def test_what_was_stopped_goes_on(images, whole, tmp_path):
 def test_a_run_of_other_settings_is_not_passed_off_as_this_one(images, copied):
     before = written(copied)
     config = SMALL.replace(out=copied, unfreeze="0")
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as raised:
         compare_trainings(images, MODELS, STRATEGIES, config)
-    place = copied / NAMES[1]  # a probe does not read the setting
-    assert told.value.message == f"{place} holds a run with other settings: unfreeze (1, now 0)"
-    assert told.value.hint == "--out names another folder; --overwrite trains it again"
+    folder = copied / NAMES[1]  # a probe does not read the setting
+    assert raised.value.message == f"{folder} holds a run with other settings: unfreeze (1, now 0)"
+    assert raised.value.hint == "--out names another folder; --overwrite trains it again"
     assert written(copied) == before
     compare_trainings(images, MODELS[:1], STRATEGIES, config.replace(overwrite=True))
     after = written(copied)
@@ -145,9 +145,9 @@ def test_a_run_of_other_images_is_not_passed_off_as_this_one(images, copied, tmp
     one, two = first.read_bytes(), second.read_bytes()
     first.write_bytes(two)
     second.write_bytes(one)
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as raised:
         compare_trainings(changed, MODELS, STRATEGIES, SMALL.replace(out=copied))
-    assert told.value.message == (
+    assert raised.value.message == (
         f"{copied / NAMES[0]} holds a run with other images, or other parts of them"
     )
     (changed / "blobs" / "011.png").unlink()
@@ -169,7 +169,7 @@ def test_one_that_fails_costs_the_others_nothing(images, copied, tmp_path, capsy
     assert "nowhere-probe cannot be trained: " in err
 
 
-def test_where_none_can_be_trained_the_first_error_is_told(images, tmp_path):
+def test_if_none_can_be_trained_the_first_error_is_raised(images, tmp_path):
     folder = tmp_path / "runs"
     lost = [f"local-dir:{tmp_path / name}" for name in ("this", "that")]
     with pytest.raises(BackboneError, match="this"):
@@ -177,13 +177,13 @@ def test_where_none_can_be_trained_the_first_error_is_told(images, tmp_path):
     assert not folder.exists()
 
 
-def test_what_cannot_be_is_told_before_any_work(images, tmp_path):
+def test_wrong_names_and_data_are_errors_before_any_work(images, tmp_path):
     config = SMALL.replace(out=tmp_path / "runs")
     with pytest.raises(InputError, match="one training only, and nothing to compare it with"):
         compare_trainings(images, MODELS[:1], ["probe"], config)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         compare_trainings(images, ["resnet18", "torchvision/resnet18"], [], config)
-    assert told.value.message == (
+    assert raised.value.message == (
         "there are two trainings for one run folder, "
         f"{tmp_path / 'runs' / 'torchvision-resnet18-probe'}"
     )
@@ -210,6 +210,6 @@ def test_what_cannot_be_is_told_before_any_work(images, tmp_path):
         (["--models", "embedded"], "--models and --strategies train on one DATA, and 0 are given"),
     ],
 )
-def test_the_command_line_tells_runs_from_data(words, message, capsys):
+def test_the_command_line_distinguishes_runs_from_data(words, message, capsys):
     assert main(["compare", *words]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}\nhint: regraft compare ")

@@ -16,7 +16,7 @@ N_TRAIN, N_TEST = 500, 120
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Files called and shaped like MNIST's, and QMNIST's test labels, which go on behind them."""
+    """Files called and shaped like MNIST's, and QMNIST's test labels, which continue after them."""
     root = tmp_path_factory.mktemp("root")
     digits = load_digits()
     images = np.zeros((len(digits.images), 28, 28), np.uint8)
@@ -51,13 +51,13 @@ def evaluated(run, capsys, *words):
 
 
 def test_qmnists_test_part_out_of_mnists_images(run, root, capsys):
-    found, told = evaluated(run, capsys, "qmnist", "--data-root", str(root))
+    found, printed = evaluated(run, capsys, "qmnist", "--data-root", str(root))
     own = read_metrics(run)["test"]
     assert found["n"] == own["n"] == N_TEST
     # The same images: the class is the first of eight columns, and not any other.
     assert found["accuracy"] == own["accuracy"]
     assert found["accuracy"]["value"] > 0.5
-    assert f"qmnist: only a test part of {N_TEST} is here: MNIST's test images" in told
+    assert f"qmnist: only a test part of {N_TEST} is here: MNIST's test images" in printed
 
 
 def test_another_source_of_the_same_classes_shows_the_fall(run, capsys):
@@ -68,7 +68,7 @@ def test_another_source_of_the_same_classes_shows_the_fall(run, capsys):
     assert found["accuracy"]["high"] < read_metrics(run)["test"]["accuracy"]["value"]
 
 
-def test_what_was_measured_is_told_to_people_too(run, tmp_path, capsys):
+def test_the_figures_are_also_printed_as_lines(run, tmp_path, capsys):
     digits = load_digits()
     for number in range(60):
         image = np.kron(digits.images[number] * 15, np.ones((3, 3))).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A look at labelled images: what is counted, what is drawn, and where the picture goes."""
+"""`regraft show`: counts, drawn images, and the path of the picture."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from regraft.images.augment import AUGMENTATIONS
 from regraft.images.render import Preprocess, render
 
 COUNTED = """\
-{place}: 4 images of 2 classes
+{folder}: 4 images of 2 classes
 0 refused, 1 byte-identical to another
 class  images
 rose        2
@@ -33,15 +33,15 @@ def flowers(tmp_path):
 
 def test_classes_and_sizes_are_counted_and_images_drawn(flowers, tmp_path):
     picture = tmp_path / "grid.png"
-    assert show(flowers, picture) == COUNTED.format(place=flowers, picture=picture)
+    assert show(flowers, picture) == COUNTED.format(folder=flowers, picture=picture)
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert min(drawn.size) > 200
 
 
 def test_given_parts_are_counted(tmp_path):
-    places = ("train/1/1", "train/1/2", "train/2/3", "test/1/4", "test/2/5")
-    files = {f"{place}.png": encoded(seed) for seed, place in enumerate(places)}
+    paths = ("train/1/1", "train/1/2", "train/2/3", "test/1/4", "test/2/5")
+    files = {f"{path}.png": encoded(seed) for seed, path in enumerate(paths)}
     text = show(write_tree(tmp_path / "data", files), tmp_path / "a.png")
     assert (
         "class  images  train  test\n1           3      2     1\n2           2      1     1" in text
@@ -96,26 +96,27 @@ def test_the_picture_replaces_nothing_of_the_users(flowers, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "mine.png"
     mine.write_bytes(b"mine")
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as raised:
         show(flowers, mine)
     assert (
-        str(told.value) == f"{mine} exists; it is left alone\nhint: choose another name with --out"
+        str(raised.value)
+        == f"{mine} exists; it is left alone\nhint: choose another name with --out"
     )
     assert mine.read_bytes() == b"mine"
     with pytest.raises(RunError, match="would be in the data"):
         show(flowers, flowers / "rose" / "grid.png")
     with pytest.raises(RunError, match="is not the name of a PNG file"):
         show(flowers, tmp_path / "grid.jpg")
-    for _ in range(2):  # its own place is replaced
+    for _ in range(2):  # its own picture is replaced
         assert main(["show", str(flowers)]) == 0
     assert capsys.readouterr().out.count("picture: regraft-runs") == 2
     assert {path.name for path in (tmp_path / "regraft-runs").iterdir()} == {"show.png"}
 
 
-def test_unknown_names_are_told(flowers):
-    with pytest.raises(ConfigError) as told:
+def test_unknown_names_are_reported(flowers):
+    with pytest.raises(ConfigError) as raised:
         show(flowers, augmentation="storng")
-    assert str(told.value) == (
+    assert str(raised.value) == (
         "augment is storng; it must be one of auto, none, light, standard, strong, digits"
     )
     with pytest.raises(ConfigError, match="head belongs to training and changes nothing here"):

@@ -40,7 +40,7 @@ from regraft.probe.score import calibrated_probabilities
 from regraft.runs import write as artefacts
 from regraft.splits.split import split
 
-# Sixty images are too few for claims about a class, and the runs say so.
+# Sixty images are too few for results of a class, and the runs say so.
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 
 FILES = {
@@ -48,7 +48,7 @@ FILES = {
     *("confusion.png", "curves.png", "predictions.png", "mistakes.png", "bundle"),
 }
 SMALL = {"image_size": "64", "batch_size": 8, "test_fraction": 0.3}
-QUICK = SMALL | {"taps": "last"}  # where another thing than the fit is looked at
+QUICK = SMALL | {"taps": "last"}  # for tests of other things than the fit
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def measured(metrics):
     return {key: metrics[key] for key in ("test", "baselines", "head", "backbone", "data")}
 
 
-class Told(Reporter):
+class Recorder(Reporter):
     def __init__(self):
         self.lines, self.tasks = [], []
 
@@ -102,7 +102,7 @@ def test_metrics_have_what_scripts_read(run):
 
 
 def test_it_learns_something(run):
-    """Textures that a pretrained network tells apart: far above the third that guessing has."""
+    """Textures that a pretrained network distinguishes: far above the third that guessing has."""
     assert run.metrics["test"]["accuracy"]["value"] > 0.7
     assert run.metrics["test"]["log_loss"]["value"] < 1.0
 
@@ -210,7 +210,7 @@ def test_evaluate_refuses_what_was_all_trained_on(run, photographs, tmp_path):
 
 
 def broken(file):
-    """Break an image behind its header, which a scan does not see."""
+    """Break an image after its header, which a scan does not see."""
     content = file.read_bytes()
     file.write_bytes(content[:900] + bytes(300) + content[1200:])
 
@@ -219,11 +219,11 @@ def test_evaluation_loses_no_images_in_silence(run, tmp_path):
     """The rules of training: named, with --strict an error, and beyond 5 % an error always."""
     data = make_photographs(tmp_path / "data", a_class=8, first=500)
     broken(data / "blobs" / "503.png")
-    told = Told()
-    result = evaluate(run.folder, data, reporter=told)
+    recorded = Recorder()
+    result = evaluate(run.folder, data, reporter=recorded)
     assert result["n"] == 23
     assert list(result["data"]["refused"]) == ["blobs/503.png"]
-    assert "1 of 24 images refused (all are named among the figures):" in told.lines
+    assert "1 of 24 images refused (all are named among the figures):" in recorded.lines
     with pytest.raises(DataError, match=r"^blobs/503.png: [a-z]"):
         evaluate(run.folder, data, strict=True)
     broken(data / "checks" / "500.png")
@@ -244,17 +244,17 @@ def test_losses_are_counted_among_what_is_measured(run, photographs, tmp_path):
         evaluate(run.folder, tmp_path / "data")
 
 
-def test_a_wrong_device_is_told_before_the_images_are_read(run, photographs, tmp_path):
-    told = Told()
+def test_a_wrong_device_is_reported_before_the_images_are_read(run, photographs, tmp_path):
+    recorded = Recorder()
     for task in (
-        lambda: train(photographs, TrainConfig(device="cuda:99", out=tmp_path / "a"), told),
-        lambda: evaluate(run.folder, photographs, device="cuda:99", reporter=told),
+        lambda: train(photographs, TrainConfig(device="cuda:99", out=tmp_path / "a"), recorded),
+        lambda: evaluate(run.folder, photographs, device="cuda:99", reporter=recorded),
     ):
         with pytest.raises(
             ConfigError, match="device cuda:99 is not there\nhint: this machine has"
         ):
             task()
-    assert told.tasks == told.lines == []
+    assert recorded.tasks == recorded.lines == []
 
 
 def test_larger_images_can_be_asked_for(run, tmp_path):
@@ -384,10 +384,10 @@ def test_leave_one_out_scores_no_class_that_the_fit_would_lack(tmp_path):
 
 
 def test_memory_is_checked_before_anything_is_extracted(photographs, tmp_path):
-    told = Told()
+    recorded = Recorder()
     with pytest.raises(InputError, match="memory is '-1'; it must be auto or a number of GiB"):
-        train(photographs, TrainConfig(memory="-1", out=tmp_path / "run", **QUICK), told)
-    assert "extract" not in told.tasks
+        train(photographs, TrainConfig(memory="-1", out=tmp_path / "run", **QUICK), recorded)
+    assert "extract" not in recorded.tasks
 
 
 @pytest.mark.parametrize("taps", ["all", "all@2"])
@@ -503,10 +503,10 @@ def test_the_summary_says_what_matters(run):
     assert f"next: regraft predict {run.folder} PHOTO.jpg" in text
 
 
-def test_choices_are_told_with_their_reasons(photographs, tmp_path):
-    told = Told()
-    train(photographs, TrainConfig(out=tmp_path / "run"), told)
-    text = "\n".join(told.lines)
+def test_choices_are_reported_with_their_reasons(photographs, tmp_path):
+    recorded = Recorder()
+    train(photographs, TrainConfig(out=tmp_path / "run"), recorded)
+    text = "\n".join(recorded.lines)
     assert "image size 192: the images have a median short side of 48 pixels" in text
     assert "weights ImageNet-1k" in text
     assert "sha256" in text

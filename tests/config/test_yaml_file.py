@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back(config):
         ("# nothing\n", "seed", 0),
     ],
 )
-def test_values_mean_what_they_look_like(text, name, value):
+def test_values_are_read_as_they_are_written(text, name, value):
     assert getattr(from_yaml(text), name) == value
 
 

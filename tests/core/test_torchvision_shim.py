@@ -1,4 +1,4 @@
-"""torchvision imports beside any torch, silently, and timm behind it."""
+"""torchvision can be imported with any torch, silently, and timm after it."""
 
 import subprocess
 import sys

@@ -212,7 +212,7 @@ def sixteen(values):
     return stream.getvalue()
 
 
-def test_12_bit_data_in_16_bit_files_are_told_and_not_changed(tmp_path):
+def test_12_bit_data_in_16_bit_files_are_named_and_not_changed(tmp_path):
     random = np.random.default_rng(0)
     dark = {f"a/{n}.png": sixteen(random.integers(0, 4096, (6, 6))) for n in range(3)}
     full = {f"b/{n}.png": sixteen(random.integers(0, 65536, (6, 6))) for n in range(40)}

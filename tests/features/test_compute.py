@@ -62,7 +62,7 @@ def test_bfloat16_is_within_its_tolerance_and_not_exact(embedded):
     assert distances["pooled@1"] < 0.1
 
 
-def test_rows_do_not_depend_on_their_place_in_the_batch(embedded):
+def test_rows_do_not_depend_on_their_position_in_the_batch(embedded):
     """To the bit, for one batch size, machine and thread count; that is why batches are padded."""
     compute = choose_compute("cpu", "auto", 8)
     reader = TapReader(embedded, row_blocks(embedded), compute)

@@ -10,7 +10,7 @@ from regraft.features.fold import fold_norms
 
 
 class Twice(nn.Module):
-    """A convolution used twice must not be folded into the norm behind one of its uses."""
+    """A convolution used twice must not be folded into the norm after one of its uses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -140,7 +140,7 @@ def test_a_bundle_answers_alike_for_a_file_and_its_pixels(tmp_path, augment):
         np.testing.assert_allclose(answer.probabilities, pixels.probabilities, atol=1e-4)
 
 
-def test_keys_of_plain_rows_do_not_speak_of_views():
+def test_keys_of_plain_rows_do_not_depend_on_views():
     """Of settings that change no plain row, none is part of its key."""
     backbone = tiny_model().backbone
     compute, blocks = Compute("cpu", "float32", 8), row_blocks(backbone)
@@ -277,9 +277,9 @@ def test_no_score_of_an_image_comes_from_its_own_views(tmp_path, head):
         assert len(features.views) == 3
         settings = ProbeSettings.of(extractor.config)
         probe = fit_probe(features, dataset, extractor.backbone, settings)
-        told = probe.fitted.record["out_of_fold"]
-        assert told["n"] == len(samples)  # views are learnt from, and say nothing of their own
-        assert told["accuracy"] < 0.55  # a third by chance
+        record = probe.fitted.record["out_of_fold"]
+        assert record["n"] == len(samples)  # views are learnt from, and say nothing of their own
+        assert record["accuracy"] < 0.55  # a third by chance
         right = calibrated_probabilities(probe.model, features, every).argmax(1) == labels
     assert right.mean() > 0.4  # although it has seen them all
 

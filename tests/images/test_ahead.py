@@ -38,7 +38,7 @@ def test_results_come_in_order_and_items_are_taken_one_by_one():
     results.close()
 
 
-def test_an_error_is_raised_in_place_of_its_result():
+def test_an_error_is_raised_instead_of_its_result():
     results = ahead(lambda number: 6 // number, [3, 0, 2], n_threads=2, most=2)
     assert next(results) == 2
     with pytest.raises(ZeroDivisionError):

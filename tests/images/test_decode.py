@@ -46,7 +46,7 @@ def png(width, height, depth=8, colour=2, pixels=b"", extra=b"", interlaced=0):
 
 
 def tiff(*entries, pixels, order="<"):
-    """Write a TIFF by hand: entries are (tag, type, value), the pixels lie at byte 8."""
+    """Write a TIFF by hand: entries are (tag, type, value), the pixels are at byte 8."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HL", 42, 8 + len(pixels))
     body = struct.pack(order + "H", len(entries))
     for tag, kind, value in entries:

@@ -158,17 +158,17 @@ def test_what_does_not_fit_into_memory_is_mapped_with_the_same_bits():
     y = np.tile(y, 2)
     some = np.arange(0, 5000, 10)
     x = torch.from_numpy(rows.matrix(some, rows.blocks))
-    sight = Landmarks(x, x[:800], y[some][:800], rows.blocks, tuple(rows.widths.values())).project(
-        rows.blocks
-    )
-    (held,) = project_all(rows, np.arange(5000), [sight], memory=2**30)
-    (mapped,) = project_all(rows, np.arange(5000), [sight], memory=1000)
+    projection = Landmarks(
+        x, x[:800], y[some][:800], rows.blocks, tuple(rows.widths.values())
+    ).project(rows.blocks)
+    (held,) = project_all(rows, np.arange(5000), [projection], memory=2**30)
+    (mapped,) = project_all(rows, np.arange(5000), [projection], memory=1000)
     assert isinstance(mapped, np.memmap)
     assert not isinstance(held, np.memmap)
     assert np.array_equal(held, mapped)
     for first, source in ((0, rows), (5000, rows.views[0])):  # the images, then their view
-        x = torch.from_numpy(source.matrix(np.arange(2048), sight.blocks))
-        assert np.array_equal(held[first : first + 2048], sight.basis.apply(x).numpy())
+        x = torch.from_numpy(source.matrix(np.arange(2048), projection.blocks))
+        assert np.array_equal(held[first : first + 2048], projection.basis.apply(x).numpy())
     weights = [
         fit_head(
             z,
@@ -186,10 +186,10 @@ def test_blocks_that_say_nothing_leave_and_the_best_one_never_does():
     parts, y = blocks_of(600)
     rows = _Rows(parts)
     x = torch.from_numpy(rows.matrix(np.arange(600), rows.blocks))
-    sight = Landmarks(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).project(rows.blocks)
-    assert isinstance(sight, Projection)
-    assert rows.blocks[0] in sight.blocks
-    assert sum(sight.shares) == pytest.approx(1)
+    projection = Landmarks(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).project(rows.blocks)
+    assert isinstance(projection, Projection)
+    assert rows.blocks[0] in projection.blocks
+    assert sum(projection.shares) == pytest.approx(1)
     alone = Landmarks(x, x[:800], y[:800], rows.blocks, (12, 40, 6)).project(rows.blocks[1:2])
     assert alone.blocks == rows.blocks[1:2]
 
@@ -243,8 +243,8 @@ def test_candidates_are_compared_where_all_have_been_scored():
     assert table[1]["log_loss"] < 0.9 * np.log(3)
 
 
-def test_where_nothing_was_scored_no_figure_is_told():
-    """Two images of each class: no fold can hold any out. Zeros looked like a perfect loss."""
+def test_where_nothing_was_scored_no_figure_is_shown():
+    """Two images of each class: no fold can hold any out. Zeros would be a perfect loss."""
     parts, y = blocks_of(6)
     nobody = np.zeros(6, bool)
     fits = [candidate(name, n, 0, parts, y) for name, n in (("small", 10), ("large", 90))]
@@ -255,12 +255,14 @@ def test_where_nothing_was_scored_no_figure_is_told():
     chosen, table = smallest_within_one_error(fits, y, np.arange(6), np.ones(6))
     assert chosen == "small"
     assert {row["log_loss"] for row in table} == {row["accuracy"] for row in table} == {None}
-    told = Told()
-    report_candidates(table, told)
-    assert told.lines == ["too few images to compare sets of features: the smallest is used, small"]
+    recorder = Recorder()
+    report_candidates(table, recorder)
+    assert recorder.lines == [
+        "too few images to compare sets of features: the smallest is used, small"
+    ]
 
 
-class Told(Reporter):
+class Recorder(Reporter):
     def __init__(self):
         self.lines = []
 
@@ -278,7 +280,7 @@ def test_images_of_one_group_are_one_observation():
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_ridge_predicts_each_row_as_a_fit_without_it_would(grouped):
-    """Exact: against scikit-learn's Ridge fitted anew without each row, or group of rows."""
+    """Exact: against scikit-learn's Ridge fitted again without each row, or group of rows."""
     parts, y = blocks_of(36)
     x = np.concatenate(parts, 1)
     weights = np.random.default_rng(3).uniform(0.5, 2, len(y))

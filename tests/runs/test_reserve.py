@@ -30,12 +30,12 @@ def word_of(folder):
 
 
 def make(out, *, word="new", meanwhile=None, **options):
-    with reserve(out, "photos", **{"overwrite": False, **options}) as place:
+    with reserve(out, "photos", **{"overwrite": False, **options}) as reserved:
         if meanwhile is not None:
             meanwhile()
-        with place.new_folder() as beside:
-            fill(beside, word)
-    return place.folder
+        with reserved.new_folder() as new:
+            fill(new, word)
+    return reserved.folder
 
 
 def tree(folder):
@@ -54,10 +54,10 @@ def test_what_fails_leaves_nothing(tmp_path):
     for error in (ValueError, KeyboardInterrupt):
         with (  # noqa: PT012 - the error comes from the block
             pytest.raises(error),
-            reserve(tmp_path / "a" / "b", "x", overwrite=False) as place,
-            place.new_folder() as beside,
+            reserve(tmp_path / "a" / "b", "x", overwrite=False) as reserved,
+            reserved.new_folder() as new,
         ):
-            (beside / "half").touch()
+            (new / "half").touch()
             raise error
         assert tree(tmp_path) == []
 
@@ -73,8 +73,8 @@ def close_as_a_lost_mount_does(lock):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks are opened otherwise there")
-def test_what_ended_a_run_is_told_though_its_lock_cannot_be_closed(tmp_path):
-    """A network file system that went away in the middle; closing told EIO or ENOTCONN."""
+def test_what_ended_a_run_is_reported_though_its_lock_cannot_be_closed(tmp_path):
+    """A network file system that went away in the middle; closing it raised EIO or ENOTCONN."""
     with (  # noqa: PT012 - the error comes from the block
         pytest.raises(DataError, match="cannot be read"),
         reserve(tmp_path / "run", "x", overwrite=False),
@@ -95,13 +95,13 @@ def test_names_follow_the_data(tmp_path, monkeypatch):
         ("é" * 300, "é" * 60),
         ("...", "run"),
     ):
-        with reserve(None, data, overwrite=False) as place:
-            assert place.folder == Path("regraft-runs") / name
+        with reserve(None, data, overwrite=False) as reserved:
+            assert reserved.folder == Path("regraft-runs") / name
     assert tree(tmp_path) == ["here"]
 
 
 def test_the_name_of_a_stopped_training_is_left_to_it(tmp_path, monkeypatch):
-    """A probe of the same data took it, and the training that was resumed began anew elsewhere."""
+    """A probe of the same data took it, and the training that was resumed began at another path."""
     monkeypatch.chdir(tmp_path)
 
     def stopped(run):
@@ -114,26 +114,29 @@ def test_the_name_of_a_stopped_training_is_left_to_it(tmp_path, monkeypatch):
     assert make(None, is_stopped=stopped, resume=True).name == "photos-5"  # nothing to resume
 
 
-def test_two_at_once_have_two_places(tmp_path, monkeypatch):
-    """In one process and in two: the second one sees that the first place is taken."""
+def test_two_at_once_have_two_paths(tmp_path, monkeypatch):
+    """In one process and in two: the second one sees that the first path is taken."""
     monkeypatch.chdir(tmp_path)
-    code = MAKE + "with reserve(None, 'photos', overwrite=False) as place: print(place.folder.name)"
+    code = (
+        MAKE
+        + "with reserve(None, 'photos', overwrite=False) as reserved: print(reserved.folder.name)"
+    )
     with reserve(None, "photos", overwrite=False) as first:
         with reserve(None, "photos", overwrite=False) as second:
             other = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True
             )
-            with second.new_folder() as beside:
-                fill(beside, "second")
-        with first.new_folder() as beside:
-            fill(beside, "first")
+            with second.new_folder() as new:
+                fill(new, "second")
+        with first.new_folder() as new:
+            fill(new, "first")
     assert (first.folder.name, second.folder.name) == ("photos", "photos-2")
     assert (other.stdout.strip(), other.stderr) == ("photos-3", "")
-    assert [word_of(place.folder) for place in (first, second)] == ["first", "second"]
+    assert [word_of(reserved.folder) for reserved in (first, second)] == ["first", "second"]
     assert sorted(path.name for path in Path("regraft-runs").iterdir()) == ["photos", "photos-2"]
 
 
-def test_many_at_once_have_as_many_places(tmp_path, monkeypatch):
+def test_many_at_once_have_as_many_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = threading.Barrier(8)
     made = []
@@ -152,7 +155,7 @@ def test_many_at_once_have_as_many_places(tmp_path, monkeypatch):
     assert len(list(Path("regraft-runs").iterdir())) == 40
 
 
-def test_a_named_place_that_is_taken_is_told_at_once(tmp_path):
+def test_a_named_path_that_is_taken_is_reported_at_once(tmp_path):
     message = (
         f"another run is writing to {tmp_path / 'run'}\nhint: --out names another folder; "
         f"where no run is alive, remove {tmp_path / '.run.part'}"
@@ -165,14 +168,14 @@ def test_a_named_place_that_is_taken_is_told_at_once(tmp_path):
 
 
 KILLED = """
-place = Path(sys.argv[1])
-with reserve(place, "x", overwrite=True) as claimed:
-    with claimed.new_folder() as beside:
-        (beside / "half").touch()
+path = Path(sys.argv[1])
+with reserve(path, "x", overwrite=True) as reserved:
+    with reserved.new_folder() as new:
+        (new / "half").touch()
         if sys.argv[2] == "between":
             real = Path.replace
             def replace(self, target):
-                if target == place:
+                if target == path:
                     print("ready", flush=True); sys.stdin.read()
                 return real(self, target)
             Path.replace = replace
@@ -184,7 +187,7 @@ with reserve(place, "x", overwrite=True) as claimed:
 @pytest.mark.parametrize("moment", ["writing", "between"])
 @pytest.mark.parametrize("following", ["run", "other"])
 def test_after_a_kill_the_next_run_tidies_up_and_the_old_run_is_back(tmp_path, moment, following):
-    """In the middle of writing, and between the two renames, when no run is in place."""
+    """In the middle of writing, and between the two renames, when there is no run."""
     run = fill(tmp_path / "run", "old")
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE + KILLED, str(run), moment],
@@ -209,7 +212,7 @@ def test_after_a_kill_the_next_run_tidies_up_and_the_old_run_is_back(tmp_path, m
         assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
 
 
-def test_folders_that_only_look_like_leftovers_stay(tmp_path):
+def test_folders_that_only_seem_to_be_leftovers_stay(tmp_path):
     for name in (".run.part", ".other.part"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("precious", encoding="utf-8")
@@ -310,7 +313,7 @@ def test_a_run_is_not_put_into_the_data(tmp_path, monkeypatch):
     assert tree(tmp_path) == ["photos", "photos/roses"]
 
 
-def test_places_that_cannot_be_written_are_told_before_the_work(tmp_path, monkeypatch):
+def test_paths_that_cannot_be_written_are_reported_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot be made: .*file is a file"):
         make(tmp_path / "file" / "a" / "b")

@@ -37,7 +37,7 @@ def test_every_image_is_tested_once_and_never_by_a_model_that_saw_it_or_its_copy
         assert set(samples.labels[parts.train]) == {0, 1, 2}
 
 
-def test_a_class_of_one_image_is_told_and_never_tested(tmp_path):
+def test_a_class_of_one_image_is_reported_and_never_tested(tmp_path):
     data = make_photographs(tmp_path / "data", a_class=6)
     (data / "alone").mkdir()
     (data / "blobs" / "000.png").rename(data / "alone" / "000.png")
@@ -96,8 +96,8 @@ def test_a_run_in_rounds_says_so_and_its_bundle_has_seen_all(photographs, tmp_pa
     assert again.metrics["test"] == metrics["test"]
 
 
-def test_a_near_copy_that_was_learnt_from_in_a_round_is_told(tmp_path):
-    """Labels by chance, each photograph twice in two sizes: half of them look as if learnt."""
+def test_a_near_copy_that_was_learnt_from_in_a_round_is_reported(tmp_path):
+    """Labels by chance, each photograph twice in two sizes: half of them seem to be learnt."""
     data = make_photographs(tmp_path / "data", a_class=8)
     for path in sorted(data.rglob("*.png")):
         with Image.open(path) as image:

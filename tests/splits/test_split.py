@@ -51,7 +51,7 @@ def names(samples, indices):
 
 
 def assert_sound(samples, parts):
-    """Disjoint, complete, ascending; no unit in two parts; no class without training images."""
+    """Disjoint, complete, ascending; no cluster in two parts; no class without training images."""
     everything = np.concatenate([parts.train, parts.val, parts.test, list(parts.left_out)])
     assert sorted(everything.tolist()) == list(range(len(samples)))
     clusters = clusters_of(samples)
@@ -87,7 +87,7 @@ def test_random_data_are_divided_soundly(seed):
     val_fraction = chance.choice([0.0, 0.1, 0.5])
     try:
         parts = divide(samples, chance.choice([0.1, 0.2, 0.5]), seed, val_fraction=val_fraction)
-    except DataError as error:  # everything hangs together
+    except DataError as error:  # all is one cluster
         assert len(set(clusters_of(samples).tolist())) <= len(samples.classes), error  # noqa: PT017
         return
     assert_sound(samples, parts)
@@ -188,7 +188,7 @@ def test_copies_stay_together_and_are_counted():
     assert not parts.left_out
 
 
-def test_units_are_chains_of_groups_and_copies():
+def test_clusters_are_chains_of_groups_and_copies():
     rows = [
         {"label": "a", "group": "g", "content": "1"},
         {"label": "a", "group": "g", "content": "2"},
@@ -320,7 +320,7 @@ def test_images_that_were_left_out_stay_so(tmp_path):
     assert (
         again.left_out == parts.left_out == {1: "byte-identical to a/10, which is in the test part"}
     )
-    alone = samples_of(rows[:4])  # the copy in the test part is gone: the image takes its place
+    alone = samples_of(rows[:4])  # the copy in the test part is gone: the image replaces it
     assert divide(alone, split_file=tmp_path / "split.csv").test.tolist() == [1, 3]
 
 
@@ -332,7 +332,7 @@ def test_renamed_images_are_known_and_changed_ones_are_not(tmp_path):
     renamed = samples_of([{**row, "content": row["id"], "id": f"new/{row['id']}"} for row in rows])
     assert divide(renamed, split_file=tmp_path / "split.csv").test.tolist() == parts.test.tolist()
     moved = parts.test.tolist()[0]
-    rows[moved]["content"] = "drawn anew"
+    rows[moved]["content"] = "drawn again"
     changed = divide(samples_of(rows), split_file=tmp_path / "split.csv")
     assert changed.notes[0].endswith("split.csv, but not among the data: 1 image")
     assert "split.csv: 1 image; by group or by hash" in changed.notes[1]

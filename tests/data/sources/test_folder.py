@@ -109,7 +109,7 @@ def test_pipes_and_sockets_are_refused_without_opening(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
-def test_a_pipe_that_took_an_images_place_does_not_block(tmp_path):
+def test_a_pipe_that_replaced_an_image_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "1.png")
     with pytest.raises(ImageError, match="not a regular file"):
         read_file(str(tmp_path / "1.png"))

@@ -234,7 +234,7 @@ def test_a_table_without_images_is_an_error(opened):
     assert error.message == f"{NAME} has 0 columns of images, and one is needed: text, label"
 
 
-def test_a_path_in_place_of_bytes_is_not_followed(opened, tmp_path):
+def test_a_path_instead_of_bytes_is_not_followed(opened, tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(IMAGES[0])
     rows = [{"bytes": None, "path": str(secret)}, {"bytes": IMAGES[1], "path": None}]

@@ -9,8 +9,11 @@ from regraft.errors import DataError
 def ids(*names):
     """Return id, label and part of each name, in the order of the names."""
     arrangement = arrange(names, "data")
-    placed = dict(zip(arrangement.positions, arrangement.entries, strict=True))
-    return [(placed[at].id, placed[at].label, placed[at].part) for at in sorted(placed)]
+    by_position = dict(zip(arrangement.positions, arrangement.entries, strict=True))
+    return [
+        (by_position[at].id, by_position[at].label, by_position[at].part)
+        for at in sorted(by_position)
+    ]
 
 
 def test_class_folders():

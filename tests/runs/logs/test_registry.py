@@ -21,7 +21,7 @@ from regraft.runs.metrics_file import read_metrics
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning"),
-    # SQLAlchemy tells MLflow's authors of what they should no longer use.
+    # SQLAlchemy warns MLflow's authors of deprecated functions.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
@@ -194,7 +194,7 @@ def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
 
 
 @with_logs
-def test_an_mlflow_that_does_not_answer_is_told_before_any_work(tmp_path, monkeypatch):
+def test_an_mlflow_that_does_not_answer_is_reported_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ConfigError, match="--log mlflow: MLflow cannot be used: ") as caught:
