@@ -158,14 +158,14 @@ def _without_entry(module: nn.Module) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class StageShapes:
     """The number of pooled features and the stages of a network, measured on one image."""
 
     n_features: int
     stages: tuple[Stage, ...]
 
 
-def find_stages(module: nn.Module, image_size: int) -> Shapes:
+def find_stages(module: nn.Module, image_size: int) -> StageShapes:
     """Find the stages of a network without its classifier, with one forward pass.
 
     The network is in evaluation mode; on the meta device nothing is computed. ``BackboneError`` is
@@ -184,7 +184,7 @@ def find_stages(module: nn.Module, image_size: int) -> Shapes:
             for stage, after in zip(stages, [*stages[1:], None], strict=True)
             if after is None or shapes[after.path][2:] != shapes[stage.path][2:]
         ]
-    return Shapes(features.shape[1], tuple(stages))
+    return StageShapes(features.shape[1], tuple(stages))
 
 
 def _run(

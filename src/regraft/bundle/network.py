@@ -17,7 +17,7 @@ from regraft.backbones import registry
 from regraft.backbones.backbone import Backbone, Stage
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.meta_device import build_on_meta
-from regraft.backbones.stages import Shapes, find_stages
+from regraft.backbones.stages import StageShapes, find_stages
 from regraft.core.text import counted, listed
 from regraft.errors import BackboneError, BundleError, WeightsError
 from regraft.images.render import Preprocess
@@ -58,7 +58,7 @@ def plan_backbone(record: BackboneRecord) -> Backbone:
         message = f"manifest.json: backbone: {error.message[:300]}"
         raise BundleError(message, hint=error.hint) from error
     stages = tuple(Stage(**msgspec.structs.asdict(stage)) for stage in record.stages)
-    if shapes != Shapes(record.n_features, stages):
+    if shapes != StageShapes(record.n_features, stages):
         raise BundleError(
             f"manifest.json: backbone: the stages or n_features are not those of {record.name}",
             hint="other releases of timm or torchvision may cut a network elsewhere",
@@ -79,7 +79,7 @@ def plan_backbone(record: BackboneRecord) -> Backbone:
 @lru_cache(maxsize=8)  # the first time takes a tenth of a second
 def _derived(
     name: str, arguments: tuple[tuple[str, Scalar], ...], size: int
-) -> tuple[nn.Module, Shapes]:
+) -> tuple[nn.Module, StageShapes]:
     """Return the network on the meta device, and its shapes from a pass of one image there."""
     module = _without_memory(name, dict(arguments), size)
     check_buffers(module, f"{name} at {size} pixels")

@@ -1,13 +1,13 @@
-"""Test images that are nearly the same as a training image: bursts, resized or recompressed copies.
+"""Find test images that are nearly the same as a training image: bursts, resized copies.
 
-Byte-identical images are always in one part; nearly identical ones are not, and make a result look
-better than it is. The search has two steps. The features that the run has anyway give the nearest
-training image of each test image: one matrix product and no decoding. But which distance is small
+Byte-identical images are always in one part. Nearly identical images are not, and then the result
+is too good. The search has two steps. First, the features of the run give the nearest training
+image of each test image, by one matrix product and without decoding. But the scale of distances
 depends on the network. So the nearest pairs are then compared by their pixels, as small grey
-pictures, until a round of pairs confirms none.
+pictures, in rounds, until a round confirms no pair.
 
-The threshold was set by eye on flowers (docs/design/decisions.md). Images of under 64 pixels are
-left out: many digits by different hands are as similar as copies.
+The threshold was set by eye on photos of flowers (docs/design/decisions.md). Images of under 64
+pixels are left out: digits of different writers are as similar as copies.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ if TYPE_CHECKING:
     from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
 
-#: Correlation of two grey pictures of 32 by 32 pixels from which on they count as nearly the same.
+#: Least correlation of two grey pictures of 32 by 32 pixels that are nearly the same.
 THRESHOLD = 0.9
 SIDE = 32
-SHIFT = 4  # pixels of these 32 by which one may be moved, where they are similar already
-LEAST_SIDE = 64  # pixels of an image that is looked at
-N_PICTURES = 24  # pairs that are drawn
-SHOWN_SIDE = 192  # pixels of a picture that is shown
+SHIFT = 4  # of these 32 pixels: the largest shift of one picture that is tried
+LEAST_SIDE = 64  # pixels: smaller images are not compared
+N_PICTURES = 24  # pairs in duplicates.png
+SHOWN_SIDE = 192  # pixels of each of their pictures
 
-_DIMENSIONS = (
-    128  # that are left of the features; nearest ones stay nearest (Johnson, Lindenstrauss)
-)
-_ROWS = 4096  # features in memory at once
+#: Features are projected to so few dimensions; neighbours stay neighbours (Johnson, Lindenstrauss).
+_DIMENSIONS = 128
+_ROWS = 4096  # of features in memory at once
 _PRODUCTS = 1 << 24  # similarities in memory at once, 64 MB
-_MOST_PRODUCTS = 2_000_000_000  # a few seconds; of more, some test images are not looked at
+_MOST_PRODUCTS = 2_000_000_000  # a few seconds; with more, only some test images are compared
 _ROUND, _MOST_PAIRS = 64, 4096
-_ALIKE = 0.7  # unshifted; below, shifts are not tried
+_SIMILAR = 0.7  # least correlation without a shift at which shifts are tried
 _NAMED = 5
 
 
@@ -60,7 +59,7 @@ class NearDuplicate:
     test: int  # indices into the samples
     other: int
     correlation: float  # of their small grey pictures, one perhaps mirrored; THRESHOLD to 1
-    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3), of the first pairs
+    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3); of the first pairs
 
 
 def report_near_duplicates(
@@ -81,20 +80,11 @@ def find_near_duplicates(
 ) -> list[NearDuplicate]:
     """Find test images that are nearly the same as an image of training or validation.
 
-    At most one pair for each test image, the most similar first; the first ``n_pictures`` keep
-    their pictures. Not found are turned pictures, crops of other parts of a picture, and copies
-    whose features are nearer to another image's: copies with strongly changed colours, or any copy
-    where the network has random weights.
+    Returns at most one pair for each test image, the most similar first; the first ``n_pictures``
+    have their pictures. Not found are rotated images, crops of different regions, and copies whose
+    features are nearer to those of another image: strongly recoloured ones, or, with random
+    weights, any.
 
-    Parameters
-    ----------
-    folds : sequence of Dataset
-        What is tested, each with what was learnt from; all of their samples have a row.
-    features : Features
-        Of any network; the pooled block is read.
-
-    References
-    ----------
     Barz and Denzler, Do we train on test data? Purging CIFAR of near-duplicates, Journal of
     Imaging 2020: nearest in feature space first, then compared by their pixels.
     """
@@ -102,9 +92,9 @@ def find_near_duplicates(
     near: list[tuple[float, int, int]] = []
     for fold in folds:
         near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
-    near.sort(key=lambda found: -found[0])
+    near.sort(key=lambda candidate: -candidate[0])
     pairs: list[NearDuplicate] = []
-    for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # a pass through a compressed tar
+    for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # each reads a compressed tar once
         candidates = [(test, other) for _, test, other in near[start : start + _ROUND]]
         confirmed = _confirm(samples, candidates, threads)
         if not confirmed:
@@ -114,7 +104,7 @@ def find_near_duplicates(
 
 
 def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[float, int, int]]:
-    """Return similarity, test image and its nearest training image, for the images of one fold."""
+    """Return (similarity, test image, its nearest training image) for each test image of a fold."""
     large = fold.samples.sizes.min(axis=1) >= LEAST_SIDE
     rest = np.sort(np.concatenate([fold.train, fold.val]))
     rest, tested = rest[large[rest]], fold.test[large[fold.test]]
@@ -134,7 +124,7 @@ def _most_similar_first(
 
 
 def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -> list[str]:
-    """Return a line or two about the pairs; nothing where there are none."""
+    """Return one or two notes about the pairs; empty if there are none."""
     if not pairs:
         return []
 
@@ -143,26 +133,26 @@ def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -
         return listed(names, _NAMED)
 
     reason = (
-        "copies and bursts make a result look better than it is: remove one of each pair, or, "
-        "where folders or names have something in common, --group-by keeps them together"
+        "copies and bursts make the result too good: remove one of each pair, or, if folders or "
+        "names of a pair have something in common, keep them in one part by --group-by"
     )
     notes = [f"{duplicate_headline(pairs, n_test)} (duplicates.png; {reason}): {named(pairs)}"]
     labels = samples.labels
     torn = [pair for pair in pairs if labels[pair.test] != labels[pair.other]]
     if torn:
         have = "has" if len(torn) == 1 else "have"
-        notes.append(f"of these, {len(torn):,} {have} another label there: {named(torn)}")
+        notes.append(f"{len(torn):,} of these {have} another label there: {named(torn)}")
     return notes
 
 
 def duplicate_headline(pairs: list[NearDuplicate], n_test: int) -> str:
-    """Return how many test images are nearly the same as a training image, as a sentence."""
+    """Return a sentence with the number of test images that are nearly training images."""
     are = "is" if len(pairs) == 1 else "are"
     return f"{len(pairs):,} of {n_test:,} test images {are} nearly the same as an image of training"
 
 
 def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
-    """Return the test images, or as many as can be compared, chosen by content."""
+    """Return at most ``most`` test images, chosen by content hash."""
     if len(test) <= most:
         return test
     by_hash = sorted(test.tolist(), key=lambda index: samples.hashes[index])
@@ -170,14 +160,15 @@ def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np
 
 
 def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return unit vectors of few dimensions, (n, d)."""
+    """Return the features of some images as unit vectors of few dimensions, (n, d)."""
     block = Block(POOLED)
     width = features.widths[block]
     random_axes = np.random.default_rng(0).standard_normal((width, _DIMENSIONS), dtype=np.float32)
     pieces = []
     for start in range(0, len(indices), _ROWS):
         rows = features.matrix(indices[start : start + _ROWS], (block,))
-        rows -= rows.mean(axis=1, keepdims=True)  # else all point the same way: none is negative
+        # Without this all vectors have nearly one direction, since no feature is negative.
+        rows -= rows.mean(axis=1, keepdims=True)
         pieces.append(rows @ random_axes)
     reduced: NDArray[np.float32] = np.concatenate(pieces)
     reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
@@ -187,7 +178,7 @@ def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float
 def _nearest(
     test: NDArray[np.float32], rest: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return for each test row the nearest of the rest, and their cosine."""
+    """Return the nearest of the other rows for each test row, and their cosine."""
     nearest = np.empty(len(test), dtype=np.int64)
     similarity = np.empty(len(test), dtype=np.float32)
     step = max(_PRODUCTS // len(rest), 1)
@@ -207,7 +198,7 @@ def _confirm(
     small = {
         index: _Small.of(pixels)
         for index, pixels in samples.pixels(wanted, threads)
-        if not isinstance(pixels, ImageError)  # it could be read before: no matter of duplicates
+        if not isinstance(pixels, ImageError)  # changed since it was read: not reported here
     }
     pairs = []
     for test, other in candidates:
@@ -220,7 +211,7 @@ def _confirm(
 
 
 class _Small(NamedTuple):
-    """An image in small: to compare, and to draw."""
+    """Small versions of an image, to compare and to draw."""
 
     grey: NDArray[np.float32]  # (32, 32)
     picture: NDArray[np.uint8]
@@ -234,9 +225,9 @@ class _Small(NamedTuple):
 
 
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two grey pictures (S, S), one perhaps mirrored or moved a little.
+    """Return the correlation of two grey pictures (S, S), one perhaps mirrored or shifted.
 
-    It is -1 to 1, and 0 where one has a single grey; brightness and contrast do not matter.
+    It is 0 to 1, and 0 if one picture has a single grey; brightness and contrast do not matter.
 
     Examples
     --------
@@ -248,7 +239,7 @@ def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     for mirrored in (other, other[:, ::-1]):
         plain = _correlation(one, mirrored)
         best = max(best, plain)
-        if not _ALIKE <= plain < THRESHOLD:
+        if not _SIMILAR <= plain < THRESHOLD:
             continue
         for down in range(-SHIFT, SHIFT + 1):
             for right in range(-SHIFT, SHIFT + 1):

@@ -35,7 +35,7 @@ class LedgerEntry:
     reason: str = ""  # one sentence
 
 
-class _FileRecord(msgspec.Struct, omit_defaults=True):
+class _EntryRecord(msgspec.Struct, omit_defaults=True):
     """An entry as it is written; empty fields are left out."""
 
     path: str
@@ -49,7 +49,7 @@ class _LedgerFile(msgspec.Struct):
 
     schema_version: int
     counts: dict[str, int]
-    files: list[_FileRecord]
+    files: list[_EntryRecord]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Ledger:
 
     def write(self, path: Path | str) -> None:
         """Write the ledger as JSON."""
-        records = [_FileRecord(e.path, e.status, e.kind, e.reason) for e in self.entries]
+        records = [_EntryRecord(e.path, e.status, e.kind, e.reason) for e in self.entries]
         encoded = msgspec.json.encode(_LedgerFile(SCHEMA_VERSION, self.counts(), records))
         write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
 
