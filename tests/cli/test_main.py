@@ -80,7 +80,7 @@ def test_a_lone_dash_is_standard_input():
     ("words", "home"),
     [
         (["train", "nowhere"], "commands.train"),
-        (["predict", "r", "nowhere.jpg"], "commands.evaluate"),
+        (["predict", "r", "nowhere.jpg"], "commands.predict"),
     ],
 )
 def test_a_wrong_path_is_an_error_before_torch_is_imported(words, home):
