@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check_first(config: Any, checkpoints: Path) -> None:
     """Refuse, before the images are read, checkpoints of another run, and a device that is missing.
 
-    Only a GPU must be looked for, which needs torch. Else torch is imported during the scan.
+    Only the search for a GPU needs torch, whose import otherwise runs during the scan.
     """
     if config.strategy != "probe" and not (config.resume or config.overwrite):
         refuse_existing(checkpoints)

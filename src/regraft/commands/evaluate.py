@@ -50,10 +50,10 @@ def evaluate(
     Raises
     ------
     DataError
-        Where the run does not know the name of a class; the message lists them. Where too many
-        images cannot be read, or with ``strict``, one.
+        The run does not have all classes of the data; the message lists them. Or too many images
+        cannot be read; with ``strict``, one is enough.
     BundleError
-        Where the bundle is not what it claims to be.
+        The bundle is damaged or altered, or this machine computes other answers.
     """
     asked, folder = some_settings(settings, "evaluate"), Path(run)
     from regraft.bundle.predictor import Predictor

@@ -38,7 +38,7 @@ def record_refused(
     Raises
     ------
     DataError
-        Where ``strict`` is set, or too many of the used images are lost (``check_losses``).
+        ``strict`` is set, or too many of the used images are lost (``check_losses``).
     """
     if strict and refused:
         index = min(refused)

@@ -49,7 +49,7 @@ class Reservation:
             The path cannot be written to, or something else was put there: that is left alone, and
             the new run is kept next to it.
         DiskFullError
-            Where there is no space left.
+            There is no space left.
         """
         new = self._hidden / "new"
         with write_errors_as_run_errors(self._path):
@@ -107,10 +107,10 @@ def reserve(
     Raises
     ------
     RunError
-        Where the folder holds something else, or a run and ``overwrite`` is not set; where it is a
-        link, holds the store or the data, or is in the data; or where another run writes there.
+        The folder holds something else, or a run without ``overwrite``; it is a link, holds the
+        store or the data, or is in the data; or another run writes there.
     DiskFullError
-        Where there is no space left.
+        There is no space left.
     """
     free = free_names(name_after(data), is_stopped or (lambda _: False), resume=resume)
     for folder in free if out is None else [out]:

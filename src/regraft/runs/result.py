@@ -1,4 +1,4 @@
-"""The result of a training: everything that its run folder is written from, made in one place."""
+"""The result of a training: everything that its run folder is written from, made in one module."""
 
 from __future__ import annotations
 

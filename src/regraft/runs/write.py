@@ -55,7 +55,7 @@ def write_result(
     Raises
     ------
     DiskFullError
-        Where there is no space left.
+        There is no space left.
     """
     with reserved.new_folder() as folder:
         write_files(folder, result)

@@ -179,7 +179,7 @@ def _within_limits(
 
 
 def _has_parts(samples: Samples) -> bool:
-    """Tell whether the data have parts of their own, and not only a train part."""
+    """Return whether the data have parts of their own, and not only a train part."""
     return not set(samples.parts) <= {None} and set(samples.parts) != {"train"}
 
 

@@ -60,7 +60,7 @@ class Opener(Protocol):
     Raises
     ------
     DataError
-        Where the data are of this kind and cannot be used.
+        The data are of this kind and cannot be used.
 
     Examples
     --------

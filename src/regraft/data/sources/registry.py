@@ -68,10 +68,10 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     Raises
     ------
     DataError
-        Where the data are of no known kind, or cannot be used. ``ArchiveError`` names the member,
+        The data are of no known kind, or cannot be used. ``ArchiveError`` names the member,
         ``TableError`` the row.
     ConfigError
-        Where ``group_by`` names no groups.
+        ``group_by`` names no groups.
 
     Examples
     --------

@@ -97,7 +97,7 @@ def open_logs(
     MissingExtraError
         Names the extra to install.
     ConfigError
-        Where MLflow does not answer.
+        MLflow does not answer.
     """
     names = config.logs
     for name in names:
