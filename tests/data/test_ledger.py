@@ -31,7 +31,7 @@ def test_the_file_has_a_version_counts_and_no_empty_fields(tmp_path):
 
 def test_refusing_changes_used_files_only():
     errors = {name: ImageError("corrupt", "why") for name in ("rose/ä.jpg", "readme.txt")}
-    entries = LEDGER.refuse(errors).entries
+    entries = LEDGER.with_refused(errors).entries
     assert entries[0] == LedgerEntry("rose/ä.jpg", "refused", "corrupt", "why")
     assert list(entries[1:]) == list(LEDGER.entries[1:])
 

@@ -59,7 +59,7 @@ class Ledger:
     Examples
     --------
     >>> ledger = Ledger([LedgerEntry("a.jpg", "used"), LedgerEntry("b.jpg", "used")])
-    >>> ledger.refuse({"b.jpg": ImageError("truncated", "it ends after 10 bytes")}).counts()
+    >>> ledger.with_refused({"b.jpg": ImageError("truncated", "it ends after 10 bytes")}).counts()
     {'used': 1, 'refused': 1, 'passed over': 0}
     """
 
@@ -74,8 +74,8 @@ class Ledger:
             "passed over": counted["passed over"],
         }
 
-    def refuse(self, errors: Mapping[str, ImageError]) -> Ledger:
-        """Return a copy that refuses some used files, given by path."""
+    def with_refused(self, errors: Mapping[str, ImageError]) -> Ledger:
+        """Return a copy that records some used files, given by path, as refused."""
         return Ledger(
             [
                 LedgerEntry(

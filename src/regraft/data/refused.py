@@ -43,7 +43,7 @@ def record_refused(
     if strict and refused:
         index = min(refused)
         raise DataError(f"{samples.ids[index]}: {refused[index]}")
-    ledger = samples.ledger.refuse({samples.ids[i]: error for i, error in refused.items()})
+    ledger = samples.ledger.with_refused({samples.ids[i]: error for i, error in refused.items()})
     names = {samples.ids[index] for index in used}
     concerned = [each for each in ledger.entries if each.status != "used" or each.path in names]
     check_losses(Ledger(concerned), samples.source.entries)

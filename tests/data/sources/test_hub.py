@@ -10,6 +10,7 @@ import pytest
 from image_trees import FLOWERS
 from regraft.cli.main import main
 from regraft.data.ledger import LedgerEntry
+from regraft.data.sources import hub
 from regraft.data.sources.registry import SourceOptions, open_source
 from regraft.errors import DataError, MissingExtraError
 from stand_ins import STRUCT, TOKEN, Repository, parquet, serve_hub, structs, table, use_hub
@@ -361,6 +362,22 @@ def test_half_a_download_is_not_taken_for_a_whole(opened):
     files = {"train.parquet": TRAIN, "test.parquet": None}
     assert "cannot be downloaded: " in refused(opened, files).message
     assert len(opened({**files, "test.parquet": TEST}).entries) == 6
+
+
+@pytest.mark.parametrize("name", ["choose_files", "_asked_files", "patterns"])
+def test_a_mistake_of_our_own_is_not_called_a_failed_download(opened, monkeypatch, name):
+    def mistaken(*_):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(hub, name, mistaken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        opened({"train.parquet": TRAIN})
+
+
+def test_an_answer_that_is_not_the_hubs_is_a_failed_download(opened, monkeypatch):
+    monkeypatch.setattr("stand_ins.json.dumps", lambda *_, **__: "<html>log in first</html>")
+    error = refused(opened, {"train.parquet": TRAIN})
+    assert error.message.startswith(f"{NAME} cannot be downloaded: ")
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,20 @@ def test_dictionary_columns_are_read(parquet):
 
 
 @pytest.mark.parametrize(
+    ("values", "labels"), [([1.5, 2.0], ["1.5", "2.0"]), ([True, False], ["True", "False"])]
+)
+def test_labels_of_other_types_are_their_text(parquet, values, labels):
+    source = parquet(path=["rose/1.png", "tulip/1.png"], label=values)
+    assert [entry.label for entry in source.entries] == labels
+
+
+def test_a_label_that_is_no_text_and_no_number_is_named_with_what_to_do(parquet):
+    with pytest.raises(TableError) as caught:
+        parquet(path=["a"], label=[["x"]])
+    assert caught.value.hint == "labels are text or numbers"
+
+
+@pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"path": ["a", "b", "c"], "label": ["x", "y", None]}, "row 3: the label is empty"),

@@ -21,12 +21,11 @@ def download_errors(
     what: str,
     setting: str,
     failures: tuple[type[Exception], ...],
-    download_error: Callable[[Exception], DataError],
+    explain: Callable[[Exception], DataError],
 ) -> Iterator[None]:
     """Replace the failures of a download: a full disk by DiskFullError, others by DataError.
 
-    ``setting`` is the setting of the folder for downloads, and ``download_error`` explains a
-    failure of another kind.
+    ``setting`` is the setting of the folder for downloads; ``explain`` makes the DataError.
 
     Examples
     --------
@@ -46,7 +45,7 @@ def download_errors(
                 f"no space left for {what}",
                 hint=f"free some space, or choose another folder with {setting}",
             ) from error
-        raise download_error(error) from error
+        raise explain(error) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -51,7 +51,7 @@ def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], 
     """
     from regraft.core.torchvision_shim import torchvision  # noqa: PLC0415 - see above
 
-    def download_error(error: Exception) -> DataError:
+    def explain(error: Exception) -> DataError:
         return DataError(
             f"{name} is not complete in {root / folder}, and could not be downloaded: "
             f"{reason_of(error)}",
@@ -59,7 +59,7 @@ def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], 
         )
 
     with (
-        download_errors(f"{name} in {root}", "--data-root", _FAILURES, download_error),
+        download_errors(f"{name} in {root}", "--data-root", _FAILURES, explain),
         redirect_stdout(sys.stderr),  # some versions print; stdout is for data
     ):
         return make(torchvision.datasets)

@@ -79,7 +79,7 @@ def list_tree(top: Path) -> Members[str]:
         except OSError as error:
             if not prefix:
                 raise DataError(f"{top} cannot be listed: {error.strerror or error}") from error
-            members.refuse(prefix, "unreadable folder", error.strerror or str(error))
+            members.record_refused(prefix, "unreadable folder", error.strerror or str(error))
             continue
         for item in items:
             name = f"{prefix}/{item.name}" if prefix else item.name
@@ -111,13 +111,13 @@ def _file_to_read(
 ) -> str | None:
     """Return the path to open for an item that is not a folder; else record it, return None."""
     if is_hidden(item.name):
-        members.pass_over(normalise(name), "hidden file", "hidden files are not read")
+        members.record_passed_over(normalise(name), "hidden file", "hidden files are not read")
     elif item.is_symlink() or _is_junction(item):
         return _follow(item.path, root, name, members)
     elif item.is_file(follow_symlinks=False):
         return item.path
     else:
-        members.refuse(name, *_KINDS[errno.EINVAL])
+        members.record_refused(name, *_KINDS[errno.EINVAL])
     return None
 
 
@@ -128,14 +128,16 @@ def _follow(path: str, root: str, name: str, members: Members[str]) -> str | Non
         status = Path(path).stat()
     except OSError as error:
         broken = ("broken link", "it leads to nothing that can be read")
-        members.refuse(name, *(_KINDS[errno.ELOOP] if error.errno == errno.ELOOP else broken))
+        members.record_refused(
+            name, *(_KINDS[errno.ELOOP] if error.errno == errno.ELOOP else broken)
+        )
         return None
     if not is_inside(target, root):
-        members.refuse(name, "link out of the tree", f"it leads to {target}")
+        members.record_refused(name, "link out of the tree", f"it leads to {target}")
     elif stat.S_ISDIR(status.st_mode):
-        members.refuse(name, "link to a folder", "the images below it would be met twice")
+        members.record_refused(name, "link to a folder", "the images below it would be met twice")
     elif not stat.S_ISREG(status.st_mode):
-        members.refuse(name, *_KINDS[errno.EINVAL])
+        members.record_refused(name, *_KINDS[errno.EINVAL])
     else:
         return target
     return None

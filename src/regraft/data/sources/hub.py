@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -64,8 +64,15 @@ class _Request(NamedTuple):
     label: str | None  # the column
 
 
+class _Listing(NamedTuple):
+    """All files of a commit on the server."""
+
+    sha: str
+    sizes: dict[str, int]  # bytes of each file
+
+
 class _Commit(NamedTuple):
-    """A commit on the server."""
+    """A commit on the server, with the choice of its files."""
 
     sha: str
     names: list[str]  # all its files
@@ -73,19 +80,19 @@ class _Commit(NamedTuple):
     notes: list[str]
 
 
-class _DownloadRecord(msgspec.Struct):
-    """A commit that was downloaded, wholly or in part; kept in its folder."""
+class _Record(msgspec.Struct):
+    """A commit that was downloaded, at least in part; kept as JSON in its folder."""
 
     files: list[str]  # those that hold the images
     notes: list[str]
-    here: list[str]  # those of them that are complete
+    complete: list[str] = msgspec.field(name="here")  # those of them that are in the folder
 
 
-class _Download(NamedTuple):
+class _CommitFolder(NamedTuple):
     """A folder that has all files that were asked for; its name is the commit's sha."""
 
     folder: Path
-    record: _DownloadRecord
+    record: _Record
 
 
 def open_hub(data: Data, options: SourceOptions) -> Source | None:
@@ -100,7 +107,7 @@ def open_hub(data: Data, options: SourceOptions) -> Source | None:
     request = _parse(os.fspath(data))
     root = default_data_root() if options.data_root is None else Path(options.data_root)
     home = root.joinpath("hf", *request.repository.split("/"))
-    folder, record = _downloaded_before(request, home) or _download(request, home)
+    folder, record = _find_complete(request, home) or _fetch_commit(request, home)
     source = _open_files(request, folder, record.files, options)
     note = f"{request.text}, commit {folder.name}, is in {folder}"
     return replace(
@@ -141,28 +148,26 @@ def _open_files(
 # --- what was downloaded -----------------------------------------------------------------------
 
 
-def _downloaded_before(request: _Request, home: Path) -> _Download | None:
-    """Return the commit that is asked for by its sha, if its files are there."""
+def _find_complete(request: _Request, home: Path) -> _CommitFolder | None:
+    """Return the commit that is asked for by its sha, if all files asked for were downloaded."""
     if request.revision is None or not _COMMIT.fullmatch(request.revision):
         return None
     folder = home / request.revision
     record = _read_record(folder)
-    return _Download(folder, record) if _is_complete(request, record) else None
+    return _CommitFolder(folder, record) if _is_complete(request, record) else None
 
 
-def _read_record(folder: Path) -> _DownloadRecord:
+def _read_record(folder: Path) -> _Record:
     """Return the record of a downloaded commit; it has no files where nothing was downloaded."""
     try:
-        return msgspec.json.decode(
-            read_bounded(folder / _RECORD, _LARGEST_RECORD), type=_DownloadRecord
-        )
+        return msgspec.json.decode(read_bounded(folder / _RECORD, _LARGEST_RECORD), type=_Record)
     except (InputError, msgspec.DecodeError):
-        return _DownloadRecord([], [], [])
+        return _Record([], [], [])
 
 
-def _is_complete(request: _Request, record: _DownloadRecord) -> bool:
+def _is_complete(request: _Request, record: _Record) -> bool:
     """Return whether all files that are asked for were downloaded."""
-    return bool(record.files) and set(_asked_files(request, record.files)) <= set(record.here)
+    return bool(record.files) and set(_asked_files(request, record.files)) <= set(record.complete)
 
 
 def _asked_files(request: _Request, files: list[str]) -> list[str]:
@@ -181,24 +186,106 @@ def _asked_files(request: _Request, files: list[str]) -> list[str]:
 # --- downloading -------------------------------------------------------------------------------
 
 
-def _download(request: _Request, home: Path) -> _Download:
-    """Download the files that are asked for, unless they are there."""
-    hub = _import_client(request)
-    with download_errors(
-        f"{request.text} in {home}",
-        "--data-root",
-        _failures(hub),
-        partial(_download_error, request, home),
-    ):
-        _require_answer(hub.constants.ENDPOINT)
-        api = hub.HfApi()
-        commit = _find_usable(api, request)
-        folder = home / commit.sha
-        record = _DownloadRecord(commit.files, commit.notes, _read_record(folder).here)
-        if not _is_complete(request, record):
-            record.here = _download_files(api, request, commit, folder)
-            write_atomic(folder / _RECORD, msgspec.json.encode(record))
-    return _Download(folder, record)
+def _fetch_commit(request: _Request, home: Path) -> _CommitFolder:
+    """Ask the server which commit is meant; download the files asked for that are not complete."""
+    client = _Client(request, home)
+    client.require_answer()
+    commit = _find_usable(client, request)
+    folder = home / commit.sha
+    record = _Record(commit.files, commit.notes, _read_record(folder).complete)
+    if not _is_complete(request, record):
+        wanted = _asked_files(request, commit.files)
+        client.download(commit, wanted, folder)
+        record.complete = sorted({*record.complete, *wanted})
+        write_atomic(folder / _RECORD, msgspec.json.encode(record))
+    return _CommitFolder(folder, record)
+
+
+def _find_usable(client: _Client, request: _Request) -> _Commit:
+    """Return the commit to download.
+
+    Without a revision that is the newest one, or the hub's conversion to Parquet if the newest has
+    no labelled images.
+    """
+    newest = client.list_files(request.revision)
+    try:
+        return _choose(request, newest)
+    except DataError:
+        converted = client.list_conversion() if request.revision is None else None
+        if converted is not None:
+            with suppress(DataError):
+                return _choose(request, converted)
+        raise
+
+
+def _choose(request: _Request, listing: _Listing) -> _Commit:
+    """Choose the files that hold the images."""
+    files, notes = choose_files(request.text, listing.sizes)
+    return _Commit(listing.sha, list(listing.sizes), files, notes)
+
+
+class _Client:
+    """The hub's own client for one dataset; each of its failures becomes a DataError.
+
+    Only calls of the client are inside ``self._explained()``: an error in the rest of this module
+    must not be reported as a failure of the network.
+    """
+
+    def __init__(self, request: _Request, home: Path) -> None:
+        self._request = request
+        self._hub = _import_client(request)
+        self._explained = partial(
+            download_errors,
+            what=f"{request.text} in {home}",
+            setting="--data-root",
+            failures=_failures(self._hub),
+            explain=partial(_explain, request, home),
+        )
+
+    def require_answer(self) -> None:
+        """Send one request to the server: the client repeats a request that fails for 23 s."""
+        address = self._hub.constants.ENDPOINT
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the client's own
+        with self._explained(), suppress(urllib.error.HTTPError):  # also an answer
+            urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+
+    def list_files(self, revision: str | None) -> _Listing:
+        """List the files of a commit; without a revision, of the newest one."""
+        with self._explained():
+            return self._list(revision)
+
+    def list_conversion(self) -> _Listing | None:
+        """List the files of the hub's conversion to Parquet; None where there is none."""
+        with self._explained(), suppress(self._hub.errors.RevisionNotFoundError):
+            return self._list(_CONVERTED)
+        return None
+
+    def _list(self, revision: str | None) -> _Listing:
+        api, repository = self._hub.HfApi(), self._request.repository
+        sha = api.dataset_info(repository, revision=revision, timeout=_TIMEOUT).sha
+        if not _COMMIT.fullmatch(sha or ""):  # it becomes the name of a folder
+            raise DataError(f"{self._request.text}: the server calls its commit {sha!r}")
+        # The other list ends after some tens of thousands of files, and has no sizes.
+        tree = api.list_repo_tree(repository, repo_type="dataset", revision=sha, recursive=True)
+        # Folders have no size.
+        return _Listing(sha, {each.path: each.size for each in tree if hasattr(each, "size")})
+
+    def download(self, commit: _Commit, wanted: list[str], folder: Path) -> None:
+        """Download the wanted files of a commit into a folder."""
+        allowed = patterns(wanted, commit.names)
+        with self._explained():
+            self._hub.HfApi().snapshot_download(
+                self._request.repository,
+                repo_type="dataset",
+                revision=commit.sha,
+                local_dir=folder,
+                allow_patterns=allowed,
+                ignore_patterns=list(_UNSAFE),
+            )
+            # If the server stops answering, the client accepts a folder that has other files.
+            missing = [name for name in wanted if not (folder / name).is_file()]
+            if missing:
+                raise FileNotFoundError(f"{short_list(missing)} did not arrive")
 
 
 def _import_client(request: _Request) -> ModuleType:
@@ -215,66 +302,17 @@ def _import_client(request: _Request) -> ModuleType:
 
 
 def _failures(hub: ModuleType) -> tuple[type[Exception], ...]:
-    """Return all exceptions of a download; the last ones are of the client's own HTTP library."""
+    """Return all exceptions of a download.
+
+    ValueError is an answer that is not JSON, such as the login page of a hotel's network.
+    RuntimeError comes from hf_xet, which transfers large files. Which HTTP library the client uses
+    depends on its version (httpx, httpx2): its errors, such as a refused connection, are known as a
+    base class of the client's own error.
+    """
     return (OSError, ValueError, RuntimeError, HTTPException, *hub.errors.HfHubHTTPError.__bases__)
 
 
-def _require_answer(endpoint: str) -> None:
-    """Send one request to the server: its client repeats a request that fails for 23 s."""
-    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the client's own
-    with suppress(urllib.error.HTTPError):  # also an answer
-        urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
-
-
-def _find_usable(api: Any, request: _Request) -> _Commit:
-    """Return the commit to download.
-
-    Without a revision that is the newest one, or the hub's conversion to Parquet if the newest has
-    no labelled images.
-    """
-    from huggingface_hub.errors import RevisionNotFoundError  # noqa: PLC0415
-
-    try:
-        return _list_commit(api, request, request.revision)
-    except DataError:
-        if request.revision is None:
-            with suppress(DataError, RevisionNotFoundError):
-                return _list_commit(api, request, _CONVERTED)
-        raise
-
-
-def _list_commit(api: Any, request: _Request, revision: str | None) -> _Commit:
-    """List the files of a commit, and choose those that hold the images."""
-    repository = request.repository
-    sha = api.dataset_info(repository, revision=revision, timeout=_TIMEOUT).sha
-    if not _COMMIT.fullmatch(sha or ""):  # it becomes the name of a folder
-        raise DataError(f"{request.text}: the server calls its commit {sha!r}")
-    # The other list ends after some tens of thousands of files, and has no sizes.
-    tree = api.list_repo_tree(repository, repo_type="dataset", revision=sha, recursive=True)
-    sizes = {each.path: each.size for each in tree if hasattr(each, "size")}  # folders have none
-    files, notes = choose_files(request.text, sizes)
-    return _Commit(sha, list(sizes), files, notes)
-
-
-def _download_files(api: Any, request: _Request, commit: _Commit, folder: Path) -> list[str]:
-    """Download the files that are asked for; return all complete files of the folder."""
-    wanted = _asked_files(request, commit.files)
-    api.snapshot_download(
-        request.repository,
-        repo_type="dataset",
-        revision=commit.sha,
-        local_dir=folder,
-        allow_patterns=patterns(wanted, commit.names),
-        ignore_patterns=list(_UNSAFE),
-    )
-    # If the server stops answering, the client accepts a folder that has other files.
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{short_list(missing)} did not arrive")
-    return sorted({*_read_record(folder).here, *wanted})
-
-
-def _download_error(request: _Request, home: Path, error: Exception) -> DataError:
+def _explain(request: _Request, home: Path, error: Exception) -> DataError:
     """Return the error that says why a dataset cannot be downloaded, and what to do."""
     from huggingface_hub import errors  # noqa: PLC0415
 

@@ -49,7 +49,7 @@ def open_kaggle(data: Data, options: SourceOptions) -> Source | None:
             f"{name} is not the name of a dataset of Kaggle",
             hint="kaggle:OWNER/NAME, as in https://www.kaggle.com/datasets/OWNER/NAME",
         )
-    folder = _download(handle, name)
+    folder = _fetch(handle, name)
     source = open_folder(folder, options)
     if source is None:
         raise DataError(f"{name} was downloaded to {folder}, which is no folder")
@@ -61,12 +61,12 @@ def open_kaggle(data: Data, options: SourceOptions) -> Source | None:
     )
 
 
-def _download(handle: str, name: str) -> Path:
-    """Return the folder of a dataset's files."""
+def _fetch(handle: str, name: str) -> Path:
+    """Return the folder of a dataset's files; download them if the client's cache lacks them."""
     with redirect_stdout(sys.stderr):  # the client logs to stdout, which is for results
         kagglehub = _import_client(name)
         with download_errors(
-            name, "KAGGLEHUB_CACHE", _failures(kagglehub), partial(_download_error, name)
+            name, "KAGGLEHUB_CACHE", _failures(kagglehub), partial(_explain, name)
         ):
             return Path(kagglehub.dataset_download(handle))
 
@@ -91,7 +91,7 @@ def _failures(kagglehub: ModuleType) -> tuple[type[Exception], ...]:
     )
 
 
-def _download_error(name: str, error: Exception) -> DataError:
+def _explain(name: str, error: Exception) -> DataError:
     """Return the error that says why a dataset cannot be downloaded, and what to do."""
     import requests  # noqa: PLC0415 - kagglehub's
 

@@ -101,11 +101,11 @@ class Members(Generic[Key]):
     keys: list[Key] = field(default_factory=list)
     left_out: list[LedgerEntry] = field(default_factory=list)
 
-    def refuse(self, name: str, kind: str, reason: str) -> None:
+    def record_refused(self, name: str, kind: str, reason: str) -> None:
         """Record a file that is meant as an image and is not read."""
         self.left_out.append(LedgerEntry(printable(name), "refused", kind, reason))
 
-    def pass_over(self, name: str, kind: str, reason: str) -> None:
+    def record_passed_over(self, name: str, kind: str, reason: str) -> None:
         """Record a file that is not meant as an image."""
         self.left_out.append(LedgerEntry(printable(name), "passed over", kind, reason))
 
@@ -123,11 +123,11 @@ class Members(Generic[Key]):
         elif ".." in name.split("/"):
             reason = "its name leads out of the archive"
         if reason is not None:
-            self.refuse(name, "unsafe name", reason)
+            self.record_refused(name, "unsafe name", reason)
             return None
         parts = [part for part in name.split("/") if part not in {"", "."}]
         if any(is_hidden(part) for part in parts):
-            self.pass_over("/".join(parts), "hidden file", "hidden files are not read")
+            self.record_passed_over("/".join(parts), "hidden file", "hidden files are not read")
             return None
         return "/".join(parts)
 
@@ -135,12 +135,14 @@ class Members(Generic[Key]):
         """Add a regular file if it is an image by its suffix or its first bytes, from ``head``."""
         name = normalise(name)
         if not name:
-            self.refuse("a file without a name", "unsafe name", "its name is empty")
+            self.record_refused("a file without a name", "unsafe name", "its name is empty")
         elif has_image_suffix(name) or has_image_magic(head()):
             self.names.append(name)
             self.keys.append(key)
         else:
-            self.pass_over(name, "not an image", "neither its suffix nor its content is an image's")
+            self.record_passed_over(
+                name, "not an image", "neither its suffix nor its content is an image's"
+            )
 
 
 def source_of_folders(
@@ -226,12 +228,12 @@ class _Tree:
         self._members: dict[tuple[str, ...], list[int]] = {}
 
     def unique(self) -> list[int]:
-        """Return the positions of all names, and refuse the second of two equal ones."""
+        """Return the positions of all names, and record the second of two equal ones."""
         seen: set[str] = set()
         positions = []
         for position, name in enumerate(self.names):
             if name in seen:
-                self._refuse(position, "duplicate name", "another file has the same name")
+                self._record_refused(position, "duplicate name", "another file has the same name")
             else:
                 seen.add(name)
                 positions.append(position)
@@ -254,7 +256,7 @@ class _Tree:
             self._members[folder] = inside
 
     def children(self, folder: tuple[str, ...]) -> dict[str, list[int]]:
-        """Return the folders below one, by name; refuse the images beside them, once."""
+        """Return the folders below one, by name; record the images beside them, once."""
         depth = len(folder)
         below: dict[str, list[int]] = defaultdict(list)
         loose = []
@@ -273,7 +275,7 @@ class _Tree:
                 "table with the columns path and label",
             )
         for position in loose:
-            self._refuse(
+            self._record_refused(
                 position,
                 "beside class folders",
                 "it is next to the class folders, so its class is unknown",
@@ -288,15 +290,15 @@ class _Tree:
         return "/".join(self.split[position][len(root) :]) if root else self.names[position]
 
     def readable(self, found: Sequence[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:
-        """Refuse images whose name cannot be printed, except where the class has such a name."""
+        """Yield images; record one whose name cannot be printed, unless its class cannot either."""
         for position, entry in found:
             if printable(entry.id) == entry.id or printable(entry.label) != entry.label:
                 yield position, entry  # ``open_source`` raises an error for such a class
             else:
                 reason = "its name holds control characters, or is not valid text"
-                self._refuse(position, "unreadable name", reason)
+                self._record_refused(position, "unreadable name", reason)
 
-    def _refuse(self, position: int, kind: str, reason: str) -> None:
+    def _record_refused(self, position: int, kind: str, reason: str) -> None:
         name = printable(self.names[position])
         self.refused.append(LedgerEntry(name, "refused", kind, reason))
 

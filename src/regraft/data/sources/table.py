@@ -41,7 +41,7 @@ _LONGEST_CELL = 4096  # characters: no system opens a longer path
 _LARGEST_CSV = 1 << 30  # bytes, about ten million rows
 
 #: A row's number, and its values by canonical column name (split and group may be missing).
-_Values = tuple[int, Mapping[str, Any]]
+_NumberedRow = tuple[int, Mapping[str, Any]]
 
 
 class _TableRow(NamedTuple):
@@ -64,7 +64,7 @@ def open_table(data: Data, options: SourceOptions) -> Source | None:  # noqa: AR
     return _source(os.fspath(data), os.path.realpath(path.parent), read(path))
 
 
-def _source(location: str, folder: str, table: Iterable[_Values]) -> Source:
+def _source(location: str, folder: str, table: Iterable[_NumberedRow]) -> Source:
     """Make a source of a table's rows; no image file is opened yet."""
     rows, repeats = _separate_repeats(_check_rows(location, folder, table), location)
     if not rows:
@@ -74,13 +74,17 @@ def _source(location: str, folder: str, table: Iterable[_Values]) -> Source:
         )
     rows.sort(key=lambda row: row.entry.id)  # the order of rows changes no result
     entries, paths = [row.entry for row in rows], [row.path for row in rows]
-    stream = partial(read_each, partial(_read_below, folder), paths)
-    refused = [_refuse_repeat(row, earlier) for row, earlier in repeats]
-    notes = _backslash_notes([*rows, *(row for row, _ in repeats)])
-    return Source("table", location, entries, stream, refused, notes)
+    return Source(
+        kind="table",
+        location=location,
+        entries=entries,
+        stream=partial(read_each, partial(_read_below, folder), paths),
+        refused=[_repeat_entry(row, earlier) for row, earlier in repeats],
+        notes=_backslash_notes([*rows, *(row for row, _ in repeats)]),
+    )
 
 
-def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterator[_TableRow]:
+def _check_rows(location: str, folder: str, table: Iterable[_NumberedRow]) -> Iterator[_TableRow]:
     """Yield the rows of a table; the first one that cannot be used is an error."""
     for number, values in table:
         where = f"{location}, row {number}"
@@ -99,7 +103,10 @@ def _check_rows(location: str, folder: str, table: Iterable[_Values]) -> Iterato
 def _separate_repeats(
     rows: Iterable[_TableRow], location: str
 ) -> tuple[list[_TableRow], list[tuple[_TableRow, _TableRow]]]:
-    """Return the first row of each path, and each later row with the first one of its path."""
+    """Return the first row of each path, and each later row with the first one of its path.
+
+    Raises TableError if two rows of a path have different labels.
+    """
     first: dict[str, _TableRow] = {}
     repeats = []
     for row in rows:
@@ -115,7 +122,7 @@ def _separate_repeats(
     return list(first.values()), repeats
 
 
-def _refuse_repeat(row: _TableRow, earlier: _TableRow) -> LedgerEntry:
+def _repeat_entry(row: _TableRow, earlier: _TableRow) -> LedgerEntry:
     reason = f"row {row.number}: row {earlier.number} has it already"
     return LedgerEntry(printable(row.path), "refused", "duplicate name", reason)
 
@@ -188,7 +195,7 @@ def _text(values: Mapping[str, Any], column: str, where: str) -> str:
     else:
         raise TableError(
             f"{where}: the {column} is of type {type(value).__name__}",
-            hint="labels are text or whole numbers",
+            hint="labels are text or numbers",
         )
     if not text.strip():
         raise TableError(f"{where}: the {column} is empty")
@@ -232,7 +239,7 @@ def _choose_columns(header: Sequence[str], location: str) -> dict[str, int]:
     return chosen
 
 
-def _read_csv(path: Path) -> Iterator[_Values]:
+def _read_csv(path: Path) -> Iterator[_NumberedRow]:
     """Yield the rows of a CSV; a row's number is that of its last line in the file."""
     try:
         text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
@@ -267,7 +274,7 @@ def _read_csv(path: Path) -> Iterator[_Values]:
         raise TableError(f"{path}, row {reader.line_num}: {error}") from error
 
 
-def _read_parquet(path: Path) -> Iterator[_Values]:
+def _read_parquet(path: Path) -> Iterator[_NumberedRow]:
     """Yield the rows of a Parquet file; the first is row 1."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra

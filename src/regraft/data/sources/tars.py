@@ -170,9 +170,11 @@ def _list_member(
     if name is None or member.isdir():
         return
     if member.issym() or member.islnk():
-        members.refuse(name, "link", "links inside archives are not followed")
+        members.record_refused(name, "link", "links inside archives are not followed")
     elif member.issparse() or not member.isreg():
-        members.refuse(name, "not a regular file", "it is a pipe, a device or a sparse file")
+        members.record_refused(
+            name, "not a regular file", "it is a pipe, a device or a sparse file"
+        )
     else:
         key = TarMember(member.name, member.offset_data, member.size)
         members.add(name, key, partial(_member_head, archive, member))

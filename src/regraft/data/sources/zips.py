@@ -64,8 +64,9 @@ class ZipReader:
         self._refuse_overlaps()
 
     def _refuse_overlaps(self) -> None:
-        """Refuse members that share bytes: with them a small file can declare petabytes.
+        """Raise ArchiveError for members that share bytes.
 
+        With them a small file can declare petabytes.
         Fifield, A better zip bomb, WOOT 2019. CPython refuses them since 3.12.2 and 3.11.8.
         """
         infos = sorted(self.infos(), key=lambda info: info.header_offset)
@@ -142,11 +143,11 @@ def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
         if name is None or info.orig_filename.endswith("/"):
             continue
         if stat.S_ISLNK(mode):
-            members.refuse(name, "link", "links inside archives are not followed")
+            members.record_refused(name, "link", "links inside archives are not followed")
         elif stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
-            members.refuse(name, "not a regular file", "it is a pipe, a device or a socket")
+            members.record_refused(name, "not a regular file", "it is a pipe, a device or a socket")
         elif info.flag_bits & 0x1:
-            members.refuse(name, "encrypted", "it can only be read with a password")
+            members.record_refused(name, "encrypted", "it can only be read with a password")
         else:
             members.add(name, info, partial(reader.head, info))
     return reader, members
