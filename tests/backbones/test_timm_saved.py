@@ -66,7 +66,7 @@ def test_folders_that_ask_for_something_else_are_refused(tmp_path, changes, mess
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(BackboneError, match="cannot read") as caught:
+    with pytest.raises(BackboneError, match=r"config\.json cannot be read: No such file") as caught:
         load_backbone(f"local-dir:{tmp_path / 'none'}")
     assert "config.json" in caught.value.hint
 

@@ -60,7 +60,7 @@ def test_grids_of_any_number(tmp_path, n):
 
 
 def test_a_tile_without_an_image_says_why(tmp_path):
-    draw_grid(tmp_path / "p.png", [Item("changed since $it$ was read", "a", "b", 0.5)])
+    draw_grid(tmp_path / "p.png", [Item(None, "a", "b", 0.5, reason="changed since $it$")])
     picture = read(tmp_path / "p.png")
     grey = (picture == 242).all(axis=2)
     assert grey.sum() > 20_000

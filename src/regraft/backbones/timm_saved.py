@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.backbones.downloads import fetch_hub, fetch_hub_file
-from regraft.backbones.timm_models import POOLS, WEIGHT_FILES, names, record_from
+from regraft.backbones.timm_models import FAMILY, POOLS, WEIGHT_FILES, record_from
 from regraft.backbones.weights import read_weights
-from regraft.errors import BackboneError, WeightsError
+from regraft.core.files import read_bounded
+from regraft.errors import BackboneError, InputError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
 
 _FOLDER, _HUB = "local-dir:", "hf-hub:"
 _MAX_CONFIG_BYTES = 2**20
-# Arguments that do not change the network without its classifier in evaluation mode.
-_WITHOUT_EFFECT = {"num_classes", "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate"}
+#: Arguments that are left out of the record.
+_IGNORED = {
+    # They change the classifier, which is removed, or training, and the network only evaluates.
+    *("num_classes", "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate"),
+    "img_size",  # the size comes from pretrained_cfg or from the user's setting
+    "in_chans",  # always 3: ``record_from`` raises BackboneError if pretrained_cfg has another
+}
 
 
 def is_saved(name: str) -> bool:
@@ -57,25 +63,23 @@ def saved_record(name: str, weights: str) -> Record:
 
 def _read_config(file: Path, name: str) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
-            text = stream.read(_MAX_CONFIG_BYTES + 1)
-        config = json.loads(text) if len(text) <= _MAX_CONFIG_BYTES else None
-    except OSError as error:
+        config = json.loads(read_bounded(file, _MAX_CONFIG_BYTES))
+    except InputError as error:
         raise BackboneError(
-            f"{name}: cannot read {file}: {error.strerror}",
+            f"{name}: {error.message}",
             hint="give the folder that timm's save_for_hf wrote: config.json and model.safetensors",
         ) from error
     except (ValueError, RecursionError) as error:
         raise BackboneError(f"{name}: config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise BackboneError(f"{name}: config.json holds no object of at most 1 MB")
+        raise BackboneError(f"{name}: config.json holds no object")
     return config
 
 
 def _record_in(config: Mapping[str, Any], name: str) -> Record:
     """Check what config.json says and turn it into a record without weights."""
     architecture = config.get("architecture")
-    if not isinstance(architecture, str) or architecture not in names():
+    if not isinstance(architecture, str) or architecture not in FAMILY.names():
         raise BackboneError(f"{name} names an architecture that timm does not have: {architecture}")
     pretrained_cfg = config.get("pretrained_cfg", config)
     if not isinstance(pretrained_cfg, dict):
@@ -94,9 +98,8 @@ def _arguments_in(config: Mapping[str, Any], name: str) -> dict[str, Scalar]:
     given = config.get("model_args") or {}
     if not isinstance(given, dict):
         raise BackboneError(f"{name}: model_args in config.json is not an object")
-    ignored = _WITHOUT_EFFECT | {"img_size", "in_chans"}
     arguments: dict[str, Scalar] = {
-        key: value for key, value in given.items() if key not in ignored
+        key: value for key, value in given.items() if key not in _IGNORED
     }
     pool = config.get("global_pool")
     if isinstance(pool, str) and pool in POOLS - {""}:

@@ -129,7 +129,10 @@ def _read(
 
 
 def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> Item:
-    return Item(image, None, samples.classes[samples.labels[index]], None, samples.ids[index])
+    true, name = samples.classes[samples.labels[index]], samples.ids[index]
+    if isinstance(image, str):
+        return Item(None, None, true, None, name, reason=image)
+    return Item(image, None, true, None, name)
 
 
 def _views(
@@ -147,7 +150,7 @@ def _views(
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
     if isinstance(image, str):
-        return [Item(image, None, true, None, name)] * (1 + VIEWS)
+        return [Item(None, None, true, None, name, reason=image)] * (1 + VIEWS)
     items = [Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
     for epoch in range(1, VIEWS + 1):
         random = generator(seed, "augment", epoch, samples.hashes[index])

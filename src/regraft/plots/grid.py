@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 25  # images in a grid
-_CELL, _LINES, _GAP = 1.9, 0.57, 0.22  # inches: an image, the three lines above it, between cells
+#: Inches: side of a square cell for an image, the three lines above it, the gap between cells.
+_CELL, _LINES, _GAP = 1.9, 0.57, 0.22
+_BELOW_WORDS, _ABOVE_IMAGES = 0, 3  # matplotlib's zorder; words and images are in between
 
 
 @dataclass(frozen=True)
 class Item:
     """One image and its classes."""
 
-    image: NDArray[np.uint8] | str  # (H, W, 3) RGB of any size; or why there is no image
+    image: NDArray[np.uint8] | None  # (H, W, 3) RGB of any size
     predicted: str | None  # class name; None for an example without a prediction
     true: str
     probability: float | None  # of the predicted class, 0 to 1
     name: str = ""  # of the file
+    reason: str = ""  # why there is no image
 
 
 def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
@@ -47,6 +50,7 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     width = max(_GAP + columns * (_CELL + _GAP), 2 * _GAP + 0.085 * width_of(title))
     height = top + rows * (_CELL + _LINES + _GAP)
     figure = new_figure(width, height)
+    # One Axes for all images: an Axes for each image would double the time to draw.
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # in inches
     page.set_autoscale_on(False)
     page.axis("off")
@@ -87,14 +91,14 @@ class _Box(NamedTuple):
 
 def _draw_item(page: Axes, item: Item, cell: _Box) -> None:
     """Draw an image in its frame; without an image, a grey cell with the reason."""
-    if isinstance(item.image, str):
-        box, fill = cell, "0.95"
-        _write_reason(page, item.image, cell)
-    else:
-        box, fill = _box_of_image(item.image, cell), "none"
-        _draw_image(page, item.image, box)
     right = item.predicted is None or item.predicted == item.true
-    _draw_frame(page, box, fill=fill, right=right)
+    if item.image is None:
+        _write_reason(page, item.reason, cell)
+        _draw_frame(page, cell, right=right, fill="0.95", zorder=_BELOW_WORDS)
+    else:
+        box = _box_of_image(item.image, cell)
+        _draw_image(page, item.image, box)
+        _draw_frame(page, box, right=right, fill="none", zorder=_ABOVE_IMAGES)
 
 
 def _write_reason(page: Axes, reason: str, cell: _Box) -> None:
@@ -105,9 +109,9 @@ def _write_reason(page: Axes, reason: str, cell: _Box) -> None:
 
 
 def _box_of_image(image: NDArray[np.uint8], cell: _Box) -> _Box:
-    """Return the largest box of the image's shape at the top of the cell, in its middle."""
+    """Return the largest box of the image's shape at the top of a square cell, in its middle."""
     longest = max(image.shape[:2])
-    height, width = (cell.width * side / longest for side in image.shape[:2])
+    height, width = (cell.width * side / longest for side in image.shape[:2])  # in inches
     return _Box(cell.left + (cell.width - width) / 2, cell.top, width, height)
 
 
@@ -121,11 +125,11 @@ def _draw_image(page: Axes, image: NDArray[np.uint8], box: _Box) -> None:
     )  # fmt: skip
 
 
-def _draw_frame(page: Axes, box: _Box, *, fill: str, right: bool) -> None:
+def _draw_frame(page: Axes, box: _Box, *, right: bool, fill: str, zorder: int) -> None:
     page.add_patch(
         Rectangle(
             (box.left, box.bottom), box.width, box.height,
-            facecolor=fill, zorder=3 if fill == "none" else 0,  # a filled one is below its words
+            facecolor=fill, zorder=zorder,
             edgecolor=RIGHT if right else WRONG, linewidth=1.2 if right else 3.5,
             linestyle="solid" if right else (0, (2.2, 1.1)),
             capstyle="butt", joinstyle="miter",  # other ends fill the gaps between dashes

@@ -185,11 +185,12 @@ def _item(result: Result, k: int, image: NDArray[np.uint8] | str) -> Item:
     samples, classes = result.dataset.samples, result.dataset.classes
     index, p = result.scores.tested[k], result.scores.probabilities[k]  # p: (K,)
     return Item(
-        image,
+        None if isinstance(image, str) else image,
         predicted=classes[p.argmax()],
         true=classes[samples.labels[index]],
         probability=float(p.max()),
         name=samples.ids[index],
+        reason=image if isinstance(image, str) else "",
     )
 
 
