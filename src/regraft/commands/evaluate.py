@@ -7,6 +7,7 @@ It reads the bundle that the run wrote, as a user of the bundle does.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,17 @@ from regraft.data.dataset import Dataset
 from regraft.data.notes import report_refused
 from regraft.data.refused import record_refused
 from regraft.data.scan import scan
+from regraft.features.extractor import Extractor
+from regraft.runs.summary import describe_test
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from regraft.bundle.predictor import Predictor
     from regraft.data.ledger import Ledger
+    from regraft.data.samples import Samples
+    from regraft.features.extract import Features
 
 
 def evaluate(
@@ -56,45 +63,72 @@ def evaluate(
         The bundle is damaged or altered, or this machine computes other answers.
     """
     asked, folder = some_settings(settings, "evaluate"), Path(run)
-    from regraft.bundle.predictor import Predictor
-    from regraft.evaluation.metrics import measure_classification
-    from regraft.features.extractor import Extractor
-    from regraft.probe.score import calibrated_probabilities
-    from regraft.runs.summary import describe_test
-
-    predictor = Predictor.load(
-        folder, device=asked.device, precision=asked.precision, batch_size=asked.batch_size
-    )
+    predictor = _load_predictor(folder, asked)
     config = asked if "max_pixels" in settings else _as_trained(asked, predictor)
-    samples = scan(data, config, reporter, least_classes=1)
-    labels = match_classes(samples, predictor.classes)
-    wanted, notes = choose_unseen(samples, folder)
-    for note in (*samples.source.notes, *samples.notes, *notes):
-        reporter.say(note)
-    backbone = predictor.model.backbone
-    with Extractor(backbone, predictor.compute, config, reporter) as extractor:
-        features = extractor.read(Dataset.only_test(samples, wanted))
-        ledger = record_refused(samples, wanted, features.refused, strict=config.strict).ledger
-        read = np.asarray([i for i in wanted if int(i) not in features.refused], dtype=np.int64)
-        probabilities = calibrated_probabilities(predictor.model, features, read)
-    measured = measure_classification(
-        probabilities, labels[read], predictor.classes, seed=config.seed
-    )
-    missing = missing_classes(labels[read], predictor.classes)
+    scanned = scan(data, config, reporter, least_classes=1)
+    dataset, notes = _unseen_images(scanned, predictor.classes, folder)
+    _report(reporter, [*scanned.source.notes, *scanned.notes, *notes])
+    with Extractor(predictor.model.backbone, predictor.compute, config, reporter) as extractor:
+        features = extractor.read(dataset)
+        readable, ledger = _without_refused(dataset, features, strict=config.strict)
+        measured = _measure(predictor, features, readable, config.seed)
+    missing = missing_classes(readable.labels(readable.test), predictor.classes)
     report_refused(ledger, reporter, "among the figures")
-    for line in (*missing, *measured["warnings"], *describe_test(measured)):
-        reporter.say(line)
+    _report(reporter, [*missing, *measured["warnings"], *describe_test(measured)])
     about = {
-        "source": samples.source.location,
+        "source": scanned.source.location,
         "notes": [*notes, *missing],
         "refused": _refused(ledger),
     }
     return {"run": str(folder), "data": about, **measured}
 
 
+def _load_predictor(folder: Path, config: Any) -> Predictor:
+    from regraft.bundle.predictor import Predictor
+
+    return Predictor.load(
+        folder, device=config.device, precision=config.precision, batch_size=config.batch_size
+    )
+
+
 def _as_trained(config: Any, predictor: Predictor) -> Any:
     """Return the settings with the limit of pixels that the run was trained with."""
     return config.replace(max_pixels=predictor.model.max_pixels)
+
+
+def _unseen_images(
+    samples: Samples, classes: tuple[str, ...], folder: Path
+) -> tuple[Dataset, list[str]]:
+    """Return the images to measure, with labels as the run counts its classes, and notes."""
+    labels = match_classes(samples, classes)
+    wanted, notes = choose_unseen(samples, folder)
+    matched = dataclasses.replace(samples, classes=classes, labels=labels)
+    return Dataset.only_test(matched, wanted), notes
+
+
+def _without_refused(
+    dataset: Dataset, features: Features, *, strict: bool
+) -> tuple[Dataset, Ledger]:
+    """Return the images that were read, and the ledger with those that were not."""
+    ledger = record_refused(dataset.samples, dataset.test, features.refused, strict=strict).ledger
+    read = dataset.test[~np.isin(dataset.test, list(features.refused))]
+    return Dataset.only_test(dataset.samples, read), ledger
+
+
+def _measure(
+    predictor: Predictor, features: Features, dataset: Dataset, seed: int
+) -> dict[str, Any]:
+    from regraft.evaluation.metrics import measure_classification
+    from regraft.probe.score import calibrated_probabilities
+
+    probabilities = calibrated_probabilities(predictor.model, features, dataset.test)
+    truth = dataset.labels(dataset.test)
+    return measure_classification(probabilities, truth, predictor.classes, seed=seed)
+
+
+def _report(reporter: Reporter, lines: Sequence[str]) -> None:
+    for line in lines:
+        reporter.say(line)
 
 
 def _refused(ledger: Ledger) -> dict[str, str]:

@@ -57,7 +57,7 @@ def train(
     callbacks : sequence of object
         Called while a network is trained; methods as in ``regraft.finetune.callbacks.MOMENTS``.
     **settings
-        Fields of TrainConfig, in place of those of ``config``.
+        Fields of TrainConfig, instead of those of ``config``.
 
     Returns
     -------
@@ -85,10 +85,12 @@ def train(
             return train_as_follower(data, asked, group)
         seconds = Stopwatch()
         with (
-            _reserve(data, asked) as place,
-            open_logs(asked, place.folder, checkpoints_folder(place.folder), reporter) as logs,
+            _reserve(data, asked) as reserved,
+            open_logs(
+                asked, reserved.folder, checkpoints_folder(reserved.folder), reporter
+            ) as logs,
         ):
-            checkpoints = checkpoints_folder(place.folder)
+            checkpoints = checkpoints_folder(reserved.folder)
             check_first(asked, checkpoints)
             with in_background(load_network, asked) as loading:  # and torch's import
                 scanned = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
@@ -118,12 +120,12 @@ def train(
                 seconds.add(trained.seconds)
                 result = measure(probe, trained, features, dataset, extractor, pairs)  # once
                 seconds.lap("evaluate")
-            metrics = write_result(place, result, logs, seconds)
+            metrics = write_result(reserved, result, logs, seconds)
             if asked.strategy != "probe":  # else they are another training's
                 remove_checkpoints(checkpoints)
         # What train_as_follower waits for.
-        group.send("written", json.dumps([str(place.folder), metrics]).encode())
-    return Run(place.folder, metrics, result.trained.model)
+        group.send("written", json.dumps([str(reserved.folder), metrics]).encode())
+    return Run(reserved.folder, metrics, result.trained.model)
 
 
 def _reserve(data: Any, config: TrainConfig) -> AbstractContextManager[Reservation]:
