@@ -1,6 +1,8 @@
 """A setting is declared once, at its field; everything else comes from there."""
 
 import importlib.util
+import inspect
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -81,6 +83,18 @@ def test_a_declared_setting_is_checked():
             Extended(largest_turn=value)
     with pytest.raises(ConfigError, match=r"^largest_turn is 'x'; it must be a number$"):
         Extended().replace(largest_turn="x")
+
+
+def test_an_unknown_name_is_our_own_error_in_a_subclass_too():
+    for make in (Extended, Extended().replace):
+        with pytest.raises(ConfigError) as caught:
+            make(largest_trun=15)
+        assert str(caught.value) == (
+            "unknown setting largest_trun\nhint: did you mean largest_turn?"
+        )
+    assert [*inspect.signature(Extended).parameters][-1] == "largest_turn"
+    config = Extended(largest_turn=15)
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - our own
 
 
 def test_a_declared_setting_is_in_the_help_under_its_heading(capsys):

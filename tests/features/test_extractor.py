@@ -171,12 +171,6 @@ def test_characters_are_never_mirrored(tmp_path, names, expected):
     assert not AUGMENTATIONS["digits"].flip
 
 
-HINT = (
-    "\nhint: views (--views 0: none) are for a probe whose head weighs features; fine-tuning "
-    "augments every epoch by itself"
-)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -185,13 +179,32 @@ HINT = (
         ({"tta": True}, "tta is given, and views is 0\nhint: --views 4 --tta"),
         (
             {"views": 2, "strategy": "finetune"},
-            f"views is 2, and strategy finetune is given: one of the two{HINT}",
+            (
+                "views is 2, and strategy finetune is given: one of the two\nhint: --views 0: "
+                "fine-tuning augments every epoch by itself"
+            ),
         ),
         (
             {"views": 2, "augment": "none"},
-            f"views is 2, and augment none is given: one of the two{HINT}",
+            (
+                "views is 2, and augment none is given: one of the two\nhint: --views 0: views are "
+                "augmented images"
+            ),
         ),
-        ({"views": 2, "head": "knn"}, f"views is 2, and head knn is given: one of the two{HINT}"),
+        (
+            {"views": 2, "head": "mean"},
+            (
+                "views is 2, and head mean is given: one of the two\nhint: --views 0: knn and mean "
+                "read views with --tta only"
+            ),
+        ),
+        (
+            {"views": 2, "head": "knn"},
+            (
+                "views is 2, and head knn is given: one of the two\nhint: --views 0: knn and mean "
+                "read views with --tta only"
+            ),
+        ),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

@@ -183,7 +183,7 @@ def test_a_stopped_run_is_an_error_before_any_work(data, tmp_path):
         ({"accumulate": 0}, "accumulate is 0; it must be between 1 and 65536"),
         (
             {"strategy": "finetune", "head": "knn"},
-            "head is knn; it must be one that weighs features where strategy is finetune",
+            "head is knn; it must be logistic, ridge or mean where strategy is finetune",
         ),
         (
             {"strategy": "scratch", "weights": "file.pth"},

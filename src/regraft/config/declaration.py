@@ -120,7 +120,10 @@ class SomeOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Everything about one setting; ``settings_of`` fills in the last three from the field."""
+    """Everything about one setting.
+
+    ``settings_of`` fills in the last three from the field, and an empty placeholder by the type.
+    """
 
     text: str  # for the help and the docs
     why: str  # the reason for the default, for the docs
@@ -213,6 +216,7 @@ def setting(default: Any, text: str, **declared: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(text=text, **declared)})
 
 
+@cache
 def settings_of(kind: type) -> dict[str, Setting]:
     """Return the settings of a configuration's class by name, in the order of its fields.
 
@@ -225,11 +229,6 @@ def settings_of(kind: type) -> dict[str, Setting]:
     >>> found["max_pixels"].default_text(), found["max_pixels"].default_text("predict")
     ('40000000', 'as in training')
     """
-    return _settings_of(kind)
-
-
-@cache
-def _settings_of(kind: type) -> dict[str, Setting]:
     types = get_type_hints(kind)
     found = {}
     for each in dataclasses.fields(kind):

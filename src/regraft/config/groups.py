@@ -1,6 +1,6 @@
 """Groups of settings: the headings of the help, with what the settings under each have in common.
 
-The words of a declaration replace those of its group.
+Where a declaration gives a value itself, that value counts, and not the one of its group.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ training_setting = partial(setting, group="Fine-tuning", strategies=("finetune",
 machine_setting = partial(setting, group="The machine")
 result_setting = partial(setting, group="The result", harmless=True)
 
-# Commands that read a setting, where these are not just those that train.
-WHOLE_TRAININGS = ("train", "compare")  # lr-find takes a few steps, and writes no run
-READING = ("train", "compare", "lr-find", "evaluate", "show")
-COMPUTING = ("train", "compare", "lr-find", "evaluate", "predict")
-STORING = ("train", "compare", "lr-find", "evaluate")
-DRAWING = ("train", "compare", "lr-find", "show")
-ALL = ("train", "compare", "lr-find", "evaluate", "predict", "show")
+# The commands that read a setting; without a declaration, train, compare and lr-find.
+TRAIN_COMPARE = ("train", "compare")  # lr-find takes a few steps, and writes no run
+ALL_BUT_PREDICT = ("train", "compare", "lr-find", "evaluate", "show")
+ALL_BUT_SHOW = ("train", "compare", "lr-find", "evaluate", "predict")
+ALL_BUT_PREDICT_SHOW = ("train", "compare", "lr-find", "evaluate")
+ALL_BUT_EVALUATE_PREDICT = ("train", "compare", "lr-find", "show")
+ALL_COMMANDS = ("train", "compare", "lr-find", "evaluate", "predict", "show")
 
 INSIDE = Bounds(0, 1, low_included=False, high_included=False)
 BELOW_ONE = Bounds(0, 1, high_included=False)

@@ -8,7 +8,7 @@ neither numpy nor torch.
 from __future__ import annotations
 
 import dataclasses
-import functools
+import inspect
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the annotations are evaluated for their types
 from typing import Any, Literal
@@ -22,14 +22,14 @@ from regraft.config.declaration import (
     unknown_setting,
 )
 from regraft.config.groups import (
-    ALL,
+    ALL_BUT_EVALUATE_PREDICT,
+    ALL_BUT_PREDICT,
+    ALL_BUT_PREDICT_SHOW,
+    ALL_BUT_SHOW,
+    ALL_COMMANDS,
     BELOW_ONE,
-    COMPUTING,
-    DRAWING,
     INSIDE,
-    READING,
-    STORING,
-    WHOLE_TRAININGS,
+    TRAIN_COMPARE,
     data_setting,
     head_setting,
     machine_setting,
@@ -55,25 +55,29 @@ SCHEMA_VERSION = 1
 MAX_VIEWS = 16  # everything becomes this many times slower
 
 
-def _checks_names(cls: Any) -> Any:
-    """Make a dataclass raise our own error for an unknown name, with the nearest names."""
-    make = cls.__init__
+class _ChecksNames(type):
+    """Makes a dataclass raise our own error for an unknown name, with the nearest names.
 
-    @functools.wraps(make)
-    def checked(self: Any, **settings: Any) -> None:
-        known = [each.name for each in dataclasses.fields(self)]
+    A metaclass, so that it holds for subclasses too: each has an ``__init__`` of its own, which
+    ``dataclass`` makes after ``__init_subclass__`` was called.
+    """
+
+    def __call__(cls, **settings: Any) -> Any:
+        known = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for name in settings:
             if name not in known:
                 raise unknown_setting(name, known)
-        make(self, **settings)
+        return super().__call__(**settings)
 
-    cls.__init__ = checked
-    return cls
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The parameters of ``__init__``; ``inspect`` would show those of ``__call__``."""
+        made = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return made.replace(parameters=[*made.parameters.values()][1:])
 
 
-@_checks_names
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(metaclass=_ChecksNames):
     """Everything that decides what a run computes, and where it writes.
 
     Paths may be given as text, and numbers as numpy has them.
@@ -119,7 +123,7 @@ class TrainConfig:
         unit="pixels",
         rule=AutoOrNumber(8, 4096),
         placeholder="PIXELS|auto",
-        commands=DRAWING,
+        commands=ALL_BUT_EVALUATE_PREDICT,
     )
     taps: str = network_setting(
         "auto",
@@ -143,14 +147,14 @@ class TrainConfig:
         why="The features take that many times longer; docs/probe.md shows what they gain.",
         unit="views of an image",
         rule=Bounds(0, MAX_VIEWS),
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     tta: bool = network_setting(
         default=False,
         text="Test-time augmentation: average the features of every image over its views, in "
         "training and in the bundle.",
         why="Every prediction takes that many times longer, also after deployment.",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     # --- the data ----------------------------------------------------------------------------
     test_fraction: float = data_setting(
@@ -169,7 +173,7 @@ class TrainConfig:
         "part of sixty says little.",
         unit="rounds",
         rule=Bounds(2, 100, or_zero=True),
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     split: Path | None = data_setting(
         None,
@@ -183,20 +187,20 @@ class TrainConfig:
         "match) names the group.",
         why="Only you know. Images of one patient or burst in two parts make results too good.",
         placeholder="RULE",
-        commands=DRAWING,
+        commands=ALL_BUT_EVALUATE_PREDICT,
     )
     data_root: Path | None = data_setting(
         None,
         "Folder where named datasets are, or are downloaded to.",
         why="The platform's cache folder: one download serves all projects.",
-        commands=READING,
+        commands=ALL_BUT_PREDICT,
         harmless=True,
     )
     strict: bool = data_setting(
         default=False,
         text="Stop at the first image that cannot be used.",
         why="One broken file need not stop a training; every refused image is listed.",
-        commands=READING,
+        commands=ALL_BUT_PREDICT,
     )
     max_pixels: int = data_setting(
         40_000_000,
@@ -204,7 +208,7 @@ class TrainConfig:
         why="120 MB decoded: more than most cameras' pictures, and no decompression bomb.",
         unit="pixels",
         rule=Bounds(1, 2**31),
-        commands=ALL,
+        commands=ALL_COMMANDS,
         defaults={"evaluate": "as in training", "predict": "as in training"},
     )
     # --- the head ----------------------------------------------------------------------------
@@ -265,7 +269,7 @@ class TrainConfig:
         why="Few are enough for a network that starts from the probe.",
         unit="epochs",
         rule=Bounds(1, 100_000),
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     patience: int = training_setting(
         0,
@@ -273,7 +277,7 @@ class TrainConfig:
         why="A cosine schedule is at its best at its end.",
         unit="epochs",
         rule=Bounds(0, 100_000),
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     augment: Augment = training_setting(
         "auto",
@@ -293,7 +297,7 @@ class TrainConfig:
         why="It changes no result: without augmentation every epoch sees the same images.",
         rule=AutoOrNumber(0, 100_000),
         placeholder="K|auto",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     lr: float | None = training_setting(
         None,
@@ -302,7 +306,7 @@ class TrainConfig:
         why="AdamW takes 1e-4 (2e-3 from scratch), SGD 5e-3 (5e-2).",
         rule=Bounds(0, 1000, low_included=False),
         placeholder="RATE",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     optimizer: OptimizerName = training_setting(
         "adamw",
@@ -328,7 +332,7 @@ class TrainConfig:
         "cosine",
         "How the learning rate falls.",
         why="It ends near 0 without a number to choose (Loshchilov and Hutter, ICLR 2017).",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     warmup: float = training_setting(
         1.0,
@@ -337,7 +341,7 @@ class TrainConfig:
         unit="epochs",
         rule=Bounds(0),
         placeholder="EPOCHS",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     accumulate: int = training_setting(
         1,
@@ -390,7 +394,7 @@ class TrainConfig:
         unit="share per step",
         rule=BELOW_ONE,
         placeholder="DECAY",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
     bn: Norms = training_setting(
         "auto",
@@ -413,29 +417,30 @@ class TrainConfig:
         unit="seconds",
         rule=Bounds(1),
         placeholder="SECONDS",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
         harmless=True,
     )
-    # --- the machine -------------------------------------------------------------------------
+    # --- the data again: in config.yaml, the seed stands between fine-tuning and the machine --
     seed: int = data_setting(
         0,
         "Seed of the split, the folds and random weights.",
         why="A fixed one: the same command gives the same run.",
         rule=Bounds(0, 2**32 - 1),
-        commands=DRAWING,
+        commands=ALL_BUT_EVALUATE_PREDICT,
     )
+    # --- the machine -------------------------------------------------------------------------
     device: str = machine_setting(
         "auto",
         "Where networks run: auto, cpu, cuda, cuda:N or mps.",
         why="A GPU if there is one, else the processor.",
         placeholder="NAME",
-        commands=COMPUTING,
+        commands=ALL_BUT_SHOW,
     )
     precision: Precision = machine_setting(
         "auto",
         "Precision of the forward pass: auto is bfloat16 where the hardware has it, else float32.",
         why="bfloat16 is twice as fast where the processor has it, at the same accuracy.",
-        commands=COMPUTING,
+        commands=ALL_BUT_SHOW,
     )
     batch_size: int = machine_setting(
         16,
@@ -445,7 +450,7 @@ class TrainConfig:
         unit="images",
         rule=Bounds(1, 65_536),
         short="-b",
-        commands=COMPUTING,
+        commands=ALL_BUT_SHOW,
     )
     workers: int = machine_setting(
         0,
@@ -454,21 +459,21 @@ class TrainConfig:
         unit="threads",
         rule=Bounds(0, 1024),
         short="-j",
-        commands=ALL,
+        commands=ALL_COMMANDS,
         harmless=True,
     )
     cache: bool = machine_setting(
         default=True,
         text="Keep features in the store for later runs.",
         why="Computing features takes most of the time of a probe.",
-        commands=STORING,
+        commands=ALL_BUT_PREDICT_SHOW,
         harmless=True,
     )
     cache_dir: Path | None = machine_setting(
         None,
         "Folder of the store; if not given, $REGRAFT_CACHE, else the platform's cache folder.",
         why="All projects of a user then share one store.",
-        commands=STORING,
+        commands=ALL_BUT_PREDICT_SHOW,
         harmless=True,
     )
     # --- the result --------------------------------------------------------------------------
@@ -490,28 +495,18 @@ class TrainConfig:
         why="The run folder has the same figures; both need a package more.",
         rule=SomeOf(LOGS),
         placeholder="NAMES",
-        commands=WHOLE_TRAININGS,
+        commands=TRAIN_COMPARE,
     )
 
     def __post_init__(self) -> None:
         for name, each in settings_of(type(self)).items():
             value = each.checked(getattr(self, name))
-            object.__setattr__(self, name, value)  # the one moment in which it may change
+            object.__setattr__(self, name, value)  # a frozen dataclass allows no other way
         self._check_folds()
         self._check_views()
-        if self.strategy == "scratch" and self.weights not in {"default", "none"}:
-            raise ConfigError(
-                f"weights is {self.weights}; it must be default or none where strategy is scratch"
-            )
-        if self.strategy == "finetune" and self.head == "knn":
-            raise ConfigError(
-                "head is knn; it must be one that weighs features where strategy is finetune"
-            )
-        if (self.mixup or self.cutmix) and self.cached_views not in {"auto", "0"}:
-            raise ConfigError(
-                f"cached_views is {self.cached_views}, and images are blended: one of the two",
-                hint="mixup and CutMix blend pixels before the frozen stages see them",
-            )
+        self._check_weights()
+        self._check_head()
+        self._check_cached_views()
 
     def _check_folds(self) -> None:
         """Refuse folds with what has one test part."""
@@ -526,18 +521,43 @@ class TrainConfig:
         """Refuse views that nothing would read."""
         if self.tta and not self.views:
             raise ConfigError("tta is given, and views is 0", hint="--views 4 --tta")
-        others = {
-            f"strategy {self.strategy}": self.strategy != "probe",
-            "augment none": self.augment == "none",
-            f"head {self.head}": self.head in ("knn", "mean") and not self.tta,
-        }
-        for other, given in others.items():
-            if self.views and given:
-                raise ConfigError(
-                    f"views is {self.views}, and {other} is given: one of the two",
-                    hint="views (--views 0: none) are for a probe whose head weighs features; "
-                    "fine-tuning augments every epoch by itself",
-                )
+        if not self.views:
+            return
+        if self.strategy != "probe":
+            other, hint = f"strategy {self.strategy}", "fine-tuning augments every epoch by itself"
+        elif self.augment == "none":
+            other, hint = "augment none", "views are augmented images"
+        elif self.head in {"knn", "mean"} and not self.tta:
+            other, hint = f"head {self.head}", "knn and mean read views with --tta only"
+        else:
+            return
+        raise ConfigError(
+            f"views is {self.views}, and {other} is given: one of the two",
+            hint=f"--views 0: {hint}",
+        )
+
+    def _check_weights(self) -> None:
+        """Refuse trained weights where training begins with random ones."""
+        if self.strategy == "scratch" and self.weights not in {"default", "none"}:
+            raise ConfigError(
+                f"weights is {self.weights}; it must be default or none where strategy is scratch"
+            )
+
+    def _check_head(self) -> None:
+        """Refuse to train a head that has no weights."""
+        if self.strategy == "finetune" and self.head == "knn":
+            raise ConfigError(
+                "head is knn; it must be logistic, ridge or mean where strategy is finetune",
+                hint="steps change weights, and knn has none",
+            )
+
+    def _check_cached_views(self) -> None:
+        """Refuse to use views of images again that are blended."""
+        if (self.mixup or self.cutmix) and self.cached_views not in {"auto", "0"}:
+            raise ConfigError(
+                f"cached_views is {self.cached_views}, and images are blended: one of the two",
+                hint="mixup and CutMix blend pixels before the frozen stages see them",
+            )
 
     @property
     def logs(self) -> tuple[str, ...]:
