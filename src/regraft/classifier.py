@@ -1,4 +1,4 @@
-"""The former module of ``Classifier``, which pickles name; the class is in ``estimator``."""
+"""The old import path of ``Classifier``, kept because users' pickles name it; see ``estimator``."""
 
 from regraft.estimator import Classifier
 

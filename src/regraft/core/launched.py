@@ -1,4 +1,4 @@
-"""The number of this process among those of a training, as ``torchrun`` sets it."""
+"""Which process of a training this is, if ``torchrun`` has started several."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Labelled images: where they come from, how they are decoded, and how they are split."""
+"""Labelled images: where they come from, their labels and hashes, and which cannot be used."""

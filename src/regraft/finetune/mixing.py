@@ -54,7 +54,6 @@ def draw_mixing(n: int, side: int, *, mixup: float, cutmix: float, seed: int, st
     (top, left), (bottom, right) = (
         np.clip(np.round(middle + way * half), 0, side).astype(int).tolist() for way in (-1, 1)
     )
-    share = (
-        1 - (bottom - top) * (right - left) / side**2
-    )  # what remains of the image, after clipping at its borders
+    # What remains of the image, after clipping at its borders.
+    share = 1 - (bottom - top) * (right - left) / side**2
     return Mixing(share, partners, (top, bottom, left, right))

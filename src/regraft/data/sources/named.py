@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A dataset that is known by name."""
+    """A dataset that is known by name; ``regraft datasets`` prints all fields."""
 
     name: str
     classes: int
@@ -40,7 +40,7 @@ class NamedDataset:
     download: int  # bytes, roughly; 0 where it comes with the installation
     licence: str  # as its authors say it plainly; else "see homepage"
     homepage: str
-    looked_for: str  # folder or files below the data root
+    looked_for: str  # folder or files below the data root, for users who download by themselves
 
 
 _SEE = "see homepage"

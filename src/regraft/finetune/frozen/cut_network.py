@@ -113,9 +113,8 @@ class CutNetwork:
                 return module
             if max(stages) < self._first:
                 return self._with_forward(module, _Shapes(module))
-        mixed = copy.copy(
-            module
-        )  # it runs on both sides of the cut: its own tensors belong to the front
+        # It runs on both sides of the cut: its own tensors belong to the front.
+        mixed = copy.copy(module)
         mixed._modules = {  # noqa: SLF001
             child: None if part is None else self._after_cut(part, inside + child)
             for child, part in module._modules.items()  # noqa: SLF001
@@ -153,9 +152,8 @@ class _Shapes:
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         if not (inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].is_meta):
-            return self._module(
-                *inputs, **named
-            )  # used on both sides, such as an activation function
+            # Used on both sides, such as an activation function.
+            return self._module(*inputs, **named)
         shape = inputs[0].shape
         if shape not in self._made:
             self._made[shape] = self._without_values(*inputs, **named)

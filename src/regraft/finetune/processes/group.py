@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     import torch
 
-_LONGEST = timedelta(
-    minutes=30
-)  # a process waits for another one in a step; a dead one is noticed at once
+#: How long a process waits for another one in a step; a dead one is noticed at once.
+_LONGEST = timedelta(minutes=30)
 _PAUSE = 0.2  # seconds between two checks while the first process works alone
 _TRAININGS = itertools.count()  # of this process
 _SAVING = 25.0  # seconds; torchrun kills 30 seconds after its signal
