@@ -47,7 +47,7 @@ class Checkpoints:
 
     folder: Path  # made by the first ``save``; other people's files in it are left alone
     fingerprint: Mapping[str, Any]  # settings, data, weights: other runs' checkpoints are refused
-    #: Of the checkpoints that ``save`` keeps: those that it has written, and the one loaded.
+    #: Numbers of the checkpoints that ``save`` does not remove: written by it, or loaded.
     _kept_numbers: list[int] = field(default_factory=list, init=False)
 
     def load(self) -> tuple[Saved | None, list[str]]:
