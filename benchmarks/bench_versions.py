@@ -26,7 +26,7 @@ FINETUNE = [
     *("--save-every", "1", *EXPLICIT),
 ]
 #: Entries of metrics.json that differ between any two runs, or name the version.
-TIMED = {"seconds", "images_per_second", "regraft"}
+TIMED = {"seconds", "images_per_second", "regraft", "notes"}
 
 
 class Checks:
@@ -64,6 +64,15 @@ def untimed(value):
     return [untimed(each) for each in value] if isinstance(value, list) else value
 
 
+def differences(one, other, path=""):
+    """Yield the paths of entries that differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted(one.keys() | other.keys()):
+            yield from differences(one.get(name), other.get(name), f"{path}/{name}")
+    elif one != other:
+        yield f"{path}: {str(one)[:200]} and {str(other)[:200]}"
+
+
 def metrics(folder):
     return untimed(json.loads((folder / "metrics.json").read_text()))
 
@@ -80,6 +89,8 @@ def compare_probes(checks, earlier, data, work):
     run(earlier, ["train", data, "--out", old, *EXPLICIT], work / "store-old")
     run(LATER, ["train", data, "--out", new, *EXPLICIT], work / "store-new")
     checks.add(f"{name}: metrics.json, to the last digit", metrics(old) == metrics(new))
+    for line in differences(metrics(old), metrics(new)):
+        print(f"  {line}")
     for file in ("predictions.csv", "split.csv", "ledger.json", "config.yaml"):
         same = (old / file).read_bytes() == (new / file).read_bytes()
         checks.add(f"{name}: {file}, byte by byte", same)
