@@ -322,6 +322,10 @@ def test_paths_that_cannot_be_written_are_reported_before_the_work(tmp_path, mon
     with pytest.raises(RunError, match="cannot be written: File name too long"):
         make(tmp_path / ("x" * 255))
 
+    if sys.platform == "linux":  # a folder where none can be made, which once was tried for ever
+        with pytest.raises(RunError, match="^/proc/run cannot be written: No such file"):
+            make(Path("/proc/run"))
+
     def full(self, *_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOCK = "regraft.lock"
+_ATTEMPTS = 1000
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def numbered(path: Path) -> Path:
 
 def _take(folder: Path) -> int | None:
     """Make or take over a workspace; return the descriptor of its lock, None if it is in use."""
-    while True:
+    for attempt in range(1, _ATTEMPTS + 1):
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = True
         try:
@@ -88,10 +89,13 @@ def _take(folder: Path) -> int | None:
                 return None
             made = False
         except FileNotFoundError:  # another run has removed the empty parent again
+            if attempt == _ATTEMPTS:  # or no folder can be made here at all, as in /proc
+                raise
             continue
         descriptor = _lock(folder, made=made)
         if descriptor is not None or folder.exists():
             return descriptor
+    return None
 
 
 def _is_leftover(folder: Path) -> bool:
