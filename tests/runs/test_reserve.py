@@ -323,7 +323,7 @@ def test_paths_that_cannot_be_written_are_reported_before_the_work(tmp_path, mon
         make(tmp_path / ("x" * 255))
 
     if sys.platform == "linux":  # a folder where none can be made, which once was tried for ever
-        with pytest.raises(RunError, match="^/proc/run cannot be written: No such file"):
+        with pytest.raises(RunError, match=r"^/proc/run cannot be written: No such file"):
             make(Path("/proc/run"))
 
     def full(self, *_, **__):
