@@ -47,7 +47,9 @@ def spoils_no_other(predictor, image, kind: str) -> ImageError:
     first, middle, last = predictor.predict_many([PIXELS, image, PIXELS])
     alone = predictor.predict(PIXELS)
     assert first.label == last.label == alone.label
-    assert middle.label == ""
+    assert middle.label is None  # "" was taken for a class
+    assert np.isnan(middle.probability)
+    assert len(middle.top) == len(middle.probabilities) == 0
     assert middle.error.kind == kind
     with pytest.raises(ImageError, match=re.escape(kind)):
         predictor.predict(image)
@@ -208,7 +210,7 @@ def broken_for(kind: str):
 def test_answers_that_are_not_finite_are_refused_as_in_training(kind):
     (answer,) = broken_for(kind).predict_many([PIXELS])
     assert (answer.error.kind, answer.error.reason) == (NOT_FINITE.kind, NOT_FINITE.reason)
-    assert (answer.label, answer.top) == ("", ())
+    assert (answer.label, answer.top) == (None, ())
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,31 @@ def test_a_wrong_path_is_an_error_before_torch_is_imported(words, home):
     assert "torch" not in result.stdout.split()
 
 
+def test_predictions_replace_no_file_unasked(tmp_path, capsys):
+    """A photograph or the labels given to --csv by mistake were lost."""
+    table, folder, new = tmp_path / "a.csv", tmp_path / "folder", tmp_path / "new" / "b.csv"
+    table.write_text("kept", encoding="utf-8")
+    folder.mkdir()
+
+    def said(*words):
+        assert main(["predict", str(tmp_path / "no-run"), str(table), *map(str, words)]) == 2
+        return capsys.readouterr().err.splitlines()
+
+    assert said("--csv", table) == [
+        f"error: {table} exists; it is left alone",
+        "hint: choose another name with --csv; --overwrite replaces it",
+    ]
+    assert said("--csv", folder, "--overwrite") == [
+        f"error: {folder} exists; it is left alone",
+        "hint: choose another name with --csv",
+    ]
+    assert said("--overwrite")[0] == "error: --overwrite is given without --csv"
+    assert "no-run" in said("--csv", table, "--overwrite")[0]  # the next thing that is wrong
+    assert "no-run" in said("--csv", new)[0]
+    assert new.parent.is_dir()  # found out before the work, and not after it
+    assert table.read_text(encoding="utf-8") == "kept"
+
+
 def test_datasets_are_listed(capsys):
     assert main(["datasets"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -49,7 +49,18 @@ def test_lines_for_programs(capsys):
             {"label": "daisy", "probability": 0.75},
             {"label": "Löwenzahn", "probability": 0.25},
         ],
+        "error": None,
     }
+    assert write_predictions(iter(RESULTS), csv=None, json=True) == 1
+    _, middle, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert middle == {
+        "id": "broken\n.jpg",
+        "label": None,
+        "probability": None,
+        "top": [],
+        "error": "truncated: ends after\n12 bytes",
+    }
+    assert (last["id"], last["error"]) == ("b.jpg", None)
 
 
 def test_a_table_for_spreadsheets(tmp_path, capsys):
@@ -88,7 +99,7 @@ def test_a_table_and_lines_for_programs(tmp_path, capsys):
     path = tmp_path / "predictions.csv"
     assert write_predictions(iter(RESULTS), csv=path, json=True) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["a/daisy, 1.jpg", "b.jpg"]
+    assert [json.loads(line)["label"] for line in lines] == ["daisy", None, "Löwenzahn"]
     with path.open(encoding="utf-8", newline="") as file:
         assert [row["predicted"] for row in csv.DictReader(file)] == ["daisy", "", "Löwenzahn"]
 

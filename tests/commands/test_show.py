@@ -9,7 +9,7 @@ from regraft.cli.main import main
 from regraft.commands.show import VIEWS, _views, choose_examples, show
 from regraft.config.train_config import TrainConfig
 from regraft.data.scan import scan
-from regraft.errors import ConfigError, RunError
+from regraft.errors import ConfigError, DataError, RunError
 from regraft.finetune.batches import TrainingBatches
 from regraft.finetune.reader import ImageReader
 from regraft.images.augment import AUGMENTATIONS
@@ -85,11 +85,26 @@ def test_examples_are_of_all_classes_alike(tmp_path):
 
 def test_an_image_that_cannot_be_decoded_is_a_word_in_the_picture(tmp_path):
     whole = encoded(1, height=60, width=60)
-    files = {**FLOWERS, "rose/odd.png": whole[:200] + b"what is this" + whole[212:]}
+    odd = {f"odd/{k}.png": whole[:200] + bytes([k]) * 12 + whole[212:] for k in range(8)}
+    data = write_tree(tmp_path / "data", {**FLOWERS, **odd, "odd/good.png": whole})
     for augmentation in (None, "light"):
         picture = tmp_path / f"{augmentation}.png"
-        show(write_tree(tmp_path / "data", files), picture, augmentation, image_size="64")
+        text = show(data, picture, augmentation, image_size="64")
         assert picture.exists()
+        if augmentation is None:  # all 13 images are drawn
+            lines = text.splitlines()
+            assert lines[0] == f"{data}: 5 images of 3 classes"  # "13 images" and "0 refused"
+            assert (
+                lines[1] == "8 refused (8 of the 13 that were decoded), 0 byte-identical to another"
+            )
+            assert [line.split(":")[:2] for line in lines[2:8]] == [
+                *([f"  odd/{k}.png", " corrupt"] for k in range(5)),
+                ["  and 3 more"],
+            ]
+            assert lines[9:12] == ["odd         1", "rose        2", "tulip       2"]
+    with pytest.raises(DataError, match=r"odd/0\.png: corrupt"):
+        show(data, tmp_path / "strict.png", strict=True)
+    assert not (tmp_path / "strict.png").exists()
 
 
 def test_the_picture_replaces_nothing_of_the_users(flowers, tmp_path, monkeypatch, capsys):

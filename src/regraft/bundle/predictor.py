@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -45,10 +46,10 @@ class Prediction:
     ----------
     id : str
         Path or number of the image.
-    label : str
-        The most probable class; empty if the image could not be read.
+    label : str or None
+        The most probable class; None if the image could not be read.
     probability : float
-        Calibrated probability of ``label``, from 0 to 1.
+        Calibrated probability of ``label``, from 0 to 1; NaN if the image could not be read.
     top : tuple of (str, float)
         The most probable classes with their probabilities, best first.
     probabilities : array of shape (K,), float32
@@ -61,11 +62,14 @@ class Prediction:
     >>> answer = Prediction("a.jpg", "cat", 0.9, (("cat", 0.9), ("dog", 0.1)))
     >>> answer.label, answer.error is None
     ('cat', True)
+    >>> missing = Prediction("b.jpg", error=ImageError("missing", "there is no such file"))
+    >>> missing.label, missing.probability, missing.error.kind
+    (None, nan, 'missing')
     """
 
     id: str
-    label: str = ""
-    probability: float = 0.0
+    label: str | None = None
+    probability: float = math.nan
     top: tuple[tuple[str, float], ...] = ()
     probabilities: NDArray[np.float32] = field(
         default_factory=lambda: np.empty(0, np.float32), repr=False
@@ -194,7 +198,8 @@ class Predictor:
         Returns
         -------
         list of Prediction
-            In the same order, with ``id`` "0", "1", ...; with ``error`` if an image cannot be read.
+            In the same order, with ``id`` "0", "1", ... An image that cannot be read has ``error``,
+            and None for its label.
 
         Raises
         ------

@@ -36,6 +36,7 @@ from regraft.config.settings import refuse_unread
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
 from regraft.errors import InputError, visible
+from regraft.runs.names import prepare_table
 
 app = App(
     name="regraft",
@@ -148,12 +149,13 @@ def evaluate(
 
 
 @app.command(usage="Usage: regraft predict RUN PATHS... [OPTIONS]", sort_key=3)
-def predict(
+def predict(  # noqa: PLR0913 - a parameter for each flag
     run: Path,
     /,
     *paths: str,
     stdin: Annotated[bool, Parameter(negative=())] = False,
     csv: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
     flags: Annotated[PredictFlags | None, Parameter(name="*")] = None,
@@ -172,15 +174,22 @@ def predict(
     stdin
         The same as `-` among the paths.
     csv
-        Write the predictions to this file instead of lines.
+        Write the predictions to this new file instead of lines.
+    overwrite
+        Replace the file that is already at --csv.
     json
-        Print one JSON object per line; with --csv, the file is written too.
+        Print one JSON object per line, of every image in order; with --csv, the file is written
+        too.
     topk
         Number of most probable classes to print. [default: 1]
     """
     sources = [*paths, *(["-"] if stdin else [])]
     if not sources:
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
+    if csv is not None:
+        prepare_table(csv, overwrite=overwrite)
+    elif overwrite:
+        raise InputError("--overwrite is given without --csv", hint="--csv PATH --overwrite")
     tune_process()
     from regraft.cli.output import write_predictions
     from regraft.cli.progress import ConsoleReporter

@@ -27,8 +27,9 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
     """Write predictions as they come: to a CSV file, to stdout as JSON lines, or to both.
 
     Without ``csv`` and ``json`` each is a line for people. The CSV file has a row for every image,
-    and replaces an old file once it is complete. An image that could not be used is named on
-    stderr; the exit code, which is returned, is then 1.
+    and replaces an old file once it is complete; JSON has a line for every image, with ``error``
+    null or text. An image that could not be used is named on stderr too; the exit code, which is
+    returned, is then 1.
     """
     refused = 0
     rows: list[tuple[str, list[object], str]] = []  # id, pairs, error
@@ -38,6 +39,8 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
             print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
             if csv is not None:
                 rows.append((result.id, [], _one_line(result.error)))
+            if json:
+                print(_json_line(result), flush=True)
             continue
         if csv is None or json:
             # Flushed: a program that reads the output gets each result at once.
@@ -71,8 +74,9 @@ def _line(result: Any) -> str:
 
 def _json_line(result: Any) -> str:
     top = [{"label": label, "probability": probability} for label, probability in result.top]
-    record = {"id": result.id, "label": result.label, "probability": result.probability, "top": top}
-    return _json(record)
+    best = top[0] if top else {"label": None, "probability": None}
+    error = None if result.error is None else str(result.error)
+    return _json({"id": result.id, **best, "top": top, "error": error})
 
 
 def _json(value: Any, **options: Any) -> str:

@@ -16,12 +16,13 @@ from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import columns
 from regraft.data.scan import scan
-from regraft.errors import ConfigError, ImageError
+from regraft.errors import ConfigError, DataError, ImageError
 from regraft.features.extractor import choose_augmentation
 from regraft.plots.grid import SHOWN, Item, draw_grid
 from regraft.runs.names import picture_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from regraft.images.render import Preprocess
 
 VIEWS = 4  # augmented views of an image, of epochs 1 to 4
+_REFUSED_SHOWN = 5
 
 
 def show(
@@ -49,33 +51,33 @@ def show(
     _check_augmentation(augmentation)
     path = picture_path(out, "show.png", data)
     samples = scan(data, config, reporter, least_classes=1)
-    threads = n_threads(config.workers)
+    n_images = SHOWN if augmentation is None else SHOWN // (1 + VIEWS)
+    images = _read(samples, choose_examples(samples, n_images, config.seed), config.workers)
+    refused = {index: each for index, each in images.items() if isinstance(each, ImageError)}
+    if config.strict and refused:
+        index = min(refused)
+        raise DataError(f"{samples.ids[index]}: {refused[index]}")
     if augmentation is None:
-        items, title = _images(samples, config.seed, threads)
+        items = [_item(image, samples, index) for index, image in images.items()]
+        title = f"{len(items):,} of {len(samples):,} images, of as many classes as fit"
     else:
         chosen = choose_augmentation(config, samples).augment
         name = chosen if augmentation == "auto" else augmentation
         preprocess = _preprocess(samples, config.model, config.image_size)
-        items, title = _augmented_images(samples, name, preprocess, config.seed, threads)
+        items, title = _augmented_images(images, samples, name, preprocess, config.seed)
     draw_grid(path, items, title)
-    return "\n".join([*_lines(samples), f"picture: {path}"])
-
-
-def _images(samples: Samples, seed: int, threads: int) -> tuple[list[Item], str]:
-    """Return some images, and the title of their picture."""
-    chosen = choose_examples(samples, SHOWN, seed)
-    images = _read(samples, chosen, threads)
-    items = [_item(images[index], samples, index) for index in chosen]
-    return items, f"{len(chosen):,} of {len(samples):,} images, of as many classes as fit"
+    return "\n".join([*_lines(samples, len(images), refused), f"picture: {path}"])
 
 
 def _augmented_images(
-    samples: Samples, name: str, preprocess: Preprocess, seed: int, threads: int
+    images: Mapping[int, NDArray[np.uint8] | ImageError],
+    samples: Samples,
+    name: str,
+    preprocess: Preprocess,
+    seed: int,
 ) -> tuple[list[Item], str]:
     """Return a few images, each with some views of it, and the title of their picture."""
-    chosen = choose_examples(samples, SHOWN // (1 + VIEWS), seed)
-    images = _read(samples, chosen, threads)
-    views = [_views(images[i], samples, i, name, preprocess, seed) for i in chosen]
+    views = [_views(image, samples, i, name, preprocess, seed) for i, image in images.items()]
     title = f"As measured, then as epochs 1 to {VIEWS} see it: augment {name}"
     return [item for each in views for item in each], f"{title}, {preprocess.image_size} pixels"
 
@@ -119,24 +121,22 @@ def _preprocess(samples: Samples, model: str, image_size: str) -> Preprocess:
 
 
 def _read(
-    samples: Samples, chosen: list[int], n_threads: int
-) -> dict[int, NDArray[np.uint8] | str]:
-    """Decode some images; for an image that cannot be read, return the kind of error instead."""
-    return {
-        index: pixels.kind if isinstance(pixels, ImageError) else pixels
-        for index, pixels in samples.pixels(chosen, n_threads)
-    }
+    samples: Samples, chosen: list[int], workers: int
+) -> dict[int, NDArray[np.uint8] | ImageError]:
+    """Decode some images; for an image that cannot be read, return the error instead."""
+    found = dict(samples.pixels(chosen, n_threads(workers)))
+    return {index: found[index] for index in chosen}
 
 
-def _item(image: NDArray[np.uint8] | str, samples: Samples, index: int) -> Item:
+def _item(image: NDArray[np.uint8] | ImageError, samples: Samples, index: int) -> Item:
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
-    if isinstance(image, str):
-        return Item(None, None, true, None, name, reason=image)
+    if isinstance(image, ImageError):
+        return Item(None, None, true, None, name, reason=image.kind)
     return Item(image, None, true, None, name)
 
 
 def _views(
-    image: NDArray[np.uint8] | str,
+    image: NDArray[np.uint8] | ImageError,
     samples: Samples,
     index: int,
     augmentation: str,
@@ -149,8 +149,8 @@ def _views(
     from regraft.images.render import render  # noqa: PLC0415 - imports torch
 
     true, name = samples.classes[samples.labels[index]], samples.ids[index]
-    if isinstance(image, str):
-        return [Item(None, None, true, None, name, reason=image)] * (1 + VIEWS)
+    if isinstance(image, ImageError):
+        return [Item(None, None, true, None, name, reason=image.kind)] * (1 + VIEWS)
     items = [Item(render(image, preprocess).permute(1, 2, 0).numpy(), None, true, None, name)]
     for epoch in range(1, VIEWS + 1):
         random = generator(seed, "augment", epoch, samples.hashes[index])
@@ -160,21 +160,30 @@ def _views(
     return items
 
 
-def _lines(samples: Samples) -> list[str]:
-    """Return counts, sizes and notes."""
+def _lines(samples: Samples, n_read: int, refused: Mapping[int, ImageError]) -> list[str]:
+    """Return counts, sizes and notes.
+
+    Only the ``n_read`` images of the picture were decoded; those of them that could not be are
+    ``refused``, by index.
+    """
     given = [part for part in ("train", "val", "test") if part in samples.parts]
-    labels = samples.labels.tolist()
-    counts = Counter(zip(labels, samples.parts, strict=True))
+    used = [index for index in range(len(samples)) if index not in refused]
+    labels = [int(samples.labels[index]) for index in used]
+    counts = Counter(zip(labels, (samples.parts[index] for index in used), strict=True))
     totals = Counter(labels)
     rows = [
         [name, f"{totals[label]:,}", *(f"{counts[label, part]:,}" for part in given)]
         for label, name in enumerate(samples.classes)
     ]
-    refused = sum(entry.status == "refused" for entry in samples.ledger.entries)
-    copies = len(samples) - len(set(samples.hashes))
+    errors = {samples.ids[index]: error for index, error in refused.items()}
+    lost = [e for e in samples.ledger.with_refused(errors).entries if e.status == "refused"]
+    drawn = f" ({len(refused)} of the {n_read} that were decoded)" if refused else ""
+    copies = len(used) - len({samples.hashes[index] for index in used})
     return [
-        f"{samples.source.location}: {len(samples):,} images of {len(samples.classes):,} classes",
-        f"{refused:,} refused, {copies:,} byte-identical to another",
+        f"{samples.source.location}: {len(used):,} images of {len(samples.classes):,} classes",
+        f"{len(lost):,} refused{drawn}, {copies:,} byte-identical to another",
+        *(f"  {each.path}: {each.kind}: {each.reason}" for each in lost[:_REFUSED_SHOWN]),
+        *([f"  and {len(lost) - _REFUSED_SHOWN:,} more"] if len(lost) > _REFUSED_SHOWN else []),
         columns(["class", "images", *given], rows, right=set(range(1, 2 + len(given)))),
         _sizes(samples),
         *samples.notes,

@@ -27,8 +27,8 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
     path = DEFAULT_RUNS_FOLDER / name if out is None else out
     if path.suffix.lower() != ".png":
         raise RunError(f"{path} is not the name of a PNG file", hint=f"--out {name}")
-    if out is not None and os.path.lexists(out):
-        raise RunError(f"{out} exists; it is left alone", hint="choose another name with --out")
+    if out is not None:
+        refuse_existing_file(out, "choose another name with --out")
     for source in (Path(each) for each in data if isinstance(each, str | Path)):
         if source.is_dir() and path.parent.resolve().is_relative_to(source.resolve()):
             raise RunError(
@@ -39,6 +39,27 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
     with write_errors_as_run_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def refuse_existing_file(path: Path, hint: str) -> None:
+    """Raise RunError if something is at the path of a new file."""
+    if os.path.lexists(path):
+        raise RunError(f"{path} exists; it is left alone", hint=hint)
+
+
+def prepare_table(path: Path, *, overwrite: bool) -> None:
+    """Make the folder of a table that is written at the end of long work.
+
+    Raises RunError, before the work, if no table can be written there: the path exists (only a
+    file is replaced, and only with ``overwrite``), or its folder cannot be made.
+    """
+    if not (overwrite and path.is_file()):
+        instead = (
+            "" if os.path.lexists(path) and not path.is_file() else "; --overwrite replaces it"
+        )
+        refuse_existing_file(path, f"choose another name with --csv{instead}")
+    with write_errors_as_run_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def name_after(data: object) -> str:

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from regraft.core.text import listed
-from regraft.data.ledger import LedgerEntry
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import LARGEST_FILE, list_tree, read_file
 from regraft.data.sources.layout import Members, has_image_magic, normalise, printable
@@ -19,6 +18,9 @@ from regraft.data.sources.tars import is_tar, list_tar
 from regraft.data.sources.zips import is_zip, list_zip
 from regraft.errors import DataError
 from regraft.images.payload import Load
+
+if TYPE_CHECKING:
+    from regraft.data.ledger import LedgerEntry
 
 #: One container's entries and the function that streams them, as in ``Source``.
 _Stream = Callable[[Sequence[int]], Iterator[tuple[int, Load]]]
@@ -29,8 +31,8 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
 
     A path is a file, a folder with all files below it, a pattern that no shell expanded, or a zip
     or tar archive. ``-`` is standard input, which holds one image, or such paths, one a line. An id
-    is the path as given, followed by the name in the folder or archive. A path that is given twice
-    is listed once.
+    is the path as given, followed by the name in the folder or archive. An image that is named
+    twice is listed twice: each entry answers one question, in the order of the questions.
 
     Examples
     --------
@@ -65,24 +67,12 @@ class _Found:
         self.entries: list[Entry] = []
         self.left_out: list[LedgerEntry] = []
         self.notes: list[str] = []
-        self._ids: set[str] = set()
-        self._streams: list[tuple[int, list[int], _Stream]] = []
+        self._streams: list[tuple[int, int, _Stream]] = []  # first index, number, images
 
     def add(self, names: Sequence[str], stream: _Stream) -> None:
-        """Add a container's images; pass over those whose id is already there."""
-        first = len(self.entries)
-        kept = []
-        for index, name in enumerate(names):
-            shown = printable(name)
-            if shown in self._ids:
-                self.left_out.append(
-                    LedgerEntry(shown, "passed over", "duplicate name", "it was given twice")
-                )
-                continue
-            self._ids.add(shown)
-            self.entries.append(Entry(shown, ""))
-            kept.append(index)
-        self._streams.append((first, kept, stream))
+        """Add a container's images."""
+        self._streams.append((len(self.entries), len(names), stream))
+        self.entries += [Entry(printable(name), "") for name in names]
 
     def add_tree(self, path: str, members: Members[Any], stream: _Stream) -> None:
         """Add the images of a folder or an archive; their ids begin with its path."""
@@ -91,9 +81,9 @@ class _Found:
 
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
         """Yield from one container after the other; see ``Source.stream``."""
-        for first, kept, stream in self._streams:
-            wanted = [index for index in indices if first <= index < first + len(kept)]
-            inner = stream([kept[index - first] for index in wanted])
+        for first, count, stream in self._streams:
+            wanted = [index for index in indices if first <= index < first + count]
+            inner = stream([index - first for index in wanted])
             for index, (_, load) in zip(wanted, inner, strict=True):
                 yield index, load
 
