@@ -243,12 +243,47 @@ def test_parts_without_training_images_are_refused():
         divide(samples_of(images("a", 5, part="test") + images("a", 2, 9, part="val")))
 
 
-def test_parts_for_some_images_only_are_refused():
-    rows = images("a", 5, part="train") + images("a", 2, 9)
-    with pytest.raises(
-        DataError, match="2 of 7 images are in no part, such as a/9, and the others are in one"
-    ):
-        divide(samples_of(rows))
+@pytest.mark.parametrize("seed", range(5))
+def test_images_without_a_part_are_for_training_where_a_test_part_is_given(seed):
+    rows = images("a", 5, part="train") + images("a", 3, 10, part="test") + images("a", 20, 50)
+    rows += [
+        {"label": "a", "id": "group of test", "group": "p1"},
+        {"label": "a", "id": "copy of test", "content": "a/10"},
+        {"label": "a", "id": "group of train", "group": "p2"},
+    ]
+    rows[6]["group"], rows[0]["group"] = "p1", "p2"
+    samples = samples_of(rows)
+    parts = divide(samples, 0.5, seed)
+    tested = {"a/10", "a/11", "a/12", "group of test", "copy of test"}
+    assert names(samples, parts.test) == tested
+    assert names(samples, parts.train) == set(samples.ids) - tested
+    assert parts.notes == (
+        "without a part: 23 images; 21 to train, 2 to test (the data have a test part)",
+    )
+
+
+def test_val_is_tested_and_the_rest_trained_where_only_val_is_given():
+    rows = images("a", 3, part="val") + images("a", 4, 10)
+    parts = divide(samples_of(rows))
+    assert (parts.train.tolist(), parts.test.tolist()) == ([3, 4, 5, 6], [0, 1, 2])
+    assert parts.notes == (
+        "val is used as the test part: the data have no other",
+        "without a part: 4 images; 4 to train (the data have a test part)",
+    )
+
+
+def test_images_without_a_part_give_the_test_part_where_train_alone_is_given():
+    rows = images("a", 50, part="train") + images("a", 100, 50)
+    rows += [{"label": "a", "id": f"g{i}", "group": "p1"} for i in range(9)]
+    rows[7]["group"] = "p1"  # the nine follow it
+    samples = samples_of(rows)
+    parts = divide(samples)
+    alone = samples_of(images("a", 100, 50))  # the same draw as of these alone
+    assert names(samples, parts.test) == names(alone, divide(alone).test)
+    n = len(parts.test)
+    assert parts.notes == (
+        f"without a part: 109 images; {109 - n} to train, {n} to test (the data name no test part)",
+    )
 
 
 def test_copies_in_several_given_parts_leave_training():
@@ -357,6 +392,77 @@ def test_unknown_images_follow_their_group_or_the_hash(tmp_path):
     assert "split.csv: 120 images; by group or by hash " in again.notes[0]
     fewer = divide(samples_of(rows[20:]), split_file=tmp_path / "split.csv")
     assert fewer.notes == (f"in {tmp_path / 'split.csv'}, but not among the data: 20 images",)
+
+
+def split_file(tmp_path, *rows):
+    """Write a split.csv of (id, part, group) with the contents that ``samples_of`` gives an id."""
+    lines = [
+        f"{name},a,{part},{hashlib.sha256(name.encode()).hexdigest()},{group}"
+        for name, part, group in rows
+    ]
+    path = tmp_path / "split.csv"
+    path.write_text("\n".join(["id,label,part,sha256,group", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def grouped(**groups):
+    """Return images by id with their groups; _ is none."""
+    return [
+        {"label": "a", "id": name, "group": None if group == "_" else group}
+        for name, group in groups.items()
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_new_images_go_where_their_group_is_in_the_file(tmp_path, seed):
+    """Whatever the hash says: the seed is not that of the file."""
+    path = split_file(
+        tmp_path, ("t", "test", "p1"), ("v", "val", "p2"), ("r", "train", "p3"), ("u", "train", ""),
+        ("gone", "test", "p4"), ("also gone", "train", "p5"), ("left", "", "p3"),
+    )  # fmt: skip
+    rows = grouped(t="p1", v="p2", r="p3", u="_", t2="p1", t3="p1", v2="p2", r2="p3")
+    rows += grouped(t4="p4", r5="p5")  # of their groups, only the file knows an image
+    rows += [{"label": "a", "id": "t5", "content": "t"}, {"label": "a", "id": "r6", "content": "u"}]
+    # A group that the file does not know shares an image with one that it knows.
+    rows += [*grouped(t7="p9"), {"label": "a", "id": "t8", "content": "t3", "group": "p9"}]
+    samples = samples_of(rows)
+    parts = divide(samples, 0.5, seed, split_file=path)
+    for part, letter in (("train", "ru"), ("val", "v"), ("test", "t")):
+        assert names(samples, getattr(parts, part)) == {i for i in samples.ids if i[0] in letter}
+    assert parts.notes[1] == (
+        f"not in {path}: 8 images; by group or by hash 2 to train, 1 to val, 5 to test"
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_in_several_parts_of_the_file_is_said(tmp_path, seed):
+    path = split_file(tmp_path, ("a", "train", "p1"), ("b", "train", "p1"), ("c", "test", "p1"),
+                      ("d", "train", "p2"), ("e", "test", "p2"), ("f", "train", ""))  # fmt: skip
+    samples = samples_of(grouped(a="p1", b="p1", c="p1", d="p2", e="p2", f="_", x="p1", y="p2"))
+    parts = divide(samples, 0.5, seed, split_file=path)
+    assert names(samples, parts.train) == {"a", "b", "d", "f", "x"}
+    assert names(samples, parts.test) == {"c", "e", "y"}  # as many are for training: the test part
+    assert parts.notes[0] == (
+        f"groups in several parts of {path}, which makes results look better than they are: p1, "
+        "p2; new images of a group go where most of it is"
+    )
+
+
+def test_groups_that_only_the_file_has_are_said_where_there_are_new_images(tmp_path):
+    path = split_file(tmp_path, ("a", "train", "p1"), ("b", "test", "p2"))
+    assert divide(samples_of(grouped(a="_", b="_")), split_file=path).notes == ()
+    notes = divide(samples_of(grouped(a="_", b="_", c="_")), split_file=path).notes
+    assert notes[0].endswith("give --group-by as before")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_class_that_the_file_does_not_know_is_divided_like_any_data(tmp_path, seed):
+    path = split_file(tmp_path, ("a", "train", ""), ("b", "test", ""))
+    rows = grouped(a="_", b="_") + images("new", 1) + images("novel", 3)
+    samples = samples_of(rows)
+    parts = divide(samples, 0.5, seed, split_file=path)
+    alone = samples_of(images("new", 1) + images("novel", 3))
+    assert names(samples, parts.test) == {"b"} | names(alone, divide(alone, 0.5, seed).test)
 
 
 def test_changed_labels_are_said(tmp_path):

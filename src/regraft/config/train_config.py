@@ -177,8 +177,10 @@ class TrainConfig(metaclass=_ChecksNames):
     )
     split: Path | None = data_setting(
         None,
-        "The split.csv of an earlier run: use the same parts again.",
-        why="The seed decides on the parts, and equal images give equal parts.",
+        "The split.csv of an earlier run: known images keep their parts, and new ones go where "
+        "their group is, or by hash.",
+        why="The seed decides on the parts, and equal images give equal parts. Where a class has "
+        "few images or groups, new ones may move old ones; with the file, none moves.",
     )
     group_by: str | None = data_setting(
         None,
