@@ -10,6 +10,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -116,7 +117,7 @@ def test_it_learns_what_training_would(images, fitted):
 
 
 def test_images_of_every_kind_are_the_same(images, fitted, tmp_path):
-    """Arrays, encoded bytes, PIL images, paths as text and as Path: the same pixels."""
+    """Arrays, encoded bytes, PIL images, paths as text and as Path, files, tensors."""
     pictures, labels = images
     kinds = [
         list(pictures),
@@ -124,6 +125,9 @@ def test_images_of_every_kind_are_the_same(images, fitted, tmp_path):
         [Image.fromarray(picture) for picture in pictures],
         [str(tmp_path / f"{n}.png") for n in range(30)],
         np.array([tmp_path / f"{n}.png" for n in range(30)], dtype=object),
+        np.array([str(tmp_path / f"{n}.png") for n in range(30)]),
+        [io.BytesIO(encoded(picture)) for picture in pictures],
+        torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255,
     ]
     for path, data in zip(kinds[4], kinds[1], strict=True):
         path.write_bytes(data)
@@ -132,13 +136,13 @@ def test_images_of_every_kind_are_the_same(images, fitted, tmp_path):
         assert np.array_equal(fitted.predict_proba(kind), wanted)
     small = Classifier(**SMALL)
     wanted = small.fit(pictures, labels).predict_proba(pictures)
-    for kind in kinds[1:4]:
+    for kind in (*kinds[1:4], *kinds[5:]):
         # Folds follow the hash of what was given, and with them the penalty.
         assert np.abs(small.fit(kind, labels).predict_proba(pictures) - wanted).max() < 0.5
 
 
 @pytest.mark.parametrize(
-    "labels", [[10, 9, 2], ["b", "ä", "10"], [True, False, True], [2.0, 1.0, 3.0]]
+    "labels", [[10, 9, 2], ["b", "a\u0308", "10"], [True, False, True], [2.0, 1.0, 3.0]]
 )
 def test_labels_come_back_as_they_were(images, labels, tmp_path):
     y = np.array(labels * 10)
@@ -210,14 +214,16 @@ def test_tools_of_scikit_learn_work(images):
     ("X", "y", "message"),
     [
         (np.zeros((4, 9)), "abab", r"X of shape \(4, 9\) is no array of images\nhint: give"),
-        (np.zeros((4, 8, 8)), "abab", "type float64 cannot be used; it must be uint8"),
+        (np.full((4, 8, 8), 16.0), "abab", "floating point must be from 0 to 1; of values from 0"),
         ("photo.jpg", "ab", "X is a str; it must hold several images"),
         (["no.jpg", "nein.jpg"], "ab", "0: missing: there is no such file"),
         ([b"", b"\xff"], "ab", "0: "),
         (np.zeros((4, 8, 8), np.uint8), "aba", "there are 4 images in X and 3 labels in y"),
         (np.zeros((4, 8, 8), np.uint8), "aaaa", "one class"),
         (np.zeros((2, 8, 8), np.uint8), ["a", "b\x1b"], "control characters"),
-        ([3, 4], "ab", "int is neither bytes, a path nor pixels"),
+        ([3, 4], "ab", "image 0 .*int is neither bytes, a file, a path nor pixels"),
+        (io.BytesIO(b"x"), "ab", "X is a BytesIO; it must hold several images"),
+        (np.zeros((2, 8, 8, 5), np.uint8), "ab", r"\(2, 8, 8, 5\); each must be .* \(RGBA\)"),
     ],
 )
 def test_wrong_images_and_labels_are_value_errors(X, y, message):

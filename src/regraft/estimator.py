@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 import numpy as np
 import safetensors.numpy
-from PIL import Image
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
 from regraft.bundle.format import write_bundle
-from regraft.bundle.predictor import ImageLike, Predictor, pixels_of
+from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
-from regraft.data.samples import Entry, Source
 from regraft.data.scan import scan
-from regraft.data.sources.folder import read_file
+from regraft.data.sources.given import Images, images_of, is_one_image
+from regraft.data.sources.layout import normalise
 from regraft.errors import BundleError, EstimatorError, InputError
 from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader
@@ -38,14 +36,10 @@ from regraft.runs.reserve import reserve
 from regraft.splits.split import all_for_training
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from regraft.images.payload import Load, Payload
-
-#: One array (N, H, W) or (N, H, W, 3), or N images of any kind and size.
-Images: TypeAlias = "NDArray[np.uint8] | Sequence[ImageLike]"
 
 _FILE = "classifier.json"
 _MAX_FILE = 64 * 2**20  # the names of 100,000 classes
@@ -135,8 +129,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array of shape (N, H, W) or (N, H, W, 3), uint8, or list of N images
-            In a list: paths, encoded bytes, PIL images or arrays, of any sizes.
+        X : array of shape (N, H, W) or (N, H, W, C), tensor, or list of N images
+            In a list: paths, encoded bytes, files, PIL images, arrays or tensors, of any sizes, as
+            ``Predictor.predict`` takes them.
         y : array of shape (N,)
             Labels: whole numbers, text or anything that numpy can sort.
 
@@ -153,7 +148,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         with _as_value_errors():
             config, (classes, names) = self._config(), _check_labels(y)
-            samples = scan(_labelled(X, names, config.max_pixels), config)
+            images = _several(X)
+            if len(images) != len(names):
+                raise EstimatorError(
+                    f"there are {len(images)} images in X and {len(names)} labels in y"
+                )
+            samples = scan((images, names), config)
             dataset = all_for_training(samples)
             with Extractor.for_samples(load_network(config), samples, config) as extractor:
                 features = extractor.read(dataset)
@@ -173,7 +173,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return TrainConfig(strict=True, **parameters)
 
     def _set(self, predictor: Predictor, classes: NDArray[Any]) -> None:
-        columns = {str(name): column for column, name in enumerate(classes.tolist())}
+        columns = {_as_text(name): column for column, name in enumerate(classes.tolist())}
         self.predictor_, self.classes_ = predictor, classes
         self._order = np.array([columns[name] for name in predictor.classes])
 
@@ -197,7 +197,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         with _as_value_errors():
-            answers = self.predictor_.predict_many(_several(X))
+            answers = self.predictor_.predict_many(list(_several(X)))
             result = np.empty((len(answers), len(self.classes_)), np.float32)
             for row, answer in zip(result, answers, strict=True):
                 if answer.error is not None:
@@ -289,7 +289,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         except (InputError, ValueError) as error:  # msgspec's and scikit-learn's are ValueErrors
             raise BundleError(f"{folder / _FILE} is not of a Classifier: {error}") from error
-        if sorted(map(str, record.classes)) != list(predictor.classes):
+        if sorted(map(_as_text, record.classes)) != list(predictor.classes):
             raise BundleError(f"{folder / _FILE}: its classes are not those of the bundle")
         held = safetensors.numpy.load_file(folder / "bundle" / "statistics.safetensors")
         self._statistics = Statistics(held["mean"], held["covariance"], held["count"].item())
@@ -328,47 +328,22 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _several(images: Any) -> Any:
-    """Return the images of X as a list; an array must hold several."""
+    """Return the images of X in one array or a list; there must be several."""
     if issparse(images):
         raise EstimatorError("X is sparse; images are dense")
-    if isinstance(images, np.ndarray) and images.dtype != object:
-        if images.ndim not in {3, 4} or not len(images):
-            raise EstimatorError(
-                f"X of shape {images.shape} is no array of images",
-                hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL "
-                "images or arrays; X.reshape(-1, height, width) of rows of pixels",
-            )
-        return list(images)
-    if isinstance(images, str | bytes | Path | Image.Image) or not hasattr(images, "__iter__"):
+    if is_one_image(images) or not hasattr(images, "__iter__"):
         raise EstimatorError(
             f"X is a {type(images).__name__}; it must hold several images",
             hint="one image is a list of one: [image]",
         )
-    return list(images)
-
-
-def _labelled(images: Any, names: list[str], max_pixels: int) -> Any:
-    """Return labelled images as a scan takes them: arrays and labels, or a source."""
-    several = _several(images)
-    if len(several) != len(names):
-        raise EstimatorError(f"there are {len(several)} images in X and {len(names)} labels in y")
-    if all(isinstance(image, np.ndarray) for image in several):
-        return (several, names)
-    entries = [Entry(str(number), name) for number, name in enumerate(names)]
-
-    def stream(indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
-        return ((index, partial(_payload, several[index], max_pixels)) for index in indices)
-
-    return Source("images", "X", entries, stream)
-
-
-def _payload(image: Any, max_pixels: int) -> Payload:
-    """Return the encoded bytes of an image if it has any, since the store's key is their hash."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
-        return read_file(str(image))
-    return pixels_of(image, max_pixels)
+    shape = tuple(getattr(images, "shape", (1,)))
+    if len(shape) not in {1, 3, 4} or not shape[0]:
+        raise EstimatorError(
+            f"X of shape {shape} is no array of images",
+            hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL "
+            "images or arrays; X.reshape(-1, height, width) of rows of pixels",
+        )
+    return images_of(images)
 
 
 def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
@@ -380,12 +355,17 @@ def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     classes = np.unique(labels)
-    names = [str(label) for label in labels.tolist()]
+    names = [_as_text(label) for label in labels.tolist()]
     if len(set(names)) != len(classes):
         raise EstimatorError("y has different labels that are the same as text")
     if not isinstance(classes.tolist()[0], str | int | float):
         raise EstimatorError(f"labels of type {type(classes[0]).__name__} cannot be used in y")
     return classes, names
+
+
+def _as_text(label: object) -> str:
+    """Return a label as a training names its class."""
+    return normalise(str(label))
 
 
 @contextmanager

@@ -120,6 +120,31 @@ def test_the_size_is_checked_before_a_picture_is_loaded(predictor):
     spoils_no_other(predictor, np.zeros((4000, 4000), np.uint8), "too many pixels")
 
 
+# --- other forms ------------------------------------------------------------------------------
+
+
+def test_every_form_of_a_picture_has_the_same_answer(predictor, tmp_path):
+    """The same bits where the pixels are the same; ``test_given.py`` has all forms."""
+    data = encoded(Image.fromarray(PIXELS))
+    (tmp_path / "a.png").write_bytes(data)
+    with (tmp_path / "a.png").open("rb") as file:
+        forms = [PIXELS, data, bytearray(data), io.BytesIO(data), file, tmp_path / "a.png",
+                 opened(data), torch.from_numpy(PIXELS), torch.from_numpy(PIXELS).permute(2, 0, 1),
+                 PIXELS / 255, np.dstack([PIXELS, np.full((30, 40), 255, np.uint8)])]  # fmt: skip
+        answers = [predictor.predict(form) for form in forms]
+        together = predictor.predict_many(forms)
+    assert len({answer.probabilities.tobytes() for answer in answers}) == 1
+    batch = torch.from_numpy(np.stack([PIXELS] * 2)).permute(0, 3, 1, 2)
+    for answer in (*together, *predictor.predict_many(batch)):
+        assert np.abs(answer.probabilities - answers[0].probabilities).max() < 1e-4
+
+
+def test_pixels_that_are_not_clear_spoil_no_other_image(predictor):
+    error = spoils_no_other(predictor, PIXELS * 2.0, "unsupported pixels")
+    assert "floating point must be from 0 to 1" in error.reason
+    assert "not bytes" in spoils_no_other(predictor, io.StringIO("text"), "unreadable").reason
+
+
 # --- files ------------------------------------------------------------------------------------
 
 
@@ -168,8 +193,10 @@ def test_a_stream_continues_after_a_bad_image(predictor, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [PIXELS, PIXELS[:, :, 0], np.array(3), "a.png", b"\x89PNG", GREY, np.zeros((9, 8, 7))]
-)
+    "given",
+    [PIXELS, PIXELS[:, :, 0], np.array(3), "a.png", b"\x89PNG", GREY, np.zeros((9, 8, 7)),
+     io.BytesIO(b"\x89PNG\n"), bytearray(b"\x89PNG"), torch.from_numpy(PIXELS)],
+)  # fmt: skip
 def test_one_image_is_not_taken_as_several(predictor, given):
     with pytest.raises(InputError, match=r"predict_many: .*(one image or several|a single )"):
         predictor.predict_many(given)

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
 from regraft.core.text import counted, listed
-from regraft.data.sources.folder import read_file
+from regraft.data.sources.given import images_of, is_one_image, payload_of
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE
 from regraft.features.taps import TapReader, read_features
 from regraft.images.ahead import render_ahead
 from regraft.images.augment import render_views
-from regraft.images.decode import decode, decode_opened
+from regraft.images.decode import decode
+from regraft.images.pixels import is_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from regraft.config.train_config import Precision
     from regraft.data.samples import Source
+    from regraft.data.sources.given import ImageLike
     from regraft.model import Model
-
-#: Encoded bytes, a path, a PIL image, or pixels: uint8 (H, W) or (H, W, 3).
-ImageLike: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,10 @@ class Predictor:
 
         Parameters
         ----------
-        image : bytes, str, Path, PIL image, or uint8 array of shape (H, W) or (H, W, 3)
-            Encoded bytes, a file, or RGB or grey pixels.
+        image : bytes, str, Path, file, PIL image, array or tensor
+            Encoded bytes, a path, a file opened in binary mode (also ``BytesIO``), or pixels: an
+            array (H, W) or (H, W, C), with C of 1, 3 or 4 (RGBA, composited on white), in uint8 or
+            from 0 to 1 in floating point. A tensor may also be (C, H, W).
         top_k : int
             Number of classes in ``top``, at least 1.
 
@@ -190,8 +190,9 @@ class Predictor:
         Parameters
         ----------
         images : iterable of images
-            As for ``predict``, of any sizes, or an array of shape (N, H, W, 3). Give grey images in
-            one array as ``list(array)``: the shape (N, H, W) may also be one image.
+            As for ``predict``, of any sizes, or an array of shape (N, H, W, C) or a tensor of N
+            images. Give grey images in one array as ``list(array)``: the shape (N, H, W) may also
+            be one image.
         top_k : int
             Number of classes in each ``top``, at least 1.
 
@@ -240,7 +241,8 @@ class Predictor:
 
     def _render(self, image: ImageLike) -> torch.Tensor | ImageError:
         try:
-            pixels = pixels_of(image, self.model.max_pixels)
+            limit = self.model.max_pixels
+            pixels = decode(payload_of(image, limit), limit)
             return render_views(pixels, self.model.backbone.preprocess)
         except ImageError as error:
             return error
@@ -274,35 +276,22 @@ class Predictor:
         return Prediction(name, top[0][0], top[0][1], top, p)
 
 
-def _several(images: object) -> Iterable[ImageLike]:
+def _several(images: Any) -> Iterable[ImageLike]:
     """Return several images as they are; refuse a single image, whose rows are no images."""
-    if isinstance(images, np.ndarray) and images.ndim in {0, 2, 3}:
-        raise InputError(
-            f"predict_many: an array of shape {images.shape} may be one image or several",
-            hint="predict(array) for one of (H, W) or (H, W, 3); predict_many(list(array)) for "
-            "several; an array of several has the shape (N, H, W, 3)",
-        )
-    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+    if is_one_image(images):
         raise InputError(
             f"predict_many: a single {type(images).__name__} was given",
             hint="predict(image) for one; predict_many([image, ...]) for several",
         )
+    shape = tuple(getattr(images, "shape", (0,))) if is_pixels(images) else (0,)
+    if len(shape) in {0, 2, 3}:
+        raise InputError(
+            f"predict_many: an array of shape {shape} may be one image or several",
+            hint="predict(array) for one of (H, W) or (H, W, 3); predict_many(list(array)) for "
+            "several; an array of several has the shape (N, H, W, 3)",
+        )
+    if len(shape) == 4:
+        return images_of(images)
     if not isinstance(images, Iterable):
         raise InputError(f"predict_many takes a list of images, not {type(images).__name__}")
     return images
-
-
-def pixels_of(image: ImageLike, max_pixels: int) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, 3), uint8, RGB and upright, of an image in any form.
-
-    ``max_pixels`` limits height times width, and is checked before memory is allocated. For a PIL
-    image that was opened from a file, the EXIF orientation is applied. An image that cannot be
-    decoded is an ImageError.
-    """
-    if isinstance(image, bytes | np.ndarray):
-        return decode(image, max_pixels)
-    if isinstance(image, str | os.PathLike):
-        return decode(read_file(os.fspath(image)), max_pixels)
-    if isinstance(image, Image.Image):
-        return decode_opened(image, max_pixels)
-    raise ImageError("not an image", f"{type(image).__name__} is neither bytes, a path nor pixels")

@@ -47,9 +47,10 @@ def train(
 
     Parameters
     ----------
-    data : str, Path or tuple of arrays
+    data : str, Path or tuple
         Folder with one folder per class, zip or tar of it, table, name of a dataset,
-        ``kaggle:OWNER/NAME``, ``hf:OWNER/NAME``, or ``(images, labels)``.
+        ``kaggle:OWNER/NAME``, ``hf:OWNER/NAME``, or ``(images, labels)``: one array or tensor of N
+        images, or a list of N images in any form that ``Predictor.predict`` takes.
     config : TrainConfig, optional
         Every setting; the defaults are good.
     reporter : Reporter

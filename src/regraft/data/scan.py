@@ -60,7 +60,7 @@ def scan(
     >>> scan((images, ["cat", "dog"]), TrainConfig()).classes
     ('cat', 'dog')
     """
-    source = open_source(data, SourceOptions(config.data_root, config.group_by))
+    source = open_source(data, SourceOptions(config.data_root, config.group_by, config.max_pixels))
     _require_classes(source, least_classes)
     if config.strict:
         _stop_if_refused(source.refused)

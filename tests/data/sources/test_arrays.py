@@ -48,21 +48,19 @@ def test_labels_are_named_by_their_text(labels):
 
 
 @pytest.mark.parametrize(
-    ("images", "message", "hint"),
+    ("images", "message"),
     [
-        (COLOUR / 255, r"the images of type float64 cannot be used", "(images * 255).round()"),
-        (list(COLOUR / 255), r"image 0 of type float64 cannot be used", "(images * 255).round()"),
-        (COLOUR.astype(int), "the images of type int64 cannot be used", "0 to 255 in uint8"),
-        (np.moveaxis(COLOUR, 3, 1), r"of shape \(3, 3, 6, 5\) cannot", "channels come last"),
-        (GREY[..., None], r"of shape \(3, 6, 5, 1\) cannot", "no channel axis"),
-        (np.zeros((3, 4, 4, 4), np.uint8), r"of shape \(3, 4, 4, 4\) cannot", None),
-        (COLOUR[:2], "there are 2 images and 3 labels", None),
+        (COLOUR * 16.0, "the images cannot be used: float64 pixels from 0 to "),
+        (list(COLOUR * 16.0), "image 0 cannot be used: float64 pixels from "),
+        (COLOUR.astype(int), "the images cannot be used: pixels of type int64; they must be uint8"),
+        (np.moveaxis(COLOUR, 3, 1), r"of shape \(3, 3, 6, 5\); .*moveaxis\(images, -3, -1\)"),
+        (np.zeros((3, 4, 4, 5), np.uint8), r"of shape \(3, 4, 4, 5\); .* 1, 3 or 4 channels"),
+        (COLOUR[:2], "there are 2 images and 3 labels"),
     ],
 )
-def test_images_that_cannot_be_used(images, message, hint):
-    with pytest.raises(DataError, match=message) as caught:
+def test_images_that_cannot_be_used(images, message):
+    with pytest.raises(DataError, match=message):
         open_arrays((images, LABELS), OPTIONS)
-    assert (hint or "") in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

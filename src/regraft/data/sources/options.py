@@ -31,10 +31,14 @@ class SourceOptions:
     group_by : str or None
         ``"parent"``, the number of a part of the id, or a regular expression; see ``grouping``.
         ``open_source`` uses it; an opener does not have to.
+    max_pixels : int
+        Largest height times width of an image; only for images that are decoded already, since the
+        decoder checks all others.
     """
 
     data_root: Path | None = None
     group_by: str | None = None
+    max_pixels: int = 40_000_000
 
 
 class Opener(Protocol):
