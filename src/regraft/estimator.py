@@ -23,9 +23,9 @@ from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
+from regraft.data.names import normalise
 from regraft.data.scan import scan
 from regraft.data.sources.given import Images, images_of, is_one_image
-from regraft.data.sources.layout import normalise
 from regraft.errors import BundleError, EstimatorError, InputError
 from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader

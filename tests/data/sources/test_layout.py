@@ -2,7 +2,8 @@
 
 import pytest
 
-from regraft.data.sources.layout import Members, arrange, has_image_magic
+from regraft.data.sources.layout import arrange
+from regraft.data.sources.members import Members, has_image_magic
 from regraft.errors import DataError
 
 

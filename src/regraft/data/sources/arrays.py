@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from regraft.data.names import normalise
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.given import images_of, payload_of
-from regraft.data.sources.layout import normalise
 from regraft.data.sources.stream import read_each
 from regraft.errors import DataError
 

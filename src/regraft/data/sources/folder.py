@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.core.files import read_regular
-from regraft.data.sources.layout import Members, is_hidden, normalise, source_of_folders
+from regraft.data.names import normalise
+from regraft.data.sources.layout import source_of_folders
+from regraft.data.sources.members import Members, is_hidden
 from regraft.data.sources.stream import read_each
 from regraft.errors import DataError, ImageError
 

@@ -28,7 +28,7 @@ from regraft.data.sources.downloads import download_errors, reason_of
 from regraft.data.sources.folder import open_folder
 from regraft.data.sources.hub_files import choose_files, is_table, patterns, short_list
 from regraft.data.sources.hub_tables import choose_tables, open_tables
-from regraft.data.sources.layout import has_image_suffix
+from regraft.data.sources.members import has_image_suffix
 from regraft.data.sources.named import default_data_root
 from regraft.data.sources.tars import open_tar
 from regraft.data.sources.zips import open_zip

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from regraft.core.text import listed
-from regraft.data.sources.layout import arrange, has_image_suffix, is_hidden
+from regraft.data.sources.layout import arrange
+from regraft.data.sources.members import has_image_suffix, is_hidden
 from regraft.errors import DataError
 
 if TYPE_CHECKING:

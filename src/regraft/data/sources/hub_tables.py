@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from regraft.data.ledger import LedgerEntry
+from regraft.data.names import normalise
 from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.folder import LARGEST_FILE
 from regraft.data.sources.hub_files import short_list
-from regraft.data.sources.layout import PART_NAMES, normalise
+from regraft.data.sources.part_names import PART_NAMES
 from regraft.errors import DataError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:

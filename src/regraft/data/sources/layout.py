@@ -7,142 +7,28 @@ class folders all give the same ids.
 
 from __future__ import annotations
 
-import ntpath
-import re
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from regraft.core.text import counted, listed
 from regraft.data.ledger import LedgerEntry
+from regraft.data.names import printable
 from regraft.data.samples import Entry, Part, Source
+from regraft.data.sources.part_names import PART_NAMES
 from regraft.errors import DataError
-from regraft.images.headers import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from regraft.data.sources.members import Members
     from regraft.images.payload import Load
 
 Key = TypeVar("Key")
 
-#: The last six are not decoded: such files are refused by name, and not passed over.
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-    | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".jpx"}
-)
-
-#: Folder names and table values that name a part, in lower case.
-PART_NAMES: dict[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-
 _LISTED = 5  # names in one message
-
-# Characters that change lines, colours or the direction of text on a terminal, and C's end of text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-LONGEST_LABEL = 1000  # characters of a class's name
-_LONGEST_NAME = 4096  # characters: no system opens a longer path
-
-
-def has_image_suffix(name: str) -> bool:
-    """Return whether a file's suffix is that of an image."""
-    return ntpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def has_image_magic(head: bytes) -> bool:
-    """Return whether a file's first 16 bytes or more are those of an image.
-
-    Examples
-    --------
-    >>> has_image_magic(b"GIF89a and so on"), has_image_magic(b"path,label")
-    (True, False)
-    """
-    if head.startswith(b"BM"):  # two letters are not enough: a BMP's reserved bytes are zero
-        return head[6:10] == bytes(4)
-    return any(matches(head) for matches, _ in FORMATS.values())
-
-
-def normalise(name: str) -> str:
-    """Return the name in NFC: macOS stores accents as characters of their own, others do not."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def printable(name: str) -> str:
-    r"""Return the name with escapes for control characters and for bytes that are not text.
-
-    Examples
-    --------
-    >>> print(printable("tu\nlip"), printable("\udcff"))
-    tu\nlip \udcff
-    """
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def is_hidden(part: str) -> bool:
-    """Return whether a part of a path is passed over, with all files below it."""
-    return part.startswith(".") or part in {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
-
-
-@dataclass
-class Members(Generic[Key]):
-    """The files of a tree while it is listed; ``keys[i]`` is what reads ``names[i]``."""
-
-    names: list[str] = field(default_factory=list)  # images
-    keys: list[Key] = field(default_factory=list)
-    left_out: list[LedgerEntry] = field(default_factory=list)
-
-    def record_refused(self, name: str, kind: str, reason: str) -> None:
-        """Record a file that is meant as an image and is not read."""
-        self.left_out.append(LedgerEntry(printable(name), "refused", kind, reason))
-
-    def record_passed_over(self, name: str, kind: str, reason: str) -> None:
-        """Record a file that is not meant as an image."""
-        self.left_out.append(LedgerEntry(printable(name), "passed over", kind, reason))
-
-    def allow(self, name: str) -> str | None:
-        """Return an archive member's name in its normal form; if unsafe record it, return None."""
-        reason = None
-        if len(name) > _LONGEST_NAME:
-            name, reason = f"{name[:200]}...", f"its name has {len(name):,} characters"
-        elif "\0" in name:
-            reason = "its name holds a NUL byte"
-        elif "\\" in name:
-            reason = "its name holds a backslash, which is a separator on some systems only"
-        elif name.startswith("/") or ntpath.splitdrive(name)[0]:
-            reason = "its name is absolute"
-        elif ".." in name.split("/"):
-            reason = "its name leads out of the archive"
-        if reason is not None:
-            self.record_refused(name, "unsafe name", reason)
-            return None
-        parts = [part for part in name.split("/") if part not in {"", "."}]
-        if any(is_hidden(part) for part in parts):
-            self.record_passed_over("/".join(parts), "hidden file", "hidden files are not read")
-            return None
-        return "/".join(parts)
-
-    def add(self, name: str, key: Key, head: Callable[[], bytes]) -> None:
-        """Add a regular file if it is an image by its suffix or its first bytes, from ``head``."""
-        name = normalise(name)
-        if not name:
-            self.record_refused("a file without a name", "unsafe name", "its name is empty")
-        elif has_image_suffix(name) or has_image_magic(head()):
-            self.names.append(name)
-            self.keys.append(key)
-        else:
-            self.record_passed_over(
-                name, "not an image", "neither its suffix nor its content is an image's"
-            )
 
 
 def source_of_folders(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regraft.core.text import did_you_mean
+from regraft.data.names import LONGEST_LABEL, printable
 from regraft.data.samples import Source
 from regraft.data.sources.arrays import open_arrays
 from regraft.data.sources.folder import open_folder
 from regraft.data.sources.hub import open_hub
 from regraft.data.sources.kaggle import open_kaggle
-from regraft.data.sources.layout import LONGEST_LABEL, printable
 from regraft.data.sources.named import NAMED, NamedDataset, list_datasets, open_named
 from regraft.data.sources.options import Data, Opener, SourceOptions, with_groups
 from regraft.data.sources.table import open_table

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regraft.core.files import read_regular
 from regraft.core.text import counted, listed
 from regraft.data.ledger import LedgerEntry
+from regraft.data.names import LONGEST_LABEL, normalise, printable
 from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.folder import is_inside, read_file
-from regraft.data.sources.layout import LONGEST_LABEL, PART_NAMES, normalise, printable
+from regraft.data.sources.part_names import PART_NAMES
 from regraft.data.sources.stream import read_each
 from regraft.errors import ImageError, MissingExtraError, TableError
 

@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, cast
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
-from regraft.data.sources.layout import Members, source_of_folders
+from regraft.data.sources.layout import source_of_folders
+from regraft.data.sources.members import Members
 from regraft.data.sources.stream import read_each
 from regraft.errors import ArchiveError, ImageError
 

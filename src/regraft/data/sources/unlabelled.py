@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from regraft.core.text import listed
+from regraft.data.names import normalise, printable
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import LARGEST_FILE, list_tree, read_file
-from regraft.data.sources.layout import Members, has_image_magic, normalise, printable
+from regraft.data.sources.members import Members, has_image_magic
 from regraft.data.sources.stream import read_each
 from regraft.data.sources.tars import is_tar, list_tar
 from regraft.data.sources.zips import is_zip, list_zip

@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.data.names import printable
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
-from regraft.data.sources.layout import Members, printable, source_of_folders
+from regraft.data.sources.layout import source_of_folders
+from regraft.data.sources.members import Members
 from regraft.data.sources.stream import read_each
 from regraft.errors import ArchiveError, ImageError
 
