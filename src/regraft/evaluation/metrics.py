@@ -3,17 +3,22 @@
 ===============  ===================================================================================
 accuracy, top5   share of images whose class is the most probable one, or among the five most
                  probable; if probabilities are equal, the first class by name wins; Wilson interval
-log_loss         mean of -log p(true class), p at least 2.2e-16; Student interval
+log_loss         mean of -log p(true class), p at least 2.2e-16; Student interval, corrected for
+                 skewness (Hall 1992)
 brier            mean over images of the squared distance between probabilities and truth, summed
-                 over classes: 0 to 2 (Brier 1950); Student interval
-precision, ...   per class: precision and recall with Wilson, F1 with bootstrap intervals
+                 over classes: 0 to 2 (Brier 1950); the same interval
+precision, ...   per class: precision, recall and F1, with intervals by Wilson's
 macro_...        mean over the classes that have test images; a class that is never predicted counts
-                 with precision 0; bootstrap interval
+                 with precision 0; score intervals (``intervals.py``)
 ece              expected calibration error of the most probable class: mean over 15 bins of
                  |accuracy - confidence|, weighted by images (Guo et al. 2017). The bins hold equal
                  numbers of images, because confidences are mostly near 1 and bins of equal width
-                 would be nearly empty below (Nixon et al. 2019, adaptive calibration error)
+                 would be nearly empty below (Nixon et al. 2019, adaptive calibration error).
+                 Beside it, what models with exactly right probabilities would show
 ===============  ===================================================================================
+
+Where no interval is honest, there is the reason in place of it: ``docs/design/intervals.md`` has the
+simulations.
 
 Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
 Guo et al., On calibration of modern neural networks, ICML 2017.
@@ -26,9 +31,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
 from regraft.errors import InputError
-from regraft.evaluation.intervals import ClassCounts, bootstrap, of_mean, wilson
+from regraft.evaluation.calibration import calibration_error
+from regraft.evaluation.intervals import (
+    ClassCounts,
+    of_difference,
+    of_f1,
+    of_macro_f1,
+    of_mean,
+    of_mean_share,
+    wilson,
+)
 from regraft.task import check_labels
 
 if TYPE_CHECKING:
@@ -36,11 +50,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Estimate: TypeAlias = dict[str, Any]  # value, low, high; and a reason if value is None
+Estimate: TypeAlias = dict[str, Any]  # value, low, high; and a reason if one is None
 
-BINS = 15  # of the calibration error: the customary number
 FEW_IMAGES = 100  # with fewer, the 95 % interval of an accuracy reaches more than 0.1 to each side
 FEW_OF_A_CLASS = 10
+LEAST_WRONG = 3  # answers, for an interval of a loss: the large losses are those of wrong answers
+#: A class with fewer images says nothing about its own precision. In a mean over many classes, most
+#: of which are so small, that error does not average out: no interval covered.
+LEAST_OF_A_CLASS = 3
+_MOST_SMALL_CLASSES = 4
+_MOST_SMALL_SHARE = 0.25
+_LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+_LARGEST_LOSS = -float(np.log(_LEAST_PROBABILITY))
 _ROWS_AT_ONCE = 4_000_000  # probabilities; 32 MB in float64
 
 
@@ -50,16 +71,15 @@ def measure_classification(
     classes: Sequence[str],
     *,
     seed: int = 0,
-    n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
     """Measure predicted probabilities against the truth.
 
     The result is ready for JSON, without NaN. ``accuracy``, ``top5`` (with more than five classes),
     ``log_loss``, ``brier``, ``macro_f1``, ``macro_precision`` and ``macro_recall`` are
     ``{"value", "low", "high"}`` with the ends of a 95 % interval. Beside them: ``n``; ``ece``
-    (``value`` and ``bins``); ``per_class``; ``confusion`` (K lists of K counts, rows are true
-    classes); ``warnings``, sentences if there are too few images. An undefined value is None and
-    has a ``reason``.
+    (``value``, ``bins`` and ``calibrated``, drawn with ``seed``); ``per_class``; ``confusion`` (K
+    lists of K counts, rows are true classes); ``warnings``, sentences if there are too few images.
+    An undefined value, and ends that cannot be had, are None with a ``reason``.
 
     Examples
     --------
@@ -79,10 +99,11 @@ def measure_classification(
     result: dict[str, Any] = {
         "n": len(labels),
         "accuracy": _share(int(counts.hits.sum()), len(labels)),
-        "log_loss": _mean(outcomes.losses, most=None),
-        "brier": _mean(outcomes.squares, most=2.0),
-        "ece": {"value": _calibration_error(outcomes), "bins": BINS},
-        **_scores(confusion, counts, classes, n_bootstrap, seed),
+        "log_loss": _mean(outcomes.losses, _LARGEST_LOSS, outcomes.hits),
+        "brier": _mean(outcomes.squares, 2.0, outcomes.hits),
+        "ece": calibration_error(outcomes.confidences, outcomes.hits, seed),
+        **_macro(confusion, counts),
+        "per_class": _per_class(counts, classes),
         "confusion": confusion.tolist(),
         "warnings": _warnings(counts.actual, classes),
     }
@@ -95,28 +116,22 @@ def accuracy_gain(
     probabilities: NDArray[np.float32],  # (n, K)
     others: NDArray[np.float32],  # (n, K), of the same images
     labels: NDArray[np.int64],
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """Return how much more often one model is right than another, image by image.
 
-    "value" has the ends "low" and "high" of Student's 95 % interval of the paired difference. If
-    every image has the same difference, that interval would be a point. Then the ends come from the
-    largest share of other images, 1 - 0.025 ** (1 / n), that n images can miss (Clopper and
-    Pearson, 1934).
+    "value" has the ends "low" and "high" of Tango's 95 % interval of the paired difference.
 
     Examples
     --------
     >>> one_hot = np.eye(2, dtype=np.float32)
-    >>> accuracy_gain(one_hot[[0, 1, 0, 1]], one_hot[[0, 0, 0, 0]], np.array([0, 1, 0, 1]))["value"]
-    0.5
+    >>> gain = accuracy_gain(one_hot[[0, 1]], one_hot[[0, 0]], np.array([0, 1]))
+    >>> {name: round(value, 3) for name, value in gain.items()}
+    {'value': 0.5, 'low': -0.486, 'high': 0.905}
     """
-    right = (probabilities.argmax(1) == labels).astype(np.float64)
-    difference = right - (others.argmax(1) == labels)
-    low, high = of_mean(difference)
-    value = float(difference.mean())
-    if low == high and len(difference):
-        missed = (1 - 0.025 ** (1 / len(difference))) * (1 + abs(value))
-        low, high = max(-1.0, value - missed), min(1.0, value + missed)
-    return {"value": value, "low": low, "high": high}
+    right, others_right = probabilities.argmax(1) == labels, others.argmax(1) == labels
+    only = int((right & ~others_right).sum()), int((others_right & ~right).sum())
+    low, high = of_difference(*only, len(labels))
+    return {"value": (only[0] - only[1]) / len(labels), "low": low, "high": high}
 
 
 class _Outcomes(NamedTuple):
@@ -161,69 +176,60 @@ def _outcomes(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) ->
                 ((p > of_truth) | ((p == of_truth) & earlier)).sum(axis=1),
                 p.max(axis=1),
                 predicted == truth,
-                np.abs(np.log(np.maximum(of_truth[:, 0], np.finfo(np.float64).eps))),
+                np.abs(np.log(np.maximum(of_truth[:, 0], _LEAST_PROBABILITY))),
                 np.square(p).sum(axis=1) + 1 - 2 * of_truth[:, 0],
             )
         )
     return _Outcomes(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
-def _scores(
-    confusion: NDArray[np.int64],
-    counts: ClassCounts,
-    classes: Sequence[str],
-    repeats: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Return precision, recall and F1 of each class, and their means."""
-    met = counts.actual + counts.predicted > 0  # (K,)
-
-    def score(of: ClassCounts) -> NDArray[np.float64]:  # (B, 3 + number of classes met)
-        return np.column_stack([_macro(of), _f1(of)[:, met]])
-
-    low, high = bootstrap(confusion, score, repeats=repeats, seed=seed)
-    value = score(ClassCounts(*(np.atleast_2d(column) for column in counts)))[0]
-    estimates = [_estimate(*ends) for ends in zip(value, low, high, strict=True)]
-    f1 = dict(zip(np.flatnonzero(met).tolist(), estimates[3:], strict=True))
-    per_class = []
-    for label, name in enumerate(classes):
-        hits, actual, predicted = (int(column[label]) for column in counts)
-        per_class.append(
-            {
-                "name": name,
-                "n": actual,
-                "precision": _share(hits, predicted, "never predicted"),
-                "recall": _share(hits, actual, "no test image"),
-                "f1": f1.get(label, _undefined("no test image and never predicted")),
-            }
-        )
-    names = ("macro_precision", "macro_recall", "macro_f1")
-    return {**dict(zip(names, estimates[:3], strict=True)), "per_class": per_class}
-
-
-def _f1(of: ClassCounts) -> NDArray[np.float64]:
-    """Return F1 by class, (B, K); NaN for a class without images that is never predicted."""
-    both = of.actual + of.predicted
-    return np.where(both > 0, 2 * of.hits / np.maximum(both, 1), np.nan)
-
-
-def _macro(of: ClassCounts) -> NDArray[np.float64]:
-    """Return means of precision, recall and F1 over the classes that have images, (B, 3)."""
-    present = of.actual > 0
-    columns = (
-        of.hits / np.maximum(of.predicted, 1),
-        of.hits / np.maximum(of.actual, 1),
-        2 * of.hits / np.maximum(of.actual + of.predicted, 1),
+def _macro(confusion: NDArray[np.int64], counts: ClassCounts) -> dict[str, Estimate]:
+    """Return the means of precision, recall and F1 over the classes that have images."""
+    hits, actual, predicted = (column[counts.actual > 0] for column in counts)
+    precision, recall, f1 = (
+        float((hits / np.maximum(of, 1)).mean())
+        for of in (predicted, actual, (actual + predicted) / 2)
     )
-    return np.column_stack([np.mean(column, axis=1, where=present) for column in columns])
+    named = {"macro_recall": _estimate(recall, *of_mean_share(hits, actual))}
+    small = int((actual < LEAST_OF_A_CLASS).sum())
+    if small > max(_MOST_SMALL_CLASSES, _MOST_SMALL_SHARE * len(actual)):
+        reason = f"{small} of {len(actual)} classes have fewer than {LEAST_OF_A_CLASS} test images"
+        return {
+            **named,
+            "macro_precision": _without_interval(precision, reason),
+            "macro_f1": _without_interval(f1, reason),
+        }
+    known = predicted > 0
+    if known.any():
+        # The precision of a class that is never predicted is unknown: 0, or like the others'.
+        low, high = of_mean_share(hits[known], predicted[known])
+        low = min(low * float(known.mean()), precision)
+        named["macro_precision"] = _estimate(precision, low, max(high, precision))
+    else:
+        reason = "no class that has test images is ever predicted"
+        named["macro_precision"] = _without_interval(precision, reason)
+    return {**named, "macro_f1": _estimate(f1, *of_macro_f1(confusion))}
 
 
-def _calibration_error(outcomes: _Outcomes) -> float:
-    # Bins are by value, not by rank: equal confidences share a bin in any order of the images.
-    inner = np.quantile(outcomes.confidences, np.arange(1, BINS) / BINS)
-    bins = np.searchsorted(np.unique(inner), outcomes.confidences, side="left")
-    gaps = np.bincount(bins, weights=outcomes.hits - outcomes.confidences, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(outcomes.hits))
+def _per_class(counts: ClassCounts, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each class."""
+    both = counts.actual + counts.predicted
+    met = np.flatnonzero(both)
+    ends = of_f1(ClassCounts(*(column[met] for column in counts)))
+    values = 2 * counts.hits[met] / both[met]
+    f1 = {int(label): _estimate(*each) for label, *each in zip(met, values, *ends, strict=True)}
+    return [
+        {
+            "name": name,
+            "n": actual,
+            "precision": _share(hits, predicted, "never predicted"),
+            "recall": _share(hits, actual, "no test image"),
+            "f1": f1.get(label, _undefined("no test image and never predicted")),
+        }
+        for label, (name, hits, actual, predicted) in enumerate(
+            zip(classes, *(column.tolist() for column in counts), strict=True)
+        )
+    ]
 
 
 def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
@@ -250,19 +256,30 @@ def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
 def _share(successes: int, trials: int, reason: str = "") -> Estimate:
     if trials == 0:
         return _undefined(reason)
-    low, high = wilson(np.array([successes]), np.array([trials]))
-    return _estimate(successes / trials, low[0], high[0])
+    share = successes / trials
+    low, high = wilson(np.array([share]), np.array([float(trials)]))
+    return _estimate(share, low[0], high[0])
 
 
-def _mean(values: NDArray[np.float64], most: float | None) -> Estimate:
-    low, high = of_mean(values)
-    if low is None or high is None:
-        return {"value": float(values.mean()), "low": None, "high": None, "reason": "one image"}
-    return _estimate(values.mean(), max(low, 0.0), high if most is None else min(high, most))
+def _mean(values: NDArray[np.float64], most: float, hits: NDArray[np.bool_]) -> Estimate:
+    """Return the mean of the images' losses, which are at most ``most``."""
+    mean, n, wrong = float(values.mean()), len(values), int((~hits).sum())
+    if n < LEAST_WRONG:
+        return _without_interval(mean, f"n = {n}")
+    if wrong < LEAST_WRONG:
+        return _without_interval(mean, f"{counted(wrong, 'wrong answer')} of {n:,}")
+    ends = of_mean(values, most)
+    if ends is None:
+        return _without_interval(mean, "it is the same for every image")
+    return _estimate(mean, *ends)
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:
     return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _without_interval(value: float, reason: str) -> Estimate:
+    return {"value": value, "low": None, "high": None, "reason": reason}
 
 
 def _undefined(reason: str) -> Estimate:

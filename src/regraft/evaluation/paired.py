@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import stats
 
-from regraft.evaluation.intervals import LEVEL
+from regraft.evaluation.intervals import LEVEL, of_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_REPEATS = 10_000
 
 
 class Difference(NamedTuple):
@@ -33,7 +31,7 @@ class Difference(NamedTuple):
     only_first: int  # images that this one alone has right
     only_second: int
     value: float  # difference of accuracies
-    low: float  # ends of its 95 % bootstrap interval
+    low: float  # ends of its 95 % interval, by Tango
     high: float
     p: float  # McNemar's exact test
     p_holm: float  # the same, corrected for the number of pairs
@@ -46,8 +44,6 @@ class Difference(NamedTuple):
 
 def compare_pairs(
     right: NDArray[np.bool_],  # (R, n), whether each of R classifiers is right on each image
-    *,
-    seed: int = 0,
 ) -> list[Difference]:
     """Compare every classifier with every other: R (R - 1) / 2 pairs, in the order of the rows.
 
@@ -65,7 +61,7 @@ def compare_pairs(
     p = np.array([stats.binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in only])
     n = right.shape[1]
     return [
-        Difference(*pair, *counts, (counts[0] - counts[1]) / n, *_interval(*counts, n, seed), *each)
+        Difference(*pair, *counts, (counts[0] - counts[1]) / n, *of_difference(*counts, n), *each)
         for pair, counts, *each in zip(pairs, only, p.tolist(), holm(p).tolist(), strict=True)
     ]
 
@@ -83,14 +79,3 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(stepped, 1.0)
     return corrected
-
-
-def _interval(only_first: int, only_second: int, n: int, seed: int) -> tuple[float, float]:
-    """Return the percentile interval of the difference over resampled images.
-
-    Each image counts 1, -1 or 0, so resampling n images is a multinomial draw over these three.
-    """
-    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=_REPEATS)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
