@@ -24,6 +24,7 @@
     ├── ConvergenceWarning       a fit stopped before its gradient was small
     ├── SmallSampleWarning       too few images for a reliable result
     ├── StoreWarning             the run goes on without the store
+    ├── RunWarning               a run is complete, and something of an earlier one is left
     └── LogWarning               the run goes on, and a log of it is not up to date
 
 A message names the problem and the value or file; the hint says what to do. This module imports
@@ -178,6 +179,10 @@ class SmallSampleWarning(RegraftWarning):
 
 class StoreWarning(RegraftWarning):
     """The run goes on without the store, or with a new one."""
+
+
+class RunWarning(RegraftWarning):
+    """A run is complete, and something of an earlier one could not be removed."""
 
 
 class LogWarning(RegraftWarning):

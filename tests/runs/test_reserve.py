@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -311,6 +312,97 @@ def test_a_run_is_not_put_into_the_data(tmp_path, monkeypatch):
     with reserve(tmp_path / "run", ".", overwrite=False):
         pass
     assert tree(tmp_path) == ["photos", "photos/roses"]
+
+
+AS_A_USER = """
+import contextlib, os, sys, warnings
+from pathlib import Path
+import filelock
+from regraft.core.files import write_atomic
+from regraft.errors import RegraftError
+from regraft.runs.metrics_file import write_metrics
+from regraft.runs.reserve import reserve
+
+if os.geteuid() == 0:  # permissions do not bind root
+    os.setgid(65534); os.setuid(65534)
+os.chdir(sys.argv[1])
+
+
+def make(meanwhile=lambda: None):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            with reserve(Path("run"), "x", overwrite=True) as reserved:
+                meanwhile()
+                with reserved.new_folder() as new:
+                    (new / "bundle").mkdir()
+                    (new / "bundle" / "weights").touch()
+                    write_atomic(new / "split.csv", b"")
+                    write_metrics(new, {"regraft": "0", "task": "t", "backbone": {}})
+        except RegraftError as error:
+            print(str(error).replace(os.getcwd() + "/", ""))
+    for each in warned:
+        print("warning:", str(each.message).replace(os.getcwd() + "/", ""))
+    print(*sorted(os.listdir()))
+
+
+bundle = Path("run/bundle")
+make()
+make(lambda: bundle.chmod(0o555))
+make()
+bundle.chmod(0o555)
+make()
+bundle.chmod(0o755)
+make(lambda: bundle.parent.chmod(0o555))
+bundle.parent.chmod(0o755)
+Path("run-old/bundle").chmod(0o755)
+Path(".run.part").mkdir()  # as a version left it that did not move it beside
+(Path(".run.part") / "regraft.lock").touch()
+Path("run-old").rename(".run.part/old")
+make()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of folders are others there")
+def test_a_run_that_cannot_be_removed_whole_is_named_and_is_in_nobodys_way():
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, 65534)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_A_USER, folder], capture_output=True, text=True, check=False
+        )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.splitlines() == [
+        "run",
+        "warning: an earlier run could not be removed; what is left of it is at run-old",
+        "run run-old",
+        "run run-old",  # the next run works
+        "run cannot be replaced: run/bundle is read-only",  # said before the work
+        "hint: make it writable (chmod -R u+w run), or choose another with --out",
+        "run run-old",
+        "the run at run cannot be moved: Permission denied; it is left alone",
+        "hint: the new run is at run-2",  # the work is not lost
+        "run run-2 run-old",
+        "run run-2",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files to set")
+def test_a_place_without_room_for_the_lock_is_given_back(tmp_path):
+    """No descriptor is left: the folder can be made and the lock cannot, as without inodes."""
+    code = (
+        MAKE
+        + "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        + "with reserve(Path(sys.argv[1]), 'x', overwrite=False): pass"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import filelock; " + code, str(tmp_path / "a" / "run")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == (
+        f"regraft.errors.RunError: {tmp_path / 'a' / 'run'} cannot be written: Too many open files"
+    )
+    assert tree(tmp_path) == []
 
 
 def test_paths_that_cannot_be_written_are_reported_before_the_work(tmp_path, monkeypatch):

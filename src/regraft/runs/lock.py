@@ -3,7 +3,8 @@
 While a run is computed, the folder ``.NAME.part`` next to its path holds the file ``regraft.lock``,
 which the process keeps locked, ``new`` with the files that are written so far, and for a moment
 ``old`` with the run that is replaced. The operating system releases the lock when the process ends,
-for any reason: a folder whose lock is free is not in use any more, and is removed.
+for any reason: a folder whose lock is free is not in use any more, and is removed. What cannot be
+removed, such as a run with a folder that is read-only, is moved beside the run and named.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import contextlib
 import os
 import shutil
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from regraft.core.files import existing_parent, is_full, network_file_system
-from regraft.errors import DiskFullError, RunError
+from regraft.errors import DiskFullError, RunError, RunWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +31,17 @@ _ATTEMPTS = 1000
 def workspace(path: Path) -> Iterator[Path | None]:
     """Yield the hidden folder where the run at ``path`` is written; None if another run has it."""
     folder = workspace_path(path)
-    parent = existing_parent(path.parent)
-    missing = [each for each in path.parents if not each.exists()]
-    if not parent.is_dir():
-        raise RunError(f"{path} cannot be made: {parent} is a file")
     with write_errors_as_run_errors(path):
-        descriptor = _take(folder)
+        parent = existing_parent(path.parent)
+        missing = [each for each in path.parents if not each.exists()]
+        if not parent.is_dir():
+            raise RunError(f"{path} cannot be made: {parent} is a file")
+    descriptor = None
     try:
+        with write_errors_as_run_errors(path):
+            descriptor = _take(folder)
         if descriptor is not None:
-            _restore(folder, path)
+            _clear(folder, path)
             _remove_leftovers(path.parent)
         yield None if descriptor is None else folder
     finally:
@@ -92,7 +96,13 @@ def _take(folder: Path) -> int | None:
             if attempt == _ATTEMPTS:  # or no folder can be made here at all, as in /proc
                 raise
             continue
-        descriptor = _lock(folder, made=made)
+        try:
+            descriptor = _lock(folder, made=made)
+        except BaseException:  # such as no inode for the lock: an empty folder must not stay
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
         if descriptor is not None or folder.exists():
             return descriptor
     return None
@@ -132,24 +142,48 @@ def _lock(folder: Path, *, made: bool) -> int | None:
     return None
 
 
-def _restore(folder: Path, path: Path) -> None:
+def _clear(folder: Path, path: Path) -> None:
     """Move back the run that was being replaced at a kill; remove all but the lock."""
     old, new = folder / "old", folder / "new"
     if old.exists() and (new.exists() or not path.exists()):
         old.replace(numbered(path) if path.exists() else path)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
+        if os.path.lexists(leftover):
+            _move_beside(leftover, path)
+
+
+def _move_beside(leftover: Path, path: Path) -> None:
+    """Give what cannot be removed a name beside the run: here it would be in the way for ever."""
+    kept = path.with_name(f"{path.name}-old")
+    kept = numbered(kept) if os.path.lexists(kept) else kept
+    try:
+        leftover.replace(kept)
+    except OSError as error:
+        raise RunError(
+            f"{leftover}, left by an earlier run, cannot be removed: {error.strerror}",
+            hint="remove it, or choose another folder with --out",
+        ) from error
+    warnings.warn(
+        f"an earlier run could not be removed; what is left of it is at {kept}",
+        RunWarning,
+        stacklevel=2,
+    )
 
 
 def _remove(folder: Path, path: Path, descriptor: int) -> None:
-    """Remove a workspace; the lock last, and on Windows after it is closed."""
-    with contextlib.suppress(OSError):
-        _restore(folder, path)
+    """Remove a workspace; the lock last, and on Windows after it is closed.
+
+    With anything else left in it the lock stays too: free, it says that nobody uses the folder.
+    """
+    with contextlib.suppress(OSError, RunError):
+        _clear(folder, path)
     if sys.platform == "win32":
         _close(descriptor)
     with contextlib.suppress(OSError):
-        (folder / _LOCK).unlink()
-        folder.rmdir()
+        if os.listdir(folder) == [_LOCK]:
+            (folder / _LOCK).unlink()
+            folder.rmdir()
     if sys.platform != "win32":
         _close(descriptor)
     with contextlib.suppress(OSError):  # NFS and sshfs keep an open file under another name

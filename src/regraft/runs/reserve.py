@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from regraft.core.files import flush_folder
 from regraft.errors import RunError
@@ -57,21 +57,24 @@ class Reservation:
             yield new
             if not is_free(self._path):
                 if not (self._overwrite and is_run(self._path)):
-                    self._keep_at_other_path(new)
-                self._path.replace(self._hidden / "old")
+                    self._keep_at_other_path(
+                        new, f"something else was put at {self.folder} while this run was computing"
+                    )
+                try:
+                    self._path.replace(self._hidden / "old")
+                except OSError as error:
+                    self._keep_at_other_path(
+                        new, f"the run at {self.folder} cannot be moved: {error.strerror}"
+                    )
             elif self._path.is_dir():
                 self._path.rmdir()
             new.replace(self._path)
             flush_folder(self._path.parent)
 
-    def _keep_at_other_path(self, new: Path) -> None:
+    def _keep_at_other_path(self, new: Path, reason: str) -> NoReturn:
         other = numbered(self._path)
         new.replace(other)
-        raise RunError(
-            f"something else was put at {self.folder} while this run was computing; "
-            "it is left alone",
-            hint=f"the new run is at {other}",
-        )
+        raise RunError(f"{reason}; it is left alone", hint=f"the new run is at {other}")
 
 
 @contextlib.contextmanager
@@ -154,6 +157,12 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
         raise RunError(
             f"{folder} already holds a run", hint="--overwrite replaces it; --out names another"
         )
+    for inner, _, _ in os.walk(folder):
+        if not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
+            raise RunError(
+                f"{folder} cannot be replaced: {inner} is read-only",
+                hint=f"make it writable (chmod -R u+w {folder}), or choose another with --out",
+            )
 
 
 def _check_apart(folder: Path, path: Path, data: object, store: Path | None) -> None:
