@@ -18,6 +18,8 @@
     ├── FrozenError              parameters that must not change have changed
     ├── DivergedError            a training's loss, gradient or weights are no longer finite
     ├── StoreError               the feature store cannot be used
+    ├── OutputError              the results cannot be printed
+    ├── MemoryShortError         there is not enough memory
     └── DiskFullError            no space left; names the path
 
     RegraftWarning               shown as one line, never stops anything
@@ -28,28 +30,59 @@
     └── LogWarning               the run goes on, and a log of it is not up to date
 
 A message names the problem and the value or file; the hint says what to do. This module imports
-nothing.
+nothing of regraft.
 """
 
-#: Control characters except tab and line break, and those that change the direction of text.
-_UNSEEN = {
-    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
-                 *range(0x2066, 0x206A))
-}  # fmt: skip
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Escapes(dict[int, str]):
+    """How each character is written, by its code; filled in as they come."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if character.isprintable() or character in _KEPT:
+            self[code] = character
+        elif code < 256:
+            self[code] = f"\\x{code:02x}"
+        else:
+            self[code] = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        return self[code]
+
+
+_KEPT = "\t\n\u3000"  # and the blank of Japanese names, which is seen: it is two columns wide
+_ESCAPES = _Escapes()
 
 
 def visible(text: str) -> str:
-    r"""Write control characters as escapes: names from files must not control a terminal.
+    r"""Write characters that are not seen as escapes: names from files must not control a terminal.
 
-    Tabs and line breaks stay.
+    These are, as in Python's ``repr``: control characters, marks that change the direction of text,
+    characters without a width, other blanks than the space, and halves of characters. Tabs and line
+    breaks stay.
 
     Examples
     --------
-    >>> print(visible("a tulip" + chr(27) + "[2J"))
-    a tulip\x1b[2J
+    >>> print(visible("a tulip" + chr(27) + "[2J" + chr(0x200F)))
+    a tulip\x1b[2J\u200f
     """
-    return text.translate(_UNSEEN)
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def one_line(text: str) -> str:
+    r"""Write line breaks as escapes too: a name must not write a line of its own.
+
+    Examples
+    --------
+    >>> print(one_line("a.jpg" + chr(10) + "error: none"))
+    a.jpg\nerror: none
+    """
+    return visible(text).replace("\n", "\\n")
 
 
 class RegraftError(Exception):
@@ -61,6 +94,8 @@ class RegraftError(Exception):
         The problem, with the value or the file.
     hint : str, optional
         What to do about it; printed after ``hint:``.
+    lines : sequence of str
+        Further lines, printed between the two.
 
     Examples
     --------
@@ -74,9 +109,9 @@ class RegraftError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = visible(message)
-        self.hint = hint
+    def __init__(self, message: str, hint: str | None = None, lines: Sequence[str] = ()) -> None:
+        self.message = "\n".join(map(one_line, (message, *lines)))
+        self.hint = None if hint is None else one_line(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -117,7 +152,7 @@ class ImageError(DataError):
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(f"{kind}: {reason}")
+        super().__init__(f"{kind}: {' '.join(reason.split())}")  # libraries write several lines
         self.kind = kind
         self.reason = reason
 
@@ -159,6 +194,14 @@ class DivergedError(RegraftError):
 
 class StoreError(RegraftError):
     """The feature store cannot be used."""
+
+
+class OutputError(RegraftError):
+    """Results cannot be printed: stdout is closed, or on a full disk."""
+
+
+class MemoryShortError(RegraftError):
+    """The system or a limit gives no more memory."""
 
 
 class DiskFullError(RegraftError):

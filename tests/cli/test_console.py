@@ -51,7 +51,7 @@ def raising(error):
         (
             OSError(errno.EIO, "Input/output error", "/mnt/photos/a.jpg"),
             1,
-            f"error: /mnt/photos/a.jpg: Input/output error\n{_GONE_HINT}\n",
+            f"error: /mnt/photos/a.jpg: Input/output error\nhint: {_GONE_HINT}\n",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """`regraft compare`: compare finished runs, or train on data and compare."""
 
-# ruff: noqa: PLC0415, T201 - as in main.py
+# ruff: noqa: PLC0415 - as in main.py
 
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from regraft.cli.options import CompareFlags, ConfigFile, Names, Picture, combine, given
+from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
 from regraft.config.settings import refuse_unread
-from regraft.errors import InputError, visible
+from regraft.errors import InputError
 
 
 def compare(
@@ -52,7 +53,7 @@ def compare(
             )
         from regraft.commands.compare_runs import compare_runs
 
-        print(visible(compare_runs([Path(run) for run in runs], out)))
+        write(compare_runs([Path(run) for run in runs], out))
         return 0
     if len(runs) != 1:
         raise InputError(
@@ -68,7 +69,8 @@ def compare(
     found = compare_trainings(
         runs[0], _words(models), _words(strategies), settings, ConsoleReporter()
     )
-    print(visible(found.text))
+    with complete_without_printing():
+        write(found.text)
     return 1 if found.failed else 0
 
 

@@ -4,12 +4,9 @@ Errors are two lines, warnings one. Exit codes: 0 done, 1 failed, 2 bad input or
 on Ctrl-C and SIGTERM, 141 if the reader of our output has closed it.
 """
 
-# ruff: noqa: T201 - the messages of every command
-
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -19,8 +16,10 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from regraft.cli.streams import silence, standard_streams, tell
 from regraft.core.background import BACKGROUND
-from regraft.errors import RegraftError, RegraftWarning, visible
+from regraft.core.memory import lacks_memory
+from regraft.errors import MemoryShortError, RegraftError, RegraftWarning, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +31,11 @@ _GONE = {
     for name in ("EIO", "ENOTCONN", "ESTALE", "EHOSTDOWN", "ETIMEDOUT")
     if hasattr(errno, name)
 }
-_GONE_HINT = "hint: the disk or its network has failed; check it and try again"
+_GONE_HINT = "the disk or its network has failed; check it and try again"
+_MEMORY_HINT = (
+    "a smaller --batch-size, --memory, --workers, --image-size or --model; or raise the limit "
+    "(ulimit -v, the container's, the batch system's)"
+)
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -40,29 +43,42 @@ def guarded(command: Callable[[], int]) -> int:
 
     An expected error is printed as two lines, an unexpected one with its traceback.
     """
-    _survive_narrow_encodings()
+    with standard_streams():
+        return _guarded(command)
+
+
+def _guarded(command: Callable[[], int]) -> int:
     try:
         with _short_warnings(), _terminable():
             code = command()
             sys.stdout.flush()  # a closed pipe raises here and not at exit
-    except RegraftError as error:
-        print_error(error)
-        return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        _silence(sys.stdout)
+        silence(sys.stdout)
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost call: it returns an exit code
-        if isinstance(error, OSError) and error.errno in _GONE:
-            what = "" if error.filename is None else f"{visible(str(error.filename))}: "
-            print(f"error: {what}{error.strerror}\n{_GONE_HINT}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return 1
+        expected = _expected(error)
+        if expected is None:
+            tell(traceback.format_exc().rstrip())
+            return 1
+        print_error(expected)
+        return expected.exit_code
     else:
         return code
+
+
+def _expected(error: Exception) -> RegraftError | None:
+    """Return what is said about an error; None if nobody expected it."""
+    if lacks_memory(error):
+        return MemoryShortError("there is not enough memory", hint=_MEMORY_HINT)
+    if isinstance(error, RegraftError):
+        return error
+    if isinstance(error, OSError) and error.errno in _GONE:
+        what = "" if error.filename is None else f"{error.filename}: "
+        return RegraftError(f"{what}{error.strerror}", hint=_GONE_HINT)
+    return None
 
 
 def end(code: int) -> int:
@@ -72,7 +88,7 @@ def end(code: int) -> int:
     """
     if code and any(thread.name.startswith(BACKGROUND) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):  # None if it is closed
                 stream.flush()
         os._exit(code)
     return code
@@ -80,7 +96,7 @@ def end(code: int) -> int:
 
 def print_error(error: RegraftError) -> None:
     """Print an error on stderr: the message, and the hint on its own line."""
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}")
 
 
 @contextmanager
@@ -103,7 +119,7 @@ def _short_warnings() -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif str(message) not in seen:
                 seen.add(str(message))
-                print(f"warning: {visible(str(message))}", file=sys.stderr)
+                tell(f"warning: {one_line(str(message))}")
 
         warnings.showwarning = show
         yield
@@ -125,20 +141,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _survive_narrow_encodings() -> None:
-    """Print the number of a character that the console's encoding lacks, and go on."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _silence(stream: TextIO) -> None:
-    """Discard what is still buffered; else the interpreter prints an error at exit."""
-    try:
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, stream.fileno())
-        os.close(descriptor)
-    except (OSError, ValueError):
-        pass  # not a real file, as in tests: nothing is flushed at exit

@@ -4,7 +4,7 @@ Nothing that is slow to import is imported before the command that needs it runs
 answers without numpy, torch or matplotlib.
 """
 
-# ruff: noqa: PLC0415, T201 - imports inside commands, see above; results are printed
+# ruff: noqa: PLC0415 - imports inside commands, see above
 
 import sys
 from collections.abc import Sequence
@@ -31,11 +31,12 @@ from regraft.cli.options import (
     combine,
     given,
 )
+from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
 from regraft.config.settings import refuse_unread
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
-from regraft.errors import InputError, visible
+from regraft.errors import InputError
 from regraft.runs.names import prepare_table
 
 app = App(
@@ -111,7 +112,8 @@ def train(
 
     run = command.train(data, settings, ConsoleReporter())
     if is_first():  # of the processes that torchrun has started
-        print(visible(run.summary()))
+        with complete_without_printing(run.folder):
+            write(run.summary())
 
 
 def _no_data(config: Path | None) -> InputError:
@@ -145,7 +147,7 @@ def evaluate(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import evaluate as command
 
-    print(as_json(command.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
+    write(as_json(command.evaluate(run, data, reporter=ConsoleReporter(), **given(flags))))
 
 
 @app.command(usage="Usage: regraft predict RUN PATHS... [OPTIONS]", sort_key=3)
@@ -224,7 +226,7 @@ def show(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import show as command
 
-    print(visible(command.show(data, out, augment, ConsoleReporter(), **given(flags))))
+    write(command.show(data, out, augment, ConsoleReporter(), **given(flags)))
 
 
 app.command(
@@ -257,7 +259,7 @@ def find_rate(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands.find_rate import find_rate
 
-    print(find_rate(data, settings, ConsoleReporter(), out=out).summary())
+    write(find_rate(data, settings, ConsoleReporter(), out=out).summary())
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)
@@ -270,7 +272,7 @@ def recipes() -> None:
     from regraft.cli.output import as_table
     from regraft.config.recipe import list_recipes
 
-    print(as_table(list_recipes()))
+    write(as_table(list_recipes()))
 
 
 @recipes_app.command(name="show", usage="Usage: regraft recipes show NAME")
@@ -284,7 +286,7 @@ def show_recipe(name: str, /) -> None:
     """
     from regraft.config.recipe import explain, read_recipe
 
-    print(visible(explain(read_recipe(name))))
+    write(explain(read_recipe(name)))
 
 
 backbones_app = App(
@@ -308,7 +310,7 @@ def backbones(pattern: str = "*", /) -> None:
     found = list_backbones(pattern)
     if not found:
         raise InputError(f"no backbone matches {pattern}", hint="regraft backbones lists all")
-    print(as_table(found))
+    write(as_table(found))
 
 
 @backbones_app.command(name="show", usage="Usage: regraft backbones show NAME")
@@ -322,7 +324,7 @@ def show_backbone(name: str, /) -> None:
     """
     from regraft.backbones.describe import describe_backbone
 
-    print(describe_backbone(name))
+    write(describe_backbone(name))
 
 
 @app.command(usage="Usage: regraft datasets", sort_key=8)
@@ -331,7 +333,7 @@ def datasets() -> None:
     from regraft.cli.output import as_table
     from regraft.data.sources.registry import list_datasets
 
-    print(as_table(list_datasets()))
+    write(as_table(list_datasets()))
 
 
 cache_app = App(
@@ -347,7 +349,7 @@ def show_cache(*, cache_dir: CacheFolder = None) -> None:
     from regraft.cli.output import as_table
     from regraft.features.store.store import open_store
 
-    print(as_table([open_store(cache_dir).info()]))
+    write(as_table([open_store(cache_dir).info()]))
 
 
 @cache_app.command(name="clear", usage="Usage: regraft cache clear [--cache-dir PATH]")
@@ -356,7 +358,7 @@ def clear_cache(*, cache_dir: CacheFolder = None) -> None:
     from regraft.features.store.store import clear_store
 
     info = clear_store(cache_dir)
-    print(f"removed {info.rows:,} rows, {info.bytes / 2**20:,.0f} MiB, from {info.folder}")
+    write(f"removed {info.rows:,} rows, {info.bytes / 2**20:,.0f} MiB, from {info.folder}")
 
 
 @app.command(usage="Usage: regraft demo [--out PATH]", sort_key=10)
@@ -373,7 +375,9 @@ def demo(*, out: Annotated[Path, Parameter(metavar="PATH")] = Path("regraft-runs
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands.demo import run
 
-    print(run(ConsoleReporter(), out))
+    text = run(ConsoleReporter(), out)
+    with complete_without_printing(out):
+        write(text)
 
 
 @app.command(usage="Usage: regraft doctor", sort_key=11)
@@ -382,5 +386,5 @@ def doctor() -> int:
     from regraft.cli.doctor import checks, report
 
     found = checks()
-    print(report(found))
+    write(report(found))
     return 0 if all(check.ok for check in found) else 1

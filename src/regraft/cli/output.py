@@ -1,19 +1,17 @@
 """Results for people and for programs: lines, JSON lines, CSV, tables."""
 
-# ruff: noqa: T201 - results go to stdout
-
 from __future__ import annotations
 
 import csv as csv_module
 import dataclasses
 import io
 import json as json_module
-import sys
 from typing import TYPE_CHECKING, Any
 
+from regraft.cli.streams import tell, write
 from regraft.core.files import write_atomic
 from regraft.core.text import columns, counted
-from regraft.errors import visible
+from regraft.errors import one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,21 +34,20 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
     for result in results:
         if result.error is not None:
             refused += 1
-            print(f"{_one_line(result.id)}: {_one_line(result.error)}", file=sys.stderr)
+            tell(f"{_one_line(result.id)}: {_one_line(result.error)}")
             if csv is not None:
                 rows.append((result.id, [], _one_line(result.error)))
             if json:
-                print(_json_line(result), flush=True)
+                write(_json_line(result))
             continue
         if csv is None or json:
-            # Flushed: a program that reads the output gets each result at once.
-            print(_json_line(result) if json else _line(result), flush=True)
+            write(_json_line(result) if json else _line(result))
         if csv is not None:
             rows.append((result.id, [value for pair in result.top for value in pair], ""))
     if csv is not None:
         _write_table(csv, rows)
         counts = counted(len(rows) - refused) + (f", {refused:,} refused" if refused else "")
-        print(_one_line(f"{csv}: {counts}"), file=sys.stderr)
+        tell(_one_line(f"{csv}: {counts}"))
     return 1 if refused else 0
 
 
@@ -123,4 +120,4 @@ def _cell(name: str, value: Any) -> str:
         return f"{value / 1e6:,.0f} MB"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None else visible(str(value))
+    return "" if value is None else one_line(str(value))

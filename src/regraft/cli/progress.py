@@ -1,7 +1,5 @@
 """The reporter of the command line: lines and progress bars on stderr."""
 
-# ruff: noqa: T201 - progress goes to stderr
-
 from __future__ import annotations
 
 import os
@@ -22,8 +20,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from regraft.cli.streams import is_terminal, tell
 from regraft.core.reporter import Reporter
-from regraft.errors import visible
+from regraft.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +45,12 @@ class ConsoleReporter(Reporter):
     """
 
     def __init__(self) -> None:
-        self._bars = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bars = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
 
     def say(self, line: str) -> None:
         """Print one line, above a bar that is being drawn."""
-        print(visible(line), file=sys.stderr, flush=True)
+        tell(one_line(line))
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:
@@ -71,15 +70,16 @@ class ConsoleReporter(Reporter):
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
             # Otherwise Rich sends results to the console of the bar, which is stderr.
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=is_terminal(sys.stdout),
         )
         self._progress = progress
         if outer is None:
             progress.start()
-        task = progress.add_task(label, total=total)
+        task = progress.add_task(one_line(label), total=total)
 
         def advance(steps: int, note: str = "", /) -> None:
-            progress.update(task, advance=steps, description=f"{label} {note}" if note else label)
+            text = one_line(f"{label} {note}" if note else label)
+            progress.update(task, advance=steps, description=text)
 
         try:
             yield advance

@@ -39,4 +39,4 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
     lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
         lines.append(f"  and {len(refused) - _SHOWN:,} more")
-    raise DataError("\n".join([what, *lines]), hint="repair or remove these files")
+    raise DataError(what, hint="repair or remove these files", lines=lines)

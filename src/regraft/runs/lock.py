@@ -181,7 +181,7 @@ def _remove(folder: Path, path: Path, descriptor: int) -> None:
     if sys.platform == "win32":
         _close(descriptor)
     with contextlib.suppress(OSError):
-        if os.listdir(folder) == [_LOCK]:
+        if [each.name for each in folder.iterdir()] == [_LOCK]:
             (folder / _LOCK).unlink()
             folder.rmdir()
     if sys.platform != "win32":
