@@ -110,12 +110,20 @@ class RegraftError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None, lines: Sequence[str] = ()) -> None:
-        self.message = "\n".join(map(one_line, (message, *lines)))
-        self.hint = None if hint is None else one_line(hint)
+        self.message = visible("\n".join([message, *lines]))
+        self.hint = None if hint is None else visible(hint)
+        self._lines = [visible(line) for line in lines]
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+        return "\n".join(self.parts)
+
+    @property
+    def parts(self) -> list[str]:
+        """What is printed, line by line; a line break in one of them comes from a name."""
+        message = self.message.removesuffix("\n".join(["", *self._lines]))
+        hint = [] if self.hint is None else [f"hint: {self.hint}"]
+        return [message, *self._lines, *hint]
 
 
 class InputError(RegraftError):
@@ -152,7 +160,7 @@ class ImageError(DataError):
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(f"{kind}: {' '.join(reason.split())}")  # libraries write several lines
+        super().__init__(f"{kind}: {reason}")
         self.kind = kind
         self.reason = reason
 

@@ -96,7 +96,7 @@ def end(code: int) -> int:
 
 def print_error(error: RegraftError) -> None:
     """Print an error on stderr: the message, and the hint on its own line."""
-    tell(f"error: {error}")
+    tell("\n".join(map(one_line, ["error: " + error.parts[0], *error.parts[1:]])))
 
 
 @contextmanager

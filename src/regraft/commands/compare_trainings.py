@@ -165,7 +165,9 @@ def _train_others(
         try:
             train(data, each.config, reporter)
         except RegraftError as error:  # the others' results are not lost by it
-            reporter.say(f"{each.name} cannot be trained: {error}")
+            message, *further = error.parts
+            for line in (f"{each.name} cannot be trained: {message}", *further):
+                reporter.say(line)
             failed[each.name] = error
     return failed
 
