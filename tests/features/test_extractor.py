@@ -15,6 +15,7 @@ from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.commands.train import train
 from regraft.config.train_config import MAX_VIEWS, TrainConfig
+from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import BundleError, ConfigError
 from regraft.features.compute import Compute
@@ -86,6 +87,20 @@ def test_a_second_run_extracts_nothing_and_one_without_views_something_else(
     assert again.metrics["features"] == {"extracted": 0, "reused": n}
     assert plain.metrics["features"] == {"extracted": n, "reused": 0}
     assert plain.metrics["test"] != first.metrics["test"]
+
+
+def test_one_view_is_named_as_one(tmp_path):
+    lines = []
+
+    class Says(Reporter):
+        def say(self, text):
+            lines.append(text)
+
+    data = make_photographs(tmp_path / "data", a_class=2)
+    config = TrainConfig(views=1, tta=True)
+    backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
+    Extractor.for_samples(backbone, scan(data, config), config, Says())
+    assert "over each image and 1 view of it (augment light): 2 times slower" in "\n".join(lines)
 
 
 def test_rows_are_means_of_what_each_view_gives(tmp_path):

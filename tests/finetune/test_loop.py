@@ -1,6 +1,7 @@
 """The loop: what is frozen stays, what is held out is never learnt from, epoch 0 is the probe."""
 
 import dataclasses
+import itertools
 import math
 import tarfile
 from types import SimpleNamespace
@@ -28,7 +29,9 @@ from regraft.features.extract import RowExtractor, extract
 from regraft.features.extractor import Extractor
 from regraft.features.store.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
+from regraft.finetune.batches import n_batches
 from regraft.finetune.memory import activation_bytes, fit_memory
+from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.state import State
 from regraft.finetune.train import Trained, build_loop, remove_checkpoints, train_network
@@ -295,25 +298,39 @@ def test_the_first_twenty_steps_repeat_exactly(tmp_path):
     assert other[0] != first[0]
 
 
-def test_the_first_loss_is_what_torch_says(tmp_path):
-    """Label smoothing and balanced classes, by hand, on the untrained network."""
-    trial = make_trial(tmp_path / "x", augment="none", batch_size=64)
-    unbalanced = np.concatenate([trial.parts.train[:3], trial.parts.train[6:]])
+@pytest.mark.parametrize(
+    ("smoothing", "weight", "mixing"),
+    [
+        (0.2, "none", {}),
+        (0.0, "balanced", {"mixup": 1.0}),
+        (0.1, "balanced", {}),
+        (0.1, "balanced", {"mixup": 1.0}),
+        (0.1, "balanced", {"cutmix": 1.0}),
+    ],
+)
+def test_an_image_s_weight_multiplies_its_whole_loss(tmp_path, smoothing, weight, mixing):
+    """By hand, from torch's loss of each label alone: smoothed, weighted, by the label's share."""
+    trial = make_trial(
+        tmp_path, augment="none", unfreeze="all", batch_size=64, label_smoothing=smoothing,
+        class_weight=weight, **mixing,
+    )  # fmt: skip
+    unbalanced = np.concatenate([trial.parts.train[:3], trial.parts.train[8:]])
     trial = dataclasses.replace(trial, parts=dataclasses.replace(trial.parts, train=unbalanced))
-    for smoothing, weight in ((0.0, "none"), (0.2, "none"), (0.1, "balanced")):
-        config = {"label_smoothing": smoothing, "class_weight": weight, "overwrite": True}
-        notes = Notes()
-        trial.run(notes, **config)
-        images = notes.loop.batches
-        x = torch.stack([images.render(int(index), 1) for index in unbalanced])
-        y = torch.from_numpy(trial.samples.labels[unbalanced])
-        counts = y.bincount()
-        weights = None if weight == "none" else len(y) / (3 * counts.float())
-        network = TrainableNetwork(trial.probe, unfreeze="2", train_norms=False)
-        with torch.no_grad():
-            logits = network(normalise_pixels(x, trial.probe.backbone.preprocess))
-        loss = cross_entropy(logits, y, weights, label_smoothing=smoothing, reduction="sum")
-        assert notes.losses[0] == pytest.approx(float(loss) / len(y), rel=1e-4)
+    loop = build_loop(trial.job(), trial.folder)
+    network = TrainableNetwork(trial.probe, unfreeze="all", train_norms=False)
+    with loop.batches.epoch(1, 1) as batches:
+        (batch,) = batches
+    x = normalise_pixels(batch.images, trial.probe.backbone.preprocess)
+    mixed = draw_mixing(len(x), 32, seed=0, step=0, **{"mixup": 0.0, "cutmix": 0.0, **mixing})
+    assert (mixed.share < 0.95) == bool(mixing)
+    with torch.no_grad():
+        logits = network(mixed.images(x, x[mixed.partners]))
+    expected = 0.0
+    for y, share in ((batch.labels, mixed.share), (batch.labels[mixed.partners], 1 - mixed.share)):
+        own = torch.ones(len(y)) if weight == "none" else len(y) / (3 * y.bincount()[y])
+        losses = cross_entropy(logits, y, label_smoothing=smoothing, reduction="none")
+        expected += share * float((own * losses).sum()) / len(y)
+    assert loop.training_step.take(batch) == pytest.approx(expected, rel=1e-5)
 
 
 def test_accumulating_is_one_large_batch(tmp_path):
@@ -340,8 +357,23 @@ def test_smaller_pieces_keep_batch_and_schedule(tmp_path):
     assert np.allclose(whole.losses, halved.losses, rtol=1e-4)
 
 
-def test_batch_norm_never_trains_on_one_image(tmp_path):
-    """Nine images in passes of at most four are three passes of three, not two and a single one."""
+def test_batches_are_neither_too_small_nor_larger_than_they_need_to_be():
+    """Against a search of all numbers of batches; every image is in one of them."""
+    for n, size, least in itertools.product(range(1, 30), range(1, 9), (1, 2, 4)):
+        sizes = [len(part) for part in np.array_split(np.arange(n), n_batches(n, size, least))]
+        assert sum(sizes) == n
+        assert min(sizes) >= min(least, n)
+        enough = [k for k in range(1, n + 1) if n // k >= least] or [1]
+        within = [k for k in enough if -(-n // k) <= size]
+        assert len(sizes) == (within[0] if within else enough[-1])
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "accumulate", "passes"),
+    [(13, 4, 3, [4, 3, 3, 3]), (7, 2, 1, [3, 2, 2]), (7, 2, 2, [2, 2, 3]), (7, 6, 1, [4, 3])],
+)
+def test_batch_norm_never_trains_on_one_image(tmp_path, n, batch_size, accumulate, passes):
+    """Each image of each epoch is in one pass; 13 in passes of 4 are not three and a single one."""
     sizes = []
 
     class Sizes:
@@ -349,14 +381,23 @@ def test_batch_norm_never_trains_on_one_image(tmp_path):
             network = loop.state.network
             network.register_forward_pre_hook(lambda _network, x: sizes.append(len(x[0])))
 
-    trial = make_trial(tmp_path / "x", bn="train", batch_size=4, accumulate=3)
-    trial.run(Sizes())
-    assert min(sizes) >= 3
-    assert sum(sizes) == 2 * len(trial.parts.train)
-    with pytest.raises(
-        ConfigError, match="BatchNorm cannot train on one image at a time\nhint: -b 2"
-    ):
-        make_trial(tmp_path / "y", bn="train", batch_size=1).run()
+    trial = make_trial(tmp_path, strategy="scratch", batch_size=batch_size, accumulate=accumulate)
+    parts = dataclasses.replace(trial.parts, train=trial.parts.train[:n])
+    _, fitted = dataclasses.replace(trial, parts=parts).run(Sizes())
+    assert sizes == 2 * passes
+    assert fitted.record["steps"] == 2 * n_batches(n, batch_size * accumulate, 2)
+
+
+def test_too_few_images_for_batch_norm_are_refused(tmp_path):
+    message = "BatchNorm cannot train on one image at a time\nhint: -b 2"
+    with pytest.raises(ConfigError, match=message):
+        make_trial(tmp_path, bn="train", batch_size=1).run()
+    trial = make_trial(tmp_path, bn="train")
+    one = dataclasses.replace(trial.parts, train=trial.parts.train[:1])
+    message = "BatchNorm cannot train on 1 image\nhint: add images, or --bn frozen"
+    for start in ("run", "rates"):
+        with pytest.raises(DataError, match=message):
+            getattr(dataclasses.replace(trial, parts=one), start)()
 
 
 def test_memory_is_estimated_before_the_start(tmp_path):

@@ -57,6 +57,31 @@ class TestEveryFitter:
         assert found["calibrated_log_loss"] <= found["log_loss"] + 1 / 150  # one mistake expected
         assert found["accuracy"] == (logits.argmax(1) == labels).mean()
 
+    def test_what_is_weighted_by_class_has_a_column_of_its_own(self, name):
+        """The others count each row once: with balanced classes too, and for every head."""
+        x, y, _ = blobs(120, 6, 3, noise=3.0)
+        kept = np.r_[:60, 60:120:3]  # of one class alone from row 60 on
+        x, y, folds = x[kept], y[kept], np.arange(len(kept)) % 5
+        fitted = fit_head(x, y, folds=folds, n_classes=3, name=name, class_weight="balanced")
+        probabilities = softmax(fitted.oof_logits.astype(float), 1)
+        calibrated = softmax(fitted.oof_logits.astype(float) / fitted.temperature, 1)
+        weights = (len(y) / (3 * np.bincount(y)))[y]
+        expected = {
+            "n": len(y),
+            "accuracy": (probabilities.argmax(1) == y).mean(),
+            "log_loss": log_loss(y, probabilities),
+            "balanced_log_loss": log_loss(y, probabilities, sample_weight=weights),
+            "calibrated_log_loss": log_loss(y, calibrated),
+            "balanced_calibrated_log_loss": log_loss(y, calibrated, sample_weight=weights),
+        }
+        found = dict(fitted.record["out_of_fold"])
+        assert found.pop("balanced_log_loss_se") != pytest.approx(found.pop("log_loss_se"))
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert expected["log_loss"] != pytest.approx(expected["balanced_log_loss"], rel=1e-3)
+        best = min(fitted.history, key=lambda row: row["balanced_log_loss"])
+        assert best["chosen"]
+        assert best["accuracy"] == expected["accuracy"]
+
     def test_does_the_same_twice(self, name):
         x, y, folds = blobs(100, 10, 3, noise=2.0)
         first, second = (fit_head(x, y, folds=folds, n_classes=3, name=name) for _ in range(2))

@@ -9,7 +9,7 @@ from regraft.config.train_config import TrainConfig
 from regraft.core.keyed_random import generator, key_of, torch_seeded
 from regraft.data.scan import scan
 from regraft.errors import DataError
-from regraft.finetune.batches import TrainingBatches
+from regraft.finetune.batches import TrainingBatches, n_batches
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.reader import ImageReader
 from regraft.images.augment import AUGMENTATIONS, Augmentation, _operations, augment
@@ -32,7 +32,7 @@ def training_images(samples, indices=None, seed=0, workers=1, recipe="strong"):
 def rendered(images, epoch, size):
     """Return {content hash: pixels} of an epoch, and the order."""
     found, order = {}, []
-    with images.epoch(epoch, size) as batches:
+    with images.epoch(epoch, n_batches(images.n_images, size, 1)) as batches:
         for batch in batches:
             order += batch.indices.tolist()
             for index, image in zip(batch.indices, batch.images, strict=True):
@@ -176,7 +176,7 @@ def test_an_image_that_has_changed_or_gone_is_named(tmp_path):
         pytest.raises(DataError, match=r"blobs/002.png could be read when the run began and cannot "
                                        r"be now: changed: its bytes have changed since they were "
                                        r"first read\nhint: put it back"),
-        images.epoch(1, 12) as batches,
+        images.epoch(1, 1) as batches,
     ):  # fmt: skip
         list(batches)
     changed.unlink()
@@ -186,11 +186,12 @@ def test_an_image_that_has_changed_or_gone_is_named(tmp_path):
 
 def test_batches_differ_by_one_image_and_can_begin_anywhere():
     images = training_images(samples_of(), recipe="none")
-    with images.epoch(1, 7) as batches:
+    number = n_batches(24, 7, 1)
+    with images.epoch(1, number) as batches:
         whole = [batch.indices.tolist() for batch in batches]
     assert [len(batch) for batch in whole] == [6, 6, 6, 6]
     for first in range(5):
-        with images.epoch(1, 7, first) as batches:
+        with images.epoch(1, number, first) as batches:
             assert [batch.indices.tolist() for batch in batches] == whole[first:]
 
 

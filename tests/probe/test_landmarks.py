@@ -12,7 +12,7 @@ from regraft.core.machine import memory_limit
 from regraft.core.reporter import Reporter
 from regraft.errors import ConfigError, InputError
 from regraft.features.taps import Block, select_blocks
-from regraft.heads.fit import fit_head
+from regraft.heads.fit import fit_head, sample_weights
 from regraft.heads.ridge import fit_ridge
 from regraft.heads.standardise import Standard
 from regraft.probe.block_weights import block_weights
@@ -222,6 +222,41 @@ def test_the_smaller_set_within_one_error_is_chosen():
     chosen, table = smallest_within_one_error([worse, large], y, np.arange(300), np.ones(300))
     assert chosen == "large"
     assert table[0]["above_best"] > table[0]["above_best_se"] > 0
+
+
+def test_classes_that_count_the_same_decide_and_the_table_says_which_figure_it_is():
+    """The small set is right about the common class, and the large one about the rare one."""
+    y = np.repeat([0, 1], [90, 10])
+    small, large = (np.zeros((100, 2), np.float32) for _ in range(2))
+    small[:, 0], large[:80, 0], large[80:, 1] = 2, 2, 2
+    plain_fit = fit_head(
+        np.eye(2, 3, dtype=np.float32)[y], y, folds=np.arange(100) % 5, n_classes=2
+    )
+    fits = [
+        Candidate(name, n, dataclasses.replace(plain_fit, temperature=1.0, oof_logits=logits), 0.0)
+        for name, n, logits in (("small", 10, small), ("large", 90, large))
+    ]
+    plain = smallest_within_one_error(fits, y, np.arange(100), np.ones(100))
+    weights = sample_weights(y, 2, "balanced")
+    chosen, table = smallest_within_one_error(fits, y, np.arange(100), weights)
+    assert (plain[0], chosen) == ("small", "large")
+    right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
+    for row, of_common, of_rare in zip(table, (1, 80 / 90), (0, 1), strict=True):
+        losses = [wrong + (right - wrong) * share for share in (of_common, of_rare)]
+        assert row["accuracy"] == pytest.approx(0.9 * of_common + 0.1 * of_rare)
+        assert row["log_loss"] == pytest.approx(0.9 * losses[0] + 0.1 * losses[1])
+        assert row["balanced_log_loss"] == pytest.approx(np.mean(losses))
+        error = (row["accuracy"] * (1 - row["accuracy"]) / 100) ** 0.5
+        assert row["accuracy_se"] == pytest.approx(error)
+    assert table[0]["above_best"] == pytest.approx(
+        table[0]["balanced_log_loss"] - table[1]["balanced_log_loss"]
+    )
+    for rows, kind, figure in ((plain[1], "out-of-fold", "0.3269"), (table, "balanced", "1.1269")):
+        recorder = Recorder()
+        report_candidates(rows, recorder)
+        assert f"   {kind} log-loss" in recorder.lines[0]
+        _, _, loss, _, _, accuracy, *_ = recorder.lines[1].split()
+        assert (loss, accuracy) == (figure, "0.9000")
 
 
 def test_a_larger_set_is_never_preferred_for_being_as_good():

@@ -17,6 +17,7 @@ import numpy as np
 
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
+from regraft.core.text import counted
 from regraft.errors import DiskFullError, StoreError, StoreWarning
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Extractor:
         chosen = choose_augmentation(config, samples)
         if chosen.tta:
             reporter.say(
-                f"features are the mean over each image and {chosen.views} views of it (augment "
-                f"{chosen.augment}): {1 + chosen.views} times slower, also in predictions"
+                f"features are the mean over each image and {counted(chosen.views, 'view')} of it "
+                f"(augment {chosen.augment}): {1 + chosen.views} times slower, also in predictions"
             )
         at_once = images_at_once(chosen.batch_size, preprocess.image_size)
         compute = choose_compute(chosen.device, chosen.precision, at_once)

@@ -39,9 +39,18 @@ class Batch:
     labels: torch.Tensor  # (m,) int64
 
 
-def n_batches(n_images: int, size: int) -> int:
-    """Return how many batches of at most ``size`` images are in an epoch."""
-    return -(-n_images // size)
+def n_batches(n_images: int, size: int, least: int) -> int:
+    """Return into how many batches n images are divided: of at most ``size``, at least ``least``.
+
+    The sizes of batches differ by one image. Where both limits cannot be kept (7 images, at most 2
+    and at least 2) a batch has more than ``size`` images: none is dropped, and none is too small.
+
+    Examples
+    --------
+    >>> n_batches(7, 2, 1), n_batches(7, 2, 2), n_batches(7, 4, 2)
+    (4, 3, 2)
+    """
+    return max(min(-(-n_images // size), n_images // least), 1)
 
 
 class TrainingBatches:
@@ -83,18 +92,19 @@ class TrainingBatches:
         return self.indices[sorted(range(len(keys)), key=keys.__getitem__)]
 
     @contextmanager
-    def epoch(self, epoch: int, size: int, first: int = 0) -> Iterator[Iterator[Batch]]:
+    def epoch(self, epoch: int, number: int, first: int = 0) -> Iterator[Iterator[Batch]]:
         """Open the batches of an epoch, from 1; threads end with the block.
 
-        Batches have at most ``size`` images and differ by one image: all are used, and no batch has
-        a single image, on which BatchNorm cannot train. The first ``first`` batches are left out.
+        All images are divided into that number of batches, which differ by one image. The first
+        ``first`` batches are left out.
         """
-        pieces = np.array_split(self.order(epoch), n_batches(self.n_images, size))[first:]
+        pieces = np.array_split(self.order(epoch), number)[first:]
+        largest = -(-self.n_images // number)
         view = (epoch - 1) % self._views + 1 if self._views else epoch
         own = [int(index) for piece in pieces for index in piece[self._group.share(len(piece))]]
         rows = ahead(
             lambda index: self._row_or_image(index, view),
-            own, self._reader.n_threads, _AHEAD * size, use_one_thread,
+            own, self._reader.n_threads, _AHEAD * largest, use_one_thread,
         )  # fmt: skip
         opened = self._prefix.opened() if self._prefix else nullcontext()
         with opened, closing(rows):

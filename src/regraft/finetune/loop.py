@@ -100,7 +100,7 @@ class Loop:
 
     def _all_batches(self, stop: Stop, advance: Advance) -> None:
         progress = self.state.progress
-        with self.batches.epoch(progress.epoch, self.schedule.batch, progress.batch) as batches:
+        with self.batches.epoch(progress.epoch, self.schedule.steps, progress.batch) as batches:
             for batch in batches:
                 self._one_batch(batch, advance)
                 self._save_if_due(stop)

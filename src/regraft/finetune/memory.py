@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from regraft.core.keyed_random import torch_seeded
+from regraft.core.text import counted
 from regraft.errors import RegraftError
 from regraft.finetune.precision import autocast
 from regraft.finetune.state import State, copied
@@ -39,13 +40,13 @@ def fit_memory(state: State, side: int, compute: Compute, reporter: Reporter, fr
     if fixed + progress.micro * one > free:
         raise RegraftError(
             f"training needs about {_gib(fixed + progress.micro * one)} of memory, with "
-            f"{progress.micro} images at a time; {_gib(free)} are free",
+            f"{counted(progress.micro)} at a time; {_gib(free)} are free",
             hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
         )
     if progress.micro < asked:
         reporter.say(
-            f"{_gib(free)} of memory are free: {progress.micro} images in one forward pass instead "
-            f"of {asked}; a step keeps its images"
+            f"{_gib(free)} of memory are free: {counted(progress.micro)} in one forward pass "
+            f"instead of {asked}; a step keeps its images"
         )
 
 

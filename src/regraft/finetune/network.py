@@ -16,7 +16,7 @@ from torch import nn
 
 from regraft.backbones.freeze import state_hash
 from regraft.core.keyed_random import torch_seeded
-from regraft.core.text import nearest
+from regraft.core.text import counted, nearest
 from regraft.errors import ConfigError
 from regraft.features.taps import POOLED, Block, attach_hooks, pool_each
 from regraft.finetune.frozen.cut_network import Activations, CutNetwork
@@ -85,7 +85,7 @@ def trained_stages(backbone: Backbone, unfreeze: str) -> tuple[int, ...]:
         count = int(unfreeze[:9])
         if count > len(names):
             raise ConfigError(
-                f"unfreeze is {unfreeze}; {backbone.name} has {len(names)} stages",
+                f"unfreeze is {unfreeze}; {backbone.name} has {counted(len(names), 'stage')}",
                 hint=f"0 to {len(names)}, all, or some of {', '.join(names)}",
             )
         return tuple(range(len(names) - count, len(names)))

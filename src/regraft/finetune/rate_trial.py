@@ -88,7 +88,7 @@ def try_rates(training_step: TrainingStep, batches: TrainingBatches) -> Rates:
     losses: list[float] = []
     with (
         training_step.reporter.track("lr-find", STEPS) as advance,
-        closing(_endless(batches, schedule.batch)) as endless,
+        closing(_endless(batches, schedule.steps)) as endless,
     ):
         for batch in itertools.islice(endless, STEPS):
             try:
@@ -103,10 +103,10 @@ def try_rates(training_step: TrainingStep, batches: TrainingBatches) -> Rates:
     return _read(rates[: len(losses)], np.asarray(losses), default)
 
 
-def _endless(batches: TrainingBatches, size: int) -> Generator[Batch]:
+def _endless(batches: TrainingBatches, steps: int) -> Generator[Batch]:
     """Yield the batches of one epoch after the other, in the order of a training."""
     for epoch in itertools.count(1):
-        with batches.epoch(epoch, size) as opened:
+        with batches.epoch(epoch, steps) as opened:
             yield from opened
 
 

@@ -31,6 +31,7 @@ class Schedule:
 
     learning_rate: float  # before any factor
     batch: int  # most images in a step
+    steps: int  # batches in an epoch
     rate: Callable[[int], float]  # of a step, from 0
 
 

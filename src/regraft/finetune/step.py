@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from regraft.core.keyed_random import torch_seeded
 from regraft.core.reporter import SILENT, Reporter
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
 from regraft.errors import DivergedError, RegraftError
+from regraft.finetune.batches import n_batches
 from regraft.finetune.frozen.cut_network import Activations
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.precision import autocast, on_device
@@ -97,7 +98,7 @@ class TrainingStep:
         )  # fmt: skip
         self.state.optimizer.zero_grad(set_to_none=True)
         total, right = 0.0, 0
-        for rows in _micro_batches(n, progress.micro):
+        for rows in self._micro_batches(n):
             logits = self._forward(batch, rows, mixing)  # (micro, K) float32
             loss = self._loss(logits, rows, targets, mixing) / len(batch.indices)
             total += float(loss.detach())
@@ -133,28 +134,42 @@ class TrainingStep:
     def _loss(
         self, logits: torch.Tensor, rows: slice, targets: torch.Tensor, mixing: Mixing
     ) -> torch.Tensor:
-        """Return the sum of the losses of a micro-batch."""
+        """Return the sum of the losses of a micro-batch, each times its image's weight.
+
+        It is divided by the number of images, as the mean weight of a training image is 1. (By the
+        sum of a batch's weights, a rare image would count less beside other rare ones.)
+        """
         partners = torch.from_numpy(mixing.partners[rows])
         y = mixing.targets(targets[rows], targets[partners]).to(logits.device)  # (micro, K)
-        settings = self.settings
-        return cross_entropy(
-            logits, y, settings.class_weights,
-            label_smoothing=settings.label_smoothing, reduction="sum",
-        )  # fmt: skip
+        weights, smoothing = self.settings.class_weights, self.settings.label_smoothing
+        if weights is not None and smoothing:
+            # torch would weigh the share that smoothing gives to a class by that class's weight: a
+            # rare class with a large weight would then be the larger part of every target.
+            y = y * weights
+            y = (1 - smoothing) * y + smoothing * y.mean(1, keepdim=True)
+            return cross_entropy(logits, y, reduction="sum")
+        return cross_entropy(logits, y, weights, label_smoothing=smoothing, reduction="sum")
+
+    def _micro_batches(self, n: int) -> Iterator[slice]:
+        """Yield slices of n images that differ by one; none has too few images for BatchNorm."""
+        number = n_batches(n, self.state.progress.micro, self.state.network.least_images)
+        for piece in np.array_split(np.arange(n), number):
+            yield slice(int(piece[0]), int(piece[-1]) + 1)
 
     def _halve_micro_batches(self, n: int) -> None:
         progress, least = self.state.progress, self.state.network.least_images
         self.state.optimizer.zero_grad(set_to_none=True)
         if progress.micro <= least:
+            largest = -(-n // n_batches(n, progress.micro, least))
             raise RegraftError(
-                f"a forward pass of {progress.micro} does not fit into the GPU's memory",
+                f"a forward pass of {counted(largest)} does not fit into the GPU's memory",
                 hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
             )
         progress.micro = max(-(-min(progress.micro, n) // 2), least)
         torch.cuda.empty_cache()
         self.reporter.say(
-            f"out of memory: {progress.micro} images in one forward pass from now on; a step still "
-            f"has {self.schedule.batch}"
+            f"out of memory: {counted(progress.micro)} in one forward pass from now on; a step "
+            f"still has {self.schedule.batch}"
         )
 
     # --- the update ---------------------------------------------------------------------------
@@ -189,9 +204,3 @@ class TrainingStep:
     def machine(self) -> dict[str, Any]:
         """Return what the last digits may depend on besides settings and images."""
         return {**self.compute.fingerprint(), "processes": self.group.size}
-
-
-def _micro_batches(n: int, size: int) -> Iterator[slice]:
-    """Yield slices of n images that differ by one: BatchNorm cannot train on a single image."""
-    for piece in np.array_split(np.arange(n), -(-n // size)):
-        yield slice(int(piece[0]), int(piece[-1]) + 1)

@@ -18,6 +18,7 @@ from regraft.backbones.freeze import frozen
 from regraft.config.settings import harmless
 from regraft.core.machine import n_threads
 from regraft.core.reporter import Stopwatch
+from regraft.core.text import counted
 from regraft.errors import ConfigError, DataError
 from regraft.features.compute import repeatable
 from regraft.finetune.batches import TrainingBatches, n_batches
@@ -171,6 +172,7 @@ def try_rates_from(probe: Model, dataset: Dataset, extractor: Extractor) -> Rate
     views = dataclasses.replace(view_settings(job.config), cached_views="0")
     batches = training_batches(job, views)
     training_step = make_training_step(job, network)
+    _require_enough_images(job, training_step)
     job.reporter.say(f"trying rates on {_stages_and_head(network)}")
     fit_step(training_step)
     with repeatable(job.compute.device):
@@ -233,11 +235,15 @@ def _require_validation(job: Job) -> None:
 def _require_enough_images(job: Job, training_step: TrainingStep) -> None:
     """Refuse steps that leave a process with fewer images than a forward pass needs."""
     n_images = len(job.dataset.train)
-    smallest = n_images // n_batches(n_images, training_step.schedule.batch)
     least = training_step.state.network.least_images
+    if n_images < least:
+        raise DataError(
+            f"BatchNorm cannot train on {counted(n_images)}", hint="add images, or --bn frozen"
+        )
+    smallest = n_images // training_step.schedule.steps
     if job.group.size > 1 and smallest // job.group.size < least:
         raise ConfigError(
-            f"{job.group.size} processes cannot share a step of {smallest} images",
+            f"{job.group.size} processes cannot share a step of {counted(smallest)}",
             hint="fewer processes, or a larger --batch-size",
         )
 
@@ -295,7 +301,7 @@ def training_batches(
 def make_training_step(job: Job, network: TrainableNetwork) -> TrainingStep:
     """Return the training step, with its state before the first one."""
     config = job.config
-    schedule = make_schedule(config, len(job.dataset.train))
+    schedule = make_schedule(config, len(job.dataset.train), network.least_images)
     groups = parameter_groups(
         network, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
@@ -348,10 +354,12 @@ def view_settings(config: TrainConfig) -> ViewSettings:
     )  # fmt: skip
 
 
-def make_schedule(config: TrainConfig, n_images: int) -> Schedule:
-    """Return the learning rate of each step, for a number of training images."""
-    batch = config.batch_size * config.accumulate
-    steps = n_batches(n_images, batch)  # of an epoch
+def make_schedule(config: TrainConfig, n_images: int, least: int) -> Schedule:
+    """Return the steps of an epoch and their learning rates, for a number of training images.
+
+    ``least`` is the number of images that each step needs.
+    """
+    steps = n_batches(n_images, config.batch_size * config.accumulate, least)
     learning_rate = config.lr or LEARNING_RATES[config.optimizer, config.strategy]
     total = steps * config.epochs
     warmup = min(round(config.warmup * steps), total)
@@ -360,7 +368,7 @@ def make_schedule(config: TrainConfig, n_images: int) -> Schedule:
         factor = rate_factor(step, total=total, warmup=warmup, schedule=config.schedule)
         return learning_rate * factor
 
-    return Schedule(learning_rate, batch, rate)
+    return Schedule(learning_rate, -(-n_images // steps), steps, rate)
 
 
 def fingerprint(job: Job, network: TrainableNetwork) -> dict[str, Any]:

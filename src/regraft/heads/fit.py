@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from regraft.core.text import counted
 from regraft.errors import InputError
 from regraft.heads.logistic import fit_logistic
 from regraft.heads.ridge import fit_ridge
@@ -63,7 +64,8 @@ class Fitter(Protocol):
         FittedHead
             Its head is a module of ``regraft.heads.modules.HEADS``; ``finish_fit`` completes the
             rest. ``history`` has one row for each value that was tried: first the value, by its
-            name, then the columns of ``OutOfFoldScores``, "seconds" and "chosen".
+            name, then the columns of ``OutOfFoldScores``, "seconds" and "chosen". Its
+            ``criterion`` is what a choice is made by.
 
         See Also
         --------
@@ -112,7 +114,9 @@ def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
         raise InputError(f"there is no head {name!r}", hint=f"one of {', '.join(FITTERS)}")
     _check(x, y, folds, n_classes)
     if widths is not None and (min(widths, default=0) < 1 or sum(widths) != x.shape[1]):
-        raise InputError(f"blocks of widths {list(widths)} do not make {x.shape[1]} features")
+        raise InputError(
+            f"blocks of widths {list(widths)} do not make {counted(x.shape[1], 'feature')}"
+        )
     weights = sample_weights(y, n_classes, class_weight)
     x = _for_torch(x, np.float32)
     return FITTERS[name](
@@ -168,7 +172,7 @@ def _check(
         raise InputError(f"features have shape {x.shape}; they must be (samples, features)")
     if y.shape != (len(x),) or folds.shape != (len(x),):
         raise InputError(
-            f"{len(x)} rows of features, labels of shape {y.shape} and folds of shape "
+            f"{counted(len(x), 'row')} of features, labels of shape {y.shape} and folds of shape "
             f"{folds.shape} do not belong together"
         )
     if len(folds) and folds.min() == folds.max() >= 0:

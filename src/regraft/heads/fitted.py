@@ -47,21 +47,36 @@ class FittedHead:
 class OutOfFoldScores:
     """Scores of samples by fits that had not seen them."""
 
-    log_loss: float  # weighted mean, in nats
+    log_loss: float  # mean, in nats
     log_loss_se: float  # its standard error
-    accuracy: float  # not weighted
+    accuracy: float
+    #: Mean with the weights of the rows and its error, where they differ: classes count the same.
+    balanced_log_loss: float | None = None
+    balanced_log_loss_se: float | None = None
 
     @classmethod
     def of(
         cls, losses: NDArray[np.float64], right: NDArray[np.bool_], weights: NDArray[np.float64]
     ) -> OutOfFoldScores:
         """Return the scores of n samples; NaN without samples."""
-        mean, error = weighted_mean(losses, weights)
-        return cls(mean, error, float(right.mean()) if len(right) else float("nan"))
+        mean, error = weighted_mean(losses, np.ones(len(losses)))
+        accuracy = float(right.mean()) if len(right) else float("nan")
+        balanced = weighted_mean(losses, weights) if differ(weights) else (None, None)
+        return cls(mean, error, accuracy, *balanced)
+
+    @property
+    def criterion(self) -> float:
+        """What choices are made by: the least is the best."""
+        return self.log_loss if self.balanced_log_loss is None else self.balanced_log_loss
 
     def columns(self) -> dict[str, float]:
         """Return the columns of a row of history.csv."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def differ(weights: NDArray[np.float64]) -> bool:
+    """Return whether some rows weigh more than others."""
+    return bool(len(weights)) and bool(weights.min() < weights.max())
 
 
 def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
@@ -88,11 +103,11 @@ def finish_fit(
     after = OutOfFoldScores.of(log_losses(logits / np.float32(temperature), labels), right, share)
     out_of_fold = {
         "n": int(scored.sum()),
-        "log_loss": before.log_loss,
-        "log_loss_se": before.log_loss_se,
+        **before.columns(),  # a temperature changes no ranking, and so no accuracy
         "calibrated_log_loss": after.log_loss,
-        "accuracy": before.accuracy,  # a temperature changes no ranking
     }
+    if after.balanced_log_loss is not None:
+        out_of_fold["balanced_calibrated_log_loss"] = after.balanced_log_loss
     record = {
         **fitted.record,
         "n": len(y),

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from regraft.core.text import counted
 from regraft.errors import ConvergenceWarning
 from regraft.heads.fitted import FittedHead, OutOfFoldScores, finish_fit, weighted_mean
 from regraft.heads.lbfgs import Solution, minimise
@@ -230,7 +231,7 @@ class _Path:
         seconds = time.perf_counter() - began
         best = self.tried.get(self.chosen)
         self.tried[penalty] = _Tried(penalty, solution, losses, scores, seconds)
-        if best is None or scores.log_loss < best.scores.log_loss:
+        if best is None or scores.criterion < best.scores.criterion:
             self.chosen, self.oof_logits = penalty, all_logits
             self.best_parameters = solution.parameters
         return solution.parameters
@@ -265,7 +266,7 @@ class _Path:
             if not solution.converged:
                 warnings.warn(
                     f"logistic regression with penalty {penalty:.3g} stopped after "
-                    f"{solution.iterations} iterations with a gradient norm of "
+                    f"{counted(solution.iterations, 'iteration')} with a gradient norm of "
                     f"{solution.gradient_norm:.2g}, about {solution.gap:.2g} nats above its "
                     "minimum",
                     ConvergenceWarning,

@@ -56,8 +56,7 @@ def fit_ridge(  # noqa: PLR0913 - arrays and choices of one fit, each by its nam
     bias = problem.class_shares / choice.scale - weight @ problem.mean  # (K,)
     head = LinearHead(standard.mean, standard.scale, weight.float().contiguous(), bias.float())
     record = {"head": "ridge", "penalty": choice.penalty, "scale": choice.scale}
-    predictions = choice.held_out + problem.class_shares.numpy()
-    oof_logits = (predictions / choice.scale).astype(np.float32)
+    oof_logits = (choice.held_out / choice.scale).astype(np.float32)
     return finish_fit(FittedHead(head, 1.0, oof_logits, scored, history, record), y, weights)
 
 
@@ -67,7 +66,7 @@ class _Choice:
 
     penalty: float
     scale: float  # predictions are divided by it
-    held_out: NDArray[np.float64]  # (N, K), predictions of rows that were not seen, centred
+    held_out: NDArray[np.float64]  # (N, K), predictions of rows that were not seen
 
 
 def _choose(
@@ -94,9 +93,9 @@ def _choose(
         seconds = round(time.perf_counter() - began, 3)
         history.append({"penalty": penalty, **scores.columns(), "seconds": seconds})
         began = time.perf_counter()
-        if scores.log_loss < least:
-            least, choice = scores.log_loss, _Choice(penalty, scale, held_out)
-        elif scores.log_loss > 1.5 * least:
+        if scores.criterion < least:
+            least, choice = scores.criterion, _Choice(penalty, scale, held_out)
+        elif scores.criterion > 1.5 * least:
             break  # weaker penalties only overfit further
     return choice, [row | {"chosen": row["penalty"] == choice.penalty} for row in history]
 
@@ -150,7 +149,7 @@ class _Problem:
         return moments / (self.values + penalty)[:, None]
 
     def held_out(self, penalty: float) -> Tensor:
-        """Return each row's prediction by the fit without its group, (N, K), centred."""
+        """Return each row's prediction by the fit without its group, (N, K)."""
         residuals = self.targets - self.rotated @ self.weights(penalty)
         scaled = self.rotated / (self.values + penalty)
         # The intercept costs each row its share of the leverage: hence the 1.
@@ -160,7 +159,7 @@ class _Problem:
             hat = (1 + scaled[group] @ self.rotated[group].T) * self.share[group]  # (m, m)
             matrix = torch.eye(len(group), dtype=hat.dtype) - hat
             residuals_out[group] = torch.linalg.solve(matrix, residuals[group])
-        return self.targets - residuals_out
+        return self.class_shares + self.targets - residuals_out
 
 
 def _groups(folds: NDArray[np.int64]) -> tuple[Tensor, ...]:

@@ -75,8 +75,8 @@ def fit_mean(
     oof_logits /= np.float32(scale)
     weight, bias = _nearest_mean(sums.sum(0), counts.sum(0))
     head = LinearHead(rows.standard.mean, rows.standard.scale, weight / scale, bias / scale)
-    scores = _columns(oof_logits[scored], y[scored], weights[scored], began)
-    history = [{"scale": scale, **scores, "chosen": True}]
+    scores = _scores(oof_logits[scored], y[scored], weights[scored])
+    history = [{"scale": scale, **scores.columns(), "seconds": _seconds(began), "chosen": True}]
     record = {"head": "mean", "scale": scale}
     return finish_fit(FittedHead(head, 1.0, oof_logits, scored, history, record), y, weights)
 
@@ -133,10 +133,10 @@ def fit_knn(
         # A vote of few neighbours is too sure or too unsure: compare with its temperature.
         temperature = fit_temperature(logits, y[queries], weights[queries])
         calibrated = logits / np.float32(temperature)
-        scores = _columns(calibrated, y[queries], weights[queries], began)
-        history.append({"neighbours": tried, **scores})
-        if scores["log_loss"] < least:
-            least, k = scores["log_loss"], tried
+        scores = _scores(calibrated, y[queries], weights[queries])
+        history.append({"neighbours": tried, **scores.columns(), "seconds": _seconds(began)})
+        if scores.criterion < least:
+            least, k = scores.criterion, tried
             oof_logits[queries] = logits
         began = time.perf_counter()
     history = [row | {"chosen": row["neighbours"] == k} for row in history]
@@ -158,13 +158,14 @@ def _neighbours(z: Tensor, folds: Tensor, queries: Tensor) -> tuple[Tensor, Tens
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
-def _columns(
+def _scores(
     logits: NDArray[np.float32] | NDArray[np.float64],
     labels: NDArray[np.int64],
     weights: NDArray[np.float64],
-    began: float,
-) -> dict[str, float]:
-    """Return the columns of a row of history.csv."""
+) -> OutOfFoldScores:
     right = logits.argmax(1) == labels
-    scores = OutOfFoldScores.of(log_losses(logits, labels), right, weights)
-    return {**scores.columns(), "seconds": round(time.perf_counter() - began, 3)}
+    return OutOfFoldScores.of(log_losses(logits, labels), right, weights)
+
+
+def _seconds(began: float) -> float:
+    return round(time.perf_counter() - began, 3)

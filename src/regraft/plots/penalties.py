@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+_LABELS = {
+    "log_loss": "log-loss",
+    "balanced_log_loss": "log-loss, classes balanced",
+    "accuracy": "accuracy",
+}
+
 
 def draw_penalties(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Draw the out-of-fold log-loss and accuracy over the values that were tried.
 
     ``history`` has one row a value. Its first entry is the value ("penalty", "neighbours", ...),
     then come ``log_loss``, ``accuracy`` and ``chosen``, and perhaps ``log_loss_se``, a standard
-    error, which is drawn as a band. With fewer than two rows no file is written.
+    error, which is drawn as a band; ``balanced_log_loss`` is drawn in place of ``log_loss``. With
+    fewer than two rows no file is written.
     """
     if len(history) < 2:
         return
@@ -33,7 +40,8 @@ def draw_penalties(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     figure.subplots_adjust(left=0.13, right=0.97, top=0.92, bottom=0.12, hspace=0.12)
     if x.min() > 0:
         panels[0].set_xscale("log")
-    _draw_curve(panels[0], x, rows, "log_loss", most=np.inf)
+    balanced = "balanced_log_loss" in rows[0]  # then it is what the choice was made by
+    _draw_curve(panels[0], x, rows, "balanced_log_loss" if balanced else "log_loss", most=np.inf)
     _draw_curve(panels[1], x, rows, "accuracy", most=1.0)
     if all(isinstance(row[tried], int) for row in rows):  # a few whole numbers: name each
         panels[1].set_xticks(x, [f"{value:g}" for value in x])
@@ -72,5 +80,5 @@ def _draw_curve(
     # Show at least a tenth of the values: else equal ones fill the panel with their rounding.
     room = 0.15 * (high - low) + max(0.05 * abs(high), 0.01)
     axes.set_ylim(max(0.0, low - room), min(most, high + room))
-    axes.set_ylabel(f"out-of-fold {key.replace('_', '-')}", fontsize=9)
+    axes.set_ylabel(f"out-of-fold {_LABELS[key]}", fontsize=9)
     style_axes(axes)

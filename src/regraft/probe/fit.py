@@ -177,11 +177,14 @@ def report_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
         chosen = next(row["taps"] for row in table if row["chosen"])
         reporter.say(f"too few images to compare sets of features: the smallest is used, {chosen}")
         return
-    reporter.say("taps        features   out-of-fold log-loss   accuracy           seconds")
+    # What they are compared by. The accuracy counts each image once.
+    loss = "balanced_log_loss" if "balanced_log_loss" in table[0] else "log_loss"
+    kind = "balanced" if loss != "log_loss" else "out-of-fold"
+    reporter.say(f"taps        features   {kind + ' log-loss':<22} accuracy           seconds")
     for row in table:
         reporter.say(
-            f"{row['taps']:<12}{row['features']:>8,}   {row['log_loss']:.4f} +- "
-            f"{row['log_loss_se']:.4f}       {row['accuracy']:.4f} +- {row['accuracy_se']:.4f}   "
+            f"{row['taps']:<12}{row['features']:>8,}   {row[loss]:.4f} +- "
+            f"{row[loss + '_se']:.4f}       {row['accuracy']:.4f} +- {row['accuracy_se']:.4f}   "
             f"{row['seconds']:>6.1f}{'   chosen' if row['chosen'] else ''}"
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.heads.fitted import differ
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from regraft.heads.fitted import FittedHead
 
 
-_MEASURED = (
-    *("log_loss", "log_loss_se", "accuracy", "accuracy_se", "above_best", "above_best_se"),
-)
+#: Columns of the table that are empty where no row was scored.
+_MEASURED = ("log_loss", "log_loss_se", "accuracy", "accuracy_se", "above_best", "above_best_se")
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ def smallest_within_one_error(
     """Return the name of the smallest candidate within one standard error of the least log-loss.
 
     Also return one row for each candidate: out-of-fold loss and accuracy with their standard
-    errors, and the paired difference from the least loss; None if no row was scored.
+    errors, and the paired difference from the least loss; None if no row was scored. Where rows
+    weigh differently, the choice and that difference are by the weighted loss, which has columns of
+    its own, "balanced_log_loss" and its error.
     """
     by_size = sorted(candidates, key=lambda c: c.n_features)
     losses = {c.name: _losses(c.fitted, y) for c in candidates}
     scored = np.logical_and.reduce([c.fitted.scored for c in candidates])
     clusters, weights = clusters[scored], weights[scored]
+    same, apart = np.ones(len(weights)), differ(weights)
     means = {name: _mean(values[scored], weights) for name, values in losses.items()}
     best = min(candidates, key=lambda c: means[c.name]) if scored.any() else by_size[0]
     rows, chosen = [], best.name
@@ -64,10 +67,9 @@ def smallest_within_one_error(
             {
                 "taps": name,
                 "features": candidate.n_features,
-                "log_loss": means[name],
-                "log_loss_se": _error(mine, clusters, weights),
-                "accuracy": _mean(right, weights),
-                "accuracy_se": _error(right.astype(float), clusters, weights),
+                **_mean_and_error("log_loss", mine, clusters, same),
+                **_mean_and_error("accuracy", right.astype(float), clusters, same),
+                **(_mean_and_error("balanced_log_loss", mine, clusters, weights) if apart else {}),
                 "above_best": above,
                 "above_best_se": error,
                 "seconds": round(candidate.seconds, 3),
@@ -94,6 +96,16 @@ def paired_difference(
     """
     difference = losses - others
     return _mean(difference, weights), _error(difference, clusters, weights)
+
+
+def _mean_and_error(
+    name: str,
+    values: NDArray[np.float64],
+    clusters: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> dict[str, float]:
+    """Return two columns of the table."""
+    return {name: _mean(values, weights), f"{name}_se": _error(values, clusters, weights)}
 
 
 def _losses(fitted: FittedHead, y: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -92,6 +92,17 @@ def remember_nothing(monkeypatch):
 # --- what is learnt is the same -------------------------------------------------------------------
 
 
+def test_one_frozen_stage_is_named_as_one(tmp_path):
+    said = []
+
+    class Says(Reporter):
+        def say(self, text):
+            said.append(text)
+
+    train.build_loop(make_trial(tmp_path, augment="none", unfreeze="4").job(Says()), tmp_path)
+    assert "the first of 5 stages is frozen and runs once an image, not in each" in said[1]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

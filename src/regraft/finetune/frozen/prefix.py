@@ -211,12 +211,13 @@ def without_prefixes(reason: str, network: TrainableNetwork, reporter: Reporter)
 def _line(
     record: Mapping[str, Any], network: TrainableNetwork, views: ViewSettings, folder: Path
 ) -> str:
-    n = record["views"]
+    n, n_frozen, n_stages = record["views"], network.n_frozen, network.n_stages
+    one = f"the first of {n_stages} stages is frozen and runs"
+    more = f"the first {n_frozen} of {n_stages} stages are frozen and run"
     often = "once an image" if n == 1 else f"once for each of {n} views of an image"
     return (
-        f"the first {network.n_frozen} of {network.n_stages} stages are frozen and run {often}, "
-        f"not in each of {views.epochs} epochs; their outputs take {record['bytes']:,} bytes in "
-        f"{folder}"
+        f"{one if n_frozen == 1 else more} {often}, not in each of {views.epochs} epochs; their "
+        f"outputs take {record['bytes']:,} bytes in {folder}"
     )
 
 
