@@ -1,56 +1,51 @@
 """The only decoder: in training, evaluation and serving the same bytes give the same pixels.
 
 It reads JPEG (also the MPO files of phones), PNG (the default image if it is animated), WebP and
-GIF (the first frame), BMP and TIFF (the first page), and converts them to RGB:
+GIF (the first frame), BMP, TIFF (the first page), AVIF and HEIC (the primary image), and JPEG 2000,
+and converts them to RGB:
 
 ========================  ==========================================================================
 stored                    RGB
 ========================  ==========================================================================
 grey                      three equal channels
 1 bit                     0 or 255
-palette                   its colours
-alpha, transparent index  composited on white
-CMYK, YCCK                Pillow's conversion, without a colour profile
+palette                   its colours; a TIFF's with values up to 255 as bytes
+alpha, transparent value  composited on white; a BMP's alpha that is zero everywhere is ignored
+CMYK, YCCK                Pillow's conversion, without a colour profile; JPEG: 0 is full ink (Adobe)
 16 bit grey               value / 257 rounded: the full range, not stretched (12 bit TIFF: / 4095)
-16 bit colour             the high byte
-32 bit, float, LAB        refused: black and white are not defined
+16 bit colour, or alpha   the high byte
+32 bit, signed, float     refused: black and white are not defined
+LAB, a camera's sensor    refused
 ========================  ==========================================================================
 
-The EXIF orientation is applied; that of XMP is not, as in browsers. Colour profiles are not
-applied. Nothing here changes state that threads share: no ``warnings`` filter, no
-``Image.MAX_IMAGE_PIXELS``, no ``ImageFile.LOAD_TRUNCATED_IMAGES``. For the same reason Pillow's
+The EXIF orientation is applied, also from ImageMagick's text in a PNG; in AVIF and HEIC the file's
+own turns, mirrors and crops are, and not EXIF, as the standard has it. The orientation of XMP is
+not applied, as in browsers; colour profiles and gamma are not either. Nothing here changes state
+that threads share: no ``warnings`` filter, no ``Image.MAX_IMAGE_PIXELS``, no
+``ImageFile.LOAD_TRUNCATED_IMAGES``, no opener registered with Pillow. For the same reason Pillow's
 classes are called directly, and not ``Image.open``, which warns about large images.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
-import zlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import PIL
 import simplejpeg
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, ImageFile, features
 
 from regraft.errors import ImageError
-from regraft.images.headers import KINDS, Header, png_is_short, read_header
+from regraft.images.colours import rgb_of
+from regraft.images.headers import KINDS, read_header
+from regraft.images.readers import DAMAGE, decode_by_pillow, image_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regraft.images.header import Header
     from regraft.images.payload import Payload
 
 __all__ = [
@@ -64,7 +59,7 @@ __all__ = [
     "inspect_header",
 ]
 
-_RULES = 1  # increase it whenever the same bytes give other pixels than before
+_RULES = 2  # increase it whenever the same bytes give other pixels than before
 
 
 def _decoder_version() -> str:
@@ -73,45 +68,31 @@ def _decoder_version() -> str:
         "zlib": features.version("zlib_ng") or features.version("zlib"),
         "libtiff": features.version("libtiff"),
         "webp": features.version("webp"),
+        "libavif": features.version("avif"),
+        "openjpeg": features.version("jpg_2000"),
     }
-    named = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    named = ", ".join(f"{name} {version}" for name, version in libraries.items() if version)
+    heif = f", pillow-heif {_heif_version()}" if _heif_version() else ""
     return (
         f"rules {_RULES}, simplejpeg {simplejpeg.__version__}, pillow {PIL.__version__} ({named})"
+        f"{heif}"
     )
+
+
+def _heif_version() -> str | None:
+    """Return the version of the optional package; it is imported for the first HEIC only."""
+    try:
+        return version("pillow-heif")
+    except PackageNotFoundError:
+        return None
 
 
 #: What pixels depend on besides the bytes: the versions of libraries and of the rules above.
 DECODER_VERSION = _decoder_version()
 
-_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-}
 # Pillow checks these against its own limit, with a warning that cannot be suppressed here.
 _LIMITED_BY_PILLOW = {"TIFF", "GIF", "WebP"}
-
-#: What decoders raise for damaged files, found with mutated files; MemoryError for wrong sizes.
-_DAMAGE = (
-    OSError,  # most of Pillow; UnidentifiedImageError
-    SyntaxError,  # Pillow: wrong format
-    ValueError,  # also UnicodeError, and all of simplejpeg
-    TypeError,
-    AttributeError,
-    LookupError,  # IndexError, KeyError
-    ArithmeticError,  # ZeroDivisionError, OverflowError
-    AssertionError,
-    BufferError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_LIBRARIES = {"JPEG 2000": "jpg_2000", "AVIF": "avif", "WebP": "webp"}  # that Pillow may lack
 
 
 class HeaderInfo(NamedTuple):
@@ -165,13 +146,11 @@ def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
     if header.format == "JPEG" and header.channels != 4:
         try:
             return _upright(_fast_jpeg(payload, header), header.orientation)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if _damaged(error):
                 raise ImageError("corrupt", f"JPEG: {error}") from None
             # Unusual rather than damaged, or cut off: Pillow decides whether it is complete.
-    # Pillow rotates a TIFF itself.
-    orientation = 1 if header.format == "TIFF" else header.orientation
-    return _upright(_decode_by_pillow(header), orientation)
+    return _upright(decode_by_pillow(header), header.orientation)
 
 
 def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
@@ -185,16 +164,32 @@ def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     what = image.format or f"a picture of mode {image.mode}"
     _check_size(what, image.height, image.width, max_pixels)
     try:
+        key = _key_of_opened(image)
         image.load()  # first: a PNG's EXIF may follow its pixels, and a TIFF is rotated here
         orientation = image.getexif().get(0x0112)
-        pixels = _rgb(image.convert("LA") if image.mode == "La" else image)
-    except _DAMAGE as error:
-        reason = f"{what}: {str(error) or type(error).__name__}"
-        kind = "truncated" if "truncated" in reason.lower() else "corrupt"
-        raise ImageError(kind, reason) from None
+        if key is not None:
+            image = image.copy()
+            image.info["transparency"] = key
+        pixels = rgb_of(image)
+    except DAMAGE as error:
+        raise image_error(what, error) from None
     if not isinstance(orientation, int) or not 2 <= orientation <= 8:
         orientation = 1
     return _upright(pixels, orientation)
+
+
+def _key_of_opened(image: Image.Image) -> int | None:
+    """Return the transparent grey of a PNG of 1, 2 or 4 bits as Pillow scales it to 8 bits."""
+    key = image.info.get("transparency")
+    if (
+        image.format != "PNG"
+        or not isinstance(key, int)
+        or not isinstance(image, ImageFile.ImageFile)
+    ):
+        return None
+    raw_mode = image.tile[0].args if image.tile else None  # known until the pixels are loaded
+    scale = {"1": 255, "L;2": 85, "L;4": 17}.get(raw_mode if isinstance(raw_mode, str) else "")
+    return None if scale is None else key * scale
 
 
 def hash_payload(payload: Payload) -> bytes:
@@ -232,6 +227,13 @@ def _checked_header(data: bytes, max_pixels: int) -> Header:
     if header.format in _LIMITED_BY_PILLOW and Image.MAX_IMAGE_PIXELS is not None:
         max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
     _check_size(header.format, header.height, header.width, max_pixels)
+    if header.format == "HEIC" and _heif_version() is None:
+        raise ImageError("unsupported format", "a HEIC image; pip install 'regraft[heif]'")
+    library = _LIBRARIES.get(header.format)
+    if library is not None and not features.check(library):
+        raise ImageError(
+            "unsupported format", f"{header.format}, which this build of Pillow does not read"
+        )
     return header
 
 
@@ -266,65 +268,6 @@ def _damaged(error: Exception) -> bool:
             "Inconsistent progression",
         )
     )
-
-
-def _decode_by_pillow(header: Header) -> NDArray[np.uint8]:
-    try:
-        data = header.strip_metadata()
-        with _PLUGINS[header.format](io.BytesIO(data)) as image:
-            # The size of a TIFF is after orientation, that of other formats before it.
-            sizes = {(header.width, header.height)}
-            if header.format == "TIFF" and header.orientation >= 5:
-                sizes = {(header.height, header.width)}
-            if image.size not in sizes:
-                raise ImageError(
-                    "corrupt", f"{header.format} with two sizes: {image.size}, {sizes}"
-                )
-            image.load()
-            if header.format == "PNG" and _may_be_short(image) and png_is_short(data):
-                raise ImageError("truncated", "PNG: fewer pixels than its header says")
-            return _rgb(image)
-    except _DAMAGE as error:
-        reason = f"{header.format}: {str(error) or type(error).__name__}"
-        kind = "truncated" if "truncated" in reason.lower() else "corrupt"
-        raise ImageError(kind, reason) from None
-
-
-def _may_be_short(png: ImageFile.ImageFile) -> bool:
-    last_row = png.crop((0, png.height - 1, png.width, png.height))
-    return bool(png.info.get("interlace")) or not any(last_row.tobytes())
-
-
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an image that Pillow has loaded, by the table above."""
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(image)
-    if image.mode in {"I", "F", "LAB"}:
-        what = {"I": "32 bit or signed integers", "F": "floating point numbers", "LAB": "LAB"}
-        raise ImageError(
-            "unsupported pixels", f"{image.format or 'a picture'} of {what[image.mode]}"
-        )
-    if image.has_transparency_data or image.mode == "RGBa":
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return np.array(Image.alpha_composite(white, coloured).convert("RGB"))
-    return np.array(image.convert("RGB"))
-
-
-def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
-    values = np.asarray(image).astype(np.uint32)
-    white, bits = False, 16
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        white = image.tag_v2.get(262) == 0  # WhiteIsZero, which Pillow applies up to 8 bit only
-        bits = int(image.tag_v2.get(258, (16,))[0])
-    full = 2**bits - 1
-    grey = ((np.minimum(values, full) * 255 + full // 2) // full).astype(np.uint8)
-    if white:
-        grey = 255 - grey
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

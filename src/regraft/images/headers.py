@@ -4,19 +4,24 @@ The first bytes of the file decide the format, not its suffix. Pillow does not r
 three reasons. The size must be known before memory for it is allocated, but Pillow allocates when
 it opens a WebP or GIF file. To scan 300,000 files, one file may take microseconds only. And Pillow
 reports odd metadata as :mod:`warnings`, whose filters all threads share. Here metadata are skipped,
-and ``Header.strip_metadata`` returns a PNG or TIFF file without them.
+and ``Header.strip_metadata`` returns the file without them, where they cause warnings.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from regraft.errors import ImageError
+from regraft.images.camera_raw import refuse_thumbnail
+from regraft.images.header import MAX_PIECES, Header, word
+from regraft.images.isobmff import is_avif, is_heic, read_picture, without_items
+from regraft.images.jpeg2000 import BOXES, CODESTREAM, read_codestream
+from regraft.images.png import read_png
 from regraft.images.tiff import exif_orientation, read_directory, strip_tiff
+from regraft.images.tiff_layout import read_layout
 from regraft.images.unrecognised import explain_unrecognised
 
 if TYPE_CHECKING:
@@ -32,19 +37,6 @@ KINDS = (
     "corrupt",  # the contents are contradictory
     "unsupported pixels",  # values without a defined colour (float, 32 bit, LAB)
 )
-
-
-class Header(NamedTuple):
-    """The header of an image file."""
-
-    format: str  # key of FORMATS
-    height: int  # pixels, before the orientation is applied
-    width: int
-    orientation: int  # EXIF, 1 to 8; 1 if there is none or it is invalid
-    strip_metadata: Callable[[], bytes]  # returns the file without it, and checks what it can
-    channels: int = 0  # of a JPEG: 1, 3, or 4 (CMYK)
-    has_16_bits: bool = False  # per channel; 8 of them are kept
-    has_more_frames: bool = False  # or pages, which are not read
 
 
 def read_header(data: bytes) -> Header:
@@ -67,8 +59,6 @@ def read_header(data: bytes) -> Header:
     raise explain_unrecognised(data)
 
 
-# Segments, chunks or blocks of a file, to limit the time: a PNG of 1.6 GB in chunks of 8 kB.
-_MAX_PIECES = 200_000
 _NO_FILL = re.compile(rb"[^\xff]")
 
 # --- formats -------------------------------------------------------------------------------------
@@ -78,7 +68,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start of the contents, end) of the segments of a JPEG before its pixels."""
     position = 2
     try:
-        for _ in range(_MAX_PIECES):
+        for _ in range(MAX_PIECES):
             # Skip bytes between segments, and fill bytes before a marker.
             found = _NO_FILL.search(data, data.index(b"\xff", position))
             position, marker = (len(data), 0) if found is None else (found.end(), found[0][0])
@@ -88,7 +78,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
                 end = position + struct.unpack_from(">H", data, position)[0]
                 yield marker, position + 2, end
                 position = end
-        raise ImageError("corrupt", f"a JPEG file of more than {_MAX_PIECES:,} segments")
+        raise ImageError("corrupt", f"a JPEG file of more than {MAX_PIECES:,} segments")
     except (ValueError, IndexError, struct.error):  # after the last byte
         raise ImageError(
             "truncated", f"the JPEG file ends after {len(data)} bytes, before its pixels"
@@ -122,93 +112,6 @@ def _strip_jpeg(data: bytes) -> bytes:
     return b"".join((*kept, data[position:]))
 
 
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start of the contents, end of the contents) of the chunks of a PNG."""
-    position = 8
-    for _ in range(_MAX_PIECES):
-        if position + 12 > len(data):
-            raise ImageError(
-                "truncated", f"the PNG file ends after {len(data)} bytes, without IEND"
-            )
-        name = data[position + 4 : position + 8]
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        if end + 4 > len(data):
-            raise ImageError(
-                "truncated", f"the PNG file ends after {len(data)} bytes, within {_word(name)}"
-            )
-        yield name, position + 8, end
-        if name == b"IEND":
-            return
-        position = end + 4
-    raise ImageError("corrupt", f"a PNG file of more than {_MAX_PIECES:,} chunks")
-
-
-def _png(data: bytes) -> Header:
-    if data[12:16] == b"CgBI":
-        raise ImageError("unsupported format", "Apple's own variant of PNG (CgBI)")
-    if data[12:16] != b"IHDR":
-        raise ImageError("corrupt", "the PNG file does not begin with IHDR")
-    width, height = struct.unpack_from(">LL", data, 16)
-    kept: list[tuple[int, int]] = []
-    orientation, animated = 1, False
-    for name, start, end in _chunks(data):
-        if name in _PNG_KEPT:
-            kept.append((start - 8, end + 4))
-        elif name == b"eXIf":
-            orientation = exif_orientation(data[start:end])
-        elif name == b"acTL":
-            animated = int.from_bytes(data[start : start + 4], "big") > 1
-    return Header(
-        "PNG",
-        height,
-        width,
-        orientation,
-        lambda: _strip_png(data, kept),
-        0,
-        data[24] == 16,
-        animated,
-    )
-
-
-def _strip_png(data: bytes, kept: list[tuple[int, int]]) -> bytes:
-    """Check the checksums; return the file without text, profiles and animation frames."""
-    view = memoryview(data)
-    for start, end in kept:  # Pillow does not check those of the pixels
-        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            name = _word(data[start + 4 : start + 8])
-            raise ImageError("corrupt", f"the checksum of {name} at byte {start} is wrong")
-    return b"".join((data[:8], *(view[start:end] for start, end in kept)))
-
-
-def png_is_short(data: bytes) -> bool:
-    """Decompress a PNG; return whether it has fewer pixels than its header says.
-
-    Pillow and libpng fill missing pixels with zeros without an error. Decompressing takes as long
-    as decoding, so this is called only if the last row is zero.
-    """
-    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">LLBBBBB", data, 16)
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
-    # Adam7: first column, first row, column step and row step of each pass.
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-              (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)  # fmt: skip
-    missing = 0
-    for left, top, across, down in passes:
-        columns, rows = -((left - width) // across), -((top - height) // down)
-        if columns > 0 and rows > 0:
-            missing += rows * (1 + (columns * bits + 7) // 8)
-    unpack = zlib.decompressobj()
-    for name, start, end in _chunks(data):
-        if name == b"IDAT":
-            packed = data[start:end]
-            while packed and missing > 0:
-                missing -= len(unpack.decompress(packed, 1 << 20))
-                packed = unpack.unconsumed_tail
-    return missing - len(unpack.flush()) > 0
-
-
 def _webp(data: bytes) -> Header:
     if len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise ImageError("truncated", f"the WebP file ends after {len(data)} bytes")
@@ -228,13 +131,13 @@ def _webp(data: bytes) -> Header:
             if data[20] & 0x08:
                 orientation = _webp_orientation(data)
         case other:
-            raise ImageError("corrupt", f"the WebP file begins with {_word(other)}")
+            raise ImageError("corrupt", f"the WebP file begins with {word(other)}")
     return Header("WebP", height, width, orientation, lambda: data, has_more_frames=animated)
 
 
 def _webp_orientation(data: bytes) -> int:
     position = 12
-    for _ in range(_MAX_PIECES):
+    for _ in range(MAX_PIECES):
         name, length = data[position : position + 4], data[position + 4 : position + 8]
         size = int.from_bytes(length, "little")
         if name == b"EXIF":
@@ -272,23 +175,23 @@ def _gif_palette(flags: int) -> int:
 
 def _gif_blocks(data: bytes, position: int) -> int:
     """Return the position after a sequence of blocks, which ends with an empty block."""
-    for _ in range(_MAX_PIECES):
+    for _ in range(MAX_PIECES):
         if not data[position]:
             return position + 1
         position += 1 + data[position]
-    raise ImageError("corrupt", f"a GIF file of more than {_MAX_PIECES:,} blocks")
+    raise ImageError("corrupt", f"a GIF file of more than {MAX_PIECES:,} blocks")
 
 
 def _gif_frame(data: bytes, position: int) -> int | None:
     """Return the position of the next frame; None if the file ends before it."""
-    for _ in range(_MAX_PIECES):
+    for _ in range(MAX_PIECES):
         found = _GIF_PIECE.search(data, position)  # skip other bytes
         if found is None:
             raise IndexError
         if found[0] != b"!":
             return found.start() if found[0] == b"," else None
         position = _gif_blocks(data, found.end() + 1)  # an extension: a label and blocks
-    raise ImageError("corrupt", f"a GIF file of more than {_MAX_PIECES:,} extensions")
+    raise ImageError("corrupt", f"a GIF file of more than {MAX_PIECES:,} extensions")
 
 
 def _bmp(data: bytes) -> Header:
@@ -302,6 +205,7 @@ def _bmp(data: bytes) -> Header:
 
 def _tiff(data: bytes) -> Header:
     directory = read_directory(data)
+    refuse_thumbnail(data, directory)
     width, height = (directory.integer(data, tag) for tag in (256, 257))
     tile_width, tile_height = (directory.integer(data, tag) for tag in (322, 323))
     # Tiles are decoded as a whole, so their size counts if it is larger than the image's.
@@ -309,19 +213,52 @@ def _tiff(data: bytes) -> Header:
         raise ImageError(
             "corrupt", f"{width} by {height} pixels in tiles of {tile_width} by {tile_height}"
         )
-    if (samples := directory.integer(data, 277)) > 6:
-        raise ImageError("unsupported pixels", f"TIFF with {samples} samples in a pixel")
     orientation = directory.orientation(data)
-    bits = directory.integers(data, 258)
+    layout = read_layout(data, directory)
     return Header(
         "TIFF",
         height,
         width,
         orientation,
-        lambda: strip_tiff(data, directory, orientation),
-        has_16_bits=bool(bits) and bits[0] == 16,
+        lambda: strip_tiff(data, directory),
+        has_16_bits=layout.bits == 16,
         has_more_frames=directory.followed,
+        layout=layout,
     )
+
+
+def _avif(data: bytes) -> Header:
+    picture = read_picture(data)
+    brand = b"avif"  # of a sequence too: its still picture, and not its track, is decoded
+    return Header(
+        "AVIF",
+        picture.height,
+        picture.width,
+        picture.turn,
+        lambda: without_items(data[:8] + brand + data[12:], picture.metadata),
+        has_more_frames=picture.has_more,
+        crop=picture.crop,
+    )
+
+
+def _heic(data: bytes) -> Header:
+    picture = read_picture(data)
+    height, width = picture.height, picture.width
+    if picture.turn >= 5:
+        height, width = width, height
+    return Header(
+        "HEIC",
+        height,
+        width,
+        1,  # libheif crops and turns
+        lambda: without_items(data, picture.metadata),
+        has_more_frames=picture.has_more,
+    )
+
+
+def _jpeg_2000(data: bytes) -> Header:
+    found = read_codestream(data)
+    return Header("JPEG 2000", found.height, found.width, 1, lambda: data)
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
@@ -331,14 +268,12 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
 #: By format: whether a file has it, from its first bytes, and the function that reads its header.
 FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[bytes], Header]]] = {
     "JPEG": (_starts(b"\xff\xd8\xff"), _jpeg),
-    "PNG": (_starts(b"\x89PNG\r\n\x1a\n"), _png),
+    "PNG": (_starts(b"\x89PNG\r\n\x1a\n"), read_png),
     "WebP": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _webp),
     "GIF": (_starts(b"GIF87a", b"GIF89a"), _gif),
     "BMP": (_starts(b"BM"), _bmp),
     "TIFF": (_starts(b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"), _tiff),
+    "AVIF": (is_avif, _avif),
+    "HEIC": (is_heic, _heic),
+    "JPEG 2000": (_starts(BOXES, CODESTREAM), _jpeg_2000),
 }
-
-
-def _word(name: bytes) -> str:
-    """Return a chunk's name of four bytes as printable text."""
-    return name.decode("ascii", "backslashreplace") if name.isalnum() else name.hex(" ")

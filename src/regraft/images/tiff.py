@@ -1,21 +1,25 @@
 """Read the first directory of a TIFF structure, which TIFF files and EXIF blocks have.
 
 TIFF 6.0 (Adobe, 1992); BigTIFF as libtiff writes it; CIPA DC-008 (EXIF 2.32), section 4.5.
+``rewrite`` returns a file with another directory, as a TIFF of 32 bits: Pillow reads no big-endian
+BigTIFF.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from regraft.errors import ImageError
 
 ORIENTATION = 274
 #: By TIFF type: number of bytes of one value.
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+               16: 8, 18: 8}  # fmt: skip
 _MAX_TAGS = 65_535  # the most that a TIFF of 32 bits can have
 _MAX_VALUES = 1 << 20  # of one tag: a strip for each row of a million
-_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
+#: Types of whole numbers; 13 and 18 are offsets of directories.
+_INTEGERS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q", 18: "Q"}
 
 
 class Directory(NamedTuple):
@@ -26,18 +30,23 @@ class Directory(NamedTuple):
     entries: dict[int, tuple[int, int, bytes]]
     followed: bool  # by another directory, which is another page
 
-    def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
-        """Return the values of a tag; empty if it is missing, no integer or outside of the file."""
+    def packed(self, data: bytes, tag: int) -> bytes:
+        """Return the bytes of a tag's values; empty if it is missing or outside of the file."""
         kind, count, field = self.entries.get(tag, (0, 0, b""))
-        if kind not in _INTEGERS or count > _MAX_VALUES:
-            return ()
-        size = count * _TYPE_BYTES[kind]
+        if count > _MAX_VALUES:
+            return b""
+        size = count * _TYPE_BYTES.get(kind, 0)
         if size > len(field):
             start = struct.unpack(self.order + ("Q" if self.big else "L"), field)[0]
             field = data[start : start + size]
-        if size > len(field):
+        return field[:size] if size <= len(field) else b""
+
+    def integers(self, data: bytes, tag: int) -> tuple[int, ...]:
+        """Return the values of a tag; empty if it is missing, no integer or outside of the file."""
+        kind, count, _ = self.entries.get(tag, (0, 0, b""))
+        if kind not in _INTEGERS or not (packed := self.packed(data, tag)):
             return ()
-        return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", field[:size])
+        return struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", packed)
 
     def integer(self, data: bytes, tag: int) -> int:
         """Return the value of a tag; 0 if it has no value or several."""
@@ -91,31 +100,45 @@ def exif_orientation(exif: bytes) -> int:
 
 # The tags that libtiff and Pillow need to decode the pixels. All others (EXIF, XMP, colour
 # profiles, further pages, tags of manufacturers) are removed: they cause warnings and errors.
-_TIFF_SCALARS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
+_TIFF_SCALARS = {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 531}
 _TIFF_ARRAYS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530,
                 532}  # fmt: skip
 
 
-def _need_all_pieces(data: bytes, directory: Directory) -> None:
-    """Refuse a file with fewer strips or tiles than its size needs: Pillow makes the rest black."""
+def pieces_of_plane(data: bytes, directory: Directory) -> int:
+    """Return the number of strips or tiles that cover the image once."""
     width, height, tile_width, tile_height = (
         directory.integer(data, tag) for tag in (256, 257, 322, 323)
     )
     if tile_width and tile_height:
-        needed, offsets = -(-width // tile_width) * -(-height // tile_height), 324
-    else:
-        needed, offsets = -(-height // (directory.integer(data, 278) or height)), 273
+        return -(-width // tile_width) * -(-height // tile_height)
+    return -(-height // (directory.integer(data, 278) or height))
+
+
+def _need_all_pieces(data: bytes, directory: Directory) -> None:
+    """Refuse a file with fewer strips or tiles than its size needs: Pillow makes the rest black."""
+    needed = pieces_of_plane(data, directory)
     if directory.integer(data, 284) == 2:  # each channel has its own strips or tiles
         needed *= max(directory.integer(data, 277), 1)
-    found = len(directory.integers(data, offsets))
+    tiled = directory.integer(data, 322) and directory.integer(data, 323)
+    found = len(directory.integers(data, 324 if tiled else 273))
     if found < needed:
         raise ImageError(
             "truncated", f"the TIFF file has {found} strips or tiles; its size needs {needed}"
         )
 
 
-def strip_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
+def strip_tiff(data: bytes, directory: Directory) -> bytes:
     """Return the file with a new directory at its end, which has only the tags of the pixels."""
+    return rewrite(data, directory.order, pixel_tags(data, directory))
+
+
+#: By tag: its type, the number of its values, and their bytes.
+Tags: TypeAlias = dict[int, tuple[int, int, bytes]]
+
+
+def pixel_tags(data: bytes, directory: Directory) -> Tags:
+    """Return the tags that the pixels need; raise ``ImageError`` if tags or pixels are missing."""
     for offsets, counts in ((273, 279), (324, 325)):
         ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
                             strict=False))  # fmt: skip
@@ -124,33 +147,48 @@ def strip_tiff(data: bytes, directory: Directory, orientation: int) -> bytes:
                 "truncated", f"the TIFF file ends after {len(data)} bytes, within its pixels"
             )
     _need_all_pieces(data, directory)
-    order, big = directory.order, directory.big
-    entry, offset = ("HHQ8s", "Q") if big else ("HHL4s", "L")
-    kept = []
+    kept: Tags = {}
     outside = 0
-    for tag, (kind, count, field) in sorted(directory.entries.items()):
-        if tag not in _TIFF_SCALARS | _TIFF_ARRAYS or (tag == ORIENTATION and orientation == 1):
+    for tag, (kind, count, field) in directory.entries.items():
+        if tag not in _TIFF_SCALARS | _TIFF_ARRAYS:
             continue
-        size = count * _TYPE_BYTES.get(kind, 0)
-        start = struct.unpack(order + offset, field)[0] if size > len(field) else 0
-        outside += size if size > len(field) else 0
         if not 0 < count <= _MAX_VALUES:
             raise ImageError("corrupt", f"TIFF tag {tag} has {count:,} values")
-        if size == 0 or start + size > len(data) or outside > len(data):
+        packed = directory.packed(data, tag)
+        outside += len(packed) if len(packed) > len(field) else 0
+        if not packed or outside > len(data):
             raise ImageError("corrupt", f"the value of TIFF tag {tag} is outside of the file")
         if tag in _TIFF_SCALARS and (count != 1 or kind not in _INTEGERS):
             raise ImageError("corrupt", f"TIFF tag {tag} must be one whole number")
-        kept.append(struct.pack(order + entry, tag, kind, count, field))
+        kept[tag] = (kind, count, packed)
+        if kind == 16:  # BigTIFF: offsets of 64 bits
+            values = struct.unpack(f"{directory.order}{count}Q", packed)
+            if max(values) >= 1 << 32:
+                raise ImageError("corrupt", f"TIFF tag {tag} has values over 4,294,967,295")
+            kept[tag] = (4, count, struct.pack(f"{directory.order}{count}L", *values))
+    return kept
+
+
+def rewrite(data: bytes, order: str, tags: Tags) -> bytes:
+    """Return the file with another directory, of 32 bits; offsets of pixels stay as they are."""
     start = len(data) + len(data) % 2
-    head = data[:8] + struct.pack(order + "Q", start) if big else data[:4] + struct.pack(
-        order + "L", start)  # fmt: skip
+    after = start + 2 + 12 * len(tags) + 4
+    entries, values = [], bytearray()
+    for tag, (kind, count, packed) in sorted(tags.items()):
+        field = packed.ljust(4, b"\0")
+        if len(packed) > 4:
+            field = struct.pack(order + "L", after + len(values))
+            values += packed + bytes(len(packed) % 2)
+        entries.append(struct.pack(order + "HHL4s", tag, kind, count, field))
     return b"".join(
         (
-            head,
-            data[len(head) :],
-            b"\0" * (start - len(data)),
-            struct.pack(order + ("Q" if big else "H"), len(kept)),
-            *kept,
-            struct.pack(order + offset, 0),
+            b"II*\0" if order == "<" else b"MM\0*",
+            struct.pack(order + "L", start),
+            data[8:],
+            bytes(start - len(data)),
+            struct.pack(order + "H", len(tags)),
+            *entries,
+            bytes(4),
+            values,
         )
     )

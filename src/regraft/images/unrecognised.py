@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from regraft.errors import ImageError
 
+#: For errors and hints: what is read.
+FORMATS_ARE_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC and JPEG 2000 are read"
+
 #: Other kinds of files: (offset, bytes at the offset, kind of the error, what the file is).
 _OTHERS = (
-    (4, b"ftypavif", "unsupported format", "an AVIF image"),
-    (4, b"ftypavis", "unsupported format", "an AVIF image"),
-    (4, b"ftyphei", "unsupported format", "a HEIC image"),
-    (4, b"ftyphev", "unsupported format", "a HEIC image"),
-    (4, b"ftypmif1", "unsupported format", "a HEIF image"),
-    (4, b"ftypmsf1", "unsupported format", "a HEIF image"),
-    (4, b"ftypcrx", "unsupported format", "a raw camera image"),
-    (4, b"jP  ", "unsupported format", "a JPEG 2000 image"),
-    (0, b"\xff\x4f\xff\x51", "unsupported format", "a JPEG 2000 image"),
+    (4, b"ftypcrx", "unsupported format", "a raw camera image (CR3)"),
+    (0, b"FUJIFILMCCD-RAW", "unsupported format", "a raw camera image (RAF)"),
+    (0, b"IIRO", "unsupported format", "a raw camera image (ORF)"),
+    (0, b"IIRS", "unsupported format", "a raw camera image (ORF)"),
+    (0, b"MMOR", "unsupported format", "a raw camera image (ORF)"),
+    (0, b"IIU\0", "unsupported format", "a raw camera image (RW2)"),
+    (6, b"HEAPCCDR", "unsupported format", "a raw camera image (CRW)"),
+    (0, b"FOVb", "unsupported format", "a raw camera image (X3F)"),
+    (0, b"\0MRM", "unsupported format", "a raw camera image (MRW)"),
     (0, b"\xff\x0a", "unsupported format", "a JPEG XL image"),
     (4, b"JXL ", "unsupported format", "a JPEG XL image"),
     (0, b"8BPS", "unsupported format", "a Photoshop document"),
@@ -40,7 +43,7 @@ def explain_unrecognised(data: bytes) -> ImageError:
     """
     for offset, magic, kind, what in _OTHERS:
         if data.startswith(magic, offset):
-            return ImageError(kind, f"{what}; {_READ}")
+            return ImageError(kind, f"{what}; {FORMATS_ARE_READ}")
     head = data[:512]
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     printable = bytes((*range(0x20, 0x7F), *b"\t\n\r", *range(0x80, 0x100)))
@@ -49,7 +52,7 @@ def explain_unrecognised(data: bytes) -> ImageError:
     elif not head.strip(b"\0"):
         kind, what = "not an image", f"zeros, {len(data)} bytes"
     elif b"<svg" in start:
-        kind, what = "unsupported format", f"an SVG drawing; {_READ}"
+        kind, what = "unsupported format", f"an SVG drawing; {FORMATS_ARE_READ}"
     elif start.startswith((b"<!doctype html", b"<html", b"<head")):
         kind, what = "not an image", "an HTML page, as servers send instead of a missing image"
     elif not head.translate(None, printable):
@@ -57,6 +60,3 @@ def explain_unrecognised(data: bytes) -> ImageError:
     else:
         kind, what = "not an image", f"unknown contents, beginning with {head[:8].hex(' ')}"
     return ImageError(kind, what)
-
-
-_READ = "JPEG, PNG, WebP, GIF, BMP and TIFF are read"

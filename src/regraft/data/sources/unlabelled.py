@@ -19,6 +19,7 @@ from regraft.data.sources.tars import is_tar, list_tar
 from regraft.data.sources.zips import is_zip, list_zip
 from regraft.errors import DataError
 from regraft.images.payload import Load
+from regraft.images.unrecognised import FORMATS_ARE_READ
 
 if TYPE_CHECKING:
     from regraft.data.ledger import LedgerEntry
@@ -134,6 +135,6 @@ def _lines(content: bytes) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(
             "standard input is neither an image nor a list of paths in UTF-8",
-            hint="JPEG, PNG, WebP, GIF, BMP and TIFF are read",
+            hint=FORMATS_ARE_READ,
         ) from error
     return [line for line in lines if line and line != "-"]

@@ -1,0 +1,71 @@
+"""Convert what Pillow has decoded to RGB, by the table in ``decode.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from regraft.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PALETTE = 320  # a tag of TIFF
+
+
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image that Pillow has loaded as RGB (H, W, 3)."""
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in {"I", "F", "LAB"}:
+        what = {"I": "32 bit or signed integers", "F": "floating point numbers", "LAB": "LAB"}
+        raise ImageError(
+            "unsupported pixels", f"{image.format or 'a picture'} of {what[image.mode]}"
+        )
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in {"P", "PA"} and isinstance(image, TiffImagePlugin.TiffImageFile):
+        _repair_palette(image)
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel(3).getbbox():
+        # Writers leave the fourth byte at zero without thinking of alpha; browsers ignore it then.
+        image = image.convert("RGB")
+    if image.has_transparency_data or image.mode == "RGBa":
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return np.array(Image.alpha_composite(white, coloured).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+def _repair_palette(tiff: TiffImagePlugin.TiffImageFile) -> None:
+    """Take the palette's values as bytes if none needs more: Pillow drops the low byte of each.
+
+    Some writers forget that a TIFF's palette has 16 bits; libtiff and ImageMagick read it so, too.
+    """
+    stored = np.array(tiff.tag_v2.get(_PALETTE, ()))
+    if len(stored) and stored.max() < 256 and len(stored) % 3 == 0:
+        colours = stored.astype(np.uint8).reshape(3, -1).T
+        tiff.putpalette(colours.tobytes(), "RGB")
+
+
+def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
+    values = np.asarray(image)
+    grey = to_8_bits(values, 16)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def to_8_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Return value / (2^bits - 1) of 255, rounded."""
+    full = 2**bits - 1
+    wide = np.minimum(values.astype(np.uint32), full)
+    scaled: NDArray[np.uint8] = ((wide * 255 + full // 2) // full).astype(np.uint8)
+    return scaled
+
+
+def whiten_key(pixels: NDArray[np.uint8], stored: NDArray[Any], key: tuple[int, ...]) -> None:
+    """Make pixels (H, W, 3) white where the stored values (H, W, C) are the transparent ones."""
+    pixels[(stored == np.array(key)).all(axis=2)] = 255

@@ -1,0 +1,180 @@
+"""Decode with Pillow, by the format: what it reads wrongly alone is read with its help here."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from regraft.errors import ImageError
+from regraft.images.colours import rgb_of, whiten_key
+from regraft.images.png import png_is_short
+from regraft.images.tiff_pixels import read_by_planes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from regraft.images.header import Header
+
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+}
+#: What decoders raise for damaged files, found with mutated files; MemoryError for wrong sizes.
+DAMAGE = (
+    OSError,  # most of Pillow; UnidentifiedImageError
+    SyntaxError,  # Pillow: wrong format
+    ValueError,  # also UnicodeError, and all of simplejpeg
+    TypeError,
+    AttributeError,
+    LookupError,  # IndexError, KeyError
+    ArithmeticError,  # ZeroDivisionError, OverflowError
+    AssertionError,
+    BufferError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode_by_pillow(header: Header) -> NDArray[np.uint8]:
+    """Decode to RGB (H, W, 3), not yet turned."""
+    try:
+        return _READERS.get(header.format, _open)(header)
+    except DAMAGE as error:
+        raise image_error(header.format, error) from None
+
+
+def image_error(what: str, error: Exception) -> ImageError:
+    """Return the error for what a decoder raised."""
+    if isinstance(error, ImageError):
+        return error
+    reason = f"{what}: {str(error) or type(error).__name__}"
+    kind = "truncated" if "truncated" in reason.lower() else "corrupt"
+    if "unknown pixel mode" in reason or "unknown data organization" in reason:
+        kind = "unsupported pixels"
+    return ImageError(kind, reason)
+
+
+def _open(header: Header) -> NDArray[np.uint8]:
+    with _load(header, header.strip_metadata()) as image:
+        return rgb_of(image)
+
+
+def _load(header: Header, data: bytes, raw_mode: str | None = None) -> ImageFile.ImageFile:
+    """Return the loaded image, of the size in the header."""
+    image = _PLUGINS[header.format](io.BytesIO(data))
+    if header.crop is None:
+        _need_size(header, *image.size)
+    if raw_mode is not None:
+        image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+    image.load()
+    return image
+
+
+def _need_size(header: Header, width: int, height: int) -> None:
+    if (width, height) != (header.width, header.height):
+        raise ImageError(
+            "corrupt",
+            f"{header.format} with two sizes: {(width, height)}, {(header.width, header.height)}",
+        )
+
+
+def _png(header: Header) -> NDArray[np.uint8]:
+    data = header.strip_metadata()
+    with _load(header, data) as image:
+        if _may_be_short(image) and png_is_short(data):
+            raise ImageError("truncated", "PNG: fewer pixels than its header says")
+        if not header.colour_key:
+            return rgb_of(image)
+        image.info.pop("transparency", None)  # Pillow compares it with values that it has scaled
+        pixels = rgb_of(image)
+        if image.mode.startswith("I;16"):
+            stored = np.asarray(image)[:, :, None]
+            key = header.colour_key
+        elif header.has_16_bits:  # Pillow keeps the high byte; read the low one, too
+            with _load(header, data, "RGB;16L") as low:
+                stored = np.concatenate([pixels, np.asarray(low)], axis=2)
+            key = tuple(value >> 8 for value in header.colour_key)
+            key += tuple(value & 255 for value in header.colour_key)
+        else:
+            stored = pixels[:, :, : len(header.colour_key)]
+            largest = (1 << data[24]) - 1
+            key = tuple(value * 255 // largest for value in header.colour_key)
+        whiten_key(pixels, stored, key)
+    return pixels
+
+
+def _tiff(header: Header) -> NDArray[np.uint8]:
+    def read_grey(data: bytes) -> NDArray[Any]:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
+            image.load()
+            return np.asarray(image)
+
+    if header.layout is None or not header.layout.is_read_by_planes:
+        return _open(header)
+    image = read_by_planes(header.layout, read_grey)
+    _need_size(header, *image.size)
+    return rgb_of(image)
+
+
+def _avif(header: Header) -> NDArray[np.uint8]:
+    pixels = _open(header)
+    if header.crop is not None:
+        top, left, bottom, right = header.crop
+        pixels = pixels[top:bottom, left:right]
+        _need_size(header, *pixels.shape[1::-1])
+    return np.ascontiguousarray(pixels)
+
+
+def _heic(header: Header) -> NDArray[np.uint8]:
+    import pillow_heif  # noqa: PLC0415 - an optional package; importing it changes nothing in Pillow
+
+    found = pillow_heif.open_heif(header.strip_metadata(), convert_hdr_to_8bit=True)
+    picture = found[found.primary_index]
+    _need_size(header, *picture.size)
+    picture.load()
+    image = Image.frombytes(
+        picture.mode, picture.size, picture.data, "raw", picture.mode, picture.stride
+    )
+    _need_size(header, *image.size)
+    return rgb_of(image)
+
+
+_READERS: dict[str, Callable[[Header], NDArray[np.uint8]]] = {
+    "PNG": _png,
+    "TIFF": _tiff,
+    "AVIF": _avif,
+    "HEIC": _heic,
+}
+
+
+def _may_be_short(png: ImageFile.ImageFile) -> bool:
+    last_row = png.crop((0, png.height - 1, png.width, png.height))
+    return bool(png.info.get("interlace")) or not any(last_row.tobytes())
