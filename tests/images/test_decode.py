@@ -321,7 +321,7 @@ MALFORMED = {
         "GIF",
     ),
     "BMP, half": (LOSSLESS["BMP"][:-1000], "truncated", "BMP"),
-    "BMP of a later kind": (changed(LOSSLESS["BMP"], 14, b"\x63"), "corrupt", "header"),
+    "BMP of a later kind": (changed(LOSSLESS["BMP"], 14, b"\x63"), "unsupported format", "header"),
     "TIFF, half": (LOSSLESS["TIFF"][:-1000], "truncated", "TIFF"),
     "TIFF, flipped bit": (
         changed(LOSSLESS["TIFF, deflated"], 20, b"\xff\xff"),

@@ -104,12 +104,12 @@ def _jpeg(data: bytes) -> Header:
 
 def _strip_jpeg(data: bytes) -> bytes:
     """Return the file without EXIF, XMP, profiles and comments; keep the colour space."""
-    kept, position = [], 0
+    kept, after = [data[:2]], 2
     for marker, start, end in _segments(data):
-        if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
-            kept.append(data[position : start - 4])
-            position = end
-    return b"".join((*kept, data[position:]))
+        after = end
+        if not ((0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE):
+            kept.append(data[start - 4 : end])  # bytes between segments are dropped, too
+    return b"".join((*kept, data[after:]))
 
 
 def _webp(data: bytes) -> Header:

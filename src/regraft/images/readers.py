@@ -43,6 +43,9 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
 }
+# None, the faxes, LZW, JPEG, deflate and PackBits: what every build of libtiff has.
+_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
+
 #: What decoders raise for damaged files, found with mutated files; MemoryError for wrong sizes.
 DAMAGE = (
     OSError,  # most of Pillow; UnidentifiedImageError
@@ -63,6 +66,12 @@ DAMAGE = (
 )
 
 
+#: The kind of an error, by words in Pillow's message.
+_KINDS = {"truncated": "truncated", "unknown pixel mode": "unsupported pixels",
+          "unknown data organization": "unsupported pixels", "unsupported": "unsupported format",
+          "not yet supported": "unsupported format"}  # fmt: skip
+
+
 def decode_by_pillow(header: Header) -> NDArray[np.uint8]:
     """Decode to RGB (H, W, 3), not yet turned."""
     try:
@@ -76,10 +85,10 @@ def image_error(what: str, error: Exception) -> ImageError:
     if isinstance(error, ImageError):
         return error
     reason = f"{what}: {str(error) or type(error).__name__}"
-    kind = "truncated" if "truncated" in reason.lower() else "corrupt"
-    if "unknown pixel mode" in reason or "unknown data organization" in reason:
-        kind = "unsupported pixels"
-    return ImageError(kind, reason)
+    for words, kind in _KINDS.items():
+        if words in reason.lower():
+            return ImageError(kind, reason)
+    return ImageError("corrupt", reason)
 
 
 def _open(header: Header) -> NDArray[np.uint8]:
@@ -137,9 +146,19 @@ def _tiff(header: Header) -> NDArray[np.uint8]:
             image.load()
             return np.asarray(image)
 
-    if header.layout is None or not header.layout.is_read_by_planes:
-        return _open(header)
-    image = read_by_planes(header.layout, read_grey)
+    layout = header.layout
+    try:
+        if layout is None or not layout.is_read_by_planes:
+            return _open(header)
+        image = read_by_planes(layout, read_grey)
+    except DAMAGE as error:
+        if layout is not None and layout.compression not in _COMPRESSIONS:
+            # libtiff has many that are optional, and says no more than "decoder error".
+            what = f"TIFF with compression {layout.compression}, which Pillow may not read here"
+            raise ImageError("unsupported format", what) from None
+        if "unknown pixel mode" in str(error):
+            raise ImageError("unsupported pixels", str(layout)) from None
+        raise
     _need_size(header, *image.size)
     return rgb_of(image)
 

@@ -115,6 +115,14 @@ def pieces_of_plane(data: bytes, directory: Directory) -> int:
     return -(-height // (directory.integer(data, 278) or height))
 
 
+def _strip_bytes(data: bytes, directory: Directory) -> int:
+    """Return the most bytes that a strip can have that is not compressed."""
+    width, height, rows = (directory.integer(data, tag) for tag in (256, 257, 278))
+    samples = 1 if directory.integer(data, 284) == 2 else directory.integer(data, 277) or 1
+    bits = max(directory.integers(data, 258), default=1)
+    return min(rows or height, height) * ((width * samples * bits + 7) // 8)
+
+
 def _need_all_pieces(data: bytes, directory: Directory) -> None:
     """Refuse a file with fewer strips or tiles than its size needs: Pillow makes the rest black."""
     needed = pieces_of_plane(data, directory)
@@ -128,6 +136,19 @@ def _need_all_pieces(data: bytes, directory: Directory) -> None:
         )
 
 
+def _need_whole_pieces(data: bytes, directory: Directory) -> None:
+    """Refuse a file that ends within a strip or tile."""
+    for offsets, counts in ((273, 279), (324, 325)):
+        sizes = directory.integers(data, counts)
+        if directory.integer(data, 259) == 1 and offsets == 273:  # some writers get them wrong
+            sizes = tuple(min(size, _strip_bytes(data, directory)) for size in sizes)
+        ends = map(sum, zip(directory.integers(data, offsets), sizes, strict=False))
+        if max(ends, default=0) > len(data):
+            raise ImageError(
+                "truncated", f"the TIFF file ends after {len(data)} bytes, within its pixels"
+            )
+
+
 def strip_tiff(data: bytes, directory: Directory) -> bytes:
     """Return the file with a new directory at its end, which has only the tags of the pixels."""
     return rewrite(data, directory.order, pixel_tags(data, directory))
@@ -139,13 +160,7 @@ Tags: TypeAlias = dict[int, tuple[int, int, bytes]]
 
 def pixel_tags(data: bytes, directory: Directory) -> Tags:
     """Return the tags that the pixels need; raise ``ImageError`` if tags or pixels are missing."""
-    for offsets, counts in ((273, 279), (324, 325)):
-        ends = map(sum, zip(directory.integers(data, offsets), directory.integers(data, counts),
-                            strict=False))  # fmt: skip
-        if max(ends, default=0) > len(data):
-            raise ImageError(
-                "truncated", f"the TIFF file ends after {len(data)} bytes, within its pixels"
-            )
+    _need_whole_pieces(data, directory)
     _need_all_pieces(data, directory)
     kept: Tags = {}
     outside = 0

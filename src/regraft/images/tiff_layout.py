@@ -29,6 +29,7 @@ class Layout(NamedTuple):
     photometric: int
     extra: tuple[int, ...]  # samples beside the colours; 1 and 2 are alpha, 1 premultiplied
     planar: bool  # each channel has its own strips or tiles
+    compression: int
 
     @property
     def colours(self) -> str:
@@ -57,7 +58,7 @@ def read_layout(data: bytes, directory: Directory) -> Layout:
     photometric = number(data, 262)
     if photometric in _OTHER_COLOURS:
         raise ImageError("unsupported pixels", f"TIFF of {_OTHER_COLOURS[photometric]}")
-    all_bits = directory.integers(data, 258) or (1,)
+    all_bits = directory.integers(data, 258)[:samples] or (1,)  # some writers give too many
     several = " and ".join(map(str, sorted({*all_bits})))
     for kind in directory.integers(data, 339):
         if kind in _FORMATS:
@@ -68,7 +69,8 @@ def read_layout(data: bytes, directory: Directory) -> Layout:
     if photometric == 2 and samples == 4 and not extra:
         extra = (2,)  # as Pillow and most other readers
     planar = number(data, 284) == 2 and samples > 1
-    layout = Layout(data, directory, all_bits[0], samples, photometric, extra, planar)
+    compression = number(data, 259) or 1
+    layout = Layout(data, directory, all_bits[0], samples, photometric, extra, planar, compression)
     if planar and not layout.is_read_by_planes:
         raise ImageError("unsupported pixels", str(layout))
     return layout

@@ -74,8 +74,8 @@ def read_samples(layout: Layout, read_grey: Callable[[bytes], NDArray[Any]]) -> 
 
 
 def _is_predicted(layout: Layout) -> bool:
-    number = layout.directory.integer
-    return number(layout.data, 317) == 2 and number(layout.data, 259) in _PREDICTED
+    predictor = layout.directory.integer(layout.data, 317)
+    return predictor == 2 and layout.compression in _PREDICTED
 
 
 def _grey_file(layout: Layout, plane: int | None) -> bytes:
