@@ -12,12 +12,16 @@ import torch
 from PIL import Image
 
 from regraft.bundle.predictor import Predictor
+from regraft.commands.predict import predict
+from regraft.commands.show import show
+from regraft.core.reporter import Reporter
 from regraft.data.sources.registry import open_unlabelled
 from regraft.errors import ConfigError, ImageError, InputError
 from regraft.features.compute import Compute
 from regraft.features.extract import NOT_FINITE
 from regraft.features.taps import TapReader
 from regraft.heads.modules import LinearHead
+from regraft.images.losses import DARK, FRAMES
 from tiny_bundles import CLASSES, tiny_model, write_tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -252,3 +256,43 @@ def test_settings_that_cannot_be_used_are_refused(tmp_path, setting):
 def test_a_tiny_bundle_answers(tmp_path, head):
     answer = Predictor.load(write_tiny(tmp_path / "bundle", tiny_model(head))).predict(PIXELS)
     assert answer.label in CLASSES
+
+
+def test_what_decoding_leaves_out_is_told_by_predict_as_by_show(tmp_path, predictor):
+    """Each was told for labelled images only: a folder of new ones was answered without a word."""
+    dark = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
+    moving = encoded(Image.fromarray(PIXELS), "GIF", save_all=True, append_images=[GREY])
+    files = {
+        "rose/12-bit.png": (encoded(Image.fromarray(dark)), (DARK,)),
+        "rose/16-bit.png": (encoded(Image.fromarray(dark * 16)), ()),
+        "tulip/moving.gif": (moving, (FRAMES,)),
+    }
+    photos = tmp_path / "photos"
+    for name, (data, notes) in files.items():
+        (photos / name).parent.mkdir(exist_ok=True, parents=True)
+        (photos / name).write_bytes(data)
+        assert predictor.predict(data).notes == notes
+    answers = predictor.stream(open_unlabelled([str(photos)]), workers=2)
+    assert {
+        answer.id.removeprefix(f"{photos.as_posix()}/"): answer.notes for answer in answers
+    } == {name: notes for name, (_, notes) in files.items()}
+    write_tiny(tmp_path / "bundle", predictor.model)
+    said = Said()
+    paths = [str(photos / name) for name in files]
+    assert len(list(predict(tmp_path / "bundle", paths, reporter=said, device="cpu"))) == 3
+    assert said.lines == [
+        f"{paths[0]}: {DARK}",
+        f"{paths[2]}: {FRAMES}",
+    ]
+    assert show(photos, tmp_path / "show.png").splitlines()[-3:-1] == [
+        f"tulip/moving.gif: {FRAMES}",
+        f"rose/12-bit.png: {DARK} (seen in 2 of the 2 images with 16 bits)",
+    ]
+
+
+class Said(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)

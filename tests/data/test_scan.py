@@ -18,6 +18,7 @@ from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.samples import Entry
 from regraft.data.scan import check_losses, scan
 from regraft.errors import ArchiveError, DataError
+from regraft.images.losses import DARK, FRAMES
 from regraft.splits.split import split
 
 CONFIG = TrainConfig(workers=2)
@@ -219,11 +220,7 @@ def test_12_bit_data_in_16_bit_files_are_named_and_not_changed(tmp_path):
     path = write_zip(tmp_path / "a.zip", {**dark, **full, "b/8.gif": encoded(1, "GIF")})
     samples = scan(path, CONFIG)
     (note,) = samples.notes
-    assert note == (
-        "a/0.png, a/1.png: of 32 images decoded among 43 with 16 bits a channel, these use "
-        "less than an eighth of the range and come out nearly black; where the data have 12 bits, "
-        "multiply the values by 16 and write the files again"
-    )
+    assert note == f"a/0.png, a/1.png: {DARK} (seen in 32 of the 43 images with 16 bits)"
     write_zip(path, {**full, "a/1.png": encoded(1)})
     assert scan(path, CONFIG).notes == ()
 
@@ -245,7 +242,7 @@ def test_frames_and_pages_that_are_not_read_are_counted(tmp_path):
     }
     stills = {f"b/still.{kind}": frames(kind, 1) for kind in ("GIF", "PNG", "WEBP", "TIFF")}
     samples = scan(write_tree(tmp_path, {**files, **stills}), CONFIG)
-    assert samples.notes == (f"only the first frame or page is used of {', '.join(sorted(files))}",)
+    assert samples.notes == (f"{', '.join(sorted(files))}: {FRAMES}",)
     assert len(samples) == 9
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from regraft.features.extract import NOT_FINITE
 from regraft.features.taps import TapReader, read_features
 from regraft.images.ahead import render_ahead
 from regraft.images.augment import render_views
-from regraft.images.decode import decode
+from regraft.images.decode import decode, inspect_header
+from regraft.images.losses import losses_of
 from regraft.images.pixels import is_pixels
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Prediction:
         Of all classes, in the order of ``Predictor.classes``; empty if the image could not be read.
     error : ImageError, optional
         The reason why there is no answer.
+    notes : tuple of str
+        What decoding left out, such as further frames.
 
     Examples
     --------
@@ -73,6 +77,11 @@ class Prediction:
         default_factory=lambda: np.empty(0, np.float32), repr=False
     )
     error: ImageError | None = None
+    notes: tuple[str, ...] = ()
+
+
+#: An image's id, its tensor or the reason why there is none, and what decoding left out.
+_Rendered: TypeAlias = tuple[str, torch.Tensor | ImageError, tuple[str, ...]]
 
 
 class Predictor:
@@ -208,7 +217,7 @@ class Predictor:
             The argument is a single image, may be a single image, or contains no images.
         """
         rendered = (
-            (str(index), self._render(image)) for index, image in enumerate(_several(images))
+            (str(index), *self._render(image)) for index, image in enumerate(_several(images))
         )
         return list(self._answer(rendered, top_k))
 
@@ -230,28 +239,32 @@ class Predictor:
             With ``error`` if the image cannot be read.
         """
         model = self.model
+        losses: dict[int, tuple[str, ...]] = {}
         rendered = render_ahead(
             source.stream(range(len(source.entries))),
             model.backbone.preprocess,
             workers,
             model.max_pixels,
+            losses=losses,
         )
-        named = ((source.entries[index].id, image) for index, image in rendered)
+        named = (
+            (source.entries[index].id, image, losses.pop(index, ())) for index, image in rendered
+        )
         yield from self._answer(named, top_k)
 
-    def _render(self, image: ImageLike) -> torch.Tensor | ImageError:
+    def _render(self, image: ImageLike) -> tuple[torch.Tensor | ImageError, tuple[str, ...]]:
         try:
             limit = self.model.max_pixels
-            pixels = decode(payload_of(image, limit), limit)
-            return render_views(pixels, self.model.backbone.preprocess)
+            payload = payload_of(image, limit)
+            pixels = decode(payload, limit)
+            notes = losses_of(inspect_header(payload, limit), pixels)
+            return render_views(pixels, self.model.backbone.preprocess), notes
         except ImageError as error:
-            return error
+            return error, ()
 
-    def _answer(
-        self, rendered: Iterator[tuple[str, torch.Tensor | ImageError]], top_k: int
-    ) -> Iterator[Prediction]:
+    def _answer(self, rendered: Iterator[_Rendered], top_k: int) -> Iterator[Prediction]:
         while batch := list(itertools.islice(rendered, self._reader.compute.batch_size)):
-            images = [image for _, image in batch if isinstance(image, torch.Tensor)]
+            images = [image for _, image, _ in batch if isinstance(image, torch.Tensor)]
             answers: Iterator[tuple[bool, NDArray[np.float32]]] = iter(())
             if images:
                 features = read_features(self._reader, torch.stack(images))
@@ -259,13 +272,13 @@ class Predictor:
                 numbers = np.hstack([features, probabilities])
                 finite = [bool(np.isfinite(row).all()) for row in numbers]
                 answers = zip(finite, probabilities, strict=True)
-            for name, image in batch:
+            for name, image, notes in batch:
                 if isinstance(image, ImageError):
                     yield Prediction(name, error=image)
                     continue
                 usable, p = next(answers)
                 if usable:
-                    yield self._prediction(name, p, top_k)
+                    yield dataclasses.replace(self._prediction(name, p, top_k), notes=notes)
                 else:  # a new error each time: a raised error keeps its traceback
                     error = ImageError(NOT_FINITE.kind, NOT_FINITE.reason)
                     yield Prediction(name, error=error)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from regraft.config.settings import some_settings
@@ -12,6 +13,7 @@ from regraft.core.background import in_background
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.data.sources.unlabelled import open_unlabelled
+from regraft.images.losses import losses_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,7 +60,13 @@ def predict(
     )
     if "max_pixels" in settings:
         predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    yield from predictor.stream(source, workers=n_threads(config.workers), top_k=topk)
+    names: dict[str, list[str]] = defaultdict(list)
+    for prediction in predictor.stream(source, workers=n_threads(config.workers), top_k=topk):
+        yield prediction
+        for note in prediction.notes:
+            names[note].append(prediction.id)
+    for line in losses_lines(names):
+        reporter.say(line)
 
 
 def _import_predictor() -> Any:

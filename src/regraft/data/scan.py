@@ -20,6 +20,7 @@ from regraft.data.sources.registry import open_source
 from regraft.errors import DataError, ImageError
 from regraft.images.ahead import ahead
 from regraft.images.decode import HeaderInfo, hash_payload, inspect_header
+from regraft.images.losses import DARK, FRAMES, is_dark, losses_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,9 +33,7 @@ _IMAGES_A_TASK = 8
 # More threads than this only wait for each other and for the disk.
 _MOST_THREADS = 16
 _SHOWN = 10
-_NAMED = 5
 _DECODED_OF_16_BITS = 32  # images
-_DARK = 32  # of 255
 
 
 class _Scanned(NamedTuple):
@@ -83,8 +82,7 @@ def scan(
         kept, scanned = [kept[at] for at in order], [scanned[at] for at in order]
         ledger.sort(key=lambda entry: entry.path)
     samples = _samples(source, kept, scanned, Ledger(ledger), config.max_pixels)
-    losses = (*_further_frames(samples, scanned), *_dark(samples, scanned))
-    return replace(samples, notes=(*samples.notes, *losses))
+    return replace(samples, notes=(*samples.notes, *_losses(samples, scanned)))
 
 
 def _require_classes(source: Source, least: int) -> None:
@@ -180,33 +178,19 @@ def _conflicts(entries: Sequence[Entry], scanned: Sequence[_Scanned]) -> list[st
     return notes
 
 
-def _further_frames(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
-    """Return a note that names the files with several frames or pages."""
-    several = [
-        name for name, each in zip(samples.ids, scanned, strict=True) if each.header.has_more_frames
-    ]
-    if several:
-        yield f"only the first frame or page is used of {listed(several, _NAMED)}"
+def _losses(samples: Samples, scanned: Sequence[_Scanned]) -> list[str]:
+    """Return notes about what decoding will leave out.
 
-
-def _dark(samples: Samples, scanned: Sequence[_Scanned]) -> Iterator[str]:
-    """Return a note that names images of 12 bits in files of 16 bits, which become nearly black.
-
-    Only the pixels show it, so a few of the images with 16 bits are decoded, evenly chosen.
+    Only pixels show images of 12 bits, so a few of those with 16 are decoded, evenly chosen.
     """
+    frames = [samples.ids[at] for at, each in enumerate(scanned) if each.header.has_more_frames]
     deep = np.flatnonzero([each.header.has_16_bits for each in scanned])
-    if not len(deep):
-        return
-    some = np.unique(deep[np.linspace(0, len(deep) - 1, _DECODED_OF_16_BITS).round().astype(int)])
+    places = np.linspace(0, len(deep) - 1, min(len(deep), _DECODED_OF_16_BITS))
+    some = deep[places.round().astype(int)]
     dark = sorted(
         index
         for index, pixels in samples.pixels(some, n_threads(0))
-        if not isinstance(pixels, ImageError) and pixels.max() < _DARK
+        if not isinstance(pixels, ImageError) and is_dark(scanned[index].header, pixels)
     )
-    if dark:
-        yield (
-            f"{listed([samples.ids[index] for index in dark], _NAMED)}: of {len(some)} images "
-            f"decoded among {len(deep):,} with 16 bits a channel, these use less than an eighth of "
-            "the range and come out nearly black; where the data have 12 bits, multiply the values "
-            "by 16 and write the files again"
-        )
+    seen = f" (seen in {len(some):,} of the {len(deep):,} images with 16 bits)"
+    return losses_lines({FRAMES: frames, DARK: [samples.ids[index] for index in dark]}, seen)

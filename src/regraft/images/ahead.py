@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from regraft.errors import ImageError
-from regraft.images.decode import decode, hash_payload
+from regraft.images.decode import decode, hash_payload, inspect_header
+from regraft.images.losses import losses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -89,11 +90,13 @@ def render_ahead(
     n_threads: int,
     max_pixels: int,
     hashes: Sequence[bytes] | None = None,
+    losses: dict[int, tuple[str, ...]] | None = None,
 ) -> Generator[tuple[int, torch.Tensor | ImageError]]:
     """Yield each image's index with its tensor as from ``render_views``, or with its error.
 
     ``hashes[index]`` is an image's hash when it was scanned. An image that has changed since then
-    gives an error, because its features would be stored under the key of the old image.
+    gives an error, because its features would be stored under the key of the old image. What
+    decoding leaves out of an image is written to ``losses[index]`` before the image is yielded.
     """
     from regraft.images.augment import render_views  # noqa: PLC0415 - imports torch
 
@@ -102,7 +105,10 @@ def render_ahead(
         content = None if hashes is None else hashes[index]
         try:
             payload = read_checked(load, content)
-            return index, render_views(decode(payload, max_pixels), preprocess, content or b"")
+            pixels = decode(payload, max_pixels)
+            if losses is not None:
+                losses[index] = losses_of(inspect_header(payload, max_pixels), pixels)
+            return index, render_views(pixels, preprocess, content or b"")
         except ImageError as error:
             return index, error.with_traceback(None)
 

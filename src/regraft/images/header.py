@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regraft.images.tiff_layout import Layout
+    from regraft.images.tiff_layout import TiffLayout
 
 #: Segments, chunks or blocks of a file, to limit the time: a PNG of 1.6 GB in chunks of 8 kB.
 MAX_PIECES = 200_000
@@ -26,7 +26,7 @@ class Header(NamedTuple):
     has_more_frames: bool = False  # or pages, which are not read
     colour_key: tuple[int, ...] = ()  # of a PNG: the stored value or colour that is transparent
     crop: tuple[int, int, int, int] | None = None  # top, left, bottom, right; of a decoded AVIF
-    layout: Layout | None = None  # of a TIFF
+    layout: TiffLayout | None = None  # of a TIFF
 
 
 def word(name: bytes) -> str:

@@ -19,7 +19,7 @@ _OTHER_COLOURS = {8: "LAB", 9: "LAB", 10: "LAB", 32803: "raw values of a camera'
                   32845: "logarithms"}  # fmt: skip
 
 
-class Layout(NamedTuple):
+class TiffLayout(NamedTuple):
     """How the samples of a TIFF's first page are stored."""
 
     data: bytes
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
         return f"TIFF of {self.colours} with {self.samples} samples of {self.bits} bits{planes}"
 
 
-def read_layout(data: bytes, directory: Directory) -> Layout:
+def read_layout(data: bytes, directory: Directory) -> TiffLayout:
     """Return how the samples are stored; raise ``ImageError`` for those without defined colours."""
     number = directory.integer
     if (samples := number(data, 277) or 1) > 6:
@@ -70,7 +70,9 @@ def read_layout(data: bytes, directory: Directory) -> Layout:
         extra = (2,)  # as Pillow and most other readers
     planar = number(data, 284) == 2 and samples > 1
     compression = number(data, 259) or 1
-    layout = Layout(data, directory, all_bits[0], samples, photometric, extra, planar, compression)
+    layout = TiffLayout(
+        data, directory, all_bits[0], samples, photometric, extra, planar, compression
+    )
     if planar and not layout.is_read_by_planes:
         raise ImageError("unsupported pixels", str(layout))
     return layout

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.images.tiff_layout import Layout
+    from regraft.images.tiff_layout import TiffLayout
 
 _PREDICTED = {5, 8, 32946, 50000}  # LZW, deflate, Zstandard: those with a predictor
 _MODES = {("grey", False): "L", ("grey", True): "LA", ("RGB", False): "RGB", ("RGB", True): "RGBA",
           ("CMYK", False): "CMYK", ("YCbCr", False): "YCbCr"}  # fmt: skip
 
 
-def read_by_planes(layout: Layout, read_grey: Callable[[bytes], NDArray[Any]]) -> Image.Image:
+def read_by_planes(layout: TiffLayout, read_grey: Callable[[bytes], NDArray[Any]]) -> Image.Image:
     """Return the image, not yet turned; ``read_grey`` decodes a TIFF of one channel to (H, W)."""
     samples = read_samples(layout, read_grey)
     n_colours = COLOURS[layout.photometric][1]
@@ -57,7 +57,7 @@ def read_by_planes(layout: Layout, read_grey: Callable[[bytes], NDArray[Any]]) -
     return Image.frombytes(mode, (width, height), kept.tobytes())
 
 
-def read_samples(layout: Layout, read_grey: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+def read_samples(layout: TiffLayout, read_grey: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
     """Return the stored samples (H, W, C): bytes, or 16 bits in the machine's order."""
     if layout.planar:
         planes = [read_grey(_grey_file(layout, at)) for at in range(layout.samples)]
@@ -73,12 +73,12 @@ def read_samples(layout: Layout, read_grey: Callable[[bytes], NDArray[Any]]) -> 
     return samples
 
 
-def _is_predicted(layout: Layout) -> bool:
+def _is_predicted(layout: TiffLayout) -> bool:
     predictor = layout.directory.integer(layout.data, 317)
     return predictor == 2 and layout.compression in _PREDICTED
 
 
-def _grey_file(layout: Layout, plane: int | None) -> bytes:
+def _grey_file(layout: TiffLayout, plane: int | None) -> bytes:
     """Return a TIFF of one channel: one of the planes, or all samples of a row beside each other.
 
     ``plane`` is None for samples that are stored pixel by pixel.

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key")
 
-#: The last six are not decoded: such files are refused by name, and not passed over.
+#: The last two lines are not decoded: such files are refused by name, and not passed over.
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-    | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".jpx"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif"}
+    | {".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx"}
+    | {".jxl", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng"}
+    | {".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr", ".iiq", ".dcr", ".erf", ".x3f", ".mrw"}
 )
 
 _LONGEST_NAME = 4096  # characters: no system opens a longer path
