@@ -27,15 +27,17 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_claims():
     random = np.random.default_rng(0)
     shares = np.array([0.5, 0.2, 0.1, 0.2])  # the true difference is 0.1
     covered = 0
-    for repeat in range(400):
-        (found,) = compare_pairs(answers(*random.multinomial(300, shares)), seed=repeat)
+    for _ in range(400):
+        (found,) = compare_pairs(answers(*random.multinomial(300, shares)))
         covered += found.low <= 0.1 <= found.high
     assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_models_that_agree_everywhere_do_not_differ():
     (found,) = compare_pairs(answers(30, 0, 0, 10))
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.value, found.p) == (0, 1)
+    # Not a point: 40 images prove no equality. 1.96^2 / (40 + 1.96^2), where a share is 0.
+    assert (found.low, found.high) == pytest.approx((-0.0876, 0.0876), abs=1e-4)
     assert not found.significant
 
 
@@ -43,7 +45,7 @@ def test_the_order_of_the_models_changes_only_the_sign():
     right = answers(50, 12, 6, 10)
     (one,), (two,) = compare_pairs(right), compare_pairs(right[::-1])
     assert (one.value, one.p) == (-two.value, two.p)
-    assert one.low == pytest.approx(-two.high, abs=0.02)
+    assert one.low == pytest.approx(-two.high)
 
 
 def test_holm_as_in_his_paper():

@@ -62,4 +62,5 @@ def _errors(
     """Return the mean over bins of |accuracy - confidence|, weighted by images, (B,)."""
     right = np.add.reduceat(hits, starts, axis=1, dtype=np.int64)  # (B, bins)
     gaps = right - np.add.reduceat(confidences, starts)
-    return np.abs(gaps).sum(axis=1) / len(confidences)
+    errors: NDArray[np.float64] = np.abs(gaps).sum(axis=1) / len(confidences)
+    return errors

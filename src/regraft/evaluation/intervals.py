@@ -7,6 +7,7 @@ table is in ``docs/design/intervals.md``). Where none covers, there is None in p
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 _Z = float(special.ndtri((1 + LEVEL) / 2))
-_HALVINGS = 60  # of a bracket: to the last bits of a float64
+_HALVINGS = 32  # of a bracket: to 2e-10 of it
 #: Images with which the pooled share of right answers counts in each class. It only enters the
 #: variance: without it, a class with three of three right would seem certain.
 _PRIOR = 1.0
@@ -76,9 +77,9 @@ def of_difference(only_first: int, only_second: int, n: int) -> tuple[float, flo
         # The share of images that the second alone has right, most likely for this difference.
         b = (2 * n + only_second - only_first) * difference - only_first - only_second
         c = -only_second * difference * (1 - difference)
-        share = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        share = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
         variance = (2 * share + difference * (1 - difference)) / n
-        return abs(value - difference) > _Z * np.sqrt(max(variance, 0.0))
+        return abs(value - difference) > _Z * math.sqrt(max(variance, 0.0))
 
     return (
         _last_inside(lambda t: outside(value - t * (value + 1)), value, -1.0),
@@ -92,7 +93,7 @@ def _last_inside(outside: Callable[[float], bool], start: float, end: float) -> 
     for _ in range(_HALVINGS):
         middle = (inside + out) / 2
         inside, out = (inside, middle) if outside(middle) else (middle, out)
-    return start + inside * (end - start) if inside < 1 - 1e-12 else end
+    return end if out == 1.0 else start + inside * (end - start)
 
 
 def of_mean(values: Floats, most: float) -> tuple[float, float] | None:
@@ -224,7 +225,7 @@ def of_macro_f1(confusion: NDArray[np.int64]) -> tuple[float, float]:
     smoothed, variance = _smoothed_macro_f1(confusion, hits, actual, predicted)
     size = smoothed * (1 - smoothed) / (variance * _lost_variance(actual[present]).mean())
     low, high = wilson(np.array([centre]), np.array([size]))
-    return min(float(low[0]), value), max(float(high[0]), value)
+    return float(min(low[0], value)), float(max(high[0], value))
 
 
 def _smoothed_macro_f1(

@@ -17,8 +17,8 @@ ece              expected calibration error of the most probable class: mean ove
                  Beside it, what models with exactly right probabilities would show
 ===============  ===================================================================================
 
-Where no interval is honest, there is the reason in place of it: ``docs/design/intervals.md`` has the
-simulations.
+Where no interval is honest, there is the reason in place of it: ``docs/design/intervals.md`` has
+the simulations.
 
 Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
 Guo et al., On calibration of modern neural networks, ICML 2017.

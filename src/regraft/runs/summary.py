@@ -38,8 +38,20 @@ def describe_test(test: dict[str, Any]) -> list[str]:
     return [
         f"accuracy {interval(test['accuracy'], test['n'])}",
         f"macro F1 {interval(test['macro_f1'])}",
-        f"log-loss {test['log_loss']['value']:.3f}, calibration error {test['ece']['value']:.3f}",
+        f"log-loss {interval(test['log_loss'])}",
+        f"calibration error {test['ece']['value']:.3f}{_calibrated(test['ece'])}",
     ]
+
+
+def _calibrated(error: dict[str, Any]) -> str:
+    """Return what calibrated models would show of as many images; nothing for an older run."""
+    if "calibrated" not in error:
+        return ""
+    expected = error["calibrated"]
+    return (
+        f" (calibrated models: {expected['mean']:.3f} on average, "
+        f"95 % of them up to {expected['high']:.3f})"
+    )
 
 
 def _hint_for_few(metrics: dict[str, Any]) -> list[str]:
@@ -50,25 +62,30 @@ def _hint_for_few(metrics: dict[str, Any]) -> list[str]:
 
 
 def _gain(baseline: dict[str, Any]) -> str:
-    """Return the paired gain of the model over a baseline; empty if it has no interval."""
+    """Return the paired gain of the model over a baseline; nothing for the model itself."""
     gain = baseline.get("gain")
-    if not gain or gain["low"] is None:
+    if not gain:
         return ""
+    if gain["low"] is None:
+        return f", gain {gain['value']:+.3f} (no interval)"
     return f", gain {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
 
 
-def interval(estimate: dict[str, float | None], n: int | None = None) -> str:
-    """Return an estimate with its 95 % interval.
+def interval(estimate: dict[str, Any], n: int | None = None) -> str:
+    """Return an estimate with its 95 % interval, or with the reason why it has none.
 
     Examples
     --------
     >>> interval({"value": 0.915, "low": 0.894, "high": 0.932}, 863)
     '0.915 (95 %: 0.894 to 0.932, n = 863)'
+    >>> interval({"value": 0.693, "low": None, "high": None, "reason": "n = 2"})
+    '0.693 (no interval: n = 2)'
     """
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
         return "undefined"
     if low is None or high is None:
-        return f"{value:.3f}"
+        reason = f": {estimate['reason']}" if estimate.get("reason") else ""
+        return f"{value:.3f} (no interval{reason})"
     size = "" if n is None else f", n = {n:,}"
     return f"{value:.3f} (95 %: {low:.3f} to {high:.3f}{size})"
