@@ -24,7 +24,7 @@ def test_help_shows_defaults_and_groups(capsys):
     for name in settings_of(TrainConfig):
         assert f"{name.replace('_', '-')}" in text
         default = getattr(TrainConfig, name)
-        if default is not None and not isinstance(default, bool):
+        if default not in {None, ()} and not isinstance(default, bool):
             assert f"[default: {default}]" in text
     assert "--[no-]cache" in text
     assert max(map(len, lines)) <= 100

@@ -161,13 +161,14 @@ def test_the_settings_of_each_command():
     }
     computing = ["max_pixels", "device", "precision", "batch_size", "workers"]
     assert read_by("predict") == computing
-    assert read_by("evaluate") == ["data_root", "strict", *computing, "cache", "cache_dir"]
+    chosen = ["exclude", "classes", "at_most", "image_root", "data_root", "strict", "max_refused"]
+    assert read_by("evaluate") == [*chosen, *computing, "cache", "cache_dir"]
     assert read_by("show") == [
-        *("image_size", "group_by", "data_root", "strict", "max_pixels", "seed", "workers"),
+        *("image_size", "group_by", *chosen, "max_pixels", "seed", "workers"),
     ]
     assert harmless() == {
         *("out", "overwrite", "log", "resume", "save_every", "workers", "cache", "cache_dir"),
-        "data_root",
+        *("data_root", "image_root"),
     }
     assert unread(TrainConfig(strategy="scratch")) == {"unfreeze", "start"}
     assert unread(TrainConfig(strategy="finetune")) == set()
@@ -197,6 +198,35 @@ def test_bounds_say_what_they_allow(rule, wanted, allowed, refused):
     assert rule.wanted("seconds") == wanted
     assert all(rule.allows(value) for value in allowed)
     assert not any(rule.allows(value) for value in refused)
+
+
+def test_a_setting_with_several_values():
+    """One value or a list of them, from Python, flags and files; written as a list."""
+    for given_value in (["a", "b: c"], ("a", "b: c")):
+        config = TrainConfig(exclude=given_value, classes=[0, "1"])
+        assert (config.exclude, config.classes) == (("a", "b: c"), ("0", "1"))
+        assert from_yaml(to_yaml(config)) == config
+    assert TrainConfig(exclude="a, b").exclude == ("a, b",)
+    flags = parsed("show", "--exclude", "a", "--exclude", "*.png", "--classes", "b,c")
+    assert given(flags) == {"exclude": ("a", "*.png"), "classes": ("b,c",)}
+    texts = {"exclude: a": ("a",), "exclude: [a, 1, no]": ("a", "1", "no"), "exclude:": ()}
+    assert {text: from_yaml(text).exclude for text in texts} == texts
+    for value in (1, [None], "", [" "], {"a": 1}.keys()):
+        with pytest.raises(ConfigError, match=r"^exclude is .*; it must be texts"):
+            TrainConfig(exclude=value)
+    nested = "settings are written as `name: value`, not nested"
+    for text in ("exclude: [[a]]", "exclude: {a: b}", "seed: [1]", "schema_version: [1]"):
+        with pytest.raises(ConfigError, match=rf"^config.yaml, line 1: {nested}$"):
+            from_yaml(text)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "half", "50/image", "/class", "50 / class", "1e3"])
+def test_a_limit_is_a_number_in_all_or_a_class(value):
+    assert TrainConfig(at_most=500).at_most == "500"
+    assert TrainConfig(at_most="50/class").at_most == "50/class"
+    message = "it must be a number of images from 1, in all or as in 50/class"
+    with pytest.raises(ConfigError, match=f"^at_most is {value}; {message}$"):
+        TrainConfig(at_most=value)
 
 
 def test_the_words_of_a_literal_are_the_choices():

@@ -124,7 +124,10 @@ def test_more_than_five_per_cent_lost_is_an_error(tmp_path):
     assert lines[1] == "  a/bad0.jpg: not an image: text"
     assert lines[-1] == "  and 5 more"
     assert len(lines) == 12
-    assert caught.value.hint == "repair or remove these files"
+    assert caught.value.hint == (
+        "repair or remove these files; --max-refused 0.14 goes on without them"
+    )
+    assert len(scan(tmp_path, CONFIG.replace(max_refused=0.14))) == 95
 
 
 def test_a_class_that_is_lost_is_an_error(tmp_path):
@@ -132,6 +135,10 @@ def test_a_class_that_is_lost_is_an_error(tmp_path):
     with pytest.raises(DataError) as caught:
         scan(tmp_path, CONFIG)
     assert caught.value.message == ("all images of c are refused\n  c/1.jpg: not an image: text")
+    assert caught.value.hint == "repair or remove these files; --exclude 'c' leaves the class out"
+    assert scan(tmp_path, CONFIG.replace(exclude="c")).classes == ("a", "b")
+    with pytest.raises(DataError, match="all images of c are refused"):
+        scan(tmp_path, CONFIG.replace(max_refused=1))
 
 
 def test_a_folder_without_images_is_no_class(tmp_path):
@@ -142,9 +149,9 @@ def test_a_folder_without_images_is_no_class(tmp_path):
 def test_losses_do_not_count_what_is_passed_over():
     entries = [Entry(name, name[0]) for name in ("a1", "b1")]
     used = [LedgerEntry(entry.id, "used") for entry in entries]
-    check_losses(Ledger([*used, *[LedgerEntry("x", "passed over")] * 50]), entries)
+    check_losses(Ledger([*used, *[LedgerEntry("x", "passed over")] * 50]), entries, 0)
     with pytest.raises(DataError, match="1 of 3 images are refused"):
-        check_losses(Ledger([*used, LedgerEntry("loose.png", "refused", "k", "r")]), entries)
+        check_losses(Ledger([*used, LedgerEntry("loose.png", "refused", "k", "r")]), entries, 0.3)
 
 
 def test_the_same_image_under_two_labels_is_named():

@@ -72,6 +72,7 @@ def _flag(setting: Setting, command: Command, heading: Group) -> Parameter:
         metavar=setting.placeholder,
         group=heading,
         show_choices=False,
+        negative_iterable=(),
     )
 
 

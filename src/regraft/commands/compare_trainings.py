@@ -136,7 +136,7 @@ def _find_finished(planned: Sequence[_Planned], data: Any, reporter: Reporter) -
     earlier = [each for each in planned if is_run(each.folder)]
     config = planned[0].config  # how images are read is the same for all
     if not earlier:
-        open_source(data, SourceOptions(config.data_root, config.group_by))
+        open_source(data, SourceOptions.of(config))
         return set()
     samples = scan(data, config, reporter)
     finished = set()

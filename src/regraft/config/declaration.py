@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 Command = Literal["train", "compare", "lr-find", "evaluate", "predict", "show"]
 
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Return one text or several as a tuple; numbers are taken as their text."""
+    each = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str | Integral) and str(text).strip() for text in each):
+        raise ConfigError(f"{value!r} holds what is no text, or empty text")
+    return tuple(map(str, each))
+
+
 #: By type: what may be given for it, how that is converted, and how it is called.
 _TYPES: dict[type, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
     Path: ((str, os.PathLike), Path, "a path"),
@@ -30,6 +39,7 @@ _TYPES: dict[type, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
     int: ((Integral,), int, "a whole number"),
     float: ((Real,), float, "a number"),
     bool: ((bool,), bool, "True or False"),
+    tuple: ((str, list, tuple), _texts, "texts that are not empty"),
 }
 
 
@@ -118,6 +128,26 @@ class SomeOf:
         return f"none, or some of {', '.join(self.words)} with commas"
 
 
+@dataclass(frozen=True)
+class Limit:
+    """Text that is a whole number from 1, alone or as in 50/class.
+
+    Examples
+    --------
+    >>> [Limit().allows(text) for text in ("500", "50/class", "0", "half", "50/image")]
+    [True, True, False, False, False]
+    """
+
+    def allows(self, value: Any) -> bool:
+        """Return whether text is such a limit."""
+        number = value.removesuffix("/class")
+        return bool(number.isascii() and number.isdecimal() and int(number[:18]) > 0)
+
+    def wanted(self, unit: str) -> str:
+        """Return the rule in words."""
+        return f"a number{unit and f' of {unit}'} from 1, in all or as in 50/class"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """Everything about one setting.
@@ -153,8 +183,15 @@ class Setting:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it has several values: its flag may be repeated, and files have a list."""
+        return get_origin(self.type) is tuple
+
+    @property
     def base_type(self) -> type:
-        """The type of a value that is given: without None."""
+        """The type of a value that is given: without None; tuple for several texts."""
+        if self.is_repeated:
+            return tuple
         return next(each for each in (*get_args(self.type), self.type) if each is not type(None))
 
     @property
@@ -168,7 +205,7 @@ class Setting:
             return self.defaults[command]
         if isinstance(self.default, bool):
             return "on" if self.default else ""
-        return "" if self.default is None else str(self.default)
+        return "" if self.default is None or self.default == () else str(self.default)
 
     def checked(self, value: Any) -> Any:
         """Return a value in the type of the setting.
@@ -187,7 +224,10 @@ class Setting:
         given, convert, wanted = _TYPES[self.base_type]
         if not isinstance(value, given) or (isinstance(value, bool) and self.base_type is not bool):
             raise self._error(repr(value), wanted)
-        value = convert(value)
+        try:
+            value = convert(value)
+        except ConfigError:
+            raise self._error(repr(value), wanted) from None
         if self.rule is not None and not self.rule.allows(value):
             raise self._error(value, self.rule.wanted(self.unit))
         return value

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from regraft.config.declaration import (
     AutoOrNumber,
     Bounds,
+    Limit,
     SomeOf,
     settings_of,
     split_words,
@@ -191,6 +192,38 @@ class TrainConfig(metaclass=_ChecksNames):
         placeholder="RULE",
         commands=ALL_BUT_EVALUATE_PREDICT,
     )
+    exclude: tuple[str, ...] = data_setting(
+        (),
+        "Leave out classes, folders or files by name, with * and ? (trash, '*_mask.png', "
+        "rose/blurred); may be given several times.",
+        why="Every folder is a class as long as nobody says that it is none.",
+        placeholder="PATTERN",
+        commands=ALL_BUT_PREDICT,
+    )
+    classes: tuple[str, ...] = data_setting(
+        (),
+        "Use these classes alone, with commas between them; may be given several times.",
+        why="All classes that the data have.",
+        placeholder="NAMES",
+        commands=ALL_BUT_PREDICT,
+    )
+    at_most: str | None = data_setting(
+        None,
+        "Use so many images, chosen by a hash of their paths with each class's share kept, or as "
+        "in 50/class so many of each class. The others are not read.",
+        why="A first try of large data takes minutes; the result is that of all images.",
+        unit="images",
+        rule=Limit(),
+        placeholder="N|N/class",
+        commands=ALL_BUT_PREDICT,
+    )
+    image_root: Path | None = data_setting(
+        None,
+        "Folder where the relative paths of a table begin; absolute ones must be below it.",
+        why="The table's own folder: a table then reaches no file outside of it.",
+        commands=ALL_BUT_PREDICT,
+        harmless=True,
+    )
     data_root: Path | None = data_setting(
         None,
         "Folder where named datasets are, or are downloaded to.",
@@ -202,6 +235,15 @@ class TrainConfig(metaclass=_ChecksNames):
         default=False,
         text="Stop at the first image that cannot be used.",
         why="One broken file need not stop a training; every refused image is listed.",
+        commands=ALL_BUT_PREDICT,
+    )
+    max_refused: float = data_setting(
+        0.05,
+        "Largest share of the images that may be unreadable; a whole class never may be.",
+        why="With more, the result would be about other data than yours.",
+        unit="share of the images",
+        rule=Bounds(0, 1),
+        placeholder="SHARE",
         commands=ALL_BUT_PREDICT,
     )
     max_pixels: int = data_setting(

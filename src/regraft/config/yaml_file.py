@@ -39,7 +39,11 @@ def to_yaml(config: TrainConfig) -> str:
         for name, value in ((name, getattr(config, name)) for name in settings_of(type(config)))
     }
     # YAML folds some invisible characters, such as U+0085: then everything is written in escapes.
-    visible = all(str(value).isprintable() for value in values.values())
+    visible = all(
+        str(text).isprintable()
+        for value in values.values()
+        for text in (value if isinstance(value, tuple) else (value,))
+    )
     return yaml.safe_dump(
         {"schema_version": SCHEMA_VERSION, **values}, sort_keys=False, allow_unicode=visible
     )
@@ -81,7 +85,8 @@ def parse(
     settings = settings_of(type(base))
     values: dict[str, Any] = {}
     found: dict[str, str] = {}
-    for key, node in _entries(text, source).items():
+    repeated = [name for name, each in settings.items() if each.is_repeated]
+    for key, node in _entries(text, source, repeated).items():
         line = f"{source}, line {node.start_mark.line + 1}"
         if key == "schema_version":
             _check_version(node.value, line)
@@ -112,7 +117,16 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path} is not UTF-8 text") from None
 
 
-def _entries(text: str, source: str) -> dict[str, yaml.ScalarNode]:
+def _is_flat(node: yaml.Node, name: str, repeated: Collection[str]) -> bool:
+    """Return whether a value is a scalar, or a list of them for a setting with several values."""
+    if isinstance(node, yaml.SequenceNode) and name in repeated:
+        return all(isinstance(item, yaml.ScalarNode) for item in node.value)
+    return isinstance(node, yaml.ScalarNode)
+
+
+def _entries(
+    text: str, source: str, repeated: Collection[str]
+) -> dict[str, yaml.ScalarNode | yaml.SequenceNode]:
     """Return key and value node of each entry: PyYAML alone would take the last of two equal ones.
 
     Nodes are composed and not constructed; PyYAML's own loader is used since libyaml's recursion
@@ -129,10 +143,10 @@ def _entries(text: str, source: str) -> dict[str, yaml.ScalarNode]:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{source}: settings are written as `name: value`, one a line")
-    entries: dict[str, yaml.ScalarNode] = {}
+    entries: dict[str, yaml.ScalarNode | yaml.SequenceNode] = {}
     for key, value in root.value:
         line = f"{source}, line {key.start_mark.line + 1}"
-        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+        if not (isinstance(key, yaml.ScalarNode) and _is_flat(value, key.value, repeated)):
             raise ConfigError(f"{line}: settings are written as `name: value`, not nested")
         if key.value in entries:
             raise ConfigError(f"{line}: {key.value} is set twice")
@@ -150,12 +164,16 @@ def _check_version(text: str, line: str) -> None:
         )
 
 
-def _value(node: yaml.ScalarNode, setting: Setting, line: str) -> Any:
-    """Convert one scalar to the type of its setting; that of a text setting stays as written."""
+def _value(node: yaml.ScalarNode | yaml.SequenceNode, setting: Setting, line: str) -> Any:
+    """Convert a value to the type of its setting; that of a text setting stays as written."""
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(item.value for item in node.value)
     tag = node.tag.rpartition(":")[2]
     value: Any = node.value
     if setting.choices:
         return value  # TrainConfig names the choices
+    if setting.is_repeated:
+        return () if tag == "null" else (value,)
     if tag == "null":
         value = None
     elif setting.type is bool and tag == "bool":  # YAML's yes, no, on and off too

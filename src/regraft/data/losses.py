@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,11 @@ if TYPE_CHECKING:
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Entry
 
-#: A larger share of refused images is an error.
-LARGEST_LOSS = 0.05
 _SHOWN = 10
 
 
-def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
-    """Raise DataError where more than 5 % of the images are refused, or all images of a class.
+def check_losses(ledger: Ledger, entries: Sequence[Entry], max_refused: float) -> None:
+    """Raise DataError where a larger share of the images is refused, or all images of a class.
 
     Files that were passed over do not count. The entries say to which class a file belongs.
     """
@@ -32,11 +31,26 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry]) -> None:
     if lost_classes:
         what = f"all images of {listed(lost_classes, 5)} are refused"
         refused = [each for each in refused if labels.get(each.path) in lost_classes]
-    elif len(refused) > LARGEST_LOSS * total:
-        what = f"{len(refused):,} of {total:,} images are refused, more than {LARGEST_LOSS:.0%}"
+        other = f"--exclude '{lost_classes[0]}' leaves the class out"
+    elif len(refused) > max_refused * total:
+        what = (
+            f"{len(refused):,} of {total:,} images are refused, more than {100 * max_refused:.3g}%"
+        )
+        other = f"--max-refused {_rounded_up(len(refused) / total)} goes on without them"
     else:
         return
     lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
         lines.append(f"  and {len(refused) - _SHOWN:,} more")
-    raise DataError(what, hint="repair or remove these files", lines=lines)
+    raise DataError(what, hint=f"repair or remove these files; {other}", lines=lines)
+
+
+def _rounded_up(share: float) -> str:
+    """Return a share with two decimals that is not smaller.
+
+    Examples
+    --------
+    >>> _rounded_up(0.0603), _rounded_up(1.0)
+    ('0.07', '1')
+    """
+    return f"{math.ceil(share * 100 - 1e-9) / 100:g}"

@@ -46,5 +46,5 @@ def record_refused(
     ledger = samples.ledger.with_refused({samples.ids[i]: error for i, error in refused.items()})
     names = {samples.ids[index] for index in used}
     concerned = [each for each in ledger.entries if each.status != "used" or each.path in names]
-    check_losses(Ledger(concerned), samples.source.entries)
+    check_losses(Ledger(concerned), samples.source.entries, samples.max_refused)
     return dataclasses.replace(samples, ledger=ledger)

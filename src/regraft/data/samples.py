@@ -90,6 +90,7 @@ class Samples:
     ledger: Ledger  # every file: used, refused with its reason, or passed over
     notes: tuple[str, ...] = ()  # for the user, one line each: of the source and of the scan
     max_pixels: int = 40_000_000  # images with more pixels are refused before they are decoded
+    max_refused: float = 0.05  # a larger share of images that cannot be read is an error
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -59,7 +59,7 @@ def scan(
     >>> scan((images, ["cat", "dog"]), TrainConfig()).classes
     ('cat', 'dog')
     """
-    source = open_source(data, SourceOptions(config.data_root, config.group_by, config.max_pixels))
+    source = open_source(data, SourceOptions.of(config))
     _require_classes(source, least_classes)
     if config.strict:
         _stop_if_refused(source.refused)
@@ -76,12 +76,12 @@ def scan(
             if config.strict:
                 _stop_if_refused(ledger[-len(task) :])
             advance(len(task))
-    check_losses(Ledger(ledger), source.entries)
+    check_losses(Ledger(ledger), source.entries, config.max_refused)
     if source.kind == "tar":  # a compressed one is read in its own order: sort, as for a folder
         order = sorted(range(len(kept)), key=lambda at: source.entries[kept[at]].id)
         kept, scanned = [kept[at] for at in order], [scanned[at] for at in order]
         ledger.sort(key=lambda entry: entry.path)
-    samples = _samples(source, kept, scanned, Ledger(ledger), config.max_pixels)
+    samples = _samples(source, kept, scanned, Ledger(ledger), config)
     return replace(samples, notes=(*samples.notes, *_losses(samples, scanned)))
 
 
@@ -141,7 +141,7 @@ def _stop_if_refused(ledger: Sequence[LedgerEntry]) -> None:
 
 
 def _samples(
-    source: Source, kept: list[int], scanned: list[_Scanned], ledger: Ledger, max_pixels: int
+    source: Source, kept: list[int], scanned: list[_Scanned], ledger: Ledger, config: TrainConfig
 ) -> Samples:
     entries = [source.entries[index] for index in kept]
     classes = tuple(sorted({entry.label for entry in entries}))
@@ -158,7 +158,8 @@ def _samples(
         positions=np.array(kept, dtype=np.int64),
         ledger=ledger,
         notes=(*source.notes, *_conflicts(entries, scanned)),
-        max_pixels=max_pixels,
+        max_pixels=config.max_pixels,
+        max_refused=config.max_refused,
     )
 
 

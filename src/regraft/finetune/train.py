@@ -71,7 +71,7 @@ LEARNING_RATES = {
 }
 
 #: Settings that may differ in a resumed run; the fingerprint has the images of each part instead.
-_MAY_DIFFER = {*harmless(), "split", "strict"}
+_MAY_DIFFER = {*harmless(), "split", "strict", "max_refused"}
 
 
 @dataclass(frozen=True)

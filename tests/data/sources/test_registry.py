@@ -74,6 +74,19 @@ def test_ids_are_unique_and_normal(data):
     assert all(unicodedata.is_normalized("NFC", name) and "\\" not in name for name in names)
 
 
+def test_some_classes_and_some_images_can_be_used_alone(data):
+    """The bytes are those of the images that are used, wherever they stand in the source."""
+    source = open_source(data)
+    label = source.entries[-1].label
+    some = open_source(data, SourceOptions(exclude=(label,), at_most="2/class"))
+    assert [entry.label for entry in some.entries].count(label) == 0
+    assert 2 <= len(some.entries) < len(source.entries)
+    everything = {source.entries[index].id: load() for index, load in
+                  source.stream(range(len(source.entries)))}  # fmt: skip
+    for index, load in some.stream(range(len(some.entries))):
+        np.testing.assert_array_equal(load(), everything[some.entries[index].id])
+
+
 def test_it_is_the_same_each_time(data):
     first, second = open_source(data), open_source(data)
     assert first.entries == second.entries

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from regraft.core.text import counted
 from regraft.errors import ConfigError
@@ -30,7 +30,13 @@ class SourceOptions:
         Folder of named and downloaded datasets; ``named.default_data_root()`` where it is None.
     group_by : str or None
         ``"parent"``, the number of a part of the id, or a regular expression; see ``grouping``.
-        ``open_source`` uses it; an opener does not have to.
+        ``open_source`` uses it and the next three; an opener does not have to.
+    exclude, classes : tuple of str
+        Patterns of what is left out, and names of the classes that are used (all if empty).
+    at_most : str or None
+        Number of images, in all or as in ``"50/class"``.
+    image_root : Path or None
+        Folder where the paths of a table begin; its own folder where it is None.
     max_pixels : int
         Largest height times width of an image; only for images that are decoded already, since the
         decoder checks all others.
@@ -38,7 +44,16 @@ class SourceOptions:
 
     data_root: Path | None = None
     group_by: str | None = None
+    exclude: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    at_most: str | None = None
+    image_root: Path | None = None
     max_pixels: int = 40_000_000
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Return the options in the settings of a training."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
 
 class Opener(Protocol):

@@ -11,16 +11,18 @@ from regraft.core.text import did_you_mean
 from regraft.data.names import LONGEST_LABEL, printable
 from regraft.data.samples import Source
 from regraft.data.sources.arrays import open_arrays
+from regraft.data.sources.doubtful import doubtful_notes
 from regraft.data.sources.folder import open_folder
 from regraft.data.sources.hub import open_hub
 from regraft.data.sources.kaggle import open_kaggle
 from regraft.data.sources.named import NAMED, NamedDataset, list_datasets, open_named
 from regraft.data.sources.options import Data, Opener, SourceOptions, with_groups
+from regraft.data.sources.select import select
 from regraft.data.sources.table import open_table
 from regraft.data.sources.tars import open_tar
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.data.sources.zips import open_zip
-from regraft.errors import DataError
+from regraft.errors import ConfigError, DataError
 
 __all__ = [
     "SOURCES", "Data", "NamedDataset", "Opener", "SourceKind", "SourceOptions", "list_datasets",
@@ -58,7 +60,7 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
         Face hub, ``(images, labels)``, or a source that is open already. A path that exists wins
         over a dataset of the same name, unless ``options`` has a ``data_root``.
     options : SourceOptions, optional
-        The folder of datasets, and what groups images.
+        The folder of datasets, which images are used, and what groups them.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
         The data are of no known kind, or cannot be used. ``ArchiveError`` names the member,
         ``TableError`` the row.
     ConfigError
-        ``group_by`` names no groups.
+        ``group_by`` names no groups, or another option names what the data do not have.
 
     Examples
     --------
@@ -82,7 +84,14 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     """
     options = options or SourceOptions()
     source = data if isinstance(data, Source) else _try_openers(data, options)
+    if options.image_root is not None and source.kind != "table":
+        raise ConfigError(
+            f"image_root is {options.image_root}, and {source.location} is no table",
+            hint="it says where the paths of a CSV or Parquet table begin",
+        )
     _check_labels(source)
+    source = select(source, options.exclude, options.classes, options.at_most)
+    source = replace(source, notes=(*source.notes, *doubtful_notes(source)))
     return with_groups(source, options.group_by)
 
 

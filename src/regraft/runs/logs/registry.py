@@ -146,6 +146,9 @@ def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _recorded_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide what is learnt; paths of this machine are not sent."""
     left_out = {*harmless(type(config)), "split"}
+    names = [name for name in settings_of(type(config)) if name not in left_out]
+    values = {name: getattr(config, name) for name in names}
     return {
-        name: getattr(config, name) for name in settings_of(type(config)) if name not in left_out
+        name: ", ".join(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
     }
