@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from png_files import chunk, png
 from regraft.errors import ImageError
 from regraft.images.decode import DECODER_VERSION, KINDS, decode, hash_payload, image_size
 
@@ -33,17 +34,6 @@ def exif(orientation):
     block[0x0112] = orientation
     block[0x010E] = "a description"
     return block
-
-
-def chunk(name, data):
-    return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
-
-
-def png(width, height, depth=8, colour=2, pixels=b"", extra=b"", interlaced=0):
-    header = struct.pack(">LLBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b""))
-    )
 
 
 def tiff(*entries, pixels, order="<"):

@@ -27,9 +27,9 @@ def read_codestream(data: bytes) -> Codestream:
     across, down, left, top, tile_width, tile_height, tile_left, tile_top, channels = (
         struct.unpack_from(">8LH", data, start + 8)
     )
-    parts = [struct.unpack_from(">3B", data, start + 42 + 3 * at) for at in range(channels)]
     if channels not in {1, 2, 3, 4}:
         raise ImageError("unsupported format", f"JPEG 2000 with {channels} channels")
+    parts = [struct.unpack_from(">3B", data, start + 42 + 3 * at) for at in range(channels)]
     width, height = across - left, down - top
     area = max(width * height, 0)
     if not tile_width or not tile_height or any(not part[1] or not part[2] for part in parts):
