@@ -23,10 +23,11 @@ from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
+from regraft.core.hints import remedies_with
 from regraft.data.names import normalise
 from regraft.data.scan import scan
 from regraft.data.sources.given import Images, images_of, is_one_image
-from regraft.errors import BundleError, EstimatorError, InputError
+from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader
 from regraft.model import Statistics
@@ -36,7 +37,7 @@ from regraft.runs.reserve import reserve
 from regraft.splits.split import all_for_training
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -242,6 +243,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         with (
+            _remedies_of(()),
             reserve(Path(path), None, overwrite=False) as reserved,
             reserved.new_folder() as folder,
         ):
@@ -369,6 +371,16 @@ def _as_text(label: object) -> str:
 
 
 @contextmanager
+def _remedies_of(known: Collection[str]) -> Iterator[None]:
+    """Take from the hints of errors what names settings that the caller does not have."""
+    try:
+        yield
+    except RegraftError as error:
+        error.hint = remedies_with(error.hint, known)
+        raise
+
+
+@contextmanager
 def _as_value_errors() -> Iterator[None]:
     """Raise each InputError as an EstimatorError, which is a ValueError as scikit-learn expects."""
     try:
@@ -376,4 +388,5 @@ def _as_value_errors() -> Iterator[None]:
     except EstimatorError:
         raise
     except InputError as error:
-        raise EstimatorError(error.message, hint=error.hint) from error
+        hint = remedies_with(error.hint, Classifier._get_param_names())  # noqa: SLF001 - scikit-learn's
+        raise EstimatorError(error.message, hint=hint) from error

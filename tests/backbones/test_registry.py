@@ -125,8 +125,8 @@ def test_where_nothing_can_be_downloaded_the_ways_on_are_named(name, tmp_path, m
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(WeightsError, match="cannot download the weights") as caught:
         load_backbone(name)
-    assert "--model embedded" in caught.value.hint
-    assert "--weights FILE" in caught.value.hint
+    assert "`model='embedded'`" in caught.value.hint
+    assert "`weights=FILE`" in caught.value.hint
     assert capfd.readouterr() == ("", "")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -181,7 +181,7 @@ def test_a_pipe_is_no_file_of_weights_and_does_not_hang(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(WeightsError, match="cannot read the weights") as caught:
         read_weights(tmp_path / "none.pth")
-    assert "--model embedded" in caught.value.hint
+    assert "`model='embedded'`" in caught.value.hint
 
 
 def test_everything_that_does_not_fit_is_listed():

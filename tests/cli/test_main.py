@@ -105,11 +105,11 @@ def test_predictions_replace_no_file_unasked(tmp_path, capsys):
 
     assert said("--csv", table) == [
         f"error: {table} exists; it is left alone",
-        "hint: choose another name with --csv; --overwrite replaces it",
+        "hint: --csv names another file; --overwrite replaces it",
     ]
     assert said("--csv", folder, "--overwrite") == [
         f"error: {folder} exists; it is left alone",
-        "hint: choose another name with --csv",
+        "hint: --csv names another file",
     ]
     assert said("--overwrite")[0] == "error: --overwrite is given without --csv"
     assert "no-run" in said("--csv", table, "--overwrite")[0]  # the next thing that is wrong
@@ -160,7 +160,7 @@ def test_backbones_are_listed_shown_and_their_names_mended(capsys):
         (
             ["--strategy", "scratch", "--unfreeze", "2"],
             "unfreeze is given, and strategy scratch does not read it",
-            "--strategy finetune starts from a probe, and trains as many stages as --unfreeze says",
+            "--strategy finetune starts from a probe; --unfreeze says how many stages are trained",
         ),
     ],
 )

@@ -100,14 +100,14 @@ def test_what_was_tested_on_other_images_or_labels_is_not_compared(images, runs,
     with pytest.raises(RunError) as raised:
         compare_runs([probe, tmp_path / "other"])
     assert "were not tested on the same images: " in raised.value.message
-    assert raised.value.hint == f"train on the same data with --split {probe / 'split.csv'}"
+    assert raised.value.hint == f"train on the same data with `split={str(probe / 'split.csv')!r}`"
 
     folds = train(images, out=tmp_path / "folds", folds=3, **SMALL)
     for pair in ([probe, folds.folder], [folds.folder, probe]):
         with pytest.raises(RunError) as raised:
             compare_runs(pair)
         assert raised.value.hint == (
-            "one was tested by folds and the other was not: train both with --folds 3, or both "
+            "one was tested by folds and the other was not: train both with `folds=3`, or both "
             "without, on the same data"
         )
     fewer = shutil.copytree(images, tmp_path / "fewer")

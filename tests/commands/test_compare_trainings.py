@@ -132,7 +132,7 @@ def test_a_run_of_other_settings_is_not_passed_off_as_this_one(images, copied):
         compare_trainings(images, MODELS, STRATEGIES, config)
     folder = copied / NAMES[1]  # a probe does not read the setting
     assert raised.value.message == f"{folder} holds a run with other settings: unfreeze (1, now 0)"
-    assert raised.value.hint == "--out names another folder; --overwrite trains it again"
+    assert raised.value.hint == "`out` names another folder; `overwrite=True` trains it again"
     assert written(copied) == before
     compare_trainings(images, MODELS[:1], STRATEGIES, config.replace(overwrite=True))
     after = written(copied)

@@ -113,10 +113,7 @@ def test_the_picture_replaces_nothing_of_the_users(flowers, tmp_path, monkeypatc
     mine.write_bytes(b"mine")
     with pytest.raises(RunError) as raised:
         show(flowers, mine)
-    assert (
-        str(raised.value)
-        == f"{mine} exists; it is left alone\nhint: choose another name with --out"
-    )
+    assert str(raised.value) == f"{mine} exists; it is left alone\nhint: `out` names another file"
     assert mine.read_bytes() == b"mine"
     with pytest.raises(RunError, match="would be in the data"):
         show(flowers, flowers / "rose" / "grid.png")

@@ -424,7 +424,7 @@ def test_an_unusable_store_costs_a_warning_and_no_digit(run, photographs, tmp_pa
 
 
 def test_a_run_is_not_replaced_without_being_asked(run, photographs):
-    with pytest.raises(RunError, match="already holds a run\nhint: --overwrite replaces it"):
+    with pytest.raises(RunError, match="already holds a run\nhint: `overwrite=True` replaces it"):
         train(photographs, TrainConfig(out=run.folder, **SMALL))
 
 

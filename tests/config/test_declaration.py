@@ -39,7 +39,7 @@ class Extended(TrainConfig):
         short="-t",
         commands=("train", "show"),
         strategies=("finetune", "scratch"),
-        unread_hint="--strategy finetune turns images",
+        unread_hint="`strategy='finetune'` turns images",
         defaults={"show": "10"},
     )
 

@@ -191,33 +191,33 @@ def test_characters_are_never_mirrored(tmp_path, names, expected):
     [
         ({"views": 17}, f"views is 17; it must be between 0 and {MAX_VIEWS}"),
         ({"views": -1}, f"views is -1; it must be between 0 and {MAX_VIEWS}"),
-        ({"tta": True}, "tta is given, and views is 0\nhint: --views 4 --tta"),
+        ({"tta": True}, "tta is given, and views is 0\nhint: `views=4, tta=True`"),
         (
             {"views": 2, "strategy": "finetune"},
             (
-                "views is 2, and strategy finetune is given: one of the two\nhint: --views 0: "
+                "views is 2, and strategy finetune is given: one of the two\nhint: `views=0`: "
                 "fine-tuning augments every epoch by itself"
             ),
         ),
         (
             {"views": 2, "augment": "none"},
             (
-                "views is 2, and augment none is given: one of the two\nhint: --views 0: views are "
+                "views is 2, and augment none is given: one of the two\nhint: `views=0`: views are "
                 "augmented images"
             ),
         ),
         (
             {"views": 2, "head": "mean"},
             (
-                "views is 2, and head mean is given: one of the two\nhint: --views 0: knn and mean "
-                "read views with --tta only"
+                "views is 2, and head mean is given: one of the two\nhint: `views=0`: knn and mean "
+                "read views with `tta=True` only"
             ),
         ),
         (
             {"views": 2, "head": "knn"},
             (
-                "views is 2, and head knn is given: one of the two\nhint: --views 0: knn and mean "
-                "read views with --tta only"
+                "views is 2, and head knn is given: one of the two\nhint: `views=0`: knn and mean "
+                "read views with `tta=True` only"
             ),
         ),
     ],

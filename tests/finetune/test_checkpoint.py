@@ -157,7 +157,7 @@ def test_another_run_is_refused_by_name_of_what_differs(tmp_path):
     with pytest.raises(
         RunError,
         match=r"belongs to another run: lr was 0\.1 and is 0\.2; seed was 0 "
-        r"and is 1\nhint: the same command with --resume",
+        r"and is 1\nhint: `resume=True` with the same settings",
     ):
         opened(tmp_path, lr=0.2, seed=1).load()
     with pytest.raises(RunError, match="more was None and is True"):
@@ -184,7 +184,7 @@ def test_a_full_disk_keeps_the_last_one_and_names_path_and_bytes(tmp_path, monke
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(
         DiskFullError,
-        match=rf"no space left for .*00000002\.{suffix}: \d+ bytes.*\nhint: free .*--resume",
+        match=rf"no space left for .*00000002\.{suffix}: \d+ bytes.*\nhint: free .*`resume=True`",
     ):
         checkpoints.save(TENSORS, {"step": 2})
     monkeypatch.undo()
@@ -224,7 +224,7 @@ def test_what_cannot_be_removed_is_one_error_with_what_to_do(tmp_path):
     with pytest.raises(RunError, match=r"run\.checkpoints cannot be used: ") as caught:
         opened(tmp_path).save(TENSORS, {"epoch": 1})
     assert caught.value.hint == (
-        "what was saved stays there: the same command with --resume goes on from it"
+        "what was saved stays there: `resume=True` with the same settings goes on from it"
     )
 
 

@@ -394,7 +394,9 @@ def test_too_few_images_for_batch_norm_are_refused(tmp_path):
         make_trial(tmp_path, bn="train", batch_size=1).run()
     trial = make_trial(tmp_path, bn="train")
     one = dataclasses.replace(trial.parts, train=trial.parts.train[:1])
-    message = "BatchNorm cannot train on 1 image\nhint: add images, or --bn frozen"
+    message = (
+        "BatchNorm cannot train on 1 image\nhint: add images; `bn='frozen'` learns no statistics"
+    )
     for start in ("run", "rates"):
         with pytest.raises(DataError, match=message):
             getattr(dataclasses.replace(trial, parts=one), start)()
@@ -437,7 +439,7 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_reaches_no_checkpoint(tm
     trial = make_trial(tmp_path / "x", lr=1e3, clip=0.0, optimizer="sgd", warmup=0.0, batch_size=1)
     with pytest.raises(
         DivergedError, match=r"(the loss|gradient's norm) is (nan|inf) at step \d+ \(epoch \d+\), "
-                             r"learning rate \d+.*; images: \d+\nhint: try a smaller --lr"
+                             r"learning rate \d+.*; images: \d+\nhint: try a smaller `lr`"
     ):  # fmt: skip
         trial.run()
     loop = build_loop(trial.job(), trial.folder)
@@ -493,7 +495,8 @@ def test_only_linear_heads_can_be_trained(tmp_path):
     head = KnnHead(torch.zeros(d), torch.ones(d), torch.eye(3, d), torch.arange(3), 1, 3)
     probe = dataclasses.replace(trial.probe, head=head)
     with pytest.raises(
-        ConfigError, match="a head of kind knn cannot be trained by gradient\nhint: --head logistic"
+        ConfigError,
+        match="a head of kind knn cannot be trained by gradient\nhint: `head='logistic'`",
     ):
         dataclasses.replace(trial, probe=probe).run()
 

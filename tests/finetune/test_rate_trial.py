@@ -101,14 +101,14 @@ def test_the_limit_is_where_the_loss_begins_to_rise(start):
     rising = np.clip(np.log10(RATES) + 1, 0, None) * 3
     found = _read(RATES, start - falling + rising + noise, 1e-4)
     assert 0.01 < found.limit < 0.3  # smoothing carries the rise a little to the left
-    words = f"--lr {found.suggestion:.1e}: a tenth of {found.limit:.1e}, above which the loss rose"
+    words = f"`lr={found.suggestion:.1e}`: a tenth of {found.limit:.1e}, above which the loss rose"
     assert found.summary().startswith(words)
 
 
 def test_a_loss_that_never_rises_is_in_the_summary():
     found = _read(RATES, np.linspace(2, 1, STEPS), 1e-4)
     assert found.summary().splitlines() == [
-        "--lr 1.0e+00: the loss had not risen at 1.0e+01, the largest rate tried",
+        "`lr=1.0e+00`: the loss had not risen at 1.0e+01, the largest rate tried",
         "loss 1.9900 at first, 1.0100 at its lowest, 1.0000 at last, in 120 steps",
         "where no rate is given: 1.0e-04",
     ]

@@ -163,7 +163,8 @@ def test_a_stopped_run_is_neither_lost_nor_taken_for_another(tmp_path):
     with pytest.raises(
         RunError,
         match="x holds the checkpoints of a run that was stopped\nhint: "
-        "--resume continues it, --overwrite starts from the beginning, --out names another folder",
+        "`resume=True` continues it; `overwrite=True` starts from the beginning; "
+        "`out` names another folder",
     ):
         trial.run()
     with pytest.raises(RunError, match=r"belongs to another run: lr was None and is 0\.1"):

@@ -158,7 +158,7 @@ def test_many_at_once_have_as_many_paths(tmp_path, monkeypatch):
 
 def test_a_named_path_that_is_taken_is_reported_at_once(tmp_path):
     message = (
-        f"another run is writing to {tmp_path / 'run'}\nhint: --out names another folder; "
+        f"another run is writing to {tmp_path / 'run'}\nhint: `out` names another folder; "
         f"where no run is alive, remove {tmp_path / '.run.part'}"
     )
     with reserve(tmp_path / "run", "x", overwrite=True):
@@ -261,7 +261,7 @@ def test_links_are_named_and_links_on_the_way_are_followed_once(tmp_path):
         with pytest.raises(RunError) as caught:
             make(target, overwrite=True)
         assert str(caught.value) == (
-            f"{target} is a link\nhint: name the folder itself: --out {os.path.realpath(target)}"
+            f"{target} is a link\nhint: name the folder itself: `out={os.path.realpath(target)!r}`"
         )
 
     def turn():
@@ -297,7 +297,7 @@ def test_nothing_that_the_run_needs_lies_in_what_is_replaced(tmp_path):
         with pytest.raises(RunError) as caught, reserve(run, data, overwrite=True, store=store):
             pass
         assert str(caught.value).startswith(what)
-        assert caught.value.hint == "choose another folder with --out"
+        assert caught.value.hint == "`out` names another folder"
     with reserve(run / "photos" / "deep", "x", overwrite=False, store=run):
         pass  # a store above is fine: nothing of it is replaced
 
@@ -378,7 +378,7 @@ def test_a_run_that_cannot_be_removed_whole_is_named_and_is_in_nobodys_way():
         "run run-old",
         "run run-old",  # the next run works
         "run cannot be replaced: run/bundle is read-only",  # said before the work
-        "hint: make it writable (chmod -R u+w run), or choose another with --out",
+        "hint: make it writable (chmod -R u+w run); --out names another folder",
         "run run-old",
         "the run at run cannot be moved: Permission denied; it is left alone",
         "hint: the new run is at run-2",  # the work is not lost

@@ -452,7 +452,7 @@ def test_groups_that_only_the_file_has_are_said_where_there_are_new_images(tmp_p
     path = split_file(tmp_path, ("a", "train", "p1"), ("b", "test", "p2"))
     assert divide(samples_of(grouped(a="_", b="_")), split_file=path).notes == ()
     notes = divide(samples_of(grouped(a="_", b="_", c="_")), split_file=path).notes
-    assert notes[0].endswith("give --group-by as before")
+    assert notes[0].endswith("give `group_by` as before")
 
 
 @pytest.mark.parametrize("seed", range(30))

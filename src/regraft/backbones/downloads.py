@@ -37,7 +37,7 @@ def _download_error(what: str, error: Exception, folder_variable: str) -> Regraf
         )
     return WeightsError(
         f"cannot download the weights {what}: {getattr(error, 'reason', error)}",
-        hint="use --model embedded, which needs no network, or a local file with --weights FILE",
+        hint="`model='embedded'` needs no network; `weights=FILE` takes a local file",
     )
 
 

@@ -53,7 +53,7 @@ def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbo
     if sizes.fixed and size != own.image_size:
         raise BackboneError(
             f"{backbone.name} takes images of {own.image_size} pixels only, not {size}",
-            hint=f"leave --image-size away or give {own.image_size}",
+            hint=f"leave `image_size` out or give {own.image_size}",
         )
     if not sizes.minimum <= size <= MAX_IMAGE_SIZE or size % sizes.multiple:
         step = f" in steps of {sizes.multiple}" if sizes.multiple > 1 else ""

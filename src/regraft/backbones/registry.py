@@ -166,7 +166,7 @@ def _for_fixed_size(record: Record, size: int) -> Record:
     if size != own.image_size and record.fetch is not None and record.convert is None:
         raise BackboneError(
             f"{record.name} with weights takes images of {own.image_size} pixels only, not {size}",
-            hint=f"leave --image-size away or give {own.image_size}",
+            hint=f"leave `image_size` out or give {own.image_size}",
         )
     if not 1 <= size <= MAX_IMAGE_SIZE:
         raise BackboneError(f"{record.name} cannot be built for images of {size} pixels")

@@ -140,7 +140,7 @@ def _fetch_by(name: str, config: Mapping[str, Any]) -> Callable[[], StateDict]:
         return partial(fetch_url, url)
     raise WeightsError(
         f"timm has no pretrained weights for {name}",
-        hint="give a local file with --weights FILE, or --weights none for random ones",
+        hint="`weights=FILE` takes a local file; `weights='none'` takes random ones",
     )
 
 

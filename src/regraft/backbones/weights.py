@@ -44,7 +44,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, torch.Te
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(
             f"cannot read the weights {path}: {reason}",
-            hint="give --weights an existing .safetensors or .pth file, or use --model embedded",
+            hint="`weights=FILE` takes a .safetensors or .pth file; `model='embedded'` needs none",
         ) from error
     if sha256 is not None:
         found = hashlib.sha256(payload).hexdigest()

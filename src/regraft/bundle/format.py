@@ -99,7 +99,7 @@ def _check_writable(model: Model) -> None:
     if model.head.kind != "linear" and head > LARGEST_HEAD:
         raise BundleError(
             f"the head has {head / 2**30:.1f} GiB; in a bundle it has at most {LARGEST_HEAD >> 30}",
-            hint="--head logistic keeps no training images; --taps last makes rows shorter",
+            hint="`head='logistic'` keeps no training images; `taps='last'` makes rows shorter",
         )
 
 

@@ -165,7 +165,7 @@ def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapRe
         raise BundleError(
             f"{names[worst]}: the features differ by {distances[worst]:.2g} of their norm in "
             f"{precision}; {allowed:g} is allowed",
-            hint="try --precision float32; if that fails, the weights or libraries differ",
+            hint="try `precision='float32'`; if that fails, the weights or libraries differ",
         )
     logits = model.logits(golden.features)
     scale = max(float(np.abs(golden.logits).max()), 1e-6)

@@ -134,7 +134,7 @@ def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -
 
     reason = (
         "copies and bursts make the result too good: remove one of each pair, or, if folders or "
-        "names of a pair have something in common, keep them in one part by --group-by"
+        "names of a pair have something in common, keep them in one part by `group_by`"
     )
     notes = [f"{duplicate_headline(pairs, n_test)} (duplicates.png; {reason}): {named(pairs)}"]
     labels = samples.labels

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from regraft.cli.options import CompareFlags, ConfigFile, Names, Picture, combine, given
+from regraft.cli.spelling import spelled
 from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
 from regraft.config.settings import refuse_unread
@@ -53,7 +54,7 @@ def compare(
             )
         from regraft.commands.compare_runs import compare_runs
 
-        write(compare_runs([Path(run) for run in runs], out))
+        write(spelled(compare_runs([Path(run) for run in runs], out)))
         return 0
     if len(runs) != 1:
         raise InputError(
@@ -70,7 +71,7 @@ def compare(
         runs[0], _words(models), _words(strategies), settings, ConsoleReporter()
     )
     with complete_without_printing():
-        write(found.text)
+        write(spelled(found.text))
     return 1 if found.failed else 0
 
 

@@ -16,6 +16,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from regraft.cli.spelling import spelled
 from regraft.cli.streams import silence, standard_streams, tell
 from regraft.core.background import BACKGROUND
 from regraft.core.memory import lacks_memory
@@ -119,7 +120,7 @@ def _short_warnings() -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif str(message) not in seen:
                 seen.add(str(message))
-                tell(f"warning: {one_line(str(message))}")
+                tell(f"warning: {one_line(spelled(str(message)))}")
 
         warnings.showwarning = show
         yield

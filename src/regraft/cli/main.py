@@ -31,12 +31,13 @@ from regraft.cli.options import (
     combine,
     given,
 )
+from regraft.cli.spelling import Spelling, spelled, use
 from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
 from regraft.config.settings import refuse_unread
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
-from regraft.errors import InputError
+from regraft.errors import InputError, RegraftError
 from regraft.runs.names import prepare_table
 
 app = App(
@@ -66,9 +67,13 @@ def _run(words: Sequence[str]) -> int:
     if words[:1] == ["predict"]:  # cyclopts takes a lone - for an unknown flag
         words = ["--stdin" if word == "-" else word for word in words]
     try:
+        spelling = use(Spelling.of(app, words))
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise usage_error(error) from None
+    except RegraftError as error:
+        spelling.error(error)
+        raise
     return code if isinstance(code, int) else 0
 
 
@@ -113,7 +118,7 @@ def train(
     run = command.train(data, settings, ConsoleReporter())
     if is_first():  # of the processes that torchrun has started
         with complete_without_printing(run.folder):
-            write(run.summary())
+            write(spelled(run.summary()))
 
 
 def _no_data(config: Path | None) -> InputError:
@@ -226,7 +231,7 @@ def show(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import show as command
 
-    write(command.show(data, out, augment, ConsoleReporter(), **given(flags)))
+    write(spelled(command.show(data, out, augment, ConsoleReporter(), **given(flags))))
 
 
 app.command(
@@ -259,7 +264,7 @@ def find_rate(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands.find_rate import find_rate
 
-    write(find_rate(data, settings, ConsoleReporter(), out=out).summary())
+    write(spelled(find_rate(data, settings, ConsoleReporter(), out=out).summary()))
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)

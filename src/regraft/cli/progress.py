@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from regraft.cli.spelling import spelled
 from regraft.cli.streams import is_terminal, tell
 from regraft.core.reporter import Reporter
 from regraft.errors import one_line
@@ -50,7 +51,7 @@ class ConsoleReporter(Reporter):
 
     def say(self, line: str) -> None:
         """Print one line, above a bar that is being drawn."""
-        tell(one_line(line))
+        tell(one_line(spelled(line)))
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Advance]:

@@ -76,9 +76,9 @@ def _require_same_images(runs: Sequence[FinishedRun]) -> None:
 def _hint_for_same_images(first: FinishedRun, other: FinishedRun) -> str:
     """Return how to train two runs that are tested on the same images."""
     if first.folds == other.folds == 0:
-        return f"train on the same data with --split {first.folder / 'split.csv'}"
+        return f"train on the same data with `split={str(first.folder / 'split.csv')!r}`"
     if 0 in {first.folds, other.folds}:
-        both = f"both with --folds {max(first.folds, other.folds)}, or both without"
+        both = f"both with `folds={max(first.folds, other.folds)}`, or both without"
         return f"one was tested by folds and the other was not: train {both}, on the same data"
     return "folds test every image: train both on the same data"
 

@@ -102,7 +102,7 @@ def _plan(
     if len(models) * len(strategies) < 2:
         raise InputError(
             "there is one training only, and nothing to compare it with",
-            hint="--models and --strategies take several names, with commas between them",
+            hint="give two or more `models` or `strategies`",
         )
     without_views = config.replace(views=0, tta=False)  # only a probe has views
     configs = [
@@ -147,7 +147,7 @@ def _find_finished(planned: Sequence[_Planned], data: Any, reporter: Reporter) -
         elif not config.overwrite:
             raise RunError(
                 f"{each.folder} holds a run with other {differs}",
-                hint="--out names another folder; --overwrite trains it again",
+                hint="`out` names another folder; `overwrite=True` trains it again",
             )
     return finished
 

@@ -58,17 +58,17 @@ def refuse_unread(config: TrainConfig, given: Collection[str]) -> None:
     Traceback (most recent call last):
         ...
     regraft.errors.ConfigError: epochs is given, and strategy probe does not read it
-    hint: --strategy finetune trains the network too; a probe has no epochs and no steps
+    hint: `strategy='finetune'` trains the network too; a probe has no epochs and no steps
     """
     names = [name for name in given if name in unread(config)]
     if not names:
         return
     hint = settings_of(type(config))[names[0]].unread_hint if len(names) == 1 else ""
     if not hint and config.strategy == "probe":
-        hint = "--strategy finetune trains the network too; a probe has no epochs and no steps"
+        hint = "`strategy='finetune'` trains the network too; a probe has no epochs and no steps"
     elif not hint:
         hint = (
-            "--strategy finetune starts from a probe, and trains as many stages as --unfreeze says"
+            "`strategy='finetune'` starts from a probe; `unfreeze` says how many stages are trained"
         )
     verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
     raise ConfigError(

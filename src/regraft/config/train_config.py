@@ -330,8 +330,8 @@ class TrainConfig(metaclass=_ChecksNames):
         "where every class is called by one character or a number, else light.",
         why="A mirrored character is another character, or none.",
         read_with="views",
-        unread_hint="--views 2 shows a probe augmented views; --strategy finetune draws some each "
-        "epoch",
+        unread_hint="`views=2` shows a probe augmented views; `strategy='finetune'` draws some "
+        "each epoch",
     )
     cached_views: str = training_setting(
         "auto",
@@ -558,13 +558,13 @@ class TrainConfig(metaclass=_ChecksNames):
             other = "split" if self.split is not None else f"strategy {self.strategy}"
             raise ConfigError(
                 f"folds is {self.folds}, and {other} is given: one of the two",
-                hint="--folds tests every image by probes; splits and fine-tuning test one part",
+                hint="`folds` tests every image by probes; splits and fine-tuning test one part",
             )
 
     def _check_views(self) -> None:
         """Refuse views that nothing would read."""
         if self.tta and not self.views:
-            raise ConfigError("tta is given, and views is 0", hint="--views 4 --tta")
+            raise ConfigError("tta is given, and views is 0", hint="`views=4, tta=True`")
         if not self.views:
             return
         if self.strategy != "probe":
@@ -572,12 +572,12 @@ class TrainConfig(metaclass=_ChecksNames):
         elif self.augment == "none":
             other, hint = "augment none", "views are augmented images"
         elif self.head in {"knn", "mean"} and not self.tta:
-            other, hint = f"head {self.head}", "knn and mean read views with --tta only"
+            other, hint = f"head {self.head}", "knn and mean read views with `tta=True` only"
         else:
             return
         raise ConfigError(
             f"views is {self.views}, and {other} is given: one of the two",
-            hint=f"--views 0: {hint}",
+            hint=f"`views=0`: {hint}",
         )
 
     def _check_weights(self) -> None:

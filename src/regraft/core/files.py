@@ -137,7 +137,7 @@ def refuse_full_disk(path: Path, needed: int, what: str) -> None:
     if free < needed:
         raise DiskFullError(
             f"{what} need up to {needed:,} bytes; {free:,} are free",
-            hint="free some space there, or choose another folder with --out",
+            hint="free some space there; `out` names another folder",
         )
 
 

@@ -136,7 +136,7 @@ def _stop_if_refused(ledger: Sequence[LedgerEntry]) -> None:
         if entry.status == "refused":
             raise DataError(
                 f"{entry.path}: {entry.kind}: {entry.reason}",
-                hint="leave strict out to go on without such files, named in the ledger",
+                hint="leave `strict=True` out to go on without such files, named in the ledger",
             )
 
 

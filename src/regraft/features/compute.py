@@ -104,7 +104,7 @@ def choose_compute(device: str, precision: Precision, batch_size: int) -> Comput
     if chosen not in available:
         raise ConfigError(
             f"device {device} is not there",
-            hint=f"this machine has {', '.join(available)}; --device auto takes the best one",
+            hint=f"this machine has {', '.join(available)}; `device='auto'` takes the best one",
         )
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(chosen) else "float32"

@@ -122,7 +122,7 @@ def _parse_grids(grids: str, default: tuple[int, ...]) -> tuple[int, ...]:
     if wrong:
         raise ConfigError(
             f"grids is {grids}; {wrong[0]!r} is none of {', '.join(allowed)}",
-            hint="one or several of them, with commas between: --grids 1,2",
+            hint="one or several of them, with commas between: `grids='1,2'`",
         )
     return tuple(allowed[grid] for grid in given)
 

@@ -70,7 +70,7 @@ class Checkpoints:
         if notes:
             raise RunError(
                 f"{self.folder} holds no whole checkpoint: {'; '.join(notes)}",
-                hint="--overwrite starts from the beginning",
+                hint="`overwrite=True` starts from the beginning",
             )
         return None, notes
 
@@ -126,7 +126,7 @@ class Checkpoints:
         except DiskFullError as error:
             with suppress(OSError):
                 self._path(number, "safetensors").unlink(missing_ok=True)  # of no use alone
-            hint = "free some space there, and run the same command with --resume"
+            hint = "free some space there; `resume=True` with the same settings then goes on"
             raise DiskFullError(error.message, hint=hint) from error
         except InputError as error:
             raise RunError(error.message) from error
@@ -157,8 +157,8 @@ class Checkpoints:
         if differing:
             raise RunError(
                 f"{self.folder} belongs to another run: {'; '.join(differing)}",
-                hint="the same command with --resume continues it; "
-                "--overwrite starts from the beginning",
+                hint="`resume=True` with the same settings continues it; "
+                "`overwrite=True` starts from the beginning",
             )
 
     def _remove_others(self) -> None:
@@ -191,7 +191,7 @@ def io_errors_as_run_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"{folder} cannot be used: {error.strerror or error}",
-            hint="what was saved stays there: the same command with --resume goes on from it",
+            hint="what was saved stays there: `resume=True` with the same settings goes on from it",
         ) from error
 
 

@@ -121,7 +121,7 @@ class Loop:
         if not math.isfinite(scores.log_loss):
             raise DivergedError(
                 f"the validation loss is {scores.log_loss} after epoch {state.progress.epoch}",
-                hint="try a smaller --lr",
+                hint="try a smaller `lr`",
             )
         return scores
 
@@ -182,7 +182,7 @@ class Loop:
     def _leave(self, stop: Stop) -> NoReturn:
         self.reporter.say(
             f"saved after step {self.state.progress.step} in {self.checkpoints.folder}; "
-            "the same command with --resume continues"
+            "`resume=True` with the same settings continues"
         )
         self.training_step.group.saved()
         stop.leave()
@@ -193,7 +193,7 @@ class Loop:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DivergedError(
                     f"{name} is no longer finite after step {state.progress.step}",
-                    hint="try a smaller --lr or --clip 1",
+                    hint="try a smaller `lr` or `clip=1`",
                 )
         progress = dataclasses.asdict(state.progress)
         self.checkpoints.save(

@@ -41,7 +41,7 @@ def fit_memory(state: State, side: int, compute: Compute, reporter: Reporter, fr
         raise RegraftError(
             f"training needs about {_gib(fixed + progress.micro * one)} of memory, with "
             f"{counted(progress.micro)} at a time; {_gib(free)} are free",
-            hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
+            hint="a smaller `image_size` or `model`, or fewer stages with `unfreeze`",
         )
     if progress.micro < asked:
         reporter.say(

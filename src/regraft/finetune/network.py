@@ -118,7 +118,7 @@ class TrainableNetwork(nn.Module):
         if not isinstance(model.head, LinearHead):
             raise ConfigError(
                 f"a head of kind {getattr(model.head, 'kind', '?')} cannot be trained by gradient",
-                hint="--head logistic",
+                hint="`head='logistic'`",
             )
         self.model = model  # as it was before training
         self._train_norms = train_norms

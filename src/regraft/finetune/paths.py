@@ -48,8 +48,8 @@ def refuse_existing(folder: Path) -> None:
     if checkpoint_numbers(folder):
         raise RunError(
             f"{folder} holds the checkpoints of a run that was stopped",
-            hint="--resume continues it, --overwrite starts from the beginning, "
-            "--out names another folder",
+            hint="`resume=True` continues it; `overwrite=True` starts from the beginning; "
+            "`out` names another folder",
         )
 
 

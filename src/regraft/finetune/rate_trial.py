@@ -68,7 +68,7 @@ class Rates:
         else:
             reason = f"a tenth of {self.limit:.1e}, above which the loss rose"
         return (
-            f"--lr {self.suggestion:.1e}: {reason}\n"
+            f"`lr={self.suggestion:.1e}`: {reason}\n"
             f"loss {start:.4f} at first, {best:.4f} at its lowest, {self.losses[-1]:.4f} at last, "
             f"in {len(self.losses)} steps\n"
             f"where no rate is given: {self.default:.1e}"

@@ -27,7 +27,7 @@ def lost_image_error(name: str, reason: str) -> DataError:
     """Return the error for an image that could be read when the run began, and cannot be now."""
     return DataError(
         f"{name} could be read when the run began and cannot be now: {reason}",
-        hint="put it back as it was, and run the same command with --resume",
+        hint="put it back as it was; `resume=True` with the same settings then goes on",
     )
 
 

@@ -126,7 +126,7 @@ class State:
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(
                 f"the checkpoint does not fit this run: {error}",
-                hint="--overwrite starts from the beginning",
+                hint="`overwrite=True` starts from the beginning",
             ) from error
 
     def _restore(self, saved: Saved) -> None:

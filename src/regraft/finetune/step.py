@@ -163,7 +163,7 @@ class TrainingStep:
             largest = -(-n // n_batches(n, progress.micro, least))
             raise RegraftError(
                 f"a forward pass of {counted(largest)} does not fit into the GPU's memory",
-                hint="a smaller --image-size or --model, or fewer stages with --unfreeze",
+                hint="a smaller `image_size` or `model`, or fewer stages with `unfreeze`",
             )
         progress.micro = max(-(-min(progress.micro, n) // 2), least)
         torch.cuda.empty_cache()
@@ -198,7 +198,7 @@ class TrainingStep:
         return DivergedError(
             f"{what} at step {progress.step + 1} (epoch {progress.epoch}), learning rate "
             f"{self.schedule.rate(progress.step):.3g}; images: {listed(batch.names, _SHOWN)}",
-            hint="try a smaller --lr, --clip 1 or --precision float32",
+            hint="try a smaller `lr`, `clip=1` or `precision='float32'`",
         )
 
     def machine(self) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _require_validation(job: Job) -> None:
     if not len(job.dataset.val):
         raise DataError(
             "no image can be held out for validation: every class has one image or group only",
-            hint="add images, or a val part; --strategy probe needs none",
+            hint="add images, or a val part; `strategy='probe'` needs none",
         )
 
 
@@ -238,13 +238,14 @@ def _require_enough_images(job: Job, training_step: TrainingStep) -> None:
     least = training_step.state.network.least_images
     if n_images < least:
         raise DataError(
-            f"BatchNorm cannot train on {counted(n_images)}", hint="add images, or --bn frozen"
+            f"BatchNorm cannot train on {counted(n_images)}",
+            hint="add images; `bn='frozen'` learns no statistics",
         )
     smallest = n_images // training_step.schedule.steps
     if job.group.size > 1 and smallest // job.group.size < least:
         raise ConfigError(
             f"{job.group.size} processes cannot share a step of {counted(smallest)}",
-            hint="fewer processes, or a larger --batch-size",
+            hint="fewer processes, or a larger `batch_size`",
         )
 
 
@@ -268,7 +269,8 @@ def trainable_network(job: Job) -> TrainableNetwork:
     )
     if config.batch_size < network.least_images:
         raise ConfigError(
-            "BatchNorm cannot train on one image at a time", hint="-b 2 or more, or --bn frozen"
+            "BatchNorm cannot train on one image at a time",
+            hint="`batch_size=2` or more, or `bn='frozen'`",
         )
     network.to(torch.device(job.compute.device))
     to_layout: Callable[..., Any] = network.to  # torch's stubs leave memory_format out

@@ -162,7 +162,7 @@ def _move_beside(leftover: Path, path: Path) -> None:
     except OSError as error:
         raise RunError(
             f"{leftover}, left by an earlier run, cannot be removed: {error.strerror}",
-            hint="remove it, or choose another folder with --out",
+            hint="remove it; `out` names another folder",
         ) from error
     warnings.warn(
         f"an earlier run could not be removed; what is left of it is at {kept}",

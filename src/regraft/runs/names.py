@@ -26,15 +26,15 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
     """
     path = DEFAULT_RUNS_FOLDER / name if out is None else out
     if path.suffix.lower() != ".png":
-        raise RunError(f"{path} is not the name of a PNG file", hint=f"--out {name}")
+        raise RunError(f"{path} is not the name of a PNG file", hint=f"`out={name!r}`")
     if out is not None:
-        refuse_existing_file(out, "choose another name with --out")
+        refuse_existing_file(out, "`out` names another file")
     for source in (Path(each) for each in data if isinstance(each, str | Path)):
         if source.is_dir() and path.parent.resolve().is_relative_to(source.resolve()):
             raise RunError(
                 f"{path} would be in the data, {source}: the next training would use it as an "
                 "image",
-                hint="choose another folder with --out",
+                hint="`out` names another folder",
             )
     with write_errors_as_run_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def prepare_table(path: Path, *, overwrite: bool) -> None:
     """
     if not (overwrite and path.is_file()):
         instead = (
-            "" if os.path.lexists(path) and not path.is_file() else "; --overwrite replaces it"
+            "" if os.path.lexists(path) and not path.is_file() else "; `overwrite=True` replaces it"
         )
-        refuse_existing_file(path, f"choose another name with --csv{instead}")
+        refuse_existing_file(path, f"`csv` names another file{instead}")
     with write_errors_as_run_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -130,7 +130,7 @@ def reserve(
                     continue
                 raise RunError(
                     f"another run is writing to {out}",
-                    hint="--out names another folder; where no run is alive, remove "
+                    hint="`out` names another folder; where no run is alive, remove "
                     f"{workspace_path(path)}",
                 )
             if out is not None:
@@ -144,24 +144,26 @@ def reserve(
 def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
     if folder.is_symlink():
         raise RunError(
-            f"{folder} is a link", hint=f"name the folder itself: --out {os.path.realpath(folder)}"
+            f"{folder} is a link",
+            hint=f"name the folder itself: `out={os.path.realpath(folder)!r}`",
         )
     if is_free(folder):
         return
     if not is_run(folder):
         raise RunError(
             f"{folder} exists and is not a run; it is left alone",
-            hint="choose another folder with --out",
+            hint="`out` names another folder",
         )
     if not overwrite:
         raise RunError(
-            f"{folder} already holds a run", hint="--overwrite replaces it; --out names another"
+            f"{folder} already holds a run",
+            hint="`overwrite=True` replaces it; `out` names another folder",
         )
     for inner, _, _ in os.walk(folder):
         if not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
             raise RunError(
                 f"{folder} cannot be replaced: {inner} is read-only",
-                hint=f"make it writable (chmod -R u+w {folder}), or choose another with --out",
+                hint=f"make it writable (chmod -R u+w {folder}); `out` names another folder",
             )
 
 
@@ -173,11 +175,11 @@ def _check_apart(folder: Path, path: Path, data: object, store: Path | None) -> 
             raise RunError(
                 f"the {what}, {inner}, would be in the run folder {folder}, which is replaced "
                 "as a whole",
-                hint="choose another folder with --out",
+                hint="`out` names another folder",
             )
     if source is not None and source.is_dir() and path.is_relative_to(source.resolve()):
         raise RunError(
             f"the run folder {folder} would be in the data, {source}: the next training would take "
             "its pictures for images",
-            hint="choose another folder with --out",
+            hint="`out` names another folder",
         )

@@ -109,7 +109,7 @@ def from_file(
         if set(samples.groups) == {None} and any(row.group for row in rows):
             notes.append(
                 f"{path} names groups and these data have none, so new images may be in another "
-                "part than their group: give --group-by as before"
+                "part than their group: give `group_by` as before"
             )
         _divide_new(codes, samples, clusters, old_labels, test_fraction, f"test {seed}")
         count = counted(int(unknown.sum()))

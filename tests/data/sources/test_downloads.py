@@ -21,7 +21,7 @@ def test_a_full_disk_and_a_full_quota_are_the_same_error(name):
     code = getattr(errno, name, errno.ENOSPC)
     with pytest.raises(DiskFullError, match="no space left for mnist in data") as caught:
         failing(OSError(code, "it is full"))
-    assert caught.value.hint == "free some space, or choose another folder with --data-root"
+    assert caught.value.hint == "free some space; `data_root` names another folder"
 
 
 def test_other_failures_become_the_callers_error():

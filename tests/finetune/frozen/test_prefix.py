@@ -125,7 +125,7 @@ def test_without_augmentation_the_cache_changes_no_bit(tmp_path, settings):
     assert fitted.record["frozen_stages"]["bytes"] == size > 0
     assert f"{size:,} bytes in {trial.folder}" in lines[0]
     other, known, lines = run(trial.at(tmp_path / "whole"), whole, cached_views="0")
-    assert lines == ["the frozen stages run in every epoch: --cached-views 0"]
+    assert lines == ["the frozen stages run in every epoch: `cached_views=0`"]
     epochs, again = 3, 5  # validation: in epoch 0, after each of three, and of the best one
     n_train, n_val = len(trial.parts.train), len(trial.parts.val)
     assert reads() == [1 + epochs] * n_train + [1 + again] * n_val
@@ -342,7 +342,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
     with pytest.raises(DiskFullError) as caught:
         run(other, augment="light", cached_views=1, epochs=3)
     assert caught.value.message == message
-    assert caught.value.hint == "free some space there, or --cached-views 0"
+    assert caught.value.hint == "free some space there; `cached_views=0` needs none"
     assert not other.folder.exists()
     _, fitted, lines = run(other)
     assert fitted.record["frozen_stages"]["reason"] == message
@@ -380,8 +380,8 @@ def test_rows_of_other_settings_go(tmp_path):
 
 
 OWN_VIEWS = (
-    "each one draws its own views (--augment light); --cached-views K would use those of the first "
-    "K epochs again"
+    "each one draws its own views (`augment='light'`); `cached_views=K` would use those of the "
+    "first K epochs again"
 )
 
 # --- settings -------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ OWN_VIEWS = (
             {"unfreeze": "all", "cached_views": "2"},
             "no stage in front of the trained ones is frozen",
         ),
-        ({"cached_views": "0", "augment": "none"}, "--cached-views 0"),
+        ({"cached_views": "0", "augment": "none"}, "`cached_views=0`"),
         ({"augment": "none", "mixup": 0.2}, "mixup and CutMix blend images before they enter it"),
         ({"augment": "none", "epochs": 1}, "no view is used twice"),
         ({"cached_views": "3"}, "no view is used twice"),

@@ -189,7 +189,7 @@ def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
         with pytest.raises(MissingExtraError) as caught:
             regraft.train(tmp_path / "nowhere", log=name)
         assert str(caught.value) == (
-            f"--log {name} needs {name}\nhint: pip install 'regraft[{name}]'"
+            f"`log={name!r}` needs {name}\nhint: pip install 'regraft[{name}]'"
         )
 
 
@@ -197,7 +197,7 @@ def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
 def test_an_mlflow_that_does_not_answer_is_reported_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ConfigError, match="--log mlflow: MLflow cannot be used: ") as caught:
+    with pytest.raises(ConfigError, match="`log='mlflow'`: MLflow cannot be used: ") as caught:
         regraft.train(tmp_path / "nowhere", log="mlflow", out=tmp_path / "run")
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
     assert not any(tmp_path.iterdir())

@@ -31,11 +31,11 @@ def download_errors(
     --------
     >>> from errno import ENOSPC
     >>> from regraft.errors import DataError
-    >>> with download_errors("mnist", "--data-root", (OSError,), DataError):
+    >>> with download_errors("mnist", "`data_root`", (OSError,), DataError):
     ...     raise OSError(ENOSPC, "No space left on device")
     Traceback (most recent call last):
     regraft.errors.DiskFullError: no space left for mnist
-    hint: free some space, or choose another folder with --data-root
+    hint: free some space; `data_root` names another folder
     """
     try:
         yield
@@ -43,7 +43,7 @@ def download_errors(
         if is_full(error):
             raise DiskFullError(
                 f"no space left for {what}",
-                hint=f"free some space, or choose another folder with {setting}",
+                hint=f"free some space; {setting} names another folder",
             ) from error
         raise explain(error) from error
 

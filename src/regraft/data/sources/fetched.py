@@ -55,11 +55,11 @@ def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], 
         return DataError(
             f"{name} is not complete in {root / folder}, and could not be downloaded: "
             f"{reason_of(error)}",
-            hint=f"put its files into {root / folder}, or choose another folder with --data-root",
+            hint=f"put its files into {root / folder}; `data_root` names another folder",
         )
 
     with (
-        download_errors(f"{name} in {root}", "--data-root", _FAILURES, explain),
+        download_errors(f"{name} in {root}", "`data_root`", _FAILURES, explain),
         redirect_stdout(sys.stderr),  # some versions print; stdout is for data
     ):
         return make(torchvision.datasets)

@@ -237,7 +237,7 @@ class _Client:
         self._explained = partial(
             download_errors,
             what=f"{request.text} in {home}",
-            setting="--data-root",
+            setting="`data_root`",
             failures=_failures(self._hub),
             explain=partial(_explain, request, home),
         )

@@ -116,7 +116,7 @@ class Database:
                     raise
         raise StoreError(
             f"the feature store {self.file.parent} was damaged several times",
-            hint="is the disk failing? choose another folder: --cache-dir FOLDER or REGRAFT_CACHE",
+            hint="is the disk failing? `cache_dir` or REGRAFT_CACHE names another folder",
         )
 
     def _moved(self, error: Exception) -> bool:
@@ -200,11 +200,11 @@ class Database:
             free = shutil.disk_usage(folder).free if folder.exists() else 0
             return DiskFullError(
                 f"no space left for features in {folder}: {needed:,} bytes needed, {free:,} free",
-                hint="free some space, or take another folder: --cache-dir FOLDER or REGRAFT_CACHE",
+                hint="free some space, or name another folder by `cache_dir` or REGRAFT_CACHE",
             )
         return StoreError(
             f"the feature store {folder} cannot be used: {reason}",
-            hint="choose a folder that you can write to: --cache-dir FOLDER or REGRAFT_CACHE",
+            hint="name a folder that you can write to by `cache_dir` or REGRAFT_CACHE",
         )
 
 

@@ -73,7 +73,7 @@ class FeatureStore:
         if kind is not None:
             raise StoreError(
                 f"{folder} is on a network file system ({kind}), where locks may not work",
-                hint="put it on a local disk: --cache-dir FOLDER or REGRAFT_CACHE",
+                hint="name a folder on a local disk by `cache_dir` or REGRAFT_CACHE",
             )
         self._database = Database(folder / f"features-v{SCHEMA_VERSION}.sqlite", (_KEYS, _ROWS))
         self._database.run(used_bytes)  # an unusable folder is an error now, not later

@@ -226,12 +226,12 @@ def _reason_against(network: TrainableNetwork, views: ViewSettings) -> str:
     if network.n_frozen == 0:
         return "no stage in front of the trained ones is frozen"
     if views.cached_views == "0":
-        return "--cached-views 0"
+        return "`cached_views=0`"
     if views.blended:
         return "mixup and CutMix blend images before they enter it"
     if not views.n_views:
         return (
-            f"each one draws its own views (--augment {views.augment}); --cached-views K would "
+            f"each one draws its own views (`augment={views.augment!r}`); `cached_views=K` would "
             "use those of the first K epochs again"
         )
     return "no view is used twice" if views.n_views >= views.epochs else ""

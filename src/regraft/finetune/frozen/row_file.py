@@ -152,7 +152,7 @@ class RowFile:
                 raise self._unusable(error) from error
             raise DiskFullError(
                 f"no space left for {self.path}: it grows to {self.size:,} bytes",
-                hint="free some space there, and run the same command with --resume",
+                hint="free some space there; `resume=True` with the same settings then goes on",
             ) from error
         self._written[number] = True
 
@@ -176,5 +176,5 @@ def require_free_space(*files: RowFile) -> None:
         raise DiskFullError(
             f"outputs of the frozen stages need {needed:,} bytes in {folder}; {free:,} are free, "
             "and a tenth of them must stay free",
-            hint="free some space there, or --cached-views 0",
+            hint="free some space there; `cached_views=0` needs none",
         )

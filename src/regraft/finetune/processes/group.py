@@ -211,7 +211,7 @@ def _refuse_probe(strategy: str, size: int) -> None:
     if strategy == "probe":
         raise ConfigError(
             f"{size} processes were started, and a probe is fitted by one",
-            hint="without torchrun; or --strategy finetune, whose steps they share",
+            hint="start it without torchrun; `strategy='finetune'` has steps that they share",
         )
 
 
@@ -230,5 +230,5 @@ def lost_process_errors() -> Iterator[None]:
         why = re.sub(r"^(\[\S+\] )+", "", str(error)).partition(". ")[0].partition("\n")[0]
         raise RegraftError(
             f"another process of this training is gone: {why}",
-            hint="the same command with --resume continues from the last checkpoint",
+            hint="`resume=True` with the same settings continues from the last checkpoint",
         ) from error

@@ -44,7 +44,7 @@ class MLflowLog:
             self._experiment = known.experiment_id if known else self._create(name)
         except Exception as error:
             raise ConfigError(
-                f"--log mlflow: MLflow cannot be used: {first_line(error)}",
+                f"`log='mlflow'`: MLflow cannot be used: {first_line(error)}",
                 hint="MLFLOW_TRACKING_URI names the server or database, such as "
                 "http://localhost:5000 or sqlite:///mlflow.db",
             ) from error

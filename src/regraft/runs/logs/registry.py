@@ -103,7 +103,7 @@ def open_logs(
     for name in names:
         for package in PACKAGES[name]:
             if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, name, f"--log {name}")
+                raise MissingExtraError(package, name, f"`log={name!r}`")
     settings = _recorded_settings(config)
     logs = Logs({name: LOGS[name](settings, run, unfinished, reporter) for name in names})
     ended = "FAILED"
