@@ -129,7 +129,7 @@ def test_a_declared_setting_is_refused_where_nothing_reads_it():
         refuse_unread(Extended(), ["largest_turn"])
     assert str(caught.value) == (
         "largest_turn is given, and strategy probe does not read it\n"
-        "hint: --strategy finetune turns images"
+        "hint: `strategy='finetune'` turns images"
     )
     assert some_settings({"largest_turn": 3}, "show", Extended).largest_turn == 3
     with pytest.raises(ConfigError, match="largest_turn belongs to training"):

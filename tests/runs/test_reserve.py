@@ -378,7 +378,7 @@ def test_a_run_that_cannot_be_removed_whole_is_named_and_is_in_nobodys_way():
         "run run-old",
         "run run-old",  # the next run works
         "run cannot be replaced: run/bundle is read-only",  # said before the work
-        "hint: make it writable (chmod -R u+w run); --out names another folder",
+        "hint: make it writable (chmod -R u+w run); `out` names another folder",
         "run run-old",
         "the run at run cannot be moved: Permission denied; it is left alone",
         "hint: the new run is at run-2",  # the work is not lost
