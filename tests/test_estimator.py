@@ -30,11 +30,11 @@ SMALL = {
 class OfTables(Classifier):
     """Sees each row of a table as stripes: scikit-learn's checks have tables, and no images."""
 
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None):
         if y is None:
             return super().fit(X, y)
         X, y = validate_data(self, X, y)
-        return super().fit(stripes(X), y)
+        return super().fit(stripes(X), y, sample_weight)
 
     def predict_proba(self, X):
         check_is_fitted(self)
@@ -54,8 +54,14 @@ NEVER = {
 CLOSE = dict.fromkeys(
     ("check_methods_sample_order_invariance", "check_methods_subset_invariance"),
     "answers in another batch agree within 1e-4, and not within 1e-7",
-)
+) | {
+    "check_sample_weight_equivalence_on_dense_data": "classes agree, probabilities within 0.05: "
+    "temperature and path of penalties also depend on the number of images",
+}
 OF_TABLES = (
+    "all_zero_sample_weights_error", "classifiers_one_label_sample_weights",
+    "sample_weight_equivalence_on_dense_data", "sample_weights_list",
+    "sample_weights_not_an_array", "sample_weights_not_overwritten", "sample_weights_shape",
     "classifier_data_not_an_array", "classifiers_classes", "classifiers_one_label",
     "classifiers_train", "dict_unchanged", "dont_overwrite_parameters", "dtype_object",
     "estimators_dtypes", "estimators_empty_data_messages", "estimators_fit_returns_self",
@@ -237,6 +243,53 @@ def test_wrong_settings_and_images_of_a_fitted_one(fitted):
         Classifier(head="hed").fit(np.zeros((2, 8, 8), np.uint8), [0, 1])
     with pytest.raises(EstimatorError, match="image 1: "):
         fitted.predict([encoded(texture("blobs", 1)), b"broken"])
+
+
+@pytest.mark.parametrize("head", ["logistic", "ridge", "mean"])
+def test_whole_weights_are_repeated_images_and_zero_is_none(images, head):
+    pictures, labels = images
+    weights = np.random.default_rng(0).integers(0, 4, 30)
+    given = [*pictures]
+    given[int(np.flatnonzero(weights == 0)[0])] = b"no image"  # is not read
+
+    def fit(X, y, sample_weight=None):
+        return Classifier(**SMALL, head=head).fit(X, y, sample_weight).predict_proba(pictures)
+
+    weighted = fit(given, labels, weights)
+    repeated = fit(pictures.repeat(weights, axis=0), labels.repeat(weights))
+    assert np.abs(weighted - repeated).max() < 0.1
+    without = fit(pictures[weights > 0], labels[weights > 0])
+    assert np.abs(weighted - without).max() > 2 * np.abs(weighted - repeated).max()
+    assert np.array_equal(fit(given, labels, list(weights > 0)), without)
+
+
+def test_weights_count_in_scores_and_are_routed(images, fitted):
+    weights = np.arange(30) % 4
+    right = fitted.predict(images[0]) == images[1][::-1]
+    score = fitted.score(images[0], images[1][::-1], sample_weight=weights)
+    assert score == pytest.approx(right @ weights / weights.sum())
+    found = cross_val_score(
+        Classifier(**SMALL, head="mean"), *images, cv=2, params={"sample_weight": weights}
+    )
+    assert found.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("weights", "head", "message"),
+    [
+        ([1, 2], "mean", r"sample_weight of shape \(2,\) does not belong to 4 images"),
+        ([1, 1, -1, 1], "mean", r"sample_weight of image 2 is -1\.0; a weight is a finite number"),
+        ([1, 1, 1, np.nan], "mean", "sample_weight of image 3 is nan"),
+        ([1, 1, 1, np.inf], "mean", "sample_weight of image 3 is inf"),
+        (0, "mean", "sample_weight is zero for every image"),
+        (list("abcd"), "mean", "sample_weight holds no numbers: could not convert"),
+        ([1, 0, 1, 0], "mean", "one class"),
+        ([1, 1, 1, 1], "knn", "head knn cannot use sample_weight: a neighbour is a whole image"),
+    ],
+)
+def test_weights_that_cannot_be_used(weights, head, message):
+    with pytest.raises(EstimatorError, match=message):
+        Classifier(**SMALL, head=head).fit(np.zeros((4, 8, 8), np.uint8), list("abab"), weights)
 
 
 def test_pickles_of_earlier_versions_find_their_class():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -30,6 +31,7 @@ from regraft.data.sources.given import Images, images_of, is_one_image
 from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader
+from regraft.heads.fit import WITHOUT_WEIGHTS
 from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.probe.statistics import training_statistics
@@ -125,7 +127,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.cache_dir = cache_dir
         self.max_pixels = max_pixels
 
-    def fit(self, X: Images, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
+    def fit(
+        self,
+        X: Images,  # noqa: N803 - scikit-learn's name
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Fit on all images; folds of them choose penalty and temperature.
 
         Parameters
@@ -135,6 +142,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``Predictor.predict`` takes them.
         y : array of shape (N,)
             Labels: whole numbers, text or anything that numpy can sort.
+        sample_weight : array of shape (N,), optional
+            How much each image counts, at least 0: in the fit, in the choice of blocks and penalty,
+            and in the temperature. Only the ratios matter. An image of weight 0 is not read at all.
+            With ``class_weight="balanced"`` the weights of each class add up to the same.
 
         Returns
         -------
@@ -144,22 +155,27 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         EstimatorError
-            An image or a label cannot be used; an image is named by its position in the list. The
-            error is also a ValueError.
+            An image, a label or a weight cannot be used; an image is named by its position in the
+            list. ``head="knn"`` takes no weights. The error is also a ValueError.
         """
         with _as_value_errors():
-            config, (classes, names) = self._config(), _check_labels(y)
+            config, labels = self._config(), _check_labels(y)
             images = _several(X)
-            if len(images) != len(names):
+            if len(images) != len(labels):
                 raise EstimatorError(
-                    f"there are {len(images)} images in X and {len(names)} labels in y"
+                    f"there are {len(images)} images in X and {len(labels)} labels in y"
                 )
-            samples = scan((images, names), config)
+            weights = _check_weights(sample_weight, len(labels), config.head)
+            counted = np.flatnonzero(weights > 0)
+            classes, names = _classes_and_names(labels[counted])
+            samples = scan((_some(images, counted), names), config)
+            if sample_weight is not None:
+                samples = replace(samples, weights=weights[counted])
             dataset = all_for_training(samples)
             with Extractor.for_samples(load_network(config), samples, config) as extractor:
                 features = extractor.read(dataset)
                 for index, error in features.refused.items():
-                    raise EstimatorError(f"image {index}: {error}")
+                    raise EstimatorError(f"image {counted[index]}: {error}")
                 backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
                 model = fit_probe(features, dataset, backbone, settings).model
                 self._statistics = training_statistics(features, dataset)
@@ -348,14 +364,59 @@ def _several(images: Any) -> Any:
     return images_of(images)
 
 
-def _check_labels(y: Any) -> tuple[NDArray[Any], list[str]]:
-    """Return the classes and each image's label as text."""
+def _some(images: Any, chosen: NDArray[np.intp]) -> Any:
+    """Return some of the images, ascending; all of them are not copied."""
+    if len(chosen) == len(images):
+        return images
+    if isinstance(images, np.ndarray):
+        return images[chosen]
+    return [images[index] for index in chosen]
+
+
+def _check_weights(given: Any, n_images: int, head: str) -> NDArray[np.float64]:
+    """Return the weight of each image (N,), at least 0; 1 by default."""
+    if given is None:
+        return np.ones(n_images)
+    if head in WITHOUT_WEIGHTS:
+        raise EstimatorError(
+            f"head {head} cannot use sample_weight: {WITHOUT_WEIGHTS[head]}",
+            hint="head='logistic' uses it; or leave images out, or give them twice",
+        )
+    try:
+        weights = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise EstimatorError(f"sample_weight holds no numbers: {error}") from error
+    if weights.ndim == 0:
+        weights = np.full(n_images, weights)
+    if weights.shape != (n_images,):
+        raise EstimatorError(
+            f"sample_weight of shape {weights.shape} does not belong to {n_images} images; it must "
+            f"have the shape ({n_images},)"
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise EstimatorError(
+            f"sample_weight of image {bad[0]} is {weights[bad[0]]}; a weight is a finite number, "
+            "at least 0"
+        )
+    if not weights.any():
+        raise EstimatorError("sample_weight is zero for every image; one of each class is needed")
+    return weights
+
+
+def _check_labels(y: Any) -> NDArray[Any]:
+    """Return the labels (N,) as an array."""
     if y is None:
         raise EstimatorError("Classifier requires y to be passed, but the target y is None")
     labels = column_or_1d(y, warn=True)
     if labels.dtype.kind == "f":
         assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
+    return np.asarray(labels)
+
+
+def _classes_and_names(labels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
+    """Return the classes and each image's label as text."""
     classes = np.unique(labels)
     names = [_as_text(label) for label in labels.tolist()]
     if len(set(names)) != len(classes):

@@ -1,16 +1,25 @@
 """Every fitter, on ordinary data and on the hardest shapes."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
 from regraft.errors import InputError
-from regraft.heads.fit import FITTERS, class_weights, fit_head, sample_weights
+from regraft.heads.fit import (
+    FITTERS,
+    WITHOUT_WEIGHTS,
+    class_weights,
+    fit_head,
+    sample_weights,
+)
 from regraft.heads.modules import HEADS, Head
+from regraft.heads.standardise import Standard
 from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
 
 
@@ -176,6 +185,95 @@ def test_balanced_weights_give_each_class_the_same_sum_and_rows_a_mean_of_one():
     assert weights.mean() == pytest.approx(1)
     assert np.array_equal(weights, class_weights(y, 4)[y])
     assert sample_weights(y, 4, "none").tolist() == [1] * 20
+
+
+def weighted_rows():
+    """Rows that overlap, with whole weights; each row is a fold's or in every fit."""
+    x, y, folds = blobs(120, 5, 3, noise=3.0)
+    weights = np.random.default_rng(1).integers(1, 5, 120)
+    folds[:6] = -1
+    return x, y, folds, weights
+
+
+def unscaled(fitted):
+    """Return the head's weights, and the logits of held-out rows, before they are scaled."""
+    scale = fitted.record.get("scale", 1.0)
+    return scale * fitted.head.weight.numpy(), scale * fitted.oof_logits[fitted.scored]
+
+
+def at_one_penalty(near, n):
+    """Return a start for a logistic fit of n rows, which takes its penalty over: 0.01."""
+    return dataclasses.replace(near, record=near.record | {"n": 10**6, "penalty": 1e-8 * n})
+
+
+@pytest.mark.parametrize("name", ["mean", "ridge", "logistic"])
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_whole_weights_are_repeated_rows(name, class_weight):
+    """Only the last scale differs: a temperature also depends on the number of rows."""
+    x, y, folds, weights = weighted_rows()
+    again = np.repeat(np.arange(120), weights)
+    given = {"n_classes": 3, "name": name, "class_weight": class_weight,
+             "standard": Standard.none(5)}  # fmt: skip
+    once, more = {}, {}
+    if name == "logistic":  # where its path begins depends on the number of rows, too
+        near = fit_head(x, y, folds=folds, **given)
+        once["near"], more["near"] = (at_one_penalty(near, n) for n in (120, len(again)))
+    plain = unscaled(fit_head(x, y, folds=folds, **given, **once))
+    weighted = unscaled(fit_head(x, y, folds=folds, own_weights=weights * 1.0, **given, **once))
+    repeated = unscaled(fit_head(x[again], y[again], folds=folds[again], **given, **more))
+    first = np.unique(again[folds[again] >= 0], return_index=True)[1]
+    for one, two, three in zip(plain, weighted, (repeated[0], repeated[1][first]), strict=True):
+        assert np.abs(two - three).max() < 5e-3 * np.abs(three).max()
+        assert np.abs(one - three).max() > 2e-2 * np.abs(three).max()
+
+
+def test_weights_are_those_of_other_libraries():
+    x, y, folds, whole = weighted_rows()
+    weights = whole / 7
+    given = {"folds": folds, "n_classes": 3, "own_weights": weights, "standard": Standard.none(5)}
+
+    ridge = fit_head(x, y, name="ridge", **given)
+    alpha = ridge.record["penalty"] * weights.sum()
+    theirs = Ridge(alpha=alpha).fit(x, np.eye(3)[y], sample_weight=weights)
+    assert unscaled(ridge)[0] == pytest.approx(theirs.coef_, abs=1e-5)
+
+    logistic = fit_head(x, y, name="logistic", **given)
+    inverse = 1 / (logistic.record["penalty"] * weights.sum())
+    theirs = LogisticRegression(C=inverse, tol=1e-8, max_iter=1000).fit(x, y, weights)
+    with torch.inference_mode():
+        p = logistic.head(torch.from_numpy(x)).softmax(1).numpy()
+    assert p == pytest.approx(theirs.predict_proba(x), abs=2e-3)
+
+    mean = fit_head(x, y, name="mean", **given)
+    means = [np.average(x[y == k], axis=0, weights=weights[y == k]) for k in range(3)]
+    assert unscaled(mean)[0] == pytest.approx(np.array(means), abs=1e-4)
+    losses = log_losses(mean.oof_logits[folds >= 0], y[folds >= 0])
+    expected = np.average(losses, weights=weights[folds >= 0])
+    assert mean.record["out_of_fold"]["log_loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(FITTERS.keys() - WITHOUT_WEIGHTS.keys()))
+def test_weights_of_any_size_are_ratios(name):
+    x, y, folds, weights = weighted_rows()
+    given = {"folds": folds, "n_classes": 3, "name": name}
+    once, more, huge = (
+        fit_head(x, y, own_weights=weights * factor, **given).head.state_dict()
+        for factor in (1.0, 2.0**-30, 2.0**1021)
+    )
+    for part, tensor in once.items():
+        assert torch.equal(tensor, more[part])
+        assert torch.equal(tensor, huge[part])
+    extreme = np.where(np.arange(120) % 4 == 0, 1e300, 1e-300)
+    few = fit_head(x, y, own_weights=extreme, **given)
+    assert all(torch.isfinite(tensor).all() for tensor in few.head.state_dict().values())
+
+
+def test_balanced_classes_count_the_same_whatever_the_weights_of_their_rows():
+    y, own = np.repeat([0, 1, 3], [1, 6, 13]), np.arange(1.0, 21.0)
+    weights = sample_weights(y, 4, "balanced", own)
+    assert np.bincount(y, weights) == pytest.approx([20 / 3, 20 / 3, 0, 20 / 3])
+    assert weights[1:7] / weights[1] == pytest.approx(own[1:7] / own[1])
+    assert sample_weights(y, 4, "none", own) == pytest.approx(own / 10.5)
 
 
 def test_mean_is_the_nearest_class_mean():

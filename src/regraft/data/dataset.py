@@ -57,6 +57,10 @@ class Dataset:
         """Return the labels of some samples."""
         return self.samples.labels[indices]
 
+    def weights(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Return the weights of some samples; None where all samples count the same."""
+        return None if self.samples.weights is None else self.samples.weights[indices]
+
     def names(self, indices: NDArray[np.int64] | Sequence[int]) -> list[str]:
         """Return the ids of some samples."""
         return [self.samples.ids[index] for index in indices]

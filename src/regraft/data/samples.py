@@ -91,6 +91,9 @@ class Samples:
     notes: tuple[str, ...] = ()  # for the user, one line each: of the source and of the scan
     max_pixels: int = 40_000_000  # images with more pixels are refused before they are decoded
     max_refused: float = 0.05  # a larger share of images that cannot be read is an error
+    #: (N,) above 0: how much each sample counts in fits and choices; only their ratios matter. None
+    #: where all count the same.
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -80,6 +80,10 @@ FITTERS: dict[str, Fitter] = {
     "knn": fit_knn,
     "mean": fit_mean,
 }
+#: Heads that cannot use the weights of single rows, and why.
+WITHOUT_WEIGHTS = {"knn": "a neighbour is a whole image"}
+#: Least weight of a row, as a share of the largest.
+_LEAST_WEIGHT = 1e-12
 
 
 def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
@@ -90,6 +94,7 @@ def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     n_classes: int,
     name: HeadName = "logistic",
     class_weight: ClassWeight = "none",
+    own_weights: NDArray[np.float64] | None = None,
     widths: Sequence[int] | None = None,
     standard: Standard | None = None,
     **options: Any,
@@ -97,7 +102,8 @@ def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     """Check the arrays, weigh the classes, and fit a head by its fitter.
 
     ``class_weight`` "balanced" lets each class count the same in the fit, in the choice and in the
-    temperature. ``standard`` is measured on ``x`` by default, in blocks of these ``widths``.
+    temperature. ``own_weights`` (N,), above 0, are those of the rows; each class then counts with
+    their sum. ``standard`` is measured on ``x`` by default, in blocks of these ``widths``.
     ``options`` are passed to the fitter, such as ``scored``, for logistic and ridge: a mask (N,) of
     the rows by which choices are made. Views of an image are held out with it and not scored.
 
@@ -117,7 +123,7 @@ def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
         raise InputError(
             f"blocks of widths {list(widths)} do not make {counted(x.shape[1], 'feature')}"
         )
-    weights = sample_weights(y, n_classes, class_weight)
+    weights = sample_weights(y, n_classes, class_weight, own_weights)
     x = _for_torch(x, np.float32)
     return FITTERS[name](
         x,
@@ -130,34 +136,46 @@ def fit_head(  # noqa: PLR0913 - arrays and choices of one fit, each by its name
     )
 
 
-def class_weights(y: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:  # (K,)
+def class_weights(
+    y: NDArray[np.int64], n_classes: int, own_weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:  # (K,)
     """Return weights with which all classes count the same; 0 for a class without rows.
+
+    ``own_weights`` (N,) are those of the rows, which count once each by default.
 
     Examples
     --------
     >>> class_weights(np.array([0, 0, 0, 1]), 3).round(2).tolist()
     [0.67, 2.0, 0.0]
     """
-    counts = np.bincount(y, minlength=n_classes)
+    counts = np.bincount(y, own_weights, minlength=n_classes)
     present = counts > 0
     weights = np.zeros(n_classes)
-    weights[present] = len(y) / (np.count_nonzero(present) * counts[present])
+    weights[present] = counts.sum() / (np.count_nonzero(present) * counts[present])
     return weights
 
 
 def sample_weights(
-    y: NDArray[np.int64], n_classes: int, class_weight: ClassWeight
+    y: NDArray[np.int64],
+    n_classes: int,
+    class_weight: ClassWeight,
+    own_weights: NDArray[np.float64] | None = None,  # (N,), above 0
 ) -> NDArray[np.float64]:  # (N,)
-    """Return the weight of each row, with a mean of 1.
+    """Return the weight of each row by its class and its own weight, with a mean of 1.
 
     Examples
     --------
     >>> sample_weights(np.array([0, 0, 0, 1]), 2, "balanced").round(2).tolist()
     [0.67, 0.67, 0.67, 2.0]
     """
-    if class_weight == "none":
-        return np.ones(len(y))
-    return class_weights(y, n_classes)[y]
+    if own_weights is None:
+        return np.ones(len(y)) if class_weight == "none" else class_weights(y, n_classes)[y]
+    # The largest is 1, so that no sum is infinite, and the smallest is not lost in float32.
+    weights = np.maximum(own_weights / own_weights.max(), _LEAST_WEIGHT)
+    if class_weight != "none":
+        weights = weights * class_weights(y, n_classes, weights)[y]
+    normalised: NDArray[np.float64] = weights / weights.mean()
+    return normalised
 
 
 def _for_torch(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

@@ -51,15 +51,17 @@ def fit_mean(
     """Fit the nearest class mean: logits are minus half the squared distance, on one scale.
 
     The distance is linear in x up to a term that all classes share, so the head is linear. Weights
-    count in the scores only; see ``Fitter``.
+    count in the means and in the scores; see ``Fitter``.
     """
     began = time.perf_counter()
     rows = Rows(torch.from_numpy(x), standard)
-    sums, counts = _sums_and_counts(rows, y, folds, n_classes)
-    fits = [
-        _nearest_mean(sums.sum(0) - sums[fold + 1], counts.sum(0) - counts[fold + 1])
-        for fold in range(len(sums) - 1)
-    ]
+    sums, counts = _sums_and_counts(rows, y, folds, weights, n_classes)
+    total, all_counts = sums.sum(0), counts.sum(0)
+    fits = []
+    for fold in range(len(sums) - 1):
+        left = all_counts - counts[fold + 1]
+        left[left < 1e-9 * all_counts] = 0  # the rounding of weights, where no row is left
+        fits.append(_nearest_mean(total - sums[fold + 1], left))
     logits = torch.zeros(len(x), n_classes)
     fold_of = torch.from_numpy(folds)
     for where, z in rows.chunks():
@@ -73,7 +75,7 @@ def fit_mean(
     if not scored.any():
         scale = float(x.shape[1])
     oof_logits /= np.float32(scale)
-    weight, bias = _nearest_mean(sums.sum(0), counts.sum(0))
+    weight, bias = _nearest_mean(total, all_counts)
     head = LinearHead(rows.standard.mean, rows.standard.scale, weight / scale, bias / scale)
     scores = _scores(oof_logits[scored], y[scored], weights[scored])
     history = [{"scale": scale, **scores.columns(), "seconds": _seconds(began), "chosen": True}]
@@ -82,21 +84,26 @@ def fit_mean(
 
 
 def _sums_and_counts(
-    rows: Rows, y: NDArray[np.int64], folds: NDArray[np.int64], n_classes: int
+    rows: Rows,
+    y: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    n_classes: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum (folds + 1, K, D) and number (folds + 1, K) of rows by fold, -1 first."""
+    """Return sum (folds + 1, K, D) and number (folds + 1, K) of weighted rows, fold -1 first."""
     n_folds = int(folds.max(initial=-1)) + 1
     cells = torch.from_numpy((folds + 1) * n_classes + y)  # (N,), one cell a fold and class
     sums = torch.zeros((n_folds + 1) * n_classes, rows.shape[1], dtype=torch.float64)
+    share = torch.from_numpy(weights)[:, None]  # (N, 1)
     for where, z in rows.chunks():
-        sums.index_add_(0, cells[where], z.double())
-    counts = torch.bincount(cells, minlength=len(sums)).double()
+        sums.index_add_(0, cells[where], z.double() * share[where])
+    counts = torch.zeros(len(sums), dtype=torch.float64).index_add_(0, cells, share[:, 0])
     return sums.view(n_folds + 1, n_classes, -1), counts.view(n_folds + 1, n_classes)
 
 
 def _nearest_mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return weights (K, D) and biases (K,); the mean of a class without samples is the origin."""
-    means = sums / counts.clamp_min(1)[:, None]
+    means = sums / torch.where(counts > 0, counts, torch.inf)[:, None]
     return means.float(), (-means.square().sum(1) / 2).float()
 
 
@@ -113,7 +120,7 @@ def fit_knn(
 
     The head holds a copy of the features, standardised and of unit length. The neighbours of a
     sample are those outside its fold; of more than 5,000 samples every n-th is scored. Weights
-    count in the scores only; see ``Fitter``.
+    count in the scores only, since a neighbour is a whole image; see ``Fitter``.
     """
     features = torch.from_numpy(x)
     z = torch.empty_like(features)

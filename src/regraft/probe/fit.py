@@ -204,6 +204,7 @@ def fit_plain(
         n_classes=len(dataset.classes),
         name=settings.head,
         class_weight=settings.class_weight,
+        own_weights=dataset.weights(indices),
         widths=[features.widths[block] for block in blocks],
     )
 
@@ -263,6 +264,7 @@ def _fit_projections(  # noqa: PLR0913 - arrays and choices of one fit, each by 
             n_classes=len(dataset.classes),
             name=settings.head,
             class_weight=settings.class_weight,
+            own_weights=dataset.weights(rows),
             standard=Standard.none(x.shape[1]),
             **options,
         )
@@ -296,7 +298,7 @@ def _choose(
         ],
         y,
         clusters_of(dataset.samples)[rows],
-        sample_weights(y, len(dataset.classes), settings.class_weight),
+        sample_weights(y, len(dataset.classes), settings.class_weight, dataset.weights(rows)),
     )
 
 
