@@ -27,11 +27,11 @@ from regraft.core.files import read_bounded, write_atomic
 from regraft.core.hints import remedies_with
 from regraft.data.names import normalise
 from regraft.data.scan import scan
-from regraft.data.sources.given import Images, images_of, is_one_image
+from regraft.data.sources.given import Images, images_of, is_one_image, some_of
 from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network
 from regraft.features.taps import TapReader
-from regraft.heads.fit import WITHOUT_WEIGHTS
+from regraft.heads.fit import check_weights
 from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.probe.statistics import training_statistics
@@ -165,10 +165,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise EstimatorError(
                     f"there are {len(images)} images in X and {len(labels)} labels in y"
                 )
-            weights = _check_weights(sample_weight, len(labels), config.head)
+            weights = check_weights(sample_weight, len(labels), config.head)
             counted = np.flatnonzero(weights > 0)
             classes, names = _classes_and_names(labels[counted])
-            samples = scan((_some(images, counted), names), config)
+            samples = scan((some_of(images, counted), names), config)
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
             dataset = all_for_training(samples)
@@ -362,46 +362,6 @@ def _several(images: Any) -> Any:
             "images or arrays; X.reshape(-1, height, width) of rows of pixels",
         )
     return images_of(images)
-
-
-def _some(images: Any, chosen: NDArray[np.intp]) -> Any:
-    """Return some of the images, ascending; all of them are not copied."""
-    if len(chosen) == len(images):
-        return images
-    if isinstance(images, np.ndarray):
-        return images[chosen]
-    return [images[index] for index in chosen]
-
-
-def _check_weights(given: Any, n_images: int, head: str) -> NDArray[np.float64]:
-    """Return the weight of each image (N,), at least 0; 1 by default."""
-    if given is None:
-        return np.ones(n_images)
-    if head in WITHOUT_WEIGHTS:
-        raise EstimatorError(
-            f"head {head} cannot use sample_weight: {WITHOUT_WEIGHTS[head]}",
-            hint="head='logistic' uses it; or leave images out, or give them twice",
-        )
-    try:
-        weights = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise EstimatorError(f"sample_weight holds no numbers: {error}") from error
-    if weights.ndim == 0:
-        weights = np.full(n_images, weights)
-    if weights.shape != (n_images,):
-        raise EstimatorError(
-            f"sample_weight of shape {weights.shape} does not belong to {n_images} images; it must "
-            f"have the shape ({n_images},)"
-        )
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(bad):
-        raise EstimatorError(
-            f"sample_weight of image {bad[0]} is {weights[bad[0]]}; a weight is a finite number, "
-            "at least 0"
-        )
-    if not weights.any():
-        raise EstimatorError("sample_weight is zero for every image; one of each class is needed")
-    return weights
 
 
 def _check_labels(y: Any) -> NDArray[Any]:

@@ -178,6 +178,37 @@ def sample_weights(
     return normalised
 
 
+def check_weights(given: Any, n_images: int, head: str) -> NDArray[np.float64]:
+    """Return the ``sample_weight`` of a user for each image (N,), at least 0; 1 by default."""
+    if given is None:
+        return np.ones(n_images)
+    if head in WITHOUT_WEIGHTS:
+        raise InputError(
+            f"head {head} cannot use sample_weight: {WITHOUT_WEIGHTS[head]}",
+            hint="head='logistic' uses it; or leave images out, or give them twice",
+        )
+    try:
+        weights = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_weight holds no numbers: {error}") from error
+    if weights.ndim == 0:
+        weights = np.full(n_images, weights)
+    if weights.shape != (n_images,):
+        raise InputError(
+            f"sample_weight of shape {weights.shape} does not belong to {n_images} images; it must "
+            f"have the shape ({n_images},)"
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise InputError(
+            f"sample_weight of image {bad[0]} is {weights[bad[0]]}; a weight is a finite number, "
+            "at least 0"
+        )
+    if not weights.any():
+        raise InputError("sample_weight is zero for every image; one of each class is needed")
+    return weights
+
+
 def _for_torch(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     """Copy only what torch cannot share: another type or layout, or memory that is read-only."""
     return np.require(array, dtype, ["C", "W"])
