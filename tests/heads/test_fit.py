@@ -249,7 +249,7 @@ def test_weights_are_those_of_other_libraries():
     assert unscaled(mean)[0] == pytest.approx(np.array(means), abs=1e-4)
     losses = log_losses(mean.oof_logits[folds >= 0], y[folds >= 0])
     expected = np.average(losses, weights=weights[folds >= 0])
-    assert mean.record["out_of_fold"]["log_loss"] == pytest.approx(expected)
+    assert mean.record["out_of_fold"]["balanced_log_loss"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", sorted(FITTERS.keys() - WITHOUT_WEIGHTS.keys()))
