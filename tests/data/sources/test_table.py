@@ -1,13 +1,18 @@
 """Tables of paths and labels: every way in which a row can be wrong is named with its number."""
 
+import csv
 import sys
 
 import pytest
 
 from image_trees import FLOWERS, encoded, left_out, read_all, write_tree
+from regraft.config.train_config import TrainConfig
+from regraft.data.scan import scan
 from regraft.data.sources.options import SourceOptions
+from regraft.data.sources.registry import open_source
 from regraft.data.sources.table import open_table
-from regraft.errors import ImageError, MissingExtraError, TableError
+from regraft.errors import ConfigError, ImageError, MissingExtraError, TableError
+from regraft.splits.split import split_by_config
 
 OPTIONS = SourceOptions()
 HEAD = "path,label\n"
@@ -95,8 +100,27 @@ def test_a_canonical_name_wins_over_its_synonyms(table):
         (HEAD + ROWS + "rose/2.png,a,b\n", "row 4: 3 fields, and the header has 2"),
         (HEAD + ROWS + "rose/2.png, \n", "row 4: the label is empty"),
         (HEAD + ",rose\n", "row 2: the path is empty"),
-        ("path,label,split\nrose/1.png,rose,holdout\n", "row 2: the split is 'holdout'"),
-        ("path,label,split\nrose/1.png,rose,\n", "row 2: the split is ''"),
+        (
+            "path,label,split\nrose/1.png,rose,\nrose/2.png,rose,trian\n",
+            "row 3: the split is 'trian'",
+        ),
+        (
+            "path,label,Phase\nrose/1.png,a,train\ntulip/1.png,b,moon\n",
+            "row 3: the Phase is 'moon'",
+        ),
+        ("path,label,is_valid\nrose/1.png,rose,2\n", "row 2: '2' in the column of val images is"),
+        (
+            "path,label,is_valid,is_test\nrose/1.png,rose,1,True\n",
+            "row 2: it is said to be in the val and in the test part",
+        ),
+        (
+            "path,label,is_train,is_valid,is_test\nrose/1.png,rose,0,0,0\n",
+            "row 2: it is said to be in no part",
+        ),
+        (
+            HEAD + "roses/1.png,rose\ntulips/1.png,tulip\n",
+            r"row 2: roses/1\.png is no file below .*data, and neither is any other of 2",
+        ),
         (f"path,label,split\nrose/1.png,rose,{'x' * 5000}\n", "row 2: the split has 5,000 "),
         (HEAD + '"rose/1.png,rose\n', "row 2: unexpected end of data"),
         (HEAD.encode() + b"rose/\xff.png,rose\n", "is not UTF-8 text"),
@@ -106,6 +130,91 @@ def test_what_is_wrong_is_named(table, content, message):
     with pytest.raises(TableError, match=message) as caught:
         table(content)
     assert "flowers.csv" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "parts", "note"),
+    [
+        ("split", "train,,test", ["train", None, "test"], None),
+        ("split", ",,", [None] * 3, None),
+        ("set", "training,NaN,valid", ["train", None, "val"], None),
+        ("partition", "train,dev,holdout", ["train", "val", "test"],
+         "the column partition is read as parts: dev as val, holdout as test"),
+        ("split", "train,eval,test", ["train", "val", "test"],
+         "the column split is read as parts: eval as val"),
+        ("split", "train,eval,dev", ["train", "test", "val"],
+         "the column split is read as parts: eval as test, dev as val"),
+        ("Usage", "Training,PublicTest,PrivateTest", ["train", "val", "test"],
+         "the column Usage is read as parts: PublicTest as val, PrivateTest as test"),
+        ("data set", "train,test,valid", ["train", "test", "val"],
+         "the column data set is read as parts"),
+        ("phase", "new,full,new", [None] * 3, None),  # of the moon
+        ("fold", "0,1,2", [None] * 3,
+         "the column fold is not read: its numbers do not say which images are tested"),
+        ("is_valid", "False,True,", ["train", "val", None],
+         "read as parts: yes in is_valid as val"),
+        ("IS_VAL", "0,1,no", ["train", "val", "train"], "read as parts: yes in IS_VAL as val"),
+        ("is_test", "0,yes,1.0", ["train", "test", "test"],
+         "read as parts: yes in is_test as test"),
+        ("is_train", "1,0,", ["train", "test", None], "read as parts: yes in is_train as train"),
+        ("is_train,is_test", '"1,0","0,1","0,0"', ["train", "test", "val"],
+         "read as parts: yes in is_train as train, is_test as test"),
+        ("is_train,is_valid", '"1,0","0,1","0,0"', ["train", "val", "test"],
+         "read as parts: yes in is_train as train, is_valid as val"),
+        ("split,is_valid", '"train,1","test,1","val,0"', ["train", "test", "val"], None),
+    ],
+)  # fmt: skip
+def test_columns_of_parts_have_many_names_and_words(table, column, cells, parts, note):
+    """Three rows; what is not one of the usual words is said, and so is a column left unread."""
+    names = ("rose/1.png", "rose/2.png", "tulip/1.png")
+    rows = zip(names, next(csv.reader([cells])), strict=True)
+    source = table(f"path,label,{column}\n" + "".join(f"{n},{n[:4]},{cell}\n" for n, cell in rows))
+    assert [entry.part for entry in source.entries] == parts
+    assert source.notes == (() if note is None else (note,))
+
+
+def test_is_valid_names_the_test_part_where_there_is_no_other(table):
+    """As fastai writes it: the images that are not for training, here tested once at the end."""
+    source = table(
+        "path,label,is_valid\nrose/1.png,a,False\nrose/2.png,a,True\ntulip/1.png,b,False\n"
+    )
+    dataset = split_by_config(scan(source, TrainConfig()), TrainConfig())
+    assert dataset.names(dataset.test) == ["rose/2.png"]
+    assert "val is used as the test part: the data have no other" in dataset.parts.notes
+
+
+def test_paths_begin_at_the_image_root(tmp_path):
+    write_tree(tmp_path / "photos" / "all", FLOWERS)
+    write_tree(tmp_path, {"secret.png": encoded(9)})
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "flowers.csv"
+    root = tmp_path / "photos"
+    absolute = (root / "all" / "rose" / "2.png").as_posix()
+    path.write_text(f"{HEAD}all/rose/1.png,rose\n{absolute},rose\nall/tulip/1.png,tulip\n", "utf-8")
+    source = open_source(path, SourceOptions(image_root=root))
+    assert read_all(source) == {
+        f"all/{name}": FLOWERS[name] for name in ("rose/1.png", "rose/2.png", "tulip/1.png")
+    }
+    with pytest.raises(TableError) as caught:
+        open_source(path)
+    assert "row 3" in caught.value.message
+    assert "--image-root PATH names another folder" in caught.value.hint
+    for outside in ("../secret.png", (tmp_path / "secret.png").as_posix()):
+        path.write_text(f"{HEAD}all/rose/1.png,rose\n{outside},rose\n", "utf-8")
+        with pytest.raises(TableError) as caught:
+            open_source(path, SourceOptions(image_root=root))
+        assert caught.value.message.endswith(f"row 3: {outside} is outside of {root.resolve()}")
+        assert caught.value.hint == "paths must lead to files below --image-root"
+    with pytest.raises(ConfigError, match=r"^image_root is .*none, which is not a folder$"):
+        open_source(path, SourceOptions(image_root=tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"^image_root is .*photos is no table"):
+        open_source(root, SourceOptions(image_root=root))
+
+
+def test_paths_that_all_lead_nowhere_name_the_image_root(table):
+    with pytest.raises(TableError) as caught:
+        table(f"{HEAD}all/rose/1.png,rose\nall/tulip/1.png,tulip\n")
+    assert caught.value.hint == "--image-root PATH names the folder where they begin"
 
 
 def test_paths_that_lead_out_are_an_error_unless_they_come_back(table, tmp_path):

@@ -1,8 +1,8 @@
 """CSV and Parquet tables: path, label, and optionally split and group.
 
-Paths are relative to the table's folder. An absolute path, or one with ``..``, is accepted if it is
-below that folder; its id is the relative path. All others are refused: a table from elsewhere must
-not reach files outside of its folder. Backslashes are separators.
+Paths are relative to the table's folder, or to the image root. An absolute path, or one with
+``..``, is accepted if it is below that folder; its id is the relative path. All others are refused:
+a table from elsewhere must not reach files outside of that folder. Backslashes are separators.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import ntpath
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +21,17 @@ from regraft.core.files import read_regular
 from regraft.core.text import counted, listed
 from regraft.data.ledger import LedgerEntry
 from regraft.data.names import LONGEST_LABEL, normalise, printable
-from regraft.data.samples import Entry, Part, Source
+from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import is_inside, read_file
-from regraft.data.sources.part_names import PART_NAMES
 from regraft.data.sources.stream import read_each
-from regraft.errors import ImageError, MissingExtraError, TableError
+from regraft.data.sources.table_parts import (
+    SPLIT_COLUMNS,
+    PartColumns,
+    find_part_columns,
+    part_word,
+    parts_of_words,
+)
+from regraft.errors import ConfigError, ImageError, MissingExtraError, TableError
 
 if TYPE_CHECKING:
     from regraft.data.sources.options import Data, SourceOptions
@@ -34,15 +41,38 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image",
              "image_path", "img"),
     "label": ("label", "class", "target", "category", "class_name", "label_name"),
-    "split": ("split", "part", "subset", "set"),
+    "split": SPLIT_COLUMNS,
     "group": ("group", "group_id"),
 }  # fmt: skip
 
 _LONGEST_CELL = 4096  # characters: no system opens a longer path
 _LARGEST_CSV = 1 << 30  # bytes, about ten million rows
 
-#: A row's number, and its values by canonical column name (split and group may be missing).
-_NumberedRow = tuple[int, Mapping[str, Any]]
+#: A row's number, and its values by the index of their column.
+_NumberedRow = tuple[int, Mapping[int, Any]]
+
+
+class _Columns(NamedTuple):
+    """The columns that are read."""
+
+    header: list[str]
+    path: int
+    label: int
+    group: int | None
+    parts: PartColumns
+
+    @property
+    def indices(self) -> list[int]:
+        """Return all columns that are read."""
+        group = [] if self.group is None else [self.group]
+        return [self.path, self.label, *group, *self.parts.indices]
+
+
+class _Table(NamedTuple):
+    """A table that is open: its columns, and its rows, which are read one after another."""
+
+    columns: _Columns
+    rows: Iterator[_NumberedRow]
 
 
 class _TableRow(NamedTuple):
@@ -50,11 +80,31 @@ class _TableRow(NamedTuple):
 
     number: int
     entry: Entry  # its id is the path in NFC
-    path: str  # below the table's folder, as it is opened
+    path: str  # below the folder, as it is opened
     has_backslash: bool
+    part: str  # as it is written; "" for none
 
 
-def open_table(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+class _Root(NamedTuple):
+    """The folder where paths begin."""
+
+    folder: str  # a real path
+    is_given: bool  # and not the table's own folder
+
+    def outside(self, where: str, written: str) -> TableError:
+        """Return the error for a path that is not below the folder."""
+        if self.is_given:
+            what, hint = self.folder, "paths must lead to files below --image-root"
+        else:
+            what = "the table's folder"
+            hint = (
+                "paths must lead to files below the table's folder; --image-root PATH names "
+                "another folder"
+            )
+        return TableError(f"{where}: {written} is outside of {what}", hint=hint)
+
+
+def open_table(data: Data, options: SourceOptions) -> Source | None:
     """Open a table of paths and labels; None for other data. A TableError names the row."""
     if isinstance(data, tuple):
         return None
@@ -62,43 +112,62 @@ def open_table(data: Data, options: SourceOptions) -> Source | None:  # noqa: AR
     read = _READERS.get(path.suffix.lower())
     if read is None or not path.is_file():
         return None
-    return _source(os.fspath(data), os.path.realpath(path.parent), read(path))
+    root = options.image_root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"image_root is {root}, which is not a folder")
+    folder = os.path.realpath(path.parent if root is None else root)
+    return _source(os.fspath(data), _Root(folder, root is not None), read(path))
 
 
-def _source(location: str, folder: str, table: Iterable[_NumberedRow]) -> Source:
+def _source(location: str, root: _Root, table: _Table) -> Source:
     """Make a source of a table's rows; no image file is opened yet."""
-    rows, repeats = _separate_repeats(_check_rows(location, folder, table), location)
+    rows, repeats = _separate_repeats(_check_rows(location, root, table), location)
     if not rows:
         raise TableError(
             f"{location} has no usable row",
             hint="each row needs the path of an image below the table's folder, and its label",
         )
+    first_rows = {row.part: row.number for row in reversed(rows)}
+    parts, note = parts_of_words(table.columns.parts, first_rows, table.columns.header, location)
+    _require_one_file(rows, root, location)
     rows.sort(key=lambda row: row.entry.id)  # the order of rows changes no result
-    entries, paths = [row.entry for row in rows], [row.path for row in rows]
     return Source(
         kind="table",
         location=location,
-        entries=entries,
-        stream=partial(read_each, partial(_read_below, folder), paths),
+        entries=[replace(row.entry, part=parts[row.part]) for row in rows],
+        stream=partial(read_each, partial(_read_below, root.folder), [row.path for row in rows]),
         refused=[_repeat_entry(row, earlier) for row, earlier in repeats],
-        notes=_backslash_notes([*rows, *(row for row, _ in repeats)]),
+        notes=(
+            *_backslash_notes([*rows, *(row for row, _ in repeats)]),
+            *filter(None, [note]),
+        ),
     )
 
 
-def _check_rows(location: str, folder: str, table: Iterable[_NumberedRow]) -> Iterator[_TableRow]:
+def _check_rows(location: str, root: _Root, table: _Table) -> Iterator[_TableRow]:
     """Yield the rows of a table; the first one that cannot be used is an error."""
-    for number, values in table:
+    columns = table.columns
+    for number, values in table.rows:
         where = f"{location}, row {number}"
-        written = _text(values, "path", where)
-        label = normalise(_text(values, "label", where))
-        part, group = _part(values, where), _group(values, where)
-        path = _relative(written.replace("\\", "/"), folder)
+        written = _text(values[columns.path], "path", where)
+        label = normalise(_text(values[columns.label], "label", where))
+        group = _group(None if columns.group is None else values[columns.group], where)
+        part = _checked(part_word(columns.parts, values, where), "split", where)
+        path = _relative(written.replace("\\", "/"), root.folder)
         if path is None:
-            raise TableError(
-                f"{where}: {written} is outside of the table's folder",
-                hint="paths must lead to files below the table's folder",
-            )
-        yield _TableRow(number, Entry(normalise(path), label, part, group), path, "\\" in written)
+            raise root.outside(where, written)
+        entry = Entry(normalise(path), label, group=group)
+        yield _TableRow(number, entry, path, "\\" in written, part)
+
+
+def _require_one_file(rows: Sequence[_TableRow], root: _Root, location: str) -> None:
+    """Raise TableError if no path leads to a file: then they begin in another folder."""
+    if not any(Path(root.folder, row.path).exists() for row in rows):
+        raise TableError(
+            f"{location}, row {rows[0].number}: {rows[0].path} is no file below {root.folder}, and "
+            f"neither is any other of {len(rows):,}",
+            hint="--image-root PATH names the folder where they begin",
+        )
 
 
 def _separate_repeats(
@@ -135,25 +204,11 @@ def _backslash_notes(rows: Sequence[_TableRow]) -> tuple[str, ...]:
     return (note,) if count else ()
 
 
-def _part(values: Mapping[str, Any], where: str) -> Part | None:
-    """Return the part that a row names; None where the table has no column for it."""
-    if "split" not in values:
-        return None
-    text = "" if values["split"] is None else str(values["split"]).strip()
-    part = PART_NAMES.get(_checked(text, "split", where).lower())
-    if part is None:
-        raise TableError(
-            f"{where}: the split is {text!r}",
-            hint="use train, val and test, or leave the column out",
-        )
-    return part
-
-
-def _group(values: Mapping[str, Any], where: str) -> str | None:
+def _group(value: Any, where: str) -> str | None:
     """Return the group that a row names; None where it names none."""
-    if values.get("group") is None:
+    if value is None:
         return None
-    return _checked(str(values["group"]), "group", where).strip() or None
+    return _checked(str(value), "group", where).strip() or None
 
 
 def _relative(written: str, folder: str) -> str | None:
@@ -184,9 +239,8 @@ def _read_below(folder: str, name: str) -> bytes:
     return read_file(path)
 
 
-def _text(values: Mapping[str, Any], column: str, where: str) -> str:
+def _text(value: Any, column: str, where: str) -> str:
     """Return a path or a label, which must not be empty."""
-    value = values[column]
     if column == "path" and not isinstance(value, str | None):
         raise TableError(f"{where}: the path is of type {type(value).__name__}, not text")
     if isinstance(value, float) or value is None:  # pandas writes NaN for an empty cell
@@ -215,8 +269,8 @@ def _checked(text: str, column: str, where: str) -> str:
     return text
 
 
-def _choose_columns(header: Sequence[str], location: str) -> dict[str, int]:
-    """Return the index of each known column; path and label must be there, and none twice."""
+def _choose_columns(header: Sequence[str], location: str) -> _Columns:
+    """Return the columns to read; path and label must be there, and none twice."""
     names = [name.strip().lower() for name in header]
     chosen: dict[str, int] = {}
     for column, synonyms in COLUMNS.items():
@@ -237,11 +291,12 @@ def _choose_columns(header: Sequence[str], location: str) -> dict[str, int]:
             f"{listed([repr(name) for name in header])}",
             hint="the first row must name the columns: path, label, and optionally split and group",
         )
-    return chosen
+    parts = find_part_columns(names, chosen.get("split"))
+    return _Columns([*header], chosen["path"], chosen["label"], chosen.get("group"), parts)
 
 
-def _read_csv(path: Path) -> Iterator[_NumberedRow]:
-    """Yield the rows of a CSV; a row's number is that of its last line in the file."""
+def _read_csv(path: Path) -> _Table:
+    """Open a CSV; a row's number is that of its last line in the file."""
     try:
         text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
     except OSError as error:
@@ -258,43 +313,59 @@ def _read_csv(path: Path) -> Iterator[_NumberedRow]:
                         strict=True)  # fmt: skip
     try:
         header = next(reader, None)
-        if not header:
-            raise TableError(f"{path} is empty")
-        columns = _choose_columns(header, str(path))
+    except csv.Error as error:
+        raise TableError(f"{path}, row {reader.line_num}: {error}") from error
+    if not header:
+        raise TableError(f"{path} is empty")
+    columns = _choose_columns(header, str(path))
+    return _Table(columns, _csv_rows(path, reader, columns))
+
+
+def _csv_rows(path: Path, reader: Any, columns: _Columns) -> Iterator[_NumberedRow]:
+    """Yield the rows after the header."""
+    width, indices = len(columns.header), columns.indices
+    try:
         for fields in reader:
             if not fields:
                 continue
-            if len(fields) != len(header):
+            if len(fields) != width:
                 raise TableError(
                     f"{path}, row {reader.line_num}: {len(fields)} fields, and the header has "
-                    f"{len(header)}",
+                    f"{width}",
                     hint="put values that hold the separator into double quotes",
                 )
-            yield reader.line_num, {column: fields[index] for column, index in columns.items()}
+            yield reader.line_num, {index: fields[index] for index in indices}
     except csv.Error as error:
         raise TableError(f"{path}, row {reader.line_num}: {error}") from error
 
 
-def _read_parquet(path: Path) -> Iterator[_NumberedRow]:
-    """Yield the rows of a Parquet file; the first is row 1."""
+def _read_parquet(path: Path) -> _Table:
+    """Open a Parquet file; its first row is row 1."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from error
+    unreadable = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
-        with pq.ParquetFile(path) as file:
-            header = file.schema_arrow.names
-            columns = _choose_columns(header, str(path))
-            names = {column: header[index] for column, index in columns.items()}
-            number = 0
-            for batch in file.iter_batches(columns=list(names.values())):
-                cells = [batch.column(name).to_pylist() for name in names.values()]
-                for row in zip(*cells, strict=True):
-                    number += 1
-                    yield number, dict(zip(names, row, strict=True))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        header = pq.read_schema(path).names
+    except unreadable as error:
         raise TableError(f"{path} cannot be read as Parquet: {error}") from error
+    columns = _choose_columns(header, str(path))
+
+    def rows() -> Iterator[_NumberedRow]:
+        number, indices = 0, columns.indices
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=[header[index] for index in indices]):
+                    cells = [batch.column(header[index]).to_pylist() for index in indices]
+                    for row in zip(*cells, strict=True):
+                        number += 1
+                        yield number, dict(zip(indices, row, strict=True))
+        except unreadable as error:
+            raise TableError(f"{path} cannot be read as Parquet: {error}") from error
+
+    return _Table(columns, rows())
 
 
 _READERS = {
