@@ -124,7 +124,10 @@ def _strip_bytes(data: bytes, directory: Directory) -> int:
 
 
 def _need_all_pieces(data: bytes, directory: Directory) -> None:
-    """Refuse a file with fewer strips or tiles than its size needs: Pillow makes the rest black."""
+    """Refuse a file with fewer or more strips or tiles than its size needs.
+
+    Pillow makes the rest black, or takes the last strip for the whole image.
+    """
     needed = pieces_of_plane(data, directory)
     if directory.integer(data, 284) == 2:  # each channel has its own strips or tiles
         needed *= max(directory.integer(data, 277), 1)
@@ -133,6 +136,10 @@ def _need_all_pieces(data: bytes, directory: Directory) -> None:
     if found < needed:
         raise ImageError(
             "truncated", f"the TIFF file has {found} strips or tiles; its size needs {needed}"
+        )
+    if found > needed:
+        raise ImageError(
+            "corrupt", f"the TIFF file has {found} strips or tiles; its size needs {needed} only"
         )
 
 
