@@ -19,6 +19,7 @@ from regraft.data.dataset import Dataset
 from regraft.data.notes import report_refused
 from regraft.data.refused import record_refused
 from regraft.data.scan import scan
+from regraft.data.sources.options import NO_GROUPS
 from regraft.features.extractor import Extractor
 from regraft.runs.summary import describe_test
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
@@ -65,7 +66,8 @@ def evaluate(
     asked, folder = some_settings(settings, "evaluate"), Path(run)
     predictor = _load_predictor(folder, asked)
     config = asked if "max_pixels" in settings else _as_trained(asked, predictor)
-    scanned = scan(data, config, reporter, least_classes=1)
+    # Classes are matched by name: of folders inside class folders nothing has to be known.
+    scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
     dataset, notes = _unseen_images(scanned, predictor.classes, folder)
     _report(reporter, [*scanned.source.notes, *scanned.notes, *notes])
     with Extractor(predictor.model.backbone, predictor.compute, config, reporter) as extractor:

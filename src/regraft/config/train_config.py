@@ -186,8 +186,8 @@ class TrainConfig(metaclass=_ChecksNames):
     group_by: str | None = data_setting(
         None,
         "Which images belong together, always in one part: parent (those of a folder), a path "
-        "part's number (0 is the first), or a regular expression whose first group (or whole "
-        "match) names the group.",
+        "part's number (0 is the first), a regular expression whose first group (or whole match) "
+        "names the group, or none: folders inside class folders mean nothing.",
         why="Only you know. Images of one patient or burst in two parts make results too good.",
         placeholder="RULE",
         commands=ALL_BUT_EVALUATE_PREDICT,

@@ -6,16 +6,37 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
+from regraft.data.names import printable
+from regraft.data.sources.lost import EMPTY
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from regraft.data.ledger import Ledger
-    from regraft.data.samples import Entry
+    from regraft.data.samples import Entry, Source
 
 _SHOWN = 10
+
+
+def check_classes(source: Source, *, may_be_empty: bool) -> list[str]:
+    """Raise DataError where a class folder has no image that is read; return notes.
+
+    ``may_be_empty`` is for measuring: classes of which there are no images cannot be measured.
+    """
+    lost = dict(source.lost_classes)
+    empty = sorted(name for name, reason in lost.items() if reason == EMPTY)
+    if may_be_empty:
+        lost = {name: reason for name, reason in lost.items() if reason != EMPTY}
+    if not lost:
+        return [f"no images are in {listed(empty, 5)}: these folders are empty"] if empty else []
+    what = counted(len(lost), "class has", "classes have")
+    named = [f"{printable(name)}: {reason}" for name, reason in sorted(lost.items())]
+    raise DataError(
+        f"{source.location}: {what} no image that is read: {listed(named, 3, '; ')}",
+        hint="put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it",
+    )
 
 
 def check_losses(ledger: Ledger, entries: Sequence[Entry], max_refused: float) -> None:

@@ -7,7 +7,7 @@ never kept: they are streamed when they are needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from regraft.images.ahead import decode_ahead
 from regraft.images.payload import Load, Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,6 +61,8 @@ class Source:
         For the user, one line each: "val is used as the test part: there is no test folder".
     revision : str or None
         Version of data that come from a server.
+    lost_classes : mapping of str to str
+        Class folders without an image that is read, with the reason.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Source:
     refused: Sequence[LedgerEntry] = ()
     notes: tuple[str, ...] = ()
     revision: str | None = None
+    lost_classes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

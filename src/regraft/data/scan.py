@@ -13,7 +13,7 @@ from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import listed
 from regraft.data.ledger import Ledger, LedgerEntry
-from regraft.data.losses import check_losses
+from regraft.data.losses import check_classes, check_losses
 from regraft.data.samples import Entry, Samples, Source
 from regraft.data.sources.options import Data, SourceOptions
 from regraft.data.sources.registry import open_source
@@ -60,6 +60,7 @@ def scan(
     ('cat', 'dog')
     """
     source = open_source(data, SourceOptions.of(config))
+    lost = check_classes(source, may_be_empty=least_classes == 1)
     _require_classes(source, least_classes)
     if config.strict:
         _stop_if_refused(source.refused)
@@ -82,7 +83,7 @@ def scan(
         kept, scanned = [kept[at] for at in order], [scanned[at] for at in order]
         ledger.sort(key=lambda entry: entry.path)
     samples = _samples(source, kept, scanned, Ledger(ledger), config)
-    return replace(samples, notes=(*samples.notes, *_losses(samples, scanned)))
+    return replace(samples, notes=(*samples.notes, *lost, *_losses(samples, scanned)))
 
 
 def _require_classes(source: Source, least: int) -> None:

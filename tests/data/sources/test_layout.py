@@ -134,26 +134,16 @@ def test_what_is_no_set_of_class_folders(names, message):
         arrange(names, "data")
 
 
-def test_equal_folder_names_in_all_classes_raise_a_question():
-    """Years, cameras or sites at the top, and the classes below."""
+def test_images_of_its_own_make_a_folder_a_class():
+    """Years above the classes are a stop; not so where a year has images of its own."""
     years = [f"{year}/{name}/1.jpg" for year in (2023, 2024) for name in ("daisy", "rose")]
-    assert arrange(years, "data").notes == (
-        (
-            "the classes are 2023, 2024, and each holds folders named daisy, rose: "
-            "if those are the classes, let them be the folders at the top"
-        ),
-    )
-    for more in (["2023/1.jpg"], ["2025/tulip/1.jpg"]):  # a class of its own images, or folders
-        assert arrange(years + more, "data").notes == ()
-    patients = ["ill/p1/1.jpg", "ill/p2/1.jpg", "well/p3/1.jpg", "well/p4/1.jpg"]
-    assert arrange(patients, "data").notes == ()
-
-
-def test_a_copy_of_the_data_inside_is_noted():
-    arrangement = arrange(["a/1.jpg", "b/1.jpg", "x/a/1.jpg", "x/b/1.jpg"], "data")
-    assert arrangement.notes == (
-        "the class folder x holds folders named like classes (a, b): is it a copy of the data?",
-    )
+    with pytest.raises(DataError, match="folders of the same names in 2023, 2024: daisy, rose"):
+        arrange(years, "data")
+    own = arrange([*years, "2023/1.jpg"], "data")
+    assert {entry.label for entry in own.entries} == {"2023", "2024"}
+    strays = [f"{year}/{name}/{n}.jpg" for year in (2023, 2024) for name in "ab" for n in range(5)]
+    with pytest.raises(DataError, match="folders of the same names in 2023, 2024: a, b"):
+        arrange([*strays, "2023/cover.jpg"], "data")
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,16 @@ _KINDS = {
 }
 
 
-def open_folder(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+def open_folder(data: Data, options: SourceOptions) -> Source | None:
     """Open class folders, with or without train, val and test folders; None for other data."""
     if isinstance(data, tuple) or not Path(data).is_dir():
         return None
     return source_of_folders(
-        "folder", os.fspath(data), list_tree(Path(data)), partial(read_each, read_file)
+        "folder",
+        os.fspath(data),
+        list_tree(Path(data)),
+        partial(read_each, read_file),
+        group_by=options.group_by,
     )
 
 
@@ -87,6 +91,7 @@ def list_tree(top: Path) -> Members[str]:
             name = f"{prefix}/{item.name}" if prefix else item.name
             if not is_hidden(item.name) and _is_folder(item):
                 pending.append((name, item.path))
+                members.folders.append(normalise(name))
             else:
                 path = _file_to_read(item, root, name, members)
                 files += [] if path is None else [(name, path)]
@@ -134,6 +139,8 @@ def _follow(path: str, root: str, name: str, members: Members[str]) -> str | Non
             name, *(_KINDS[errno.ELOOP] if error.errno == errno.ELOOP else broken)
         )
         return None
+    if stat.S_ISDIR(status.st_mode):
+        members.folders.append(normalise(name))
     if not is_inside(target, root):
         members.record_refused(name, "link out of the tree", f"it leads to {target}")
     elif stat.S_ISDIR(status.st_mode):

@@ -56,6 +56,8 @@ class Members(Generic[Key]):
     names: list[str] = field(default_factory=list)  # images
     keys: list[Key] = field(default_factory=list)
     left_out: list[LedgerEntry] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # also those without files; NFC
+    notes: list[str] = field(default_factory=list)  # for the user
 
     def record_refused(self, name: str, kind: str, reason: str) -> None:
         """Record a file that is meant as an image and is not read."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: A path, the name of a dataset, or ``(images, labels)``.
 Data: TypeAlias = str | os.PathLike[str] | tuple[Any, Any]
 
+#: The value of ``group_by`` that says: folders inside class folders are neither classes nor groups.
+NO_GROUPS = "none"
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -29,8 +32,9 @@ class SourceOptions:
     data_root : Path or None
         Folder of named and downloaded datasets; ``named.default_data_root()`` where it is None.
     group_by : str or None
-        ``"parent"``, the number of a part of the id, or a regular expression; see ``grouping``.
-        ``open_source`` uses it and the next three; an opener does not have to.
+        ``"parent"``, the number of a part of the id, a regular expression (see ``grouping``), or
+        ``"none"``. ``open_source`` makes the groups; openers of class folders ask only whether the
+        user has said what folders inside class folders are.
     exclude, classes : tuple of str
         Patterns of what is left out, and names of the classes that are used (all if empty).
     at_most : str or None
@@ -150,11 +154,11 @@ def grouping(group_by: str) -> Callable[[str], str | None]:
 
 
 def with_groups(source: Source, group_by: str | None) -> Source:
-    """Replace the groups of a source by those that ``group_by`` names.
+    """Replace the groups of a source by those that ``group_by`` names; "none" keeps its own.
 
     It is an error where no id has a group: nothing would be kept together.
     """
-    if group_by is None:
+    if group_by is None or group_by == NO_GROUPS:
         return source
     name_of = grouping(group_by)
     entries = [replace(entry, group=name_of(entry.id)) for entry in source.entries]

@@ -94,6 +94,11 @@ def find_parts(names: Iterable[str]) -> dict[str, Part]:
     return {}
 
 
+def says_only_a_part(name: str) -> bool:
+    """Return whether a name has only words such as images and train."""
+    return part_of(name) is not None or (bool(words(name)) and set(words(name)) <= FILLERS)
+
+
 def is_to_predict(name: str) -> bool:
     """Return whether a folder's name says that its images have no labels yet."""
     return not _TO_PREDICT.isdisjoint(words(name))

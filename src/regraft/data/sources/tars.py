@@ -9,11 +9,12 @@ import lzma
 import os
 import tarfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from regraft.data.names import normalise
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
@@ -42,14 +43,15 @@ _END: tuple[type[Exception], ...] = (
 _TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
-def open_tar(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+def open_tar(data: Data, options: SourceOptions) -> Source | None:
     """Open a tar of class folders, plain or compressed; None for other data."""
     if isinstance(data, tuple) or not is_tar(Path(data)):
         return None
-    reader, members, notes = list_tar(Path(data))
+    reader, members = list_tar(Path(data))
     order = (lambda member: member.offset) if reader.compressed else None  # read front to back
-    source = source_of_folders("tar", os.fspath(data), members, reader.stream, order)
-    return replace(source, notes=(*notes, *source.notes))
+    return source_of_folders(
+        "tar", os.fspath(data), members, reader.stream, group_by=options.group_by, order=order
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,8 @@ def _checked(data: bytes, member: TarMember) -> bytes:
     return data
 
 
-def list_tar(path: Path) -> tuple[TarReader, Members[TarMember], tuple[str, ...]]:
-    """List a tar's images, and notes about it.
+def list_tar(path: Path) -> tuple[TarReader, Members[TarMember]]:
+    """List a tar's images; each key is what ``TarReader.stream`` takes.
 
     Damage is an ArchiveError; ``tarfile`` alone would end its list there without an error.
     """
@@ -158,17 +160,19 @@ def list_tar(path: Path) -> tuple[TarReader, Members[TarMember], tuple[str, ...]
                 pass  # the checksum of the whole file is compared at its end
     except DAMAGE as error:
         raise reader.damaged(error, last) from error
-    notes: tuple[str, ...] = ()
     if ended_early():
-        notes = (f"{path} ends without a tar's end mark: it may have been cut short",)
-    return reader, members, notes
+        members.notes.append(f"{path} ends without a tar's end mark: it may have been cut short")
+    return reader, members
 
 
 def _list_member(
     archive: tarfile.TarFile, member: tarfile.TarInfo, members: Members[TarMember]
 ) -> None:
     name = members.allow(member.name)
-    if name is None or member.isdir():
+    if name is None:
+        return
+    if member.isdir():
+        members.folders.append(normalise(name))
         return
     if member.issym() or member.islnk():
         members.record_refused(name, "link", "links inside archives are not followed")

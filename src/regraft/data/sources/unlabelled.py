@@ -13,6 +13,7 @@ from regraft.core.text import listed
 from regraft.data.names import normalise, printable
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import LARGEST_FILE, list_tree, read_file
+from regraft.data.sources.lost import no_images
 from regraft.data.sources.members import Members, has_image_magic
 from regraft.data.sources.stream import read_each
 from regraft.data.sources.tars import is_tar, list_tar
@@ -56,7 +57,8 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
     for path in given:
         _add_path(path, found)
     if not found.entries:
-        raise DataError(f"there are no images in {listed(paths) or 'an empty list of paths'}")
+        what = f"there are no images in {listed(paths) or 'an empty list of paths'}"
+        raise no_images(what, found.left_out, hint=None)
     location = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
     return Source("unlabelled", location, found.entries, found.stream, tuple(found.left_out),
                   tuple(found.notes))  # fmt: skip
@@ -79,6 +81,7 @@ class _Found:
     def add_tree(self, path: str, members: Members[Any], stream: _Stream) -> None:
         """Add the images of a folder or an archive; their ids begin with its path."""
         self.left_out += members.left_out
+        self.notes += members.notes
         self.add([normalise((Path(path) / name).as_posix()) for name in members.names], stream)
 
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
@@ -114,8 +117,7 @@ def _add_path(path: str, found: _Found) -> None:
         archive, zipped = list_zip(here)
         found.add_tree(path, zipped, partial(read_each, archive.read, zipped.keys))
     elif is_tar(here):
-        reader, tarred, notes = list_tar(here)
-        found.notes += notes
+        reader, tarred = list_tar(here)
         found.add_tree(path, tarred, partial(reader.stream, tarred.keys))
     else:
         found.add([normalise(here.as_posix())], partial(read_each, read_file, [path]))

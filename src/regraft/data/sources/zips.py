@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.data.names import printable
+from regraft.data.names import normalise, printable
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, damage_reason
 from regraft.data.sources.folder import LARGEST_FILE, read_head
@@ -33,12 +33,13 @@ _UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the first 
 _UNIX = (3, 19)  # writers on Linux and macOS
 
 
-def open_zip(data: Data, options: SourceOptions) -> Source | None:  # noqa: ARG001
+def open_zip(data: Data, options: SourceOptions) -> Source | None:
     """Open a zip of class folders; None for other data."""
     if isinstance(data, tuple) or not is_zip(Path(data)):
         return None
     reader, members = list_zip(Path(data))
-    return source_of_folders("zip", os.fspath(data), members, partial(read_each, reader.read))
+    stream = partial(read_each, reader.read)
+    return source_of_folders("zip", os.fspath(data), members, stream, group_by=options.group_by)
 
 
 def is_zip(path: Path) -> bool:
@@ -142,7 +143,10 @@ def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
         # zipfile cuts names at a NUL and swaps separators on Windows: the original is checked
         name = members.allow(_name(info))
         mode = info.external_attr >> 16
-        if name is None or info.orig_filename.endswith("/"):
+        if name is None:
+            continue
+        if info.orig_filename.endswith("/"):
+            members.folders.append(normalise(name))
             continue
         if stat.S_ISLNK(mode):
             members.record_refused(name, "link", "links inside archives are not followed")
