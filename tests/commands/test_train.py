@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import shutil
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from regraft.backbones.image_size import at_image_size
 from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.commands.evaluate import evaluate
+from regraft.commands.find_rate import find_rate
 from regraft.commands.predict import predict
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
@@ -28,6 +31,7 @@ from regraft.errors import (
     DataError,
     DiskFullError,
     InputError,
+    RegraftError,
     RunError,
     SmallSampleWarning,
     StoreWarning,
@@ -255,6 +259,56 @@ def test_a_wrong_device_is_reported_before_the_images_are_read(run, photographs,
         ):
             task()
     assert recorded.tasks == recorded.lines == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": "none.pth"}, "cannot read the weights none.pth: there is no such file"),
+        ({"model": "local-dir:none"}, "local-dir:none: there is no file none/config.json"),
+        ({"split": "none.csv"}, "none.csv cannot be read"),
+    ],
+)
+def test_missing_files_are_reported_before_the_images_are_read(
+    photographs, tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.chdir(tmp_path)
+    recorded = Recorder()
+    for command in (train, find_rate):
+        with pytest.raises(RegraftError, match=f"^{message}"):
+            command(photographs, TrainConfig(**settings), recorded)
+    assert recorded.tasks == recorded.lines == []
+
+
+class Slow(Reporter):
+    """Makes a scan of 4,800 images last a minute, and counts how far it gets."""
+
+    n_advances = 0
+
+    @contextmanager
+    def track(self, label, total):  # noqa: ARG002
+        def advance(*_):
+            self.n_advances += 1
+            time.sleep(0.1)
+
+        yield advance
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"taps": "layer9"}, "layer9"),
+        ({"weights": "IMAGENET1K_V9"}, "has no weights named IMAGENET1K_V9"),
+        ({"strategy": "finetune", "unfreeze": "layer9"}, "layer9"),
+    ],
+)
+def test_a_network_that_cannot_be_used_ends_the_scan(tmp_path, settings, message):
+    reporter = Slow()
+    data = ([np.full((8, 8), n % 256, np.uint8) for n in range(4800)], ["a", "b"] * 2400)
+    with pytest.raises(RegraftError, match=message):
+        train(data, TrainConfig(out=tmp_path / "run", **settings), reporter)
+    assert 0 < reporter.n_advances < 600  # each is of eight images
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_larger_images_can_be_asked_for(run, tmp_path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,7 @@ from regraft.backbones import embedded, minivgg, timm_models, torchvision_models
 from regraft.backbones.backbone import Backbone, Scalar
 from regraft.backbones.freeze import state_hash
 from regraft.backbones.image_size import MAX_IMAGE_SIZE, at_image_size, resized
+from regraft.backbones.local_files import weights_file
 from regraft.backbones.stages import find_stages
 from regraft.backbones.timm_saved import is_saved, saved_record
 from regraft.backbones.weights import load_into, mismatches, read_weights
@@ -36,8 +36,6 @@ FAMILIES: dict[str, Family] = {
     "timm": timm_models.FAMILY,
     "minivgg": minivgg.FAMILY,
 }
-
-_FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
 def full_name(key: str, name: str) -> str:
@@ -145,7 +143,7 @@ def load_backbone(
 
 def record_of(canonical: str, weights: str) -> tuple[str, Record]:
     """Return the family's key and the record of a network with some weights; reads no weights."""
-    file = Path(weights) if Path(weights).suffix.lower() in _FILE_SUFFIXES else None
+    file = weights_file(weights)
     label = "none" if file is not None else weights
     if is_saved(canonical):
         key, record = "timm", saved_record(canonical, label)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.backbones.downloads import fetch_hub, fetch_hub_file
+from regraft.backbones.local_files import SAVED_FOLDER
 from regraft.backbones.timm_models import FAMILY, POOLS, WEIGHT_FILES, record_from
 from regraft.backbones.weights import read_weights
 from regraft.core.files import read_bounded
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Scalar
     from regraft.backbones.family import Record, StateDict
 
-_FOLDER, _HUB = "local-dir:", "hf-hub:"
+_FOLDER, _HUB = SAVED_FOLDER, "hf-hub:"
 _MAX_CONFIG_BYTES = 2**20
 #: Arguments that are left out of the record.
 _IGNORED = {

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from regraft.backbones.local_files import refuse_missing_files
 from regraft.core.machine import memory_limit
 from regraft.finetune.paths import refuse_existing
+from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,24 +18,34 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
 
 
-def check_first(config: Any, checkpoints: Path) -> None:
-    """Refuse, before the images are read, checkpoints of another run, and a device that is missing.
+def check_first(config: Any, checkpoints: Path | None = None) -> None:
+    """Refuse, before the images are read, files and devices that are not there.
 
-    Only the search for a GPU needs torch, whose import otherwise runs during the scan.
+    Checkpoints of another run are refused, too. Only the search for a GPU needs torch, whose import
+    otherwise runs during the scan.
     """
-    if config.strategy != "probe" and not (config.resume or config.overwrite):
+    if checkpoints and config.strategy != "probe" and not (config.resume or config.overwrite):
         refuse_existing(checkpoints)
+    refuse_missing_files(config.model, config.weights)
+    if config.split is not None:
+        read_split(config.split)
     if config.device not in {"auto", "cpu"}:
         from regraft.features.compute import choose_compute
 
         choose_compute(config.device, config.precision, config.batch_size)
 
 
-def check_names(backbone: Backbone, config: Any) -> None:
-    """Refuse taps and stages that the network does not have, and memory that is no number."""
+def load_checked(config: Any) -> Backbone:
+    """Load the network; refuse taps and stages that it does not have, and memory that is no number.
+
+    Any other mistake in its name, its weights or its image size is found here too.
+    """
+    from regraft.features.extractor import load_network
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
 
     memory_limit(config.memory)
+    backbone = load_network(config)
     select_blocks(backbone, config.taps, config.grids)
     trained_stages(backbone, config.unfreeze)
+    return backbone

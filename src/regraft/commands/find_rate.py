@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.checks import check_names
+from regraft.commands.checks import check_first, load_checked
 from regraft.config.settings import configured
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
@@ -15,7 +15,7 @@ from regraft.core.reporter import SILENT, Reporter
 from regraft.data.notes import report_notes, report_refused
 from regraft.data.scan import scan
 from regraft.errors import ImageError
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor
 from regraft.runs.names import picture_path
 from regraft.splits.split import split_by_config
 
@@ -73,11 +73,12 @@ def find_rate(
     """
     asked = _in_steps(configured(config, settings))
     path = picture_path(None if out is None else Path(out), "lr-find.png", data)
-    with in_background(load_network, asked) as loading:
-        found = split_by_config(scan(data, asked, reporter), asked)
+    check_first(asked)
+    with in_background(load_checked, asked) as loading:  # its error ends the scan
+        samples = scan(data, asked, reporter, meanwhile=loading)
+        found = split_by_config(samples, asked)
     report_notes(found, reporter)
     network = loading.result()
-    check_names(network, asked)
     with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
         start, dataset = _start(found, extractor)
         rates = _try_rates(start, dataset, extractor)

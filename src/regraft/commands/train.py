@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.checks import check_first, check_names
+from regraft.commands.checks import check_first, load_checked
 from regraft.commands.train_follower import train_as_follower
 from regraft.config.settings import configured, refuse_unread
 from regraft.core.background import in_background
 from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.data.notes import report_dataset, report_refused
 from regraft.data.scan import scan
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor
 from regraft.features.store.store import default_folder
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.paths import checkpoints_folder, is_stopped
@@ -93,12 +93,12 @@ def train(
         ):
             checkpoints = checkpoints_folder(reserved.folder)
             check_first(asked, checkpoints)
-            with in_background(load_network, asked) as loading:  # and torch's import
-                scanned = split_by_config(scan(data, asked, reporter), asked)  # disjoint parts
+            with in_background(load_checked, asked) as loading:  # its error ends the scan
+                samples = scan(data, asked, reporter, meanwhile=loading)
+                scanned = split_by_config(samples, asked)  # disjoint parts
             seconds.lap("scan")
             report_dataset(scanned, reporter)
             network = loading.result()
-            check_names(network, asked)
             from regraft.check.near_duplicates import report_near_duplicates
             from regraft.finetune.train import Trained, remove_checkpoints, train_network
             from regraft.probe.fit import fit_by

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from regraft.core.background import raise_failure
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import listed
@@ -24,6 +25,8 @@ from regraft.images.losses import DARK, FRAMES, is_dark, losses_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+    from typing import Any
 
     from regraft.config.train_config import TrainConfig
     from regraft.images.payload import Load
@@ -44,13 +47,19 @@ class _Scanned(NamedTuple):
 
 
 def scan(
-    data: Data, config: TrainConfig, reporter: Reporter = SILENT, *, least_classes: int = 2
+    data: Data,
+    config: TrainConfig,
+    reporter: Reporter = SILENT,
+    *,
+    least_classes: int = 2,
+    meanwhile: Future[Any] | None = None,
 ) -> Samples:
     """Read and hash all images, and return those whose headers can be read, with the ledger.
 
     No image is kept in memory, and the notes are not printed. ``least_classes`` is 2 for training,
     and 1 for measuring. Raises DataError if too many images are refused (``check_losses``), or,
-    with the setting ``strict``, one.
+    with the setting ``strict``, one. An error of ``meanwhile``, which runs at the same time, is
+    raised as soon as it is there: nobody waits for the scan of what cannot be trained.
 
     Examples
     --------
@@ -60,6 +69,7 @@ def scan(
     ('cat', 'dog')
     """
     source = open_source(data, SourceOptions.of(config))
+    raise_failure(meanwhile)
     lost = check_classes(source, may_be_empty=least_classes == 1)
     _require_classes(source, least_classes)
     if config.strict:
@@ -77,6 +87,7 @@ def scan(
             if config.strict:
                 _stop_if_refused(ledger[-len(task) :])
             advance(len(task))
+            raise_failure(meanwhile)
     check_losses(Ledger(ledger), source.entries, config.max_refused)
     if source.kind == "tar":  # a compressed one is read in its own order: sort, as for a folder
         order = sorted(range(len(kept)), key=lambda at: source.entries[kept[at]].id)
