@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 from torch.nn.functional import cross_entropy
 
 from conftest import make_photographs
@@ -34,8 +37,15 @@ from regraft.finetune.memory import activation_bytes, fit_memory
 from regraft.finetune.mixing import draw_mixing
 from regraft.finetune.network import TrainableNetwork, random_head, stage_of_modules
 from regraft.finetune.state import State
-from regraft.finetune.train import Trained, build_loop, remove_checkpoints, train_network
+from regraft.finetune.train import (
+    Trained,
+    build_loop,
+    remove_checkpoints,
+    train_network,
+    trainable_network,
+)
 from regraft.heads.modules import KnnHead, LinearHead
+from regraft.heads.temperature import fit_temperature
 from regraft.images.render import normalise_pixels
 from regraft.model import Model
 from regraft.splits.split import split
@@ -457,6 +467,38 @@ def test_patience_ends_early_and_keeps_the_best(tmp_path):
     best = max(fitted.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert best["chosen"]
     assert sum(row["chosen"] for row in fitted.history) == 1
+
+
+def test_with_balanced_classes_an_epoch_that_finds_the_rare_one_is_kept(tmp_path):
+    """Scores against scikit-learn's; the temperature has the same weights."""
+    trial = make_trial(tmp_path, class_weight="balanced", epochs=1, lr=1e-2)
+    labels = trial.samples.labels[trial.parts.val]
+    kept = np.r_[np.flatnonzero(labels == 0)[:1], np.flatnonzero(labels > 0)]
+    parts = dataclasses.replace(trial.parts, val=trial.parts.val[np.sort(kept)])
+    trial = dataclasses.replace(trial, parts=parts)
+    _, fitted = trial.run()
+    y = trial.samples.labels[parts.val]
+    chosen = next(row for row in fitted.history if row["chosen"])
+    answers = fitted.oof_logits.argmax(1)
+    weights = compute_sample_weight("balanced", y)
+    assert chosen["val_accuracy"] == pytest.approx(accuracy_score(y, answers))
+    assert chosen["val_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, answers))
+    assert chosen["val_balanced_loss"] == pytest.approx(
+        log_loss(y, softmax(fitted.oof_logits, 1), sample_weight=weights), rel=1e-5
+    )
+    found = fitted.record["validation"]
+    assert found["accuracy"] == chosen["val_accuracy"]
+    assert found["balanced_accuracy"] == chosen["val_balanced_accuracy"]
+    assert fitted.record["best_epoch"] == 1
+    assert fitted.temperature == pytest.approx(fit_temperature(fitted.oof_logits, y, weights))
+    state = State.new(trainable_network(trial.job()), None, micro=1, average=False)
+    for common, rare, best in ((1.0, 0.0, 0), (0.7, 0.6, 1), (1.0, 0.0, 1), (0.8, 0.9, 3)):
+        plain = {"val_accuracy": 0.9 * common + 0.1 * rare, "val_loss": 1.0}
+        balanced = {"val_balanced_accuracy": (common + rare) / 2, "val_balanced_loss": 1.0}
+        state.progress.history.append(plain | balanced)
+        state.keep_if_best()
+        state.progress.next_epoch()
+        assert state.progress.best_epoch == best
 
 
 def test_moments_come_in_order(tmp_path):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: other batches and losses, which the rest of a training must not mix with
 _KEPT = 2  # checkpoints
 _MAX_JSON = 64 * 2**20  # a history of 100,000 epochs
 _MAX_TENSORS = 2**40

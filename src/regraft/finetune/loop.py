@@ -146,8 +146,7 @@ class Loop:
             "learning_rate": self.schedule.rate(progress.step - 1) if trained else None,
             "train_loss": progress.loss / progress.seen if trained else None,
             "train_accuracy": progress.right / progress.seen if trained else None,
-            "val_loss": scores.log_loss,
-            "val_accuracy": scores.accuracy,
+            **scores.columns(),
             "seconds": round(progress.seconds, 3),
             "images_per_second": speed,
         }
@@ -208,6 +207,8 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     if row["train_loss"] is not None:
         parts.append(f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}")
     parts.append(f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}")
+    if "val_balanced_accuracy" in row:  # it decides then
+        parts[-1] += f", balanced accuracy {row['val_balanced_accuracy']:.4f}"
     if row["images_per_second"] is not None:
         parts.append(f"{row['images_per_second']:,.0f} images/s")
     return "; ".join(parts)

@@ -29,7 +29,8 @@ def finish(loop: Loop, probe: Model, record: Mapping[str, Any]) -> tuple[Model, 
     model = _best_model(loop, scratch=record["name"] == "scratch")
     logits = loop.validation.score(model).logits  # (n, K)
     if model is not probe:
-        temperature = fit_temperature(logits, loop.validation.labels, _sample_weights(loop))
+        validation = loop.validation
+        temperature = fit_temperature(logits, validation.labels, validation.weights)
         model = dataclasses.replace(model, temperature=temperature)
     loop.reporter.say(f"best epoch {progress.best_epoch}: val accuracy {best['val_accuracy']:.4f}")
     whole = {
@@ -51,12 +52,6 @@ def _best_model(loop: Loop, *, scratch: bool) -> Model:
         return start
     how = "trained from scratch" if scratch else "fine-tuned"
     return state.network.to_model(state.best, f"{start.backbone.weights}, {how}")
-
-
-def _sample_weights(loop: Loop) -> NDArray[np.float64] | None:
-    """Return the weight of each validation image by its class; None where all are the same."""
-    weights = loop.training_step.settings.class_weights
-    return None if weights is None else weights.double().cpu().numpy()[loop.validation.labels]
 
 
 def _training_record(loop: Loop) -> dict[str, Any]:
@@ -81,9 +76,16 @@ def _validation_record(
     progress, labels = loop.state.progress, loop.validation.labels
     best = progress.history[progress.best_epoch]
     calibrated = log_losses(logits / np.float32(temperature), labels)
+    balanced = {}
+    if loop.validation.weights is not None:
+        balanced = {
+            "balanced_log_loss": best["val_balanced_loss"],
+            "balanced_accuracy": best["val_balanced_accuracy"],
+        }
     return {
         "n": len(labels),
         "log_loss": best["val_loss"],
         "calibrated_log_loss": float(calibrated.mean()),
         "accuracy": best["val_accuracy"],
+        **balanced,
     }

@@ -31,7 +31,7 @@ class Progress:
     seen: int = 0  # images of this epoch
     seconds: float = 0.0  # of this epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one row for each epoch done
-    best_epoch: int = 0  # highest validation accuracy; if equal, lowest log-loss; then the earliest
+    best_epoch: int = 0  # of highest ``quality``; if equal, the earliest
 
     def count(self, n: int, loss: float, right: int) -> None:
         """Count a batch of n images, with their mean loss and how many were right."""
@@ -82,7 +82,7 @@ class State:
         """Keep the candidate where the last row of the history is better than the best one."""
         progress = self.progress
         last, best = progress.history[-1], progress.history[progress.best_epoch]
-        if (last["val_accuracy"], -last["val_loss"]) > (best["val_accuracy"], -best["val_loss"]):
+        if quality(last) > quality(best):
             progress.best_epoch = progress.epoch
             self.best = copied(self.candidate())
 
@@ -154,6 +154,15 @@ class State:
             else:
                 value = tensor.to(parameter.device)
             self.optimizer.state[parameter][key] = value.detach()
+
+
+def quality(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what epochs are compared by: validation accuracy, and then minus the log-loss.
+
+    Each class counts the same where it does so in the training loss (--class-weight balanced).
+    """
+    kind = "val_balanced" if "val_balanced_accuracy" in row else "val"
+    return row[f"{kind}_accuracy"], -row[f"{kind}_loss"]
 
 
 def copied(tensors: Tensors) -> Tensors:

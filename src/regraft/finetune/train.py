@@ -215,7 +215,12 @@ def build_loop(job: Job, folder: Path, callbacks: Sequence[object] = ()) -> Loop
         training_step=training_step,
         batches=training_batches(job, views, prefixes.training),
         validation=Validation(
-            image_reader(job), job.dataset.val, job.compute, job.group, prefixes.validation
+            image_reader(job),
+            job.dataset.val,
+            job.compute,
+            class_weight=job.config.class_weight,
+            group=job.group,
+            prefix=prefixes.validation,
         ),
         checkpoints=checkpoints_class(folder, fingerprint(job, network)),
         settings=loop_settings(job.config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ import torch
 from regraft.features.taps import TapReader, padded, read_features
 from regraft.finetune.frozen.cut_reader import CutReader
 from regraft.finetune.processes.group import SINGLE_PROCESS, ProcessGroup
+from regraft.heads.fit import sample_weights
+from regraft.heads.fitted import differ
 from regraft.heads.temperature import log_losses
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.config.train_config import ClassWeight
     from regraft.features.compute import Compute
     from regraft.finetune.frozen.prefix import FrozenPrefix
     from regraft.finetune.reader import ImageReader
@@ -34,6 +38,19 @@ class ValidationScores:
     logits: NDArray[np.float32]  # (n, K)
     log_loss: float
     accuracy: float
+    #: The same where each class counts the same; None where each image does.
+    balanced_log_loss: float | None = None
+    balanced_accuracy: float | None = None
+
+    def columns(self) -> dict[str, float]:
+        """Return the columns of a row of history.csv."""
+        found = {
+            "val_loss": self.log_loss,
+            "val_accuracy": self.accuracy,
+            "val_balanced_loss": self.balanced_log_loss,
+            "val_balanced_accuracy": self.balanced_accuracy,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Validation:
@@ -47,11 +64,18 @@ class Validation:
         reader: ImageReader,
         indices: NDArray[np.int64],  # (n,) the validation part, ascending
         compute: Compute,
+        *,
+        class_weight: ClassWeight = "none",
         group: ProcessGroup = SINGLE_PROCESS,  # each process scores its share of the images
         prefix: FrozenPrefix | None = None,  # runs frozen stages once an image; same scores
     ) -> None:
         self.indices = indices
         self.labels = reader.samples.labels[indices]
+        #: (n,) the weight of each image in choices; None where all count the same
+        self.weights: NDArray[np.float64] | None = None
+        weights = sample_weights(self.labels, len(reader.samples.classes), class_weight)
+        if differ(weights):
+            self.weights = weights
         self._reader = reader
         self._compute = compute
         self._group = group
@@ -71,9 +95,15 @@ class Validation:
         found = np.zeros((len(self.indices), len(model.classes)), np.float32)
         found[own] = np.concatenate([found[:0], *logits])[np.argsort(order)]
         self._group.add([torch.from_numpy(found)])  # the rows of other processes are 0 here
-        right = found.argmax(1) == self.labels
-        log_loss = float(log_losses(found, self.labels).mean())
-        return ValidationScores(found, log_loss, float(right.mean()))
+        right, losses = found.argmax(1) == self.labels, log_losses(found, self.labels)
+        scores = ValidationScores(found, float(losses.mean()), float(right.mean()))
+        if self.weights is None:
+            return scores
+        return dataclasses.replace(
+            scores,
+            balanced_log_loss=float(np.average(losses, weights=self.weights)),
+            balanced_accuracy=float(np.average(right, weights=self.weights)),
+        )
 
     def _features(
         self, model: Model, wanted: NDArray[np.int64]

@@ -33,6 +33,7 @@ def draw_epochs(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         style_axes(axes)
     panels[0].legend(fontsize=8, frameon=False)
     title = f"Epoch {chosen['epoch']} is kept: the best on the validation part"
+    title += ", classes balanced" if "val_balanced_accuracy" in chosen else ""
     panels[0].set_title(title, fontsize=10, loc="left")
     panels[1].set_xlabel("epoch (0: before training)", fontsize=9)
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
