@@ -35,7 +35,8 @@ def check_classes(source: Source, *, may_be_empty: bool) -> list[str]:
     named = [f"{printable(name)}: {reason}" for name, reason in sorted(lost.items())]
     raise DataError(
         f"{source.location}: {what} no image that is read: {listed(named, 3, '; ')}",
-        hint="put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it",
+        hint="put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
+        f"--exclude '{printable(min(lost))}' leaves a class out",
     )
 
 

@@ -20,7 +20,10 @@ CONTAINERS = {
     "tar": lambda root, files: write_tar(root / "data.tgz", files, "w:gz"),
 }
 PPM = b"P6 1 1 255\n\1\2\3"
-HINT = "put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it"
+HINT = (
+    "put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
+    "--exclude 'daisy' leaves a class out"
+)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

@@ -232,3 +232,16 @@ def test_folders_inside_classes_that_hold_no_examples_are_said():
     )
     left = open_source(source, SourceOptions(exclude=("cat/_rejected", "dog/old/trash")))
     assert ids(left) == ["cat/1", "dog/un/5", "dog/unknown/6"]
+
+
+def test_a_class_without_an_image_that_is_read_can_be_left_out(tmp_path):
+    data = write_tree(tmp_path, {**PETS, "raw/1.ppm": b"P6 1 1 255 abc"})
+    (tmp_path / "soon").mkdir()
+    with pytest.raises(DataError, match="2 classes have no image that is read") as caught:
+        scan(data, TrainConfig())
+    assert caught.value.hint.endswith("--exclude 'raw' leaves a class out")
+    for config in (TrainConfig(exclude=["raw", "so?n"]), TrainConfig(classes=["cat,dog"])):
+        assert {"cat", "dog"} <= {*scan(data, config).classes}
+    for config in (TrainConfig(exclude="raw"), TrainConfig(classes=["cat,dog,soon"])):
+        with pytest.raises(DataError, match="1 class has no image that is read: soon"):
+            scan(data, config)

@@ -45,14 +45,16 @@ def select(
     if not (exclude or classes or at_most):
         return source
     reasons: dict[int, Reason] = {}
-    refused = list(source.refused)
+    refused, lost = list(source.refused), dict(source.lost_classes)
     notes = []
     for pattern in map(normalise, exclude):
         reason = Reason("excluded", f"--exclude {pattern}")
         matches = _matcher(pattern, source)
         found = [index for index, each in enumerate(source.entries) if matches(each.id, each.label)]
         files = [at for at, each in enumerate(refused) if _is_below(each.path, pattern)]
-        if not found and not files:
+        empty = [name for name in lost if _fits(name, pattern)]
+        lost = {name: why for name, why in lost.items() if name not in empty}
+        if not (found or files or empty):
             raise _unmatched("exclude", pattern, source, _folders(source.entries))
         reasons = dict.fromkeys(found, reason) | reasons
         for at in files:
@@ -63,6 +65,7 @@ def select(
         others = [index for index, each in enumerate(source.entries) if each.label not in names]
         reasons = dict.fromkeys(others, Reason("another class", "not in --classes")) | reasons
         gone = {source.entries[index].label for index in others}
+        lost = {name: why for name, why in lost.items() if name in names}
         refused = [_of_other_class(each, names, gone) for each in refused]
         notes.append(
             f"left out by --classes: {counted(len(others))} of "
@@ -83,7 +86,7 @@ def select(
             f"--at-most {at_most}: {len(chosen):,} of {counted(len(left))} are used, chosen by a "
             "hash of their paths"
         )
-    return _without(source, reasons, refused, notes)
+    return _without(replace(source, lost_classes=lost), reasons, refused, notes)
 
 
 def _without(
@@ -164,7 +167,7 @@ def _is_below(path: str, pattern: str) -> bool:
 
 def _class_names(given: Sequence[str], source: Source) -> set[str]:
     """Return the names of classes: each text is one, or several with commas between them."""
-    known = {entry.label for entry in source.entries}
+    known = {entry.label for entry in source.entries} | {*source.lost_classes}
     names: set[str] = set()
     for text in map(normalise, given):
         words = [text] if text in known else [word.strip() for word in text.split(",")]
