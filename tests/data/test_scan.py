@@ -157,9 +157,31 @@ def test_losses_do_not_count_what_is_passed_over():
 def test_the_same_image_under_two_labels_is_named():
     images = [pixels(0), pixels(1), pixels(0), pixels(0), pixels(1)]
     samples = scan((images, ["a", "b", "b", "a", "b"]), CONFIG)
-    assert samples.notes == (
-        "the same image under several labels, which are not changed: 0 (a), 2 (b), 3 (a)",
+    (note,) = samples.notes
+    assert note == (
+        "1 image under several labels, which are not changed; a run's ledger.json names all: "
+        "0 (a) = 2 (b) = 3 (a)"
     )
+    assert [(entry.status, entry.kind, entry.reason) for entry in samples.ledger.entries] == [
+        ("used", "several labels", "the same bytes as 2 (b), 3 (a)"),
+        ("used", "", ""),
+        ("used", "several labels", "the same bytes as 0 (a), 3 (a)"),
+        ("used", "several labels", "the same bytes as 0 (a), 2 (b)"),
+        ("used", "", ""),
+    ]
+
+
+def test_many_images_under_several_labels_are_one_line():
+    """The same sentence was printed for each of them."""
+    images = [pixels(k % 20) for k in range(40)]
+    samples = scan((images, ["a"] * 20 + ["b"] * 20), CONFIG)
+    (note,) = samples.notes
+    assert note.startswith("20 images under several labels, ")
+    assert note.endswith(
+        ": 0 (a) = 20 (b), 1 (a) = 21 (b), 2 (a) = 22 (b), 3 (a) = 23 (b), "
+        "4 (a) = 24 (b) and 15 more"
+    )
+    assert {entry.kind for entry in samples.ledger.entries} == {"several labels"}
 
 
 def many_orders(tmp_path, files):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pictures import STRANGE, read
+from regraft.plots import confusion
 from regraft.plots.confusion import draw_confusion
 
 
@@ -27,6 +28,21 @@ def test_confusion_matrices_of_any_size_are_drawn(tmp_path, n_classes):
     assert 300 < picture.shape[0] < 1400
     assert 300 < picture.shape[1] < 1800
     assert [file.name for file in tmp_path.iterdir()] == ["c.png"]
+
+
+@pytest.mark.parametrize("n_classes", [12, 40])
+def test_classes_with_a_common_beginning_and_end_are_told_apart(n_classes, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(confusion, "write_figure", lambda figure, *_, **__: drawn.append(figure))
+    names = [
+        f"a rather long name of a plant species {k:02} of the mountains" for k in range(n_classes)
+    ]
+    draw_confusion(tmp_path / "c.png", counts_of(n_classes), names)
+    axes = drawn[0].axes[0]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        shown = [text.get_text() for text in ticks]
+        assert len(set(shown)) == n_classes
+        assert all(f"{k:02}" in text for k, text in enumerate(shown))
 
 
 def test_a_row_is_a_true_class(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pictures import STRANGE, read
+from regraft.plots import grid
 from regraft.plots.grid import Item, draw_grid
 
 
@@ -73,3 +74,24 @@ def test_tiles_name_their_files(tmp_path):
         draw_grid(tmp_path / "p.png", [Item(plain(50, 50), "a", "a", 0.5, name)])
         sizes.append((read(tmp_path / "p.png")[30:90, :220] < 180).any(axis=2).sum())
     assert sizes[1] > sizes[0] + 50
+
+
+def test_classes_and_files_with_a_common_beginning_and_end_are_told_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(grid, "write_figure", lambda figure, _: drawn.append(figure))
+    classes = [f"a rather long name of a plant species {k:02} of the mountains" for k in range(12)]
+    files = [f"photographs of the year/IMG_2023_{k:04}_final_version.jpg" for k in range(12)]
+    items = [
+        Item(plain(8, 8), classes[k], classes[11 - k], 0.5, file) for k, file in enumerate(files)
+    ]
+    draw_grid(tmp_path / "p.png", items, "mistakes")
+    texts = [text.get_text() for text in drawn[0].texts][1:]  # without the title
+    for k, (lines, name) in enumerate(zip(texts[::2], texts[1::2], strict=True)):
+        predicted, true = lines.splitlines()
+        assert predicted.startswith("\N{BALLOT X} predicted")
+        assert f"{k:02}" in predicted
+        assert f"{11 - k:02}" in true
+        assert f"{k:04}" in name
+    draw_grid(tmp_path / "p.png", [Item(plain(8, 8), None, name, None) for name in classes])
+    texts = [text.get_text() for text in drawn[1].texts][1::2]
+    assert all(f"{k:02}" in text for k, text in enumerate(texts))

@@ -1,7 +1,7 @@
 """Names are drawn short, and only in characters that a font has."""
 
 from regraft.plots import text
-from regraft.plots.text import label
+from regraft.plots.text import label, labels
 
 
 def test_names_are_shortened_in_the_middle():
@@ -25,3 +25,7 @@ def test_a_wide_character_takes_two_columns(monkeypatch):
     monkeypatch.setattr(text, "_fonts_for", lambda _: True)
     assert label("猫" * 8, 16) == "猫" * 8
     assert label("猫" * 9, 16) == "猫" * 4 + "…" + "猫" * 3
+
+
+def test_different_names_that_are_drawn_alike_are_numbered():
+    assert labels(["a b", "a  b", "a\tb", "a b"], 16) == ["a b", "a b~2", "a b~3", "a b"]

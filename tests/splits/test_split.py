@@ -301,8 +301,8 @@ def test_copies_in_several_given_parts_leave_training():
     assert parts.left_out == {0: reason, 2: reason}
     assert parts.notes == (
         (
-            f"left out, as another part holds the same bytes: 2 images (train/1 is {reason}; "
-            f"val/1 is {reason})"
+            "left out, as another part holds the same bytes: 2 images (train/1, val/1); a run's "
+            "ledger.json names each with its copy"
         ),
     )
 

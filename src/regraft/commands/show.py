@@ -14,7 +14,7 @@ import numpy as np
 from regraft.config.settings import some_settings
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
-from regraft.core.text import columns
+from regraft.core.text import columns, shortened
 from regraft.data.scan import scan
 from regraft.errors import ConfigError, DataError, ImageError
 from regraft.features.extractor import choose_augmentation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VIEWS = 4  # augmented views of an image, of epochs 1 to 4
 _REFUSED_SHOWN = 5
+_LONGEST_NAME = 60  # columns of a class in the table
 
 
 def show(
@@ -173,7 +174,7 @@ def _lines(samples: Samples, n_read: int, refused: Mapping[int, ImageError]) -> 
     totals = Counter(labels)
     rows = [
         [name, f"{totals[label]:,}", *(f"{counts[label, part]:,}" for part in given)]
-        for label, name in enumerate(samples.classes)
+        for label, name in enumerate(shortened(samples.classes, _LONGEST_NAME))
     ]
     errors = {samples.ids[index]: error for index, error in refused.items()}
     lost = [e for e in samples.ledger.with_refused(errors).entries if e.status == "refused"]

@@ -87,6 +87,24 @@ class Ledger:
             ]
         )
 
+    def with_remarks(self, kind: str, reasons: Mapping[str, str]) -> Ledger:
+        """Return a copy that says something about some used files, given by path.
+
+        Examples
+        --------
+        >>> ledger = Ledger([LedgerEntry("a.jpg", "used")])
+        >>> ledger.with_remarks("several labels", {"a.jpg": "also b.jpg (cat)"}).entries[0].kind
+        'several labels'
+        """
+        return Ledger(
+            [
+                LedgerEntry(entry.path, entry.status, kind, reasons[entry.path])
+                if entry.status == "used" and entry.path in reasons
+                else entry
+                for entry in self.entries
+            ]
+        )
+
     def write(self, path: Path | str) -> None:
         """Write the ledger as JSON."""
         records = [_EntryRecord(e.path, e.status, e.kind, e.reason) for e in self.entries]

@@ -12,7 +12,7 @@ import numpy as np
 from regraft.core.background import raise_failure
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
 from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.losses import check_classes, check_losses
 from regraft.data.samples import Entry, Samples, Source
@@ -36,6 +36,7 @@ _IMAGES_A_TASK = 8
 # More threads than this only wait for each other and for the disk.
 _MOST_THREADS = 16
 _SHOWN = 10
+_NAMED = 5
 _DECODED_OF_16_BITS = 32  # images
 
 
@@ -156,6 +157,7 @@ def _samples(
     source: Source, kept: list[int], scanned: list[_Scanned], ledger: Ledger, config: TrainConfig
 ) -> Samples:
     entries = [source.entries[index] for index in kept]
+    note, conflicts = _conflicts(entries, scanned)
     classes = tuple(sorted({entry.label for entry in entries}))
     number = {name: index for index, name in enumerate(classes)}
     return Samples(
@@ -168,27 +170,41 @@ def _samples(
         groups=tuple(entry.group for entry in entries),
         sizes=np.array([each.header[:2] for each in scanned], dtype=np.int32).reshape(-1, 2),
         positions=np.array(kept, dtype=np.int64),
-        ledger=ledger,
-        notes=(*source.notes, *_conflicts(entries, scanned)),
+        ledger=ledger.with_remarks("several labels", conflicts),
+        notes=(*source.notes, *note),
         max_pixels=config.max_pixels,
         max_refused=config.max_refused,
     )
 
 
-def _conflicts(entries: Sequence[Entry], scanned: Sequence[_Scanned]) -> list[str]:
-    """Return notes that name byte-identical images with different labels."""
+def _conflicts(
+    entries: Sequence[Entry], scanned: Sequence[_Scanned]
+) -> tuple[list[str], dict[str, str]]:
+    """Return a note about byte-identical images with different labels, and a reason for each."""
     copies: dict[bytes, list[Entry]] = defaultdict(list)
     for entry, each in zip(entries, scanned, strict=True):
         copies[each.digest].append(entry)
     several = [group for group in copies.values() if len({entry.label for entry in group}) > 1]
-    notes = [
-        "the same image under several labels, which are not changed: "
-        + listed([f"{entry.id} ({entry.label})" for entry in group], _SHOWN)
-        for group in several[:_SHOWN]
+    if not several:
+        return [], {}
+    reasons = {}
+    for group in several:
+        named = [f"{entry.id} ({entry.label})" for entry in group]
+        for at, entry in enumerate(group):
+            others = [each for each in named[: _SHOWN + 1] if each != named[at]][:_SHOWN]
+            more = len(group) - 1 - len(others)
+            reasons[entry.id] = f"the same bytes as {', '.join(others)}" + (
+                f" and {more:,} more" if more else ""
+            )
+    groups = [
+        listed([f"{entry.id} ({entry.label})" for entry in group], _SHOWN, " = ")
+        for group in several
     ]
-    if len(several) > _SHOWN:
-        notes.append(f"{len(several) - _SHOWN:,} more images have several labels")
-    return notes
+    note = (
+        f"{counted(len(several))} under several labels, which are not changed; a run's "
+        f"ledger.json names all: {listed(groups, _NAMED)}"
+    )
+    return [note], reasons
 
 
 def _losses(samples: Samples, scanned: Sequence[_Scanned]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from regraft.plots.figure import draw_text, new_figure, write_figure
-from regraft.plots.text import as_written, label, width_of
+from regraft.plots.text import as_written, labels, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def draw_confusion(
     # A class without test images has no shares: its row stays grey.
     shares = np.full(counts.shape, np.nan)
     np.divide(counts, totals[:, None], out=shares, where=totals[:, None] > 0)
-    names = [label(name, 16 if many else 22) for name in classes]
+    names = labels(classes, 16 if many else 22)
 
     page = _Page.fitted_to(names, many=many)
     figure = new_figure(page.width, page.height)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.patches import Rectangle
 
 from regraft.plots.figure import RIGHT, WRONG, draw_text, new_figure, write_figure
-from regraft.plots.text import as_written, label, width_of
+from regraft.plots.text import as_written, label, labels, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     Right predictions have a check mark and a thin frame, wrong ones a cross and a thick dashed
     frame; examples without a prediction have the true class alone. At most 25 items are drawn.
     """
-    items, title = items[:SHOWN], label(title, 90) if title else ""
+    items, title = _with_short_names(items[:SHOWN]), label(title, 90) if title else ""
     columns = max(2, min(5, len(items)))
     rows = -(-len(items) // columns)  # 0 without images: the title alone
     top = 0.5 if title else 0.15
@@ -64,16 +64,36 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     write_figure(figure, path)
 
 
+def _with_short_names(items: Sequence[Item]) -> list[Item]:
+    """Return the items with names that fit; classes and files stay apart from each other."""
+    pairs = [(item.true, item.predicted) for item in items if item.predicted is not None]
+    classes = [*dict.fromkeys(name for pair in pairs for name in pair)]
+    alone = [*dict.fromkeys(item.true for item in items if item.predicted is None)]
+    short = {
+        **dict(zip(alone, labels(alone, 26), strict=True)),
+        **dict(zip(classes, labels(classes, 15), strict=True)),
+    }
+    files = [*dict.fromkeys(item.name for item in items if item.name)]
+    names = {"": "", **dict(zip(files, labels(files, 36), strict=True))}
+    return [
+        replace(
+            item,
+            true=short[item.true],
+            predicted=None if item.predicted is None else short[item.predicted],
+            name=names[item.name],
+        )
+        for item in items
+    ]
+
+
 def _write_lines(figure: Figure, item: Item, x: float, y_classes: float, y_name: float) -> None:
     """Write the classes, and below them the file name; positions are shares of the figure."""
-    lines = label(item.true, 26)
+    lines = item.true
     if item.predicted is not None:
         mark = "\N{CHECK MARK}" if item.predicted == item.true else "\N{BALLOT X}"
-        predicted, true = label(item.predicted, 15), label(item.true, 20)
-        lines = f"{mark} predicted {predicted} {item.probability:.2f}\n    true {true}"
+        lines = f"{mark} predicted {item.predicted} {item.probability:.2f}\n    true {item.true}"
     draw_text(figure, (x, y_classes), lines, size=8, va="bottom")
-    name = label(item.name, 36) if item.name else ""
-    draw_text(figure, (x, y_name), name, size=6, va="bottom", color="0.4")
+    draw_text(figure, (x, y_name), item.name, size=6, va="bottom", color="0.4")
 
 
 class _Box(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from regraft.plots.figure import new_figure, write_figure
-from regraft.plots.text import as_written, label
+from regraft.plots.text import as_written, label, labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ class Shown(NamedTuple):
 def pair_grid(path: Path, pairs: Sequence[Shown], title: str) -> None:
     """Draw pairs of images side by side, each image with its line below; at most 24 pairs."""
     pairs = pairs[:SHOWN]
+    below = iter(labels([line for pair in pairs for line in (pair[2], pair[3])], 24))
     columns = max(min(_COLUMNS, len(pairs)), 2)  # one column is narrower than the title
     rows = -(-len(pairs) // columns)
     cell = 2 * _SIDE + 3 * _GAP
@@ -43,13 +44,12 @@ def pair_grid(path: Path, pairs: Sequence[Shown], title: str) -> None:
     for number, pair in enumerate(pairs):
         row, column = divmod(number, columns)
         y = height - 0.5 - row * (_SIDE + _WORDS) - _SIDE
-        images = ((pair.left, pair.below_left), (pair.right, pair.below_right))
-        for side, (image, line) in enumerate(images):
+        for side, image in enumerate((pair.left, pair.right)):
             x = _GAP + column * (cell + _GAP) + side * (_SIDE + _GAP)
             axes = figure.add_axes((x / width, y / height, _SIDE / width, _SIDE / height))
             axes.imshow(image, aspect="equal")
             axes.set_axis_off()
             figure.text(
-                x / width, (y - 0.07) / height, label(line, 24), size=6, va="top", **as_written()
+                x / width, (y - 0.07) / height, next(below), size=6, va="top", **as_written()
             )
     write_figure(figure, path)

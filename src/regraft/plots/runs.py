@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.ticker import MaxNLocator
 
 from regraft.plots.figure import new_figure, style_axes, write_figure
-from regraft.plots.text import families, label
+from regraft.plots.text import families, labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def draw_runs(path: Path, runs: Sequence[PlottedRun]) -> None:
     _draw_accuracy_over(panels[-1], runs, "megabytes", "size of the bundle, MB")
     handles = panels[-1].get_legend_handles_labels()[0]
     legend = figure.legend(
-        handles, [label(run.name, 40) for run in runs], loc="lower center", ncols=2,
+        handles, labels([run.name for run in runs], 40), loc="lower center", ncols=2,
         bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8,
     )  # fmt: skip
     for text in legend.get_texts():

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import font_manager
+
+from regraft.core.text import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Tried in this order for characters that DejaVu Sans, the font of matplotlib, does not have.
 WIDE_FONTS = (
@@ -31,22 +36,32 @@ def label(name: str, longest: int) -> str:
     >>> label("a\tb", 16), label("\U0010ffff", 16)
     ('a b', '<10ffff>')
     """
+    return labels([name], longest)[0]
+
+
+def labels(names: Sequence[str], longest: int) -> list[str]:
+    """Return names as ``label`` does; those of one picture, so that different ones stay different.
+
+    Examples
+    --------
+    >>> labels(["a plant of species 1 in the hills", "a plant of species 2 in the hills"], 16)
+    ['a plant…1… hills', 'a plant…2… hills']
+    """
+    drawn: dict[str, str] = {}
+    for name in names:
+        if name not in drawn:
+            text, taken = _drawable(name), {*drawn.values()}
+            marked = (f"{text}~{number}" for number in range(2, len(names) + 2))
+            drawn[name] = next(each for each in (text, *marked) if each not in taken)
+    return shortened([drawn[name] for name in names], longest, width_of)
+
+
+def _drawable(name: str) -> str:
+    """Return a name in one line, with codes in place of characters that no font has."""
     name = " ".join(name.split()) or "(empty)"
-    units = [
+    return "".join(
         c if c.isprintable() and (c.isascii() or _fonts_for(c)) else f"<{ord(c):x}>" for c in name
-    ]
-    if sum(map(width_of, units)) <= longest:
-        return "".join(units)
-    head, tail = "", ""
-    room = longest - 1  # columns beside the ellipsis
-    while units:
-        at_front = len(head) <= len(tail)
-        unit = units.pop(0 if at_front else -1)
-        room -= width_of(unit)
-        if room < 0:
-            break
-        head, tail = (head + unit, tail) if at_front else (head, unit + tail)
-    return f"{head}…{tail}"
+    )
 
 
 def width_of(text: str) -> int:

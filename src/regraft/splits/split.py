@@ -158,11 +158,13 @@ def _copies_in_other_parts(samples: Samples, codes: NDArray[np.int64]) -> dict[i
 def _left_out_note(samples: Samples, left_out: dict[int, str]) -> list[str]:
     if not left_out:
         return []
-    named = [f"{samples.ids[index]} is {reason}" for index, reason in left_out.items()]
+    named = [samples.ids[index] for index in left_out]
     count = counted(len(left_out))
-    return [
-        f"left out, as another part holds the same bytes: {count} ({listed(named, between='; ')})"
-    ]
+    note = (
+        f"left out, as another part holds the same bytes: {count} ({listed(named)}); a run's "
+        "ledger.json names each with its copy"
+    )
+    return [note]
 
 
 def _name_copies(samples: Samples) -> list[str]:
