@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageFile
 
 from regraft.errors import ImageError
@@ -33,6 +34,9 @@ NUMBERS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 64, 127, 128, 255, 256, 257, 327
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     """Return an encoded image."""
     stream = io.BytesIO()
+    if kind == "HEIC":  # not registered with Pillow, here as in the package
+        pillow_heif.from_pillow(image).save(stream, **options)
+        return stream.getvalue()
     # Saving leaves settings in the object, which the encoder of another format can refuse.
     if "append_images" in options:
         options["append_images"] = [other.copy() for other in options["append_images"]]
@@ -85,21 +89,30 @@ def corpus() -> tuple[tuple[str, bytes], ...]:
         ("TIFF", encode(picture, "TIFF", exif=exif)),
         ("TIFF", encode(picture, "TIFF", big_tiff=True)),
         ("TIFF", encode(picture, "TIFF", compression=None, **frames)),
+        *(("AVIF", encode(picture, "AVIF", speed=9, **options)) for options in (
+            {}, {"exif": exif}, {"icc_profile": b"profile"}, frames)),
+        *(("AVIF", encode(image, "AVIF", speed=9)) for image in (grey, alpha)),
+        ("HEIC", encode(picture, "HEIC", exif=exif.tobytes())),
+        *(("HEIC", encode(image, "HEIC")) for image in (grey, alpha)),
+        ("HEIC", encode(picture.resize((100, 70)), "HEIC", tile_size=64)),
+        *(("JPEG 2000", encode(image, "JPEG2000")) for image in (picture, alpha, deep)),
+        ("JPEG 2000", encode(picture, "JPEG2000", no_jp2=True, tile_size=(4, 4))),
     )  # fmt: skip
 
 
 # --- the pieces of each format --------------------------------------------------------------------
 
 
+_BOXES = (b"meta", b"pitm", b"iloc", b"iinf", b"infe", b"iref", b"iprp", b"ipco", b"ispe", b"clap",
+          b"irot", b"av1C", b"hvcC", b"ipma", b"mdat", b"moov", b"jp2h", b"ihdr", b"colr", b"jp2c",
+          b"\xff\x4f\xff\x51", b"\xff\x90")  # fmt: skip
+
+
 def _pieces(kind: str, data: bytes) -> list[bytes]:
     """Cut a file into pieces that can be dropped, repeated and swapped."""
     cut: list[int] = []
     if kind == "JPEG":
-        at = 2
-        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-            cut.append(at)
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-        cut.append(at)
+        cut = _segments(data)
     elif kind == "PNG":
         at = 8
         while at + 8 <= len(data):
@@ -115,11 +128,25 @@ def _pieces(kind: str, data: bytes) -> list[bytes]:
         cut = [at for at in range(13, len(data)) if data[at] in b"!,;"]
     elif kind == "BMP":
         cut = [14, 54]
+    elif kind in {"AVIF", "HEIC", "JPEG 2000"}:
+        # Boxes, and those within others: by their names, since their sizes may be wrong.
+        cut = sorted(at - 4 for name in _BOXES if (at := data.find(name)) >= 4)
     elif kind == "TIFF":
         at, step, size = _directory(data)
         cut = [at + step * number for number in range(min(size, 999) + 1)]
     ends = [0, *[at for at in cut if at < len(data)], len(data)]
     return [data[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _segments(data: bytes) -> list[int]:
+    """Return where the segments of a JPEG begin, and its pixels."""
+    cut = []
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        cut.append(at)
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    cut.append(at)
+    return cut
 
 
 def _directory(data: bytes) -> tuple[int, int, int]:
@@ -172,7 +199,7 @@ def _numbers(kind: str, data: bytes, chance: random.Random) -> bytes:
     changed = bytearray(data)
     start, end = 0, len(data)
     if chance.random() < 0.7:
-        start, end = (0, min(end, 64))
+        start, end = (0, min(end, 600 if kind in {"AVIF", "HEIC"} else 64))
         if kind == "TIFF" and chance.random() < 0.8:
             at, step, size = _directory(data)
             start, end = at - 2, min(at + step * size + 4, len(data))

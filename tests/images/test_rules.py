@@ -203,6 +203,22 @@ def test_samples_of_a_tiff_mean_what_its_tags_say(order):
     np.testing.assert_array_equal(turned, np.rot90(three >> 8, -1))
 
 
+def test_a_tiff_that_pillow_has_opened_has_the_same_pixels_or_is_refused():
+    values = RANDOM.integers(0, 65_536, (5, 6, 3)).astype(np.uint16)
+    white = tiff_file(values[..., :1], tags={262: (3, [0])})
+    np.testing.assert_array_equal(
+        decode_opened(Image.open(io.BytesIO(white)), CAP), decode(white, CAP)
+    )
+    eight = tiff_file((values >> 8).astype(np.uint8), planar=True)
+    np.testing.assert_array_equal(decode_opened(Image.open(io.BytesIO(eight)), CAP), values >> 8)
+    for samples in (values, (values[..., :2] >> 8).astype(np.uint8)):
+        data = tiff_file(
+            samples, planar=True, tags={338: (3, [2])} if samples.shape[2] == 2 else {}
+        )
+        with pytest.raises(ImageError, match="separate planes, which Pillow reads wrongly"):
+            decode_opened(Image.open(io.BytesIO(data)), CAP)
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("photometric", [0, 1])
 def test_12_bit_tiffs_are_read_in_both_orders(order, photometric):
@@ -213,7 +229,12 @@ def test_12_bit_tiffs_are_read_in_both_orders(order, photometric):
     golden = [round(value * 255 / 4095) for value in values]
     if photometric == 0:
         golden = [255 - value for value in golden]
-    np.testing.assert_array_equal(decode(directory(pixels, tags, order=order), CAP), grey(golden))
+    data = directory(pixels, tags, order=order)
+    np.testing.assert_array_equal(decode(data, CAP), grey(golden))
+    if order == "<" and photometric == 1:  # of the four, Pillow opens this one
+        np.testing.assert_array_equal(
+            decode_opened(Image.open(io.BytesIO(data)), CAP), grey(golden)
+        )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

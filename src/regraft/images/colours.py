@@ -12,7 +12,7 @@ from regraft.errors import ImageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PALETTE = 320  # a tag of TIFF
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _PALETTE = 258, 262, 277, 284, 320  # tags of TIFF
 
 
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -38,6 +38,19 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
+def refuse_planes(image: Image.Image) -> None:
+    """Raise ``ImageError`` for a TIFF that Pillow has read, or will read, as noise."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        several = tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) > 1
+        if several and (image.mode in {"LA", "La"} or tags.get(_BITS, (1,))[0] != 8):
+            raise ImageError(
+                "unsupported pixels",
+                "TIFF in separate planes, which Pillow reads wrongly; give the file and not the "
+                "opened image",
+            )
+
+
 def _repair_palette(tiff: TiffImagePlugin.TiffImageFile) -> None:
     """Take the palette's values as bytes if none needs more: Pillow drops the low byte of each.
 
@@ -51,7 +64,10 @@ def _repair_palette(tiff: TiffImagePlugin.TiffImageFile) -> None:
 
 def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
-    grey = to_8_bits(values, 16)
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    grey = to_8_bits(values, int(tags.get(_BITS, (16,))[0]))
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow applies up to 8 bits only
+        grey = 255 - grey
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255

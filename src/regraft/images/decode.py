@@ -38,7 +38,7 @@ import simplejpeg
 from PIL import Image, ImageFile, features
 
 from regraft.errors import ImageError
-from regraft.images.colours import rgb_of
+from regraft.images.colours import refuse_planes, rgb_of
 from regraft.images.headers import KINDS, read_header
 from regraft.images.readers import DAMAGE, decode_by_pillow, image_error
 
@@ -164,6 +164,7 @@ def decode_opened(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     what = image.format or f"a picture of mode {image.mode}"
     _check_size(what, image.height, image.width, max_pixels)
     try:
+        refuse_planes(image)
         key = _key_of_opened(image)
         image.load()  # first: a PNG's EXIF may follow its pixels, and a TIFF is rotated here
         orientation = image.getexif().get(0x0112)

@@ -84,7 +84,7 @@ def image_error(what: str, error: Exception) -> ImageError:
     """Return the error for what a decoder raised."""
     if isinstance(error, ImageError):
         return error
-    reason = f"{what}: {str(error) or type(error).__name__}"
+    reason = f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
     for words, kind in _KINDS.items():
         if words in reason.lower():
             return ImageError(kind, reason)
