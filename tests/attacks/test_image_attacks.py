@@ -378,11 +378,54 @@ def test_endless_headers_cost_neither_time_nor_memory():
         "TIFF with strips without end": b"II*\0" + struct.pack("<L", much) + bytes(much - 8) + tags,
         "BigTIFF of entries": b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, much // 20) + bytes(much),
     }
+    files |= endless_boxes()
     outcomes, grown = in_a_child([corpus()[0][1], *files.values()])
     for name, (outcome, seconds) in zip(files, outcomes[1:], strict=True):
         assert outcome in {"truncated", "corrupt", "empty"}, name
         assert seconds < 5, name
     assert grown < MOST_MEMORY
+
+
+def box(name, *contents):
+    content = b"".join(contents)
+    return struct.pack(">L4s", 8 + len(content), name) + content
+
+
+def avif_of(*boxes, items=1):
+    """Return an AVIF of items that are coded as AV1, with the given boxes beside."""
+    entries = b"".join(
+        box(b"infe", struct.pack(">LHH4s", 2 << 24, number, 0, b"av01"))
+        for number in range(1, items + 1)
+    )
+    meta = box(b"meta", bytes(4), box(b"pitm", bytes(4), b"\0\1"),
+               box(b"iinf", struct.pack(">LH", 0, items), entries), *boxes)  # fmt: skip
+    return box(b"ftyp", b"avif\0\0\0\0") + meta
+
+
+def endless_boxes():
+    """AVIFs whose boxes refer to much, or to the same bytes over and over."""
+    ispe = box(b"ispe", bytes(4), struct.pack(">LL", 9, 9))
+    links = [struct.pack(">LBB", number, 1, 1) for number in range(1, 1501)]
+    sized = box(b"iprp", box(b"ipco", ispe),
+                box(b"ipma", struct.pack(">LL", 1 << 24, len(links)), *links))  # fmt: skip
+    one = struct.pack(">HHH", 1, 0, 1) + struct.pack(">LL", 0, 0)
+    zero_sizes = struct.pack(">LHH", 0, 0, 16_000) + struct.pack(">HHH", 1, 0, 65_535) * 16_000
+    to = [struct.pack(">H", number) for number in range(2, 1501)]
+    grid = box(b"iref", bytes(4), box(b"dimg", struct.pack(">HH", 1, len(to)), *to))
+    whole = [struct.pack(">HHH", number, 0, 1) + bytes(8) for number in range(1, 1501)]
+    short = box(b"iref", bytes(4), *[box(b"dimg", struct.pack(">HH", 1, 65_535))] * 15_000)
+    much = box(b"mdat", b"\x12\0" * (5 << 20))
+    return {
+        "AVIF of boxes": avif_of(box(b"free") * (1 << 22)),
+        "AVIF of pieces without bytes": avif_of(box(b"iloc", zero_sizes), sized),
+        "AVIF of references": avif_of(
+            box(b"iloc", struct.pack(">LHH", 0, 0x4400, 1), one), sized, short
+        ),
+        "AVIF of items that share a file": avif_of(
+            box(b"iloc", struct.pack(">LHH", 0, 0x4400, 1500), *whole), sized, grid, items=1500
+        )
+        + much,
+    }
 
 
 # --- mutants --------------------------------------------------------------------------------------

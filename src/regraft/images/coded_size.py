@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 12  # bytes of one header
 _SEQUENCE_HEADER, _SEQUENCE_PARAMETERS = 1, 33
-_MAX_UNITS = 10_000
+_MAX_UNITS = 1000  # of one item
 
 
 class _Bits:

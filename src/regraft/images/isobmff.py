@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_BOXES = 20_000  # in one box; a large picture in a grid has hundreds of items
+_MAX_DECODED = 2000  # items of one picture
 _SMALL = 1 << 20  # pixels: pictures up to this size may be coded in larger ones
 _CODECS = {b"av01", b"hvc1", b"hev1"}
 _AVIF, _HEIC = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
@@ -141,12 +142,16 @@ class _Items:
         offset, length, base, index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
         wide = 4 if version == 2 else 2
         at = start + 6 + wide
+        left = _MAX_BOXES  # pieces: they take no bytes where all sizes are zero
         for _ in range(min(self._number(start + 6, wide), _MAX_BOXES)):
             item, at = self._number(at, wide), at + wide
             method = self._number(at, 2) & 15 if version else 0
             at += (2 if version else 0) + 2
             origin, at = self._number(at, base), at + base
             number, at = self._number(at, 2), at + 2
+            left -= number
+            if left < 0:
+                raise ImageError("corrupt", f"more than {_MAX_BOXES:,} pieces of items")
             pieces = []
             for _ in range(number):
                 at += index if version else 0
@@ -187,9 +192,11 @@ class _Items:
         if end <= start:
             return
         wide = 4 if self.data[start] else 2
-        for name, first, _ in _boxes(self.data, start + 4, end):
+        for name, first, after in _boxes(self.data, start + 4, end):
             number = self._number(first + wide, 2)
             at = first + wide + 2
+            if at + wide * number > after:
+                raise ImageError("corrupt", "the box iref is too short")
             to = [self._number(at + wide * each, wide) for each in range(number)]
             yield name, self._number(first, wide), to
 
@@ -227,6 +234,11 @@ class _Items:
                     wanted.update(to)
                 elif kind == b"auxl" and wanted & set(to):
                     wanted.add(item)
+        pieces = [piece for item in wanted for piece in self._extents.get(item, ())]
+        held = sum(end - start for start, end in pieces)
+        # Equal pieces of a grid may share their bytes.
+        if len(wanted) > _MAX_DECODED or held > 16 * max(len(self.data), _SMALL):
+            raise ImageError("corrupt", f"{len(wanted):,} items of {held:,} bytes in one picture")
         coded = 0
         for item in wanted:
             sizes = list(self._coded_sizes(item))
