@@ -36,7 +36,7 @@ def check_classes(source: Source, *, may_be_empty: bool) -> list[str]:
     raise DataError(
         f"{source.location}: {what} no image that is read: {listed(named, 3, '; ')}",
         hint="put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
-        f"--exclude '{printable(min(lost))}' leaves a class out",
+        f"`exclude={printable(min(lost))!r}` leaves a class out",
     )
 
 

@@ -5,7 +5,7 @@ The left column says where a layout is met; most are those of public data sets, 
 
 import pytest
 
-from image_trees import encoded, write_tar, write_tree, write_zip
+from image_trees import encoded, left_out, write_tar, write_tree, write_zip
 from regraft.data.sources.layout import arrange
 from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
@@ -99,14 +99,14 @@ def test_what_is_trained(layout):
 NOTED = {
     "patients in classes": (
         ["ill/{p1,p2}", "well/{p3,p4}"],
-        "its folders (ill: p1, p2); --group-by parent keeps the images of one folder in"),
+        "its folders (ill: p1, p2); `group_by='parent'` keeps the images of one folder in"),
     "videos in classes": (
-        ["jump/{v_01,v_02}", "run/{v_03,v_04}"], "--group-by parent keeps the images of one"),
+        ["jump/{v_01,v_02}", "run/{v_03,v_04}"], "`group_by='parent'` keeps the images of one"),
     "patients that are counted in each class": (
         ["ill/{1,2,3}", "well/{1,2,3}"],
-        "--group-by 1 keeps the images of all folders of one name (1, 2, 3) in one part"),
+        "`group_by='1'` keeps the images of all folders of one name (1, 2, 3) in one part"),
     "one person in several classes": (
-        ["top/{happy,sad}/{s01,s02}"], "--group-by 1 keeps the images of all folders of one"),
+        ["top/{happy,sad}/{s01,s02}"], "`group_by='1'` keeps the images of all folders of one"),
     "kinds of kinds": (
         ["cat/{siamese,persian}", "dog/{poodle,beagle}"], "its folders (cat: persian, siamese)"),
     "patients in parts": (
@@ -144,9 +144,9 @@ STOPPED = {
     "a cloned repository: Dataset/0 to 9 beside Examples": (
         ["Dataset/{0,1,2,3,4,5,6,7,8,9}", "Examples"],
         "data has folders in Dataset only, and not in Examples",
-        ("if the classes are 0, 1, 2, 3, 4 and 5 more, give data/Dataset; if they are Dataset, "
-         "Examples, add --group-by parent (images of one folder belong together) or --group-by "
-         "none"),
+        ("if the classes are 0, 1, 2, 3, 4 and 5 more, give data/Dataset; `exclude='Examples'` "
+         "leaves out what is no class; if the classes are Dataset, Examples, `group_by='parent'` "
+         "keeps the images of one folder together, and `group_by='none'` does not"),
     ),
     "a cloned repository with more pictures": (
         ["repo/{docs/img,assets}", "repo/data/{cat,dog}"],
@@ -274,15 +274,17 @@ STOPPED = {
     "masks in each class: COVID-19 radiography": (
         ["{covid,normal}/{images,masks}"],
         "data has folders named masks in class folders: masks, labels or copies",
-        "move them away; if they are covid, normal,",
+        "`exclude='masks'` leaves out what is no class; if the classes are covid, normal,",
     ),
     "augmented copies in a class": (
         ["{a,b}", "a/augmented"],
-        "data has folders named augmented in class folders: masks, labels or copies", "move them",
+        "data has folders named augmented in class folders: masks, labels or copies",
+        "`exclude='augmented'`",
     ),
     "thumbnails in each class": (
         ["{a,b}", "{a,b}/thumbs"],
-        "data has folders named thumbs in class folders: masks, labels or copies", "move them away",
+        "data has folders named thumbs in class folders: masks, labels or copies",
+        "`exclude='thumbs'`",
     ),
     "images and masks, without classes": (
         ["{images,masks}"],
@@ -312,7 +314,7 @@ STOPPED = {
     "a competition: no classes in the test part": (
         ["train/{a,b}", "test"],
         "data: test holds 2 images and no class folders",
-        "or give train alone, which is then divided into parts",
+        "; or give train alone: it is divided into parts",
     ),
     "the same in a folder of the same name: ASL": (
         ["asl_train/asl_train/{a,b}", "asl_test/asl_test"],
@@ -332,7 +334,7 @@ STOPPED = {
     ),
     "patients of one class only": (
         ["ill/{p1,p2}", "well"],
-        "data has folders in ill only, and not in well", "--group-by parent (images of one folder",
+        "data has folders in ill only, and not in well", "`group_by='parent'` keeps",
     ),
 }  # fmt: skip
 
@@ -360,13 +362,17 @@ def test_group_by_says_what_the_folders_are_in_every_container(tmp_path, contain
     data = CONTAINERS[container](tmp_path, names)
     with pytest.raises(DataError, match="has folders in Dataset only, and not in Exa") as caught:
         open_source(data)
-    path = "repo/Dataset"
-    give = (
-        f"give {data}/{path};"
-        if container == "folder"
-        else f"unpack it and give the folder {path};"
-    )
-    assert give in caught.value.hint
+    advice = {"folder": f"give {data}/repo/Dataset"}
+    expected = advice.get(container, "unpack it and give the folder repo/Dataset")
+    assert caught.value.hint.startswith(f"if the classes are 0, 1, 2, {expected}; ")
+    source = open_source(data, SourceOptions(exclude=("Examples",)))
+    assert {entry.label for entry in source.entries} == {"0", "1", "2"}
+    assert source.notes == ("left out by --exclude Examples: 2 images",)
+    assert left_out(source) == {
+        f"repo/Examples/{n}.jpg": ("passed over", "excluded") for n in (1, 2)
+    }
+    both = open_source(data, SourceOptions(classes=("Dataset", "Examples")))
+    assert {entry.label for entry in both.entries} == {"Dataset", "Examples"}
     for group_by, groups in (("none", {None}), ("1", {"0", "1", "2", "1.jpg", "2.jpg"})):
         source = open_source(data, SourceOptions(group_by=group_by))
         assert {entry.label for entry in source.entries} == {"Dataset", "Examples"}

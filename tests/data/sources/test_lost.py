@@ -22,7 +22,7 @@ CONTAINERS = {
 PPM = b"P6 1 1 255\n\1\2\3"
 HINT = (
     "put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
-    "--exclude 'daisy' leaves a class out"
+    "`exclude='daisy'` leaves a class out"
 )
 
 
@@ -39,6 +39,14 @@ def test_a_class_of_files_that_are_not_read_is_a_stop(tmp_path, container, above
             "read (.ppm)"
         )
         assert (caught.value.hint, caught.value.exit_code) == (HINT, 2)
+
+
+@pytest.mark.parametrize("choice", [{"exclude": "daisy"}, {"classes": "rose,tulip"}])
+def test_a_class_that_is_not_wanted_is_not_missed(tmp_path, choice):
+    data = write_tree(tmp_path, {**FLOWERS, "daisy/1.ppm": PPM})
+    assert scan(data, CONFIG.replace(**choice)).classes == ("rose", "tulip")
+    (tmp_path / "daisy" / "1.ppm").unlink()
+    assert scan(data, CONFIG.replace(**choice)).classes == ("rose", "tulip")
 
 
 def test_an_empty_class_is_a_stop_for_training_and_a_note_for_measuring(tmp_path):

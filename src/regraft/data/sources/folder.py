@@ -42,7 +42,7 @@ def open_folder(data: Data, options: SourceOptions) -> Source | None:
         os.fspath(data),
         list_tree(Path(data)),
         partial(read_each, read_file),
-        group_by=options.group_by,
+        options,
     )
 
 

@@ -80,7 +80,7 @@ def _check_labelled(name: str, files: Sequence[str]) -> None:
             hint=_HINT,
         )
     if has_image_suffix(files[0]):
-        classes = {entry.label for entry in arrange(files, name).entries}
+        classes = {entry.label for entry in arrange(files, name, settled=True).entries}
         if len(classes) == 1:
             raise DataError(f"{name} holds one folder of images only: {classes.pop()}", hint=_HINT)
 

@@ -8,11 +8,13 @@ class folders all give the same ids.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from regraft.core.text import counted, listed
+from regraft.data.names import normalise
 from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.lost import classes_without_images, no_images
 from regraft.data.sources.nesting import Outer, check_nesting
@@ -22,6 +24,7 @@ from regraft.data.sources.part_names import (
     part_of,
     says_only_a_part,
 )
+from regraft.data.sources.select import excluded_by, find_excluded
 from regraft.data.sources.tree import TO_LABEL, Folder, Tree
 from regraft.errors import DataError
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from regraft.data.ledger import LedgerEntry
     from regraft.data.sources.members import Members
+    from regraft.data.sources.options import SourceOptions
     from regraft.images.payload import Load
 
 Key = TypeVar("Key")
@@ -42,20 +46,21 @@ def source_of_folders(
     location: str,
     members: Members[Key],
     stream: Callable[[Sequence[Key], Sequence[int]], Iterator[tuple[int, Load]]],
-    *,
-    group_by: str | None = None,
+    options: SourceOptions,
     order: Callable[[Key], int] | None = None,
 ) -> Source:
     """Make a source of the class folders of a tree; ``stream(keys, indices)`` reads its images.
 
-    Entries are sorted by id, or by ``order(key)``, where images are read in one order only. With
-    ``group_by`` the user has said what the folders in class folders are.
+    Entries are sorted by id, or by ``order(key)``, where images are read in one order only.
     """
     if not members.names:
         raise no_images(f"{location} holds no images", members.left_out)
-    layout = arrange(
-        members.names, location, has_groups=group_by is not None, is_folder=kind == "folder"
-    )
+    settled = options.group_by is not None or bool(options.classes)
+    arranged = partial(arrange, location=location, is_folder=kind == "folder")
+    if options.exclude:
+        members, layout = _arrange_without(options.exclude, members, arranged, settled=settled)
+    else:
+        layout = arranged(members.names, settled=settled)
     images = [
         (members.keys[position], entry)
         for position, entry in zip(layout.positions, layout.entries, strict=True)
@@ -74,6 +79,40 @@ def source_of_folders(
         (*members.notes, *layout.notes, *no_classes),
         lost_classes=lost,
     )
+
+
+def _arrange_without(
+    exclude: Sequence[str],
+    members: Members[Key],
+    arranged: Callable[..., Arrangement],
+    *,
+    settled: bool,
+) -> tuple[Members[Key], Arrangement]:
+    """Arrange what the user does not leave out: a folder of examples hides no class folders.
+
+    Where the rest has the same classes with what is left out and without, all is returned, and
+    ``select`` leaves it out.
+    """
+    whole = None
+    entries, positions = (
+        [Entry(name, "") for name in members.names],
+        list(range(len(members.names))),
+    )
+    with suppress(DataError):  # without class folders, patterns mean folders and files
+        whole = arranged(members.names, settled=True)
+        entries, positions = whole.entries, whole.positions
+    gone: dict[int, str] = {}
+    for pattern in map(normalise, exclude):
+        found = [positions[index] for index in find_excluded(pattern, entries)]
+        gone = dict.fromkeys(found, pattern) | gone
+    left = members.without(gone, excluded_by)
+    if not left.names:
+        return members, arranged(members.names, settled=True)  # ``select`` says so
+    rest = arranged(left.names, settled=settled)
+    kept = [entry for at, entry in zip(positions, entries, strict=True) if at not in gone]
+    if whole is not None and kept == rest.entries:
+        return members, replace(whole, notes=rest.notes)
+    return left, rest
 
 
 @dataclass(frozen=True)
@@ -97,7 +136,7 @@ class _Labelled(NamedTuple):
 
 
 def arrange(
-    names: Sequence[str], location: str, *, has_groups: bool = False, is_folder: bool = True
+    names: Sequence[str], location: str, *, settled: bool = False, is_folder: bool = True
 ) -> Arrangement:
     """Find the class folders, with or without part folders, in the NFC names of images.
 
@@ -105,7 +144,8 @@ def arrange(
     folders found are named like parts (``train`` and ``test``, ``training_set`` and ``test_set``,
     ``seg_train`` and ``seg_test``), each holds class folders of its own. If all class folders hold
     part folders, these are the parts. A file deep below a class folder belongs to the class: where
-    its folder is probably the class, that is an error without ``has_groups`` (``nesting.py``).
+    its folder is probably the class, that is an error (``nesting.py``), unless it is ``settled``
+    that the outer folders are the classes.
     Entries are sorted by id: the order of an archive's members changes no result.
 
     Examples
@@ -133,7 +173,7 @@ part=None, group=None)]
         names_of_parts = listed(sorted({each.folder[-1] for each in inside}), _LISTED)
         notes.append(f"the folders {names_of_parts} in the class folders are used as parts")
         labelled = inside
-    elif not has_groups:
+    elif not settled:
         notes += check_nesting(_outers(tree, labelled, root), location, is_folder=is_folder)
     found = [
         (position, Entry(tree.id_below(position, root), each.label, each.part))
@@ -214,7 +254,7 @@ def _class_roots(
 def _without(others: list[str], root: Folder) -> str:
     """Return the hint for a part without class folders."""
     alone = "/".join((*root, others[0]))
-    return f"{TO_LABEL}; or give {alone} alone, which is then divided into parts"
+    return f"{TO_LABEL}; or give {alone} alone: it is divided into parts"
 
 
 def _parts_of_classes(tree: Tree, labelled: Sequence[_Labelled]) -> list[_Labelled]:

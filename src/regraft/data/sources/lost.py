@@ -69,6 +69,8 @@ def classes_without_images(
     lost: dict[str, str] = {}
     others = []
     for label, entries in sorted(files.items()):
+        if any(entry.kind == "excluded" for entry in entries):
+            continue
         seen = [entry for entry in entries if entry.kind != "hidden file"]
         refused = [entry for entry in seen if entry.status == "refused"]
         suffixes = Counter(ntpath.splitext(entry.path)[1].lower() for entry in seen)

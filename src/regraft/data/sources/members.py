@@ -11,7 +11,7 @@ from regraft.data.names import normalise, printable
 from regraft.images.headers import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Key = TypeVar("Key")
 
@@ -101,3 +101,22 @@ class Members(Generic[Key]):
             self.record_passed_over(
                 name, "not an image", "neither its suffix nor its content is an image's"
             )
+
+    def without(
+        self, gone: Mapping[int, str], reason: Callable[[str], tuple[str, str]]
+    ) -> Members[Key]:
+        """Return the members without some images, which are passed over.
+
+        ``gone`` has the position of each with what ``reason`` turns into a kind and a sentence.
+        """
+        kept = [at for at in range(len(self.names)) if at not in gone]
+        left = Members(
+            [self.names[at] for at in kept],
+            [self.keys[at] for at in kept],
+            list(self.left_out),
+            self.folders,
+            self.notes,
+        )
+        for position, why in sorted(gone.items()):
+            left.record_passed_over(self.names[position], *reason(why))
+        return left

@@ -4,7 +4,7 @@ Every folder below the top of the data is a class, and all images below it are o
 is right for ``CLASS/PATIENT/1.jpg``, and wrong for ``2023/CLASS/1.jpg`` or for a cloned repository.
 A wrong reading ends with a high accuracy and useless classes, and a needless stop costs one flag.
 So a layout that matches one of ``RULES`` is an error, unless the user says with ``group_by`` what
-the inner folders are. Other folders in class folders give a note.
+the inner folders are, or names the classes. Other folders in class folders give a note.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from regraft.data.sources.part_names import FILLERS, find_parts, part_of, words
 from regraft.errors import DataError
 
 _LISTED = 5  # names in one message
+_SPARE = 3  # names to leave out in one hint
 
 # Folders beside or in class folders that hold no further images of the class.
 _COMPANIONS = {
@@ -64,11 +65,12 @@ class Outer:
 
 
 class Finding(NamedTuple):
-    """What speaks against a layout."""
+    """What speaks against a layout, and what to do."""
 
     what: str
     meant: Outer | None = None  # the folder that probably holds the classes
-    advice: str = ""  # in place of ``meant``
+    advice: str = ""  # more that can be done
+    spare: Sequence[str] = ()  # names without which the layout would be clear
 
 
 def check_nesting(outers: Sequence[Outer], location: str, *, is_folder: bool) -> list[str]:
@@ -89,17 +91,20 @@ def check_nesting(outers: Sequence[Outer], location: str, *, is_folder: bool) ->
 
 def _hint(finding: Finding, outers: Sequence[Outer], location: str, *, is_folder: bool) -> str:
     """Return what to do: the path that was probably meant, and how to go on regardless."""
-    advice = finding.advice
+    remedies = [finding.advice] if finding.advice else []
     if finding.meant is not None:
         path = finding.meant.path
-        inner = _named(finding.meant.inner)
         give = f"give {location.rstrip('/')}/{path}" if is_folder else (
             f"unpack it and give the folder {path}")  # fmt: skip
-        advice = f"if the classes are {inner}, {give}"
-    return (
-        f"{advice}; if they are {_named(outer.name for outer in outers)}, add --group-by parent "
-        "(images of one folder belong together) or --group-by none"
+        remedies.append(f"if the classes are {_named(finding.meant.inner)}, {give}")
+    if 0 < len(finding.spare) <= _SPARE:
+        patterns = ", ".join(f"`exclude={name!r}`" for name in sorted(finding.spare))
+        remedies.append(f"{patterns} leaves out what is no class")
+    remedies.append(
+        f"if the classes are {_named(outer.name for outer in outers)}, `group_by='parent'` keeps "
+        "the images of one folder together, and `group_by='none'` does not"
     )
+    return "; ".join(remedies)
 
 
 # --- the rules -------------------------------------------------------------------------------
@@ -114,9 +119,9 @@ def _copies(outers: Sequence[Outer]) -> Finding | None:
             continue
         what = f"has the folders {_named(again)} twice: beside {outer.name} and in it"
         if part_of(outer.name):
-            others = _named(names - {outer.name})
-            return Finding(what, advice=f"put {others} into a folder train")
-        return Finding(what, outer)
+            advice = f"put {_named(names - {outer.name})} into a folder train"
+            return Finding(what, advice=advice, spare=[outer.name])
+        return Finding(what, outer, spare=[outer.name])
     return None
 
 
@@ -140,7 +145,7 @@ def _companions(outers: Sequence[Outer]) -> Finding | None:
     }
     if found:
         what = f"has folders named {_named(found)} in class folders: masks, labels or copies"
-        return Finding(what, advice="move them away")
+        return Finding(what, spare=sorted(found))
     flat = [outer.name for outer in outers if not outer.inner]
     if len(outers) < 2 or len(flat) < len(outers) or not any(map(_is_companion, flat)):
         return None
@@ -179,8 +184,9 @@ def _only_nested(outers: Sequence[Outer]) -> Finding | None:
     if len(nested) != 1 or len(outers) < 2 or not nested[0].is_holder:
         return None
     (outer,) = nested
-    others = _named(each.name for each in outers if each is not outer)
-    return Finding(f"has folders in {outer.name} only, and not in {others}", outer)
+    others = [each.name for each in outers if each is not outer]
+    what = f"has folders in {outer.name} only, and not in {_named(others)}"
+    return Finding(what, outer, spare=others)
 
 
 def _containers(outers: Sequence[Outer]) -> Finding | None:
@@ -250,6 +256,6 @@ def _notes(outers: Sequence[Outer]) -> list[str]:
         rule, what = str(*depths), f"the images of all folders of one name ({_named(shared)})"
     note = (
         f"all images below a class folder are of that class, also those in its folders "
-        f"({first.name}: {_named(first.inner)}); --group-by {rule} keeps {what} in one part"
+        f"({first.name}: {_named(first.inner)}); `group_by={rule!r}` keeps {what} in one part"
     )
     return [note]

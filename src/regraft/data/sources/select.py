@@ -48,10 +48,11 @@ def select(
     refused, lost = list(source.refused), dict(source.lost_classes)
     notes = []
     for pattern in map(normalise, exclude):
-        reason = Reason("excluded", f"--exclude {pattern}")
-        matches = _matcher(pattern, source)
-        found = [index for index, each in enumerate(source.entries) if matches(each.id, each.label)]
+        reason = excluded_by(pattern)
         files = [at for at, each in enumerate(refused) if _is_below(each.path, pattern)]
+        # Images that hid the class folders have been left out already.
+        before = sum(refused[at].reason == reason.text for at in files)
+        found = [] if before else find_excluded(pattern, source.entries)
         empty = [name for name in lost if _fits(name, pattern)]
         lost = {name: why for name, why in lost.items() if name not in empty}
         if not (found or files or empty):
@@ -59,7 +60,7 @@ def select(
         reasons = dict.fromkeys(found, reason) | reasons
         for at in files:
             refused[at] = LedgerEntry(refused[at].path, "passed over", *reason)
-        notes.append(f"left out by --exclude {printable(pattern)}: {counted(len(found))}")
+        notes.append(f"left out by --exclude {printable(pattern)}: {counted(len(found) + before)}")
     if classes:
         names = _class_names(classes, source)
         others = [index for index, each in enumerate(source.entries) if each.label not in names]
@@ -87,6 +88,17 @@ def select(
             "hash of their paths"
         )
     return _without(replace(source, lost_classes=lost), reasons, refused, notes)
+
+
+def excluded_by(pattern: str) -> Reason:
+    """Return the reason of what a pattern of ``exclude`` leaves out."""
+    return Reason("excluded", f"--exclude {pattern}")
+
+
+def find_excluded(pattern: str, entries: Sequence[Entry]) -> list[int]:
+    """Return the positions of the images that a pattern of ``exclude`` means."""
+    matches = _matcher(pattern, entries)
+    return [index for index, each in enumerate(entries) if matches(each.id, each.label)]
 
 
 def _without(
@@ -120,13 +132,13 @@ def _stream_kept(
 # --- names ----------------------------------------------------------------------------------------
 
 
-def _matcher(pattern: str, source: Source) -> Callable[[str, str], bool]:
+def _matcher(pattern: str, entries: Sequence[Entry]) -> Callable[[str, str], bool]:
     """Return whether an image, given by id and label, is meant by a pattern.
 
     A pattern means classes if it matches any; else folders and files: with "/" the path from its
     beginning, without one any part of it.
     """
-    if any(_fits(entry.label, pattern) for entry in source.entries):
+    if any(_fits(entry.label, pattern) for entry in entries):
         return lambda _, label: _fits(label, pattern)
     return lambda name, _: any(_fits(each, pattern) for each in _places(name, pattern))
 

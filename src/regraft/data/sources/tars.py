@@ -49,9 +49,7 @@ def open_tar(data: Data, options: SourceOptions) -> Source | None:
         return None
     reader, members = list_tar(Path(data))
     order = (lambda member: member.offset) if reader.compressed else None  # read front to back
-    return source_of_folders(
-        "tar", os.fspath(data), members, reader.stream, group_by=options.group_by, order=order
-    )
+    return source_of_folders("tar", os.fspath(data), members, reader.stream, options, order)
 
 
 @dataclass(frozen=True, slots=True)

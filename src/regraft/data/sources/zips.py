@@ -39,7 +39,7 @@ def open_zip(data: Data, options: SourceOptions) -> Source | None:
         return None
     reader, members = list_zip(Path(data))
     stream = partial(read_each, reader.read)
-    return source_of_folders("zip", os.fspath(data), members, stream, group_by=options.group_by)
+    return source_of_folders("zip", os.fspath(data), members, stream, options)
 
 
 def is_zip(path: Path) -> bool:
