@@ -239,7 +239,7 @@ def test_a_class_without_an_image_that_is_read_can_be_left_out(tmp_path):
     (tmp_path / "soon").mkdir()
     with pytest.raises(DataError, match="2 classes have no image that is read") as caught:
         scan(data, TrainConfig())
-    assert caught.value.hint.endswith("--exclude 'raw' leaves a class out")
+    assert caught.value.hint.endswith("`exclude='raw'` leaves a class out")
     for config in (TrainConfig(exclude=["raw", "so?n"]), TrainConfig(classes=["cat,dog"])):
         assert {"cat", "dog"} <= {*scan(data, config).classes}
     for config in (TrainConfig(exclude="raw"), TrainConfig(classes=["cat,dog,soon"])):
