@@ -37,10 +37,12 @@ def fit_memory(state: State, side: int, compute: Compute, reporter: Reporter, fr
     asked, progress, least = state.progress.micro, state.progress, state.network.least_images
     while progress.micro > least and fixed + progress.micro * one > free:
         progress.micro = max(-(-progress.micro // 2), least)
-    if fixed + progress.micro * one > free:
+    # Batches differ by one image: some are odd, and BatchNorm's passes of two then have one of 3.
+    most = 3 if progress.micro == least == 2 else progress.micro
+    if fixed + most * one > free:
         raise RegraftError(
-            f"training needs about {_gib(fixed + progress.micro * one)} of memory, with "
-            f"{counted(progress.micro)} at a time; {_gib(free)} are free",
+            f"training needs about {_gib(fixed + most * one)} of memory, with {counted(most)} at a "
+            f"time; {_gib(free)} are free",
             hint="a smaller `image_size` or `model`, or fewer stages with `unfreeze`",
         )
     if progress.micro < asked:
