@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import io
 import os
 import pickle
 import re
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -67,6 +69,74 @@ def test_files_without_named_tensors(tmp_path, content):
     torch.save(content, file)
     with pytest.raises(WeightsError, match=r"no named tensors|holds weight beside its tensors"):
         read_weights(file)
+
+
+OLD = {"_use_new_zipfile_serialization": False}  # as before torch 1.6
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of the things that are made here
+@pytest.mark.parametrize("options", [{}, OLD], ids=["zip", "old"])
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda t: torch.nested.nested_tensor([t, t]), "nested tensors"),
+        (lambda t: torch.nested.nested_tensor([t, t], layout=torch.jagged), "of their own"),
+        (lambda t: t.to_sparse(), "sparse tensors"),
+        (lambda t: t.to_sparse_csr(), "sparse tensors"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised tensors"),
+        (lambda t: t.to("meta"), "tensors without values"),
+        (lambda _: bytearray(8), "arrays of bytes"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(make, what, options, tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"weight": make(torch.ones(2, 3))}, file, **options)
+    with pytest.raises(WeightsError, match=rf"holds .*{what}.*: a network's weights are plain"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("name", [1, ("weight",), "w" * 2000], ids=["number", "tuple", "long"])
+def test_names_that_are_no_short_text_are_refused(name, tmp_path):
+    torch.save({name: torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="no text of at most 1000 characters"):
+        read_weights(tmp_path / "w.pth")
+
+
+def packed(change, compression=zipfile.ZIP_STORED):
+    """Return a checkpoint of a thousand zeros whose members are changed and packed again."""
+    whole, again = io.BytesIO(), io.BytesIO()
+    torch.save({"weight": torch.zeros(1000)}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(again, "w", compression) as target:
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)))
+    return again.getvalue()
+
+
+def calling(function, argument):
+    class Called:
+        def __reduce__(self):
+            return function, (argument,)
+
+    return pickle.dumps({"weight": Called()}, 2)
+
+
+@pytest.mark.parametrize("count", [1000, 3_000_000])
+def test_a_checkpoint_takes_no_more_memory_than_its_bytes(count, tmp_path):
+    """A compressed one of 12 kB would be 12 MB; torch.save compresses none."""
+
+    def larger(name, data):
+        return bytes(4 * count) if name.endswith("data/0") else data
+
+    file = tmp_path / "w.pth"
+    file.write_bytes(packed(larger, zipfile.ZIP_DEFLATED))
+    with pytest.raises(WeightsError, match=r"has [\d,]+ bytes and would expand to [\d,]+: its"):
+        read_weights(file)
+    # A call that makes as many bytes as a number in the file says, in both formats.
+    call = calling(bytearray, 2**40)
+    for data in (packed(lambda name, data: call if name.endswith("data.pkl") else data), call):
+        file.write_bytes(data)
+        with pytest.raises(WeightsError, match="holds arrays of bytes"):
+            read_weights(file)
 
 
 def test_the_hash_is_checked_first(tmp_path):
@@ -219,6 +289,58 @@ def test_values_that_are_not_finite_are_refused():
             what="w.pth",
         )
     assert torch.equal(module.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fits"),
+    [
+        *(("weight", kind, True) for kind in ("float16", "bfloat16", "float32", "float64")),
+        *(("weight", kind, False) for kind in ("int64", "uint8", "bool", "complex64")),
+        ("weight", "float8_e4m3fn", False),
+        ("num_batches_tracked", "int32", True),
+        ("num_batches_tracked", "float32", True),  # scripts convert everything
+        ("num_batches_tracked", "bool", False),
+        ("num_batches_tracked", "complex64", False),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_numbers_are_converted_within_their_kind(name, kind, fits, suffix, tmp_path):
+    module, file = nn.BatchNorm1d(3), tmp_path / f"w{suffix}"
+    state = {**module.state_dict(), name: torch.full_like(module.state_dict()[name], 2.0)}
+    state[name] = state[name].to(getattr(torch, kind))
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    if fits:
+        load_into(module, read_weights(file), heads=(), what="w")
+        assert (module.state_dict()[name] == 2).all()
+    else:
+        with pytest.raises(WeightsError, match=f"numbers of another kind: {name} is {kind}, not"):
+            load_into(module, read_weights(file), heads=(), what="w")
+
+
+def test_values_must_be_finite_as_they_are_used():
+    """1e300 is a float64, and infinite as float32."""
+    with pytest.raises(WeightsError, match="not finite in weight"):
+        load_into(
+            nn.Linear(1, 1, bias=False),
+            {"weight": torch.full((1, 1), 1e300, dtype=torch.float64)},
+            heads=(),
+            what="w",
+        )
+
+
+def test_views_are_read_as_what_they_show(tmp_path):
+    """A transposed tensor, and one number that stands for all: no copy is made before the check."""
+    module = nn.Linear(3, 2)
+    torch.save(
+        {"weight": torch.arange(6.0).view(3, 2).t(), "bias": torch.ones(1).expand(2)},
+        tmp_path / "w.pth",
+    )
+    load_into(module, read_weights(tmp_path / "w.pth"), heads=(), what="w")
+    assert module.weight.tolist() == [[0, 2, 4], [1, 3, 5]]
+    assert module.bias.tolist() == [1, 1]
+    torch.save({"weight": torch.ones(1, 1).expand(10**6, 10**6)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"weight is \(1000000, 1000000\), not \(2, 3\)"):
+        load_into(module, read_weights(tmp_path / "w.pth"), heads=(), what="w")
 
 
 def test_half_precision_is_converted_and_old_files_lack_counters():

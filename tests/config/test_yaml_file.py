@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regraft.config.declaration import settings_of
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import MAX_BYTES, from_yaml, read_config, to_yaml
 from regraft.errors import ConfigError
@@ -86,6 +88,23 @@ def test_an_error_names_the_line(text, message):
     with pytest.raises(ConfigError) as caught:
         from_yaml(text, "c.yaml")
     assert str(caught.value) == message
+
+
+PATHS = [name for name, each in settings_of(TrainConfig).items() if each.base_type is Path]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(("written", "shown"), [(r"a\0b", r"a\x00b"), (r"a\uD800b", r"a\ud800b")])
+def test_what_no_system_takes_for_a_path_is_refused_in_every_setting(name, written, shown):
+    message = f"{name} is {shown}; it must be a path that this system can have"
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(f'{name}: "{written}"', "c.yaml")
+    assert str(caught.value) == f"c.yaml: {message}"
+    with pytest.raises(ConfigError) as caught:  # in Python, and from a flag
+        TrainConfig(**{name: "a\0b" if "x00" in shown else "a\ud800b"})
+    assert str(caught.value) == message
+    odd = os.fsdecode(b"caf\xe9")  # a name that is not UTF-8 is a path all the same
+    assert from_yaml(to_yaml(TrainConfig(**{name: odd}))) == TrainConfig(**{name: odd})
 
 
 def test_a_tag_makes_no_object(tmp_path):

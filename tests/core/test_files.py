@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from regraft.core.files import network_file_system, read_bounded, read_regular, write_atomic
-from regraft.errors import DiskFullError, InputError
+from regraft.errors import DiskFullError, InputError, RegraftError
+from regraft.features.store.store import open_store
+from regraft.runs.names import picture_path, prepare_table
+from regraft.runs.reserve import reserve
 
 
 def test_a_file_is_made_and_replaced(tmp_path):
@@ -136,3 +139,18 @@ MOUNTS = """\
 )
 def test_the_nearest_mount_decides(folder, kind):
     assert network_file_system(Path(folder), MOUNTS) == kind
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_what_is_no_path_is_an_error_of_ours_wherever_it_is_read_or_written(name, tmp_path):
+    for action in (
+        lambda path: read_bounded(path, 10),
+        lambda path: write_atomic(path, b""),
+        open_store,
+        lambda path: picture_path(path.with_suffix(".png"), "a.png"),
+        lambda path: reserve(path, None, overwrite=False).__enter__(),
+        lambda path: prepare_table(path, overwrite=True),
+    ):
+        with pytest.raises(RegraftError, match=r"path that this system|cannot be read: no path"):
+            action(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

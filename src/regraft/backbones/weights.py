@@ -1,10 +1,13 @@
-"""Read weights from files and load them into networks; files are hashed first, never unpickled."""
+"""Read weights from files and load them into networks; files are hashed first, and run no code."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import pickletools
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from regraft.core.files import read_regular
+from regraft.core.memory import lacks_memory
 from regraft.core.text import listed
-from regraft.errors import WeightsError
+from regraft.errors import MemoryShortError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -26,6 +30,28 @@ if TYPE_CHECKING:
 _MAX_BYTES = 16 * 2**30
 #: Keys under which training scripts keep the tensors in their checkpoints.
 _WRAPPERS = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model", "module")
+#: What torch's restricted unpickler would call for other things than plain tensors of numbers that
+#: are in the file; the last makes as many bytes as a number in the file says.
+_NOT_PLAIN = {
+    "torch._utils _rebuild_nested_tensor": "nested tensors",
+    "torch._utils _rebuild_sparse_tensor": "sparse tensors",
+    "torch._utils _rebuild_qtensor": "quantised tensors",
+    "torch._utils _rebuild_meta_tensor_no_storage": "tensors without values",
+    "torch._utils _rebuild_wrapper_subclass": "tensors of a class of their own",
+    "torch._utils _rebuild_device_tensor_from_numpy": "arrays of NumPy",
+    "torch._tensor _rebuild_from_type_v2": "tensors of a class of their own",
+    "builtins bytearray": "arrays of bytes",
+    "__builtin__ bytearray": "arrays of bytes",  # as protocol 2 names it
+}
+#: What torch and safetensors raise for files that are cut short or in another format.
+_FAULTS = (
+    *(SafetensorError, RuntimeError, ValueError, EOFError, LookupError, OSError, TypeError),
+    *(AttributeError, AssertionError, ArithmeticError, MemoryError, zipfile.BadZipFile),
+)
+_LONGEST_NAME = 1000
+_PICKLES = 4  # in a file older than torch 1.6: a mark, a version, the system, the checkpoint
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 #: DataParallel and torch.compile put these before every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -53,17 +79,59 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, torch.Te
                 f"{path} has the sha256 {found}, expected {sha256}",
                 hint="the file is damaged or not the published one: install or download it again",
             )
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_safetensors(payload))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
-    return _unwrap(_restricted_unpickle(payload, path), path)
+    try:
+        if path.suffix == ".safetensors":
+            return _unwrap(load_safetensors(payload), path)
+        _refuse_growth(payload, path)
+        content = _restricted_unpickle(payload, path)
+    except _FAULTS as error:
+        if lacks_memory(error):
+            raise MemoryShortError(f"{path} does not fit into the memory that is left") from error
+        kind = "safetensors file" if path.suffix == ".safetensors" else "file of weights"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} is not a readable {kind}: {reason}") from error
+    return _unwrap(content, path)
+
+
+def _refuse_growth(payload: bytes, path: Path) -> None:
+    """Refuse, before anything is allocated, a file whose content takes more memory than the file.
+
+    ``torch.save`` compresses nothing, and keeps each tensor's numbers once.
+    """
+    pickles = io.BytesIO(payload)
+    if payload.startswith(b"PK\x03\x04"):  # as torch decides
+        with zipfile.ZipFile(pickles) as archive:
+            members = archive.infolist()
+            needed = sum(member.file_size for member in members)
+            if needed > len(payload) or any(member.compress_type for member in members):
+                raise WeightsError(
+                    f"{path} has {len(payload):,} bytes and would expand to {needed:,}: its "
+                    "members are compressed or overlap, and torch.save writes none that do",
+                    hint="save the state_dict again with torch.save, best as .safetensors",
+                )
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            pickles = io.BytesIO(b"".join(map(archive.read, names)))
+    pickles.seek(0)
+    found = {_NOT_PLAIN[name] for name in _called(pickles) if name in _NOT_PLAIN}
+    if found:
+        raise WeightsError(
+            f"{path} holds {listed(sorted(found))}: a network's weights are plain tensors",
+            hint="save the network's state_dict alone",
+        )
+
+
+def _called(stream: io.BytesIO) -> Iterator[str]:
+    """Yield the names of what the pickles at the beginning of a file would call; run nothing."""
+    try:
+        for _ in range(_PICKLES):
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name == "GLOBAL":  # torch's unpickler knows no other way to name it
+                    yield str(argument)
+    except ValueError:
+        return  # the end, or no pickle: torch says what is wrong
 
 
 def _restricted_unpickle(payload: bytes, path: Path) -> Any:
-    import io  # noqa: PLC0415
-
     try:
         with warnings.catch_warnings():
             # For old formats torch warns about its own storage classes; users can do nothing.
@@ -74,11 +142,6 @@ def _restricted_unpickle(payload: bytes, path: Path) -> Any:
             f"{path} holds more than tensors, and is not unpickled: that could run any code",
             hint="save its state_dict alone, best as .safetensors",
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, TypeError, AttributeError,
-            IndexError, AssertionError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
-        # torch raises these for files that are cut short or in another format.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is not a readable file of weights: {reason}") from error
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -87,17 +150,33 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds no named tensors", hint="save the network's state_dict")
-    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    # Never str() of another name: a few nested tuples are endless text.
+    if not all(isinstance(name, str) and len(name) <= _LONGEST_NAME for name in content):
+        raise WeightsError(
+            f"{path} has names of tensors that are no text of at most {_LONGEST_NAME} characters",
+            hint="save the network's state_dict",
+        )
+    others = [name for name, value in content.items() if not _is_plain(value)]
     if others:
         raise WeightsError(
-            f"{path} holds {listed([str(name) for name in others])} beside its tensors",
+            f"{path} holds {listed(others)} beside its tensors",
             hint="save the network's state_dict alone",
         )
-    state = {str(name): tensor for name, tensor in content.items()}
+    state = dict(content)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether this is a tensor of numbers that are there, one after another."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_nested or value.is_quantized)
+    )
 
 
 def mismatches(
@@ -150,10 +229,29 @@ def load_into(
             hint="give the network that these weights were trained with, or other weights",
         )
     wanted = module.state_dict()
+    given = {name: state[name] for name in wanted if name in state}
+    kinds = [
+        f"{name} is {_kind(tensor)}, not {_kind(wanted[name])}"
+        for name, tensor in given.items()
+        if not _converts(name, tensor.dtype, wanted[name].dtype)
+    ]
+    if kinds:
+        raise WeightsError(f"{what} has numbers of another kind: {listed(kinds, between='; ')}")
     infinite = [
-        name for name in wanted
-        if name in state and state[name].is_floating_point() and not state[name].isfinite().all()
+        name for name, tensor in given.items()
+        if not tensor.to(wanted[name].dtype).isfinite().all()  # as they will be used
     ]  # fmt: skip
     if infinite:
         raise WeightsError(f"{what} has values that are not finite in {listed(infinite)}")
-    module.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+    module.load_state_dict(given, strict=False)
+
+
+def _converts(name: str, given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Return whether numbers of one type may stand for those of another."""
+    if given in _FLOATS:  # counters of BatchNorm steps too: some scripts convert all they have
+        return wanted.is_floating_point or name.endswith("num_batches_tracked")
+    return given == wanted or (given in _INTEGERS and wanted in _INTEGERS)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -20,7 +20,7 @@ from regraft.cli.spelling import spelled
 from regraft.cli.streams import silence, standard_streams, tell
 from regraft.core.background import BACKGROUND
 from regraft.core.memory import lacks_memory
-from regraft.errors import MemoryShortError, RegraftError, RegraftWarning, one_line
+from regraft.errors import DataError, MemoryShortError, RegraftError, RegraftWarning, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +72,8 @@ def _guarded(command: Callable[[], int]) -> int:
 
 def _expected(error: Exception) -> RegraftError | None:
     """Return what is said about an error; None if nobody expected it."""
-    if lacks_memory(error):
+    # A damaged image that asks for too much memory is reported as such.
+    if not isinstance(error, MemoryShortError | DataError) and lacks_memory(error):
         return MemoryShortError("there is not enough memory", hint=_MEMORY_HINT)
     if isinstance(error, RegraftError):
         return error

@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
+from regraft.core.files import can_be_path
 from regraft.core.text import did_you_mean
 from regraft.errors import ConfigError
 
@@ -228,6 +229,8 @@ class Setting:
             value = convert(value)
         except ConfigError:
             raise self._error(repr(value), wanted) from None
+        if isinstance(value, Path) and not can_be_path(value):
+            raise self._error(value, "a path that this system can have")
         if self.rule is not None and not self.rule.allows(value):
             raise self._error(value, self.rule.wanted(self.unit))
         return value

@@ -29,6 +29,23 @@ _NETWORK_FILE_SYSTEMS = (
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+def can_be_path(path: Path | str) -> bool:
+    r"""Return whether the system takes this for a path at all; no file need be there.
+
+    No system takes the character 0, nor half of a character, except as Python writes the bytes of a
+    name that is not UTF-8.
+
+    Examples
+    --------
+    >>> can_be_path("a b/c"), can_be_path("a" + chr(0)), can_be_path("a" + chr(0xD800))
+    (True, False, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def write_atomic(path: Path | str, data: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one, never a part.
 
@@ -46,6 +63,8 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     b'{}'
     """
     path = Path(path)
+    if not can_be_path(path):
+        raise InputError(f"{path} is not a path that this system can have")
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -150,6 +169,8 @@ def read_regular(
     part of the path must not be a link. OSErrors are those of the system, EFBIG for a file that is
     too large, and EINVAL for anything that is not a regular file.
     """
+    if not can_be_path(path):
+        raise OSError(errno.EINVAL, "no path: it holds a null byte or half of a character")
     if not follow and Path(path).is_symlink():
         raise OSError(errno.EINVAL, "not a regular file")
     # The flag too: the file may have been replaced by a link since that check.

@@ -7,8 +7,8 @@ import re
 
 #: Of torch's allocator, of C++ and of the system: a RuntimeError, an ImportError or an OSError.
 _WORDS = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc"
-    r"|failed to map segment|can't start new thread|unable to allocate",
+    r"can't allocate memory|cannot allocate memory(?! in static)|not enough memory|out of memory"
+    r"|bad_alloc|failed to map segment|can't start new thread|unable to allocate",
     re.IGNORECASE,
 )
 

@@ -16,7 +16,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from regraft.core.files import existing_parent, is_full, network_file_system
+from regraft.core.files import can_be_path, existing_parent, is_full, network_file_system
 from regraft.errors import DiskFullError, RunError, RunWarning
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def workspace_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def write_errors_as_run_errors(path: Path) -> Iterator[None]:
-    """Raise what a file system reports as one of our errors, in one line."""
+    """Raise what a file system reports as one of our errors, in one line; refuse a non-path."""
+    if not can_be_path(path):
+        raise RunError(f"{path} is not a path that this system can have")
     try:
         yield
     except OSError as error:

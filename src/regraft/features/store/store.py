@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from regraft.core.files import network_file_system
+from regraft.core.files import can_be_path, network_file_system
 from regraft.errors import RegraftError, StoreError, StoreWarning
 from regraft.features.store.database import Database, transaction, used_bytes
 from regraft.features.store.rows import SCHEMA_VERSION, decode_row, decode_values
@@ -222,7 +222,10 @@ def open_store(folder: Path | None = None, limit: int | None = None) -> FeatureS
     The folder is ``default_folder()`` if none is given; the limit in bytes is that of
     ``$REGRAFT_CACHE_LIMIT`` (in GiB), or 20 GiB.
     """
-    folder = (folder or default_folder()).expanduser().resolve()
+    folder = folder or default_folder()
+    if not can_be_path(folder):
+        raise StoreError(f"{folder} is not a path that this system can have")
+    folder = folder.expanduser().resolve()
     with _opening:
         store = _open_stores.get(folder)
         if store is None:
