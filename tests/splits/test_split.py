@@ -131,6 +131,24 @@ def test_added_images_move_no_old_one(seed):
         assert names(old, getattr(before, part)) == names(new, getattr(after, part)) & known
 
 
+def test_the_odds_that_a_new_group_moves_an_old_one_follow_from_the_limits():
+    """Of 4 equal groups a fifth is 0.8: at most 1 is tested. Of 5 it is 1: one or two are.
+
+    With one below 0.2 at most, the old one is replaced if the new group is the smallest of five;
+    with two, an old one comes into the test part unless the new group is one of the two smallest.
+    """
+    one_at_most = 0.8**5 + 5 * 0.2 * 0.8**4
+    expected = one_at_most / 5 + (1 - one_at_most) * 3 / 5  # 0.305
+    trials, moved = 400, 0
+    for trial in range(trials):
+        rows = [
+            {"label": "a", "id": f"{trial}/{n}", "group": f"{trial}/{n // 3}"} for n in range(15)
+        ]
+        before, after = (divide(samples_of(rows[:n])).test.tolist() for n in (12, 15))
+        moved += before != [index for index in after if index < 12]
+    assert abs(moved / trials - expected) < 4 * (expected * (1 - expected) / trials) ** 0.5
+
+
 def test_the_test_part_does_not_depend_on_validation():
     samples = samples_of(images("cat", 100) + images("dog", 9))
     with_val = divide(samples, val_fraction=0.3)
