@@ -99,7 +99,10 @@ def test_public_names_load_when_they_are_used(name):
 
 
 def test_dir_lists_public_names_and_unknown_ones_are_reported():
-    assert set(regraft.__all__) <= set(dir(regraft))
+    for module in (regraft, importlib.import_module("regraft.classifier")):
+        public = [name for name in dir(module) if not name.startswith("__")]
+        assert public == sorted({*module.__all__} - {"__version__"})
+    assert dir(regraft) == sorted(regraft.__all__)
     with pytest.raises(AttributeError, match="module 'regraft' has no attribute 'trian'"):
         regraft.trian  # noqa: B018
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.core.version import __version__
 
 if TYPE_CHECKING:
+    from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Predictor
     from regraft.commands.evaluate import evaluate
     from regraft.commands.find_rate import find_rate
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from regraft.core.reporter import Reporter
     from regraft.errors import RegraftError, RegraftWarning
     from regraft.estimator import Classifier
+    from regraft.images.render import Preprocess
     from regraft.runs.run import Run
 
 __all__ = [
+    "Backbone",
     "Classifier",
     "Predictor",
+    "Preprocess",
     "RegraftError",
     "RegraftWarning",
     "Reporter",
@@ -37,8 +41,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Backbone": "regraft.backbones.backbone",
     "Classifier": "regraft.estimator",
     "Predictor": "regraft.bundle.predictor",
+    "Preprocess": "regraft.images.render",
     "RegraftError": "regraft.errors",
     "RegraftWarning": "regraft.errors",
     "Reporter": "regraft.core.reporter",
@@ -60,4 +66,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)  # the module's own helpers are nobody's business

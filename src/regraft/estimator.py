@@ -29,8 +29,7 @@ from regraft.data.names import normalise
 from regraft.data.scan import scan
 from regraft.data.sources.given import Images, images_of, is_one_image, some_of
 from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
-from regraft.features.extractor import Extractor, load_network
-from regraft.features.taps import TapReader
+from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
 from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from numpy.typing import ArrayLike, NDArray
+
+    from regraft.backbones.backbone import Backbone
 
 
 _FILE = "classifier.json"
@@ -63,7 +64,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     model, weights, image_size, taps, views, tta, head, seed
-        They decide what is learnt; as in ``regraft.TrainConfig``.
+        They decide what is learnt; as in ``regraft.TrainConfig``. ``model`` may also be a
+        ``regraft.Backbone``.
     class_weight : {"balanced"} or None
         "balanced": rare classes count as much as common ones.
     device, precision, batch_size, workers, cache, cache_dir, max_pixels
@@ -93,7 +95,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(  # noqa: PLR0913 - scikit-learn's form: every parameter by name
         self,
         *,
-        model: str = TrainConfig.model,
+        model: str | Backbone = TrainConfig.model,
         weights: str = TrainConfig.weights,
         image_size: str | int = TrainConfig.image_size,
         taps: str = TrainConfig.taps,
@@ -172,20 +174,20 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
             dataset = all_for_training(samples)
-            with Extractor.for_samples(load_network(config), samples, config) as extractor:
+            network = load_network(config, split_model(self.get_params())[0])
+            with Extractor.for_samples(network, samples, config) as extractor:
                 features = extractor.read(dataset)
                 for index, error in features.refused.items():
                     raise EstimatorError(f"image {counted[index]}: {error}")
                 backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
                 model = fit_probe(features, dataset, backbone, settings).model
                 self._statistics = training_statistics(features, dataset)
-            reader = TapReader(backbone, model.blocks, extractor.compute)
-            self._set(Predictor(model, reader), classes)
+            self._set(Predictor.of(model, extractor.compute), classes)
         return self
 
     def _config(self) -> TrainConfig:
         # Strict: without a refused image, the rows of X would no longer match those of y.
-        parameters = self.get_params()
+        parameters = split_model(self.get_params())[1]
         parameters["class_weight"] = parameters["class_weight"] or "none"
         return TrainConfig(strict=True, **parameters)
 
@@ -256,6 +258,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         RunError
             The path exists, or it cannot be written.
+        BundleError
+            No bundle can hold the network: see ``Backbone.no_bundle``. A pickle can.
         """
         check_is_fitted(self)
         with (
@@ -266,11 +270,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        predictor = self.predictor_
-        write_bundle(folder / "bundle", predictor.model, predictor.compute, self._statistics)
+        model, compute = self.predictor_.model, self.predictor_.compute
+        write_bundle(folder / "bundle", model, compute, self._statistics)
         plain = {
             name: value if isinstance(value, str | int | float | None) else str(value)
-            for name, value in self.get_params().items()
+            for name, value in split_model(self.get_params())[1].items()
         }
         record = _ClassifierRecord(_SCHEMA_VERSION, plain, self.classes_.tolist())
         write_atomic(folder / _FILE, msgspec.json.format(msgspec.json.encode(record), indent=2))
@@ -323,10 +327,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Return the files of the bundle instead of the network: joblib pickles estimators."""
         state = dict(self.__dict__)
-        if state.pop("predictor_", None) is not None:
+        predictor = state.pop("predictor_", None)
+        if predictor is not None and predictor.model.backbone.no_bundle is not None:
+            state["_model"] = predictor.model, predictor.compute  # the user's own class as it is
+        elif predictor is not None:
             with tempfile.TemporaryDirectory(prefix="regraft-") as name:
-                folder = Path(name)
-                self._write(folder)
+                self._write(folder := Path(name))
                 paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
                 state["_files"] = {
                     str(path.relative_to(folder)): path.read_bytes() for path in paths
@@ -334,8 +340,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        files = state.pop("_files", {})
+        files, model = state.pop("_files", {}), state.pop("_model", None)
         self.__dict__.update(state)
+        if model is not None:
+            self.predictor_ = Predictor.of(*model)
         if files:
             with tempfile.TemporaryDirectory(prefix="regraft-") as name:
                 for path, data in files.items():
@@ -358,8 +366,8 @@ def _several(images: Any) -> Any:
     if len(shape) not in {1, 3, 4} or not shape[0]:
         raise EstimatorError(
             f"X of shape {shape} is no array of images",
-            hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL "
-            "images or arrays; X.reshape(-1, height, width) of rows of pixels",
+            hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL images "
+            "or arrays; X.reshape(-1, height, width) of rows of pixels",
         )
     return images_of(images)
 
@@ -377,8 +385,7 @@ def _check_labels(y: Any) -> NDArray[Any]:
 
 def _classes_and_names(labels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     """Return the classes and each image's label as text."""
-    classes = np.unique(labels)
-    names = [_as_text(label) for label in labels.tolist()]
+    classes, names = np.unique(labels), [_as_text(label) for label in labels.tolist()]
     if len(set(names)) != len(classes):
         raise EstimatorError("y has different labels that are the same as text")
     if not isinstance(classes.tolist()[0], str | int | float):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from regraft.images.render import Preprocess
@@ -66,7 +68,7 @@ class ImageSizes:
     fixed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """A pretrained network with its preprocessing, stages, licence and weights hash.
 
@@ -94,6 +96,8 @@ class Backbone:
         What ``registry.build`` needs, besides the name, to build the same module.
     sizes : ImageSizes
         The image sizes that the network accepts.
+    no_bundle : str or None
+        The reason why no bundle can hold the network; None if it can be built by its name.
 
     Examples
     --------
@@ -113,3 +117,73 @@ class Backbone:
     module: nn.Module
     arguments: dict[str, Scalar] = field(default_factory=dict)
     sizes: ImageSizes = field(default_factory=ImageSizes)
+    no_bundle: str | None = None
+
+    def __repr__(self) -> str:
+        stages = ", ".join(stage.name for stage in self.stages) or "none"
+        return (
+            f"Backbone({self.name} at {self.preprocess.image_size} pixels, weights {self.weights} "
+            f"(sha256 {self.weights_sha256[:12]}), {self.n_features} features, stages: {stages})"
+        )
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        *,
+        preprocess: Preprocess | Any = None,
+        stages: Sequence[str] | None = None,
+        licence: str | None = None,
+    ) -> Backbone:
+        """Take a network of your own as a backbone: ``model=`` of a training accepts it.
+
+        A frozen copy is made, in evaluation mode and float32 on the processor. The network must
+        have no classifier: its output is the features. If it is an architecture of timm or
+        torchvision with other parameters, a run writes a bundle as always. Otherwise there is no
+        bundle, since a bundle holds no code: ``no_bundle`` has the reason, and all other files of a
+        run are written.
+
+        Parameters
+        ----------
+        module : nn.Module
+            Maps images (N, 3, S, S) float32, normalised by ``preprocess``, to features (N, F).
+        preprocess : Preprocess or transforms of torchvision's weights, optional
+            How images become the network's input. By default what timm has recorded in the module.
+        stages : sequence of str, optional
+            Submodules that end a group of blocks, as in ``module.get_submodule(path)``: their
+            outputs (N, C, H, W), (N, H, W, C) or (N, tokens, C) are features too. By default those
+            of the architecture; a network that regraft does not know may have none.
+        licence : str, optional
+            Licence of the weights, for the record.
+
+        Returns
+        -------
+        Backbone
+
+        Raises
+        ------
+        BackboneError
+            The module does not give one row of finite features for an image, cannot be copied, has
+            no such submodule, or does not say how images are prepared.
+
+        Examples
+        --------
+        >>> from torch import nn
+        >>> from regraft import Backbone, Preprocess
+        >>> network = nn.Sequential(
+        ...     nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()),
+        ...     nn.Sequential(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU()),
+        ...     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        ... )
+        >>> grey = (0.5, 0.5, 0.5)
+        >>> preprocess = Preprocess(32, 32, mean=grey, std=grey, interpolation="bilinear")
+        >>> backbone = Backbone.from_module(network, stages=["0", "1"], preprocess=preprocess)
+        >>> backbone.n_features, [stage.channels for stage in backbone.stages]
+        (16, [8, 16])
+        >>> backbone.no_bundle
+        'a bundle holds no code, and Sequential is no architecture of timm, torchvision or regraft \
+that could be built by its name'
+        """
+        from regraft.backbones.own import from_module  # noqa: PLC0415 - imports timm
+
+        return from_module(module, stages, preprocess, licence)

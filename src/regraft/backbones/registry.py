@@ -76,6 +76,11 @@ def resolve(name: str) -> str:
     # network comes after timm's and replaces it, as for a bare name.
     by_short_name = {full.partition("/")[2] or full: full for full in sorted(known)}
     near = [by_short_name[short] for short in nearest(name.rpartition("/")[2], by_short_name)]
+    if name.startswith("module/"):  # as config.yaml has it
+        raise BackboneError(
+            f"unknown backbone {name}",
+            hint="it was given as an object: model=regraft.Backbone.from_module(...)",
+        )
     raise BackboneError(
         f"unknown backbone {name}",
         hint=f"did you mean {' or '.join(near)}?"

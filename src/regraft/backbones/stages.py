@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from regraft.backbones.backbone import Stage
+from regraft.core.text import nearest
 from regraft.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -165,19 +166,31 @@ class StageShapes:
     stages: tuple[Stage, ...]
 
 
-def find_stages(module: nn.Module, image_size: int) -> StageShapes:
+def find_stages(
+    module: nn.Module, image_size: int, given: Sequence[str] | None = None
+) -> StageShapes:
     """Find the stages of a network without its classifier, with one forward pass.
 
     The network is in evaluation mode; on the meta device nothing is computed. ``BackboneError`` is
-    raised if it does not return one row of features for an image.
+    raised if it does not return one row of features for an image. ``given`` are the paths of the
+    stages, instead of those of the architecture; each must give a map or tokens.
     """
-    entry = STAGES.get(_architecture(module))
+    entry = STAGES.get(_architecture(module)) if given is None else at(*_checked(module, given))
     paths = entry.paths if isinstance(entry, LastPerResolution) else entry or _without_entry
     features, shapes = _run(module, paths(module), image_size)
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features)
-        raise BackboneError(f"the network gives no row of features for an image, but {found}")
+        raise BackboneError(
+            f"the network gives no row of features for an image, but {found}",
+            hint="nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten()) of a map",
+        )
     stages = [stage for path in shapes if (stage := _stage(module, path, shapes[path])) is not None]
+    for path in given or ():
+        if path not in {stage.path for stage in stages}:
+            shape = tuple(shapes[path]) if path in shapes else "no tensor"
+            raise BackboneError(
+                f"stage {path} gives {shape}; a stage gives a square map or its tokens"
+            )
     if isinstance(entry, LastPerResolution):
         stages = [
             stage
@@ -185,6 +198,19 @@ def find_stages(module: nn.Module, image_size: int) -> StageShapes:
             if after is None or shapes[after.path][2:] != shapes[stage.path][2:]
         ]
     return StageShapes(features.shape[1], tuple(stages))
+
+
+def _checked(module: nn.Module, given: Sequence[str]) -> list[str]:
+    """Return the paths of stages that a user gives; each must be a submodule, once."""
+    known = [name for name, _ in module.named_modules() if name]
+    paths = [given] if isinstance(given, str) else list(given)
+    for path in paths:
+        if path not in known:
+            near = nearest(str(path), known) or known[:5]
+            raise BackboneError(
+                f"the network has no submodule {path!r}", hint=f"such as {', '.join(near)}"
+            )
+    return list(dict.fromkeys(paths))
 
 
 def _run(
@@ -201,7 +227,7 @@ def _run(
         return hook
 
     handles = [module.get_submodule(path).register_forward_hook(remember(path)) for path in paths]
-    parameter = next(module.parameters())
+    parameter = next(module.parameters(), torch.empty(0))  # a network may have none
     try:
         # Not inference_mode: some networks keep tensors between calls, and such tensors cannot be
         # used outside of inference_mode later.

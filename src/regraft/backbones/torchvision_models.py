@@ -71,14 +71,9 @@ def _record(name: str, weights: str) -> Record:
             f"torchvision/{name} has no weights named {weights}",
             hint=f"it has {known}; or give default, none or a file",
         )
-    transform = entry.transforms()
-    preprocess = Preprocess(
-        image_size=transform.crop_size[0],
-        resize_size=transform.resize_size[0],
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
-        interpolation=_interpolation(transform.interpolation.value),
-    )
+    preprocess = torchvision_preprocess(entry.transforms())
+    if preprocess is None:
+        raise WeightsError(f"torchvision/{name} does not say how its images are prepared")
     return Record(
         name=name,
         weights=entry.name,
@@ -89,6 +84,20 @@ def _record(name: str, weights: str) -> Record:
         heads=_HEADS,
         convert=_convert_densenet if name.startswith("densenet") else None,
     )
+
+
+def torchvision_preprocess(transform: Any) -> Preprocess | None:
+    """Return the rendering that torchvision's weights describe; None for another object."""
+    try:
+        return Preprocess(
+            image_size=transform.crop_size[0],
+            resize_size=transform.resize_size[0],
+            mean=tuple(transform.mean),
+            std=tuple(transform.std),
+            interpolation=_interpolation(transform.interpolation.value),
+        )
+    except (AttributeError, TypeError, LookupError):
+        return None
 
 
 def _interpolation(value: str) -> Interpolation:

@@ -94,7 +94,13 @@ def write_bundle(
 
 def _check_writable(model: Model) -> None:
     """Refuse a model that is larger than the limits of the reader."""
+    if model.backbone.no_bundle is not None:
+        raise BundleError(
+            f"{model.backbone.name} cannot be in a bundle: {model.backbone.no_bundle}"
+        )
     backbone, head = model.backbone, bytes_of(model.head.state_dict().values())
+    if backbone.no_bundle is not None:
+        raise BundleError(f"{backbone.name} cannot be in a bundle: {backbone.no_bundle}")
     check_buffers(backbone.module, f"{backbone.name} at {backbone.preprocess.image_size} pixels")
     if model.head.kind != "linear" and head > LARGEST_HEAD:
         raise BundleError(
@@ -182,6 +188,10 @@ def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
         folder = folder / "bundle"
     if not (folder / "manifest.json").is_file():
         what = "is neither a run nor a bundle" if folder.exists() else "does not exist"
+        if (folder / "metrics.json").is_file():
+            raise BundleError(
+                f"{folder} is a run without a bundle", hint="no_bundle in its metrics.json says why"
+            )
         raise BundleError(
             f"{folder} {what}", hint="regraft train writes a run folder; the bundle is inside"
         )

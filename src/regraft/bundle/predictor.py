@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import Precision
     from regraft.data.samples import Source
     from regraft.data.sources.given import ImageLike
+    from regraft.features.compute import Compute
     from regraft.model import Model
 
 
@@ -109,6 +110,11 @@ class Predictor:
         self.classes = model.classes
         self.compute = reader.compute
         self._reader = reader
+
+    @classmethod
+    def of(cls, model: Model, compute: Compute) -> Predictor:
+        """Return the predictor of a model in memory."""
+        return cls(model, TapReader(model.backbone, model.blocks, compute))
 
     def __repr__(self) -> str:
         classes = f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes, 5)}"

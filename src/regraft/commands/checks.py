@@ -35,17 +35,18 @@ def check_first(config: Any, checkpoints: Path | None = None) -> None:
         choose_compute(config.device, config.precision, config.batch_size)
 
 
-def load_checked(config: Any) -> Backbone:
+def load_checked(config: Any, given: Backbone | None = None) -> Backbone:
     """Load the network; refuse taps and stages that it does not have, and memory that is no number.
 
-    Any other mistake in its name, its weights or its image size is found here too.
+    Any other mistake in its name, its weights or its image size is found here too. ``given`` is the
+    network if a user has given it as an object.
     """
     from regraft.features.extractor import load_network
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
 
     memory_limit(config.memory)
-    backbone = load_network(config)
+    backbone = load_network(config, given)
     select_blocks(backbone, config.taps, config.grids)
     trained_stages(backbone, config.unfreeze)
     return backbone

@@ -15,7 +15,7 @@ from regraft.core.reporter import SILENT, Reporter
 from regraft.data.notes import report_notes, report_refused
 from regraft.data.scan import scan
 from regraft.errors import ImageError
-from regraft.features.extractor import Extractor
+from regraft.features.extractor import Extractor, split_model
 from regraft.runs.names import picture_path
 from regraft.splits.split import split_by_config
 
@@ -52,7 +52,7 @@ def find_rate(
     out : Path or str, optional
         PNG file to write, which must not exist; else ``regraft-runs/lr-find.png``, replaced.
     **settings
-        Fields of TrainConfig, instead of those of ``config``.
+        Fields of TrainConfig, instead of those of ``config``; ``model`` as for ``train``.
 
     Returns
     -------
@@ -71,10 +71,11 @@ def find_rate(
         found = regraft.find_rate("photos", unfreeze="all")
         regraft.train("photos", strategy="finetune", unfreeze="all", lr=found.suggestion)
     """
+    given, settings = split_model(settings)  # a network as an object, or none
     asked = _in_steps(configured(config, settings))
     path = picture_path(None if out is None else Path(out), "lr-find.png", data)
     check_first(asked)
-    with in_background(load_checked, asked) as loading:  # its error ends the scan
+    with in_background(load_checked, asked, given) as loading:  # its error ends the scan
         samples = scan(data, asked, reporter, meanwhile=loading)
         found = split_by_config(samples, asked)
     report_notes(found, reporter)

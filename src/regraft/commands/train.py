@@ -18,7 +18,7 @@ from regraft.core.background import in_background
 from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.data.notes import report_dataset, report_refused
 from regraft.data.scan import scan
-from regraft.features.extractor import Extractor
+from regraft.features.extractor import Extractor, split_model
 from regraft.features.store.store import default_folder
 from regraft.finetune.callbacks import check_callbacks
 from regraft.finetune.paths import checkpoints_folder, is_stopped
@@ -58,7 +58,8 @@ def train(
     callbacks : sequence of object
         Called while a network is trained; methods as in ``regraft.finetune.callbacks.MOMENTS``.
     **settings
-        Fields of TrainConfig, instead of those of ``config``.
+        Fields of TrainConfig, instead of those of ``config``. ``model`` may also be a
+        ``regraft.Backbone``.
 
     Returns
     -------
@@ -78,12 +79,13 @@ def train(
         run = regraft.train("photos", taps="all", seed=1)
         run.metrics["test"]["accuracy"]  # {"value": ..., "low": ..., "high": ...}
     """
+    given, settings = split_model(settings)  # a network as an object, or none
     asked = configured(config, settings)
     refuse_unread(asked, settings)
     check_callbacks(callbacks, asked.strategy)
     with joined(asked.strategy) as group:  # several processes if torchrun has started them
         if not group.first:
-            return train_as_follower(data, asked, group)
+            return train_as_follower(data, asked, group, given)
         seconds = Stopwatch()
         with (
             _reserve(data, asked) as reserved,
@@ -93,7 +95,7 @@ def train(
         ):
             checkpoints = checkpoints_folder(reserved.folder)
             check_first(asked, checkpoints)
-            with in_background(load_checked, asked) as loading:  # its error ends the scan
+            with in_background(load_checked, asked, given) as loading:  # its error ends the scan
                 samples = scan(data, asked, reporter, meanwhile=loading)
                 scanned = split_by_config(samples, asked)  # disjoint parts
             seconds.lap("scan")

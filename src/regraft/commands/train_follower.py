@@ -13,15 +13,18 @@ from regraft.features.extractor import Extractor, load_network
 from regraft.runs.run import Run
 
 if TYPE_CHECKING:
+    from regraft.backbones.backbone import Backbone
     from regraft.config.train_config import TrainConfig
     from regraft.finetune.processes.group import ProcessGroup
 
 
-def train_as_follower(data: Any, config: TrainConfig, group: ProcessGroup) -> Run:
+def train_as_follower(
+    data: Any, config: TrainConfig, group: ProcessGroup, given: Backbone | None
+) -> Run:
     """Take part in the steps of a training that the first process leads.
 
-    Data and settings are the same as in the first process; so is the trained model. Folder and
-    metrics are those that the first process has written.
+    Data, settings and ``given`` (the network as an object) are the same as in the first process; so
+    is the trained model. Folder and metrics are those that the first process has written.
 
     Raises
     ------
@@ -35,7 +38,7 @@ def train_as_follower(data: Any, config: TrainConfig, group: ProcessGroup) -> Ru
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegraftWarning)  # the first process reports them
         samples = scan(data, own)
-        extractor = Extractor.for_samples(load_network(own), samples, own)  # opens no store
+        extractor = Extractor.for_samples(load_network(own, given), samples, own)  # opens no store
         probe, dataset = receive_probe(group, samples, extractor.backbone)
         model = follow_network(probe, dataset, extractor, group)
     folder, metrics = json.loads(group.receive("written"))

@@ -11,20 +11,22 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from regraft.config.train_config import TrainConfig
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import counted
-from regraft.errors import DiskFullError, StoreError, StoreWarning
+from regraft.errors import ConfigError, DiskFullError, StoreError, StoreWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
-    from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
@@ -66,6 +68,8 @@ class Extractor:
         note = registry.name_note(config.model)
         if note is not None:
             reporter.say(note)
+        if backbone.no_bundle is not None:
+            reporter.say(f"no bundle will be written: {backbone.no_bundle}")
         automatic = config.image_size == "auto"
         sized, reason = adapt_to_images(backbone, samples.sizes, automatic=automatic)
         preprocess = sized.preprocess
@@ -158,11 +162,36 @@ def _with_views(backbone: Backbone, config: TrainConfig) -> Backbone:
     return dataclasses.replace(backbone, preprocess=preprocess)
 
 
-def load_network(config: TrainConfig) -> Backbone:
-    """Load the network that the settings name, at its own image size or the given one."""
+def split_model(settings: Mapping[str, Any]) -> tuple[Backbone | None, dict[str, Any]]:
+    """Return a network that a user gives as ``model``, and the settings with its name instead.
+
+    A configuration holds plain values only. The label of the weights is the network's own, so that
+    a configuration that is used again never means other weights of the same architecture.
+    """
+    from regraft.backbones.backbone import Backbone
+
+    given, plain = settings.get("model"), dict(settings)
+    if not isinstance(given, Backbone):
+        return None, plain
+    if plain.get("weights", TrainConfig.weights) != TrainConfig.weights:
+        raise ConfigError(
+            f"weights is {plain['weights']}, and model is a Backbone, which has weights already",
+            hint="leave weights out",
+        )
+    return given, plain | {"model": given.name, "weights": given.weights}
+
+
+def load_network(config: TrainConfig, given: Backbone | None = None) -> Backbone:
+    """Load the network that the settings name, at its own image size or the given one.
+
+    ``given`` is that network if a user has given it as an object.
+    """
     from regraft.backbones import registry
+    from regraft.backbones.image_size import at_image_size
 
     size = None if config.image_size == "auto" else int(config.image_size)
+    if given is not None:
+        return given if size is None else at_image_size(given, size)
     weights = "none" if config.strategy == "scratch" else config.weights
     return registry.load_backbone(config.model, weights, image_size=size, seed=config.seed)
 

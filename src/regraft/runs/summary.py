@@ -28,9 +28,16 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"{seconds['total']:.1f} s: {phases}",
         *_hint_for_few(metrics),
         f"run folder: {folder}",
-        f"next: regraft predict {folder} PHOTO.jpg",
+        _next(folder, metrics),
     ]
     return "\n".join(lines)
+
+
+def _next(folder: Path, metrics: dict[str, Any]) -> str:
+    """Return the command to type next, which needs a bundle."""
+    if "no_bundle" in metrics["backbone"]:
+        return f"without a bundle: {metrics['backbone']['no_bundle']}"
+    return f"next: regraft predict {folder} PHOTO.jpg"
 
 
 def describe_test(test: dict[str, Any]) -> list[str]:

@@ -76,7 +76,8 @@ def write_files(folder: Path, result: Result) -> None:
     write_split(folder / "split.csv", result.dataset)
     _write_history(folder / "history.csv", trained.fitted.history)
     _write_predictions(folder / "predictions.csv", result)
-    write_bundle(folder / "bundle", trained.model, result.compute, result.statistics)
+    if trained.model.backbone.no_bundle is None:
+        write_bundle(folder / "bundle", trained.model, result.compute, result.statistics)
     _draw_figures(folder, result)
     _draw_predictions(folder, result)
     if result.pairs:
@@ -117,6 +118,8 @@ def metrics_of(result: Result) -> dict[str, Any]:
             # Hashed again after extraction: a difference would have been an error.
             "frozen": record.get("best_epoch", 0) == 0,
             "licence": model.backbone.licence,
+            # Only where there is no bundle: the reason.
+            **({"no_bundle": model.backbone.no_bundle} if model.backbone.no_bundle else {}),
             **model.backbone.preprocess.recorded(),
         },
         "head": {"blocks": [str(block) for block in model.blocks], **record},
