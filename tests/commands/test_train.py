@@ -311,6 +311,13 @@ def test_a_network_that_cannot_be_used_ends_the_scan(tmp_path, settings, message
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("data", ["hf:owner/name", "kaggle:owner/name"])
+def test_a_network_that_cannot_be_used_is_reported_before_data_are_downloaded(tmp_path, data):
+    """No server is there, and none is asked: that would be the error."""
+    with pytest.raises(RegraftError, match="layer9"):
+        train(data, TrainConfig(out=tmp_path / "run", taps="layer9"))
+
+
 def test_larger_images_can_be_asked_for(run, tmp_path):
     data = make_photographs(tmp_path / "data", a_class=2, first=500)
     (answer,) = predict(run.folder, [str(data / "blobs" / "500.png")], max_pixels=1000)

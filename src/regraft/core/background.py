@@ -43,7 +43,7 @@ def in_background(function: Callable[..., Any], *arguments: Any) -> Iterator[Fut
     pool.shutdown(wait=False)
 
 
-def raise_failure(future: Future[Any] | None) -> None:
-    """Raise the error of a call that has failed by now; do nothing while it runs."""
-    if future is not None and future.done() and (error := future.exception()) is not None:
+def raise_failure(future: Future[Any] | None, *, wait: bool = False) -> None:
+    """Raise the error of a call that has failed; do nothing while it runs, unless told to wait."""
+    if future is not None and (wait or future.done()) and (error := future.exception()) is not None:
         raise error

@@ -17,7 +17,7 @@ from regraft.data.ledger import Ledger, LedgerEntry
 from regraft.data.losses import check_classes, check_losses
 from regraft.data.samples import Entry, Samples, Source
 from regraft.data.sources.options import Data, SourceOptions
-from regraft.data.sources.registry import open_source
+from regraft.data.sources.registry import is_on_a_server, open_source
 from regraft.errors import DataError, ImageError
 from regraft.images.ahead import ahead
 from regraft.images.decode import HeaderInfo, hash_payload, inspect_header
@@ -69,8 +69,8 @@ def scan(
     >>> scan((images, ["cat", "dog"]), TrainConfig()).classes
     ('cat', 'dog')
     """
+    raise_failure(meanwhile, wait=is_on_a_server(data))  # a download takes longer than it does
     source = open_source(data, SourceOptions.of(config))
-    raise_failure(meanwhile)
     lost = check_classes(source, may_be_empty=least_classes == 1)
     _require_classes(source, least_classes)
     if config.strict:

@@ -95,6 +95,18 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
     return with_groups(source, options.group_by)
 
 
+def is_on_a_server(data: Data | Source) -> bool:
+    """Return whether data are named by a service, such as ``hf:``, and may have to be downloaded.
+
+    Examples
+    --------
+    >>> is_on_a_server("hf:owner/name"), is_on_a_server("photos"), is_on_a_server("C:photos")
+    (True, False, False)
+    """
+    service, colon, _ = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return bool(colon) and service in SOURCES
+
+
 def _try_openers(data: Data, options: SourceOptions) -> Source:
     """Return the source of the first opener that knows the data."""
     if not isinstance(data, tuple | str | os.PathLike):
