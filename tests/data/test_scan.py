@@ -125,7 +125,7 @@ def test_more_than_five_per_cent_lost_is_an_error(tmp_path):
     assert lines[-1] == "  and 5 more"
     assert len(lines) == 12
     assert caught.value.hint == (
-        "repair or remove these files; --max-refused 0.14 goes on without them"
+        "repair or remove these files; `max_refused=0.14` goes on without them"
     )
     assert len(scan(tmp_path, CONFIG.replace(max_refused=0.14))) == 95
 
@@ -135,7 +135,7 @@ def test_a_class_that_is_lost_is_an_error(tmp_path):
     with pytest.raises(DataError) as caught:
         scan(tmp_path, CONFIG)
     assert caught.value.message == ("all images of c are refused\n  c/1.jpg: not an image: text")
-    assert caught.value.hint == "repair or remove these files; --exclude 'c' leaves the class out"
+    assert caught.value.hint == "repair or remove these files; `exclude='c'` leaves the class out"
     assert scan(tmp_path, CONFIG.replace(exclude="c")).classes == ("a", "b")
     with pytest.raises(DataError, match="all images of c are refused"):
         scan(tmp_path, CONFIG.replace(max_refused=1))

@@ -31,7 +31,7 @@ def refuse_missing_files(model: str, weights: str) -> None:
     if file is not None and not file.is_file():
         raise WeightsError(
             f"cannot read the weights {file}: there is no such file",
-            hint="give --weights an existing .safetensors or .pth file, or use --model embedded",
+            hint="`weights=FILE` takes a .safetensors or .pth file; `model='embedded'` needs none",
         )
     if model.startswith(SAVED_FOLDER):
         folder = Path(model.removeprefix(SAVED_FOLDER))

@@ -53,12 +53,12 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry], max_refused: float) -
     if lost_classes:
         what = f"all images of {listed(lost_classes, 5)} are refused"
         refused = [each for each in refused if labels.get(each.path) in lost_classes]
-        other = f"--exclude '{lost_classes[0]}' leaves the class out"
+        other = f"`exclude={lost_classes[0]!r}` leaves the class out"
     elif len(refused) > max_refused * total:
         what = (
             f"{len(refused):,} of {total:,} images are refused, more than {100 * max_refused:.3g}%"
         )
-        other = f"--max-refused {_rounded_up(len(refused) / total)} goes on without them"
+        other = f"`max_refused={_rounded_up(len(refused) / total)}` goes on without them"
     else:
         return
     lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused[:_SHOWN]]

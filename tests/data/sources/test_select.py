@@ -51,10 +51,9 @@ def test_patterns_leave_out_classes_or_else_folders_and_files(tmp_path, pattern,
     assert set(ids(source)) == set(PETS) - gone
     assert read_all(source) == {name: PETS[name] for name in ids(source)}
     entries = {entry.path: (entry.status, entry.kind, entry.reason) for entry in source.refused}
-    shown = f"--exclude {pattern}"
-    assert entries == dict.fromkeys(gone, ("passed over", "excluded", shown))
+    assert entries == dict.fromkeys(gone, ("passed over", "excluded", f"exclude is {pattern!r}"))
     count = f"{len(gone)} image{'s' * (len(gone) > 1)}"
-    assert f"left out by {shown}: {count}" in source.notes
+    assert f"left out by `exclude={pattern!r}`: {count}" in source.notes
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_classes_are_used_alone_in_their_usual_order(tmp_path, given, kept):
     n = sum(name.split("/")[0] not in kept for name in PETS)
     assert reasons["passed over", "another class"] == n
     assert reasons["passed over", "excluded"] == 2
-    assert f"left out by --classes: {n + ('cat' not in kept) + 1} images of 2 classes" in (
+    assert f"left out by `classes`: {n + ('cat' not in kept) + 1} images of 2 classes" in (
         samples.notes
     )
 
@@ -151,10 +150,10 @@ def test_each_class_keeps_its_share():
     found = open_source(listing(*names), SourceOptions(at_most="100"))
     assert counts(found) == {("a", None): 60, ("b", None): 30, ("c", None): 8, ("d", None): 2}
     assert found.notes == (
-        "--at-most 100: 100 of 1,000 images are used, chosen by a hash of their paths",
+        "`at_most='100'`: 100 of 1,000 images are used, chosen by a hash of their paths",
     )
     assert Counter((e.status, e.kind, e.reason) for e in found.refused) == {
-        ("passed over", "not needed", "--at-most 100"): 900
+        ("passed over", "not needed", "at_most is 100"): 900
     }
     of_each = open_source(listing(*names), SourceOptions(at_most="20/class"))
     assert set(counts(of_each).values()) == {20, 10}
@@ -206,7 +205,7 @@ def test_classes_that_may_be_none_are_said(name):
     (note,) = open_source(source).notes
     assert note == (
         f"by name these may be no classes: {name} (2 images); they are trained like the others, "
-        f"and --exclude '{name}' leaves one out"
+        f"and `exclude={name!r}` leaves one out"
     )
     assert ids(open_source(source, SourceOptions(exclude=(name,)))) == ["0", "1"]
 
@@ -227,7 +226,7 @@ def test_folders_inside_classes_that_hold_no_examples_are_said():
     (note,) = open_source(source).notes
     assert note == (
         "by name these folders may hold no examples of their class: cat/_rejected (2 images), "
-        "dog/old/trash (1 image); they count as examples, and --exclude 'cat/_rejected' leaves one "
+        "dog/old/trash (1 image); they count as examples, and `exclude='cat/_rejected'` leaves one "
         "out"
     )
     left = open_source(source, SourceOptions(exclude=("cat/_rejected", "dog/old/trash")))

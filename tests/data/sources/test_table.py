@@ -198,13 +198,13 @@ def test_paths_begin_at_the_image_root(tmp_path):
     with pytest.raises(TableError) as caught:
         open_source(path)
     assert "row 3" in caught.value.message
-    assert "--image-root PATH names another folder" in caught.value.hint
+    assert "`image_root` names another folder" in caught.value.hint
     for outside in ("../secret.png", (tmp_path / "secret.png").as_posix()):
         path.write_text(f"{HEAD}all/rose/1.png,rose\n{outside},rose\n", "utf-8")
         with pytest.raises(TableError) as caught:
             open_source(path, SourceOptions(image_root=root))
         assert caught.value.message.endswith(f"row 3: {outside} is outside of {root.resolve()}")
-        assert caught.value.hint == "paths must lead to files below --image-root"
+        assert caught.value.hint == "paths must lead to files below `image_root`"
     with pytest.raises(ConfigError, match=r"^image_root is .*none, which is not a folder$"):
         open_source(path, SourceOptions(image_root=tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"^image_root is .*photos is no table"):
@@ -214,7 +214,7 @@ def test_paths_begin_at_the_image_root(tmp_path):
 def test_paths_that_all_lead_nowhere_name_the_image_root(table):
     with pytest.raises(TableError) as caught:
         table(f"{HEAD}all/rose/1.png,rose\nall/tulip/1.png,tulip\n")
-    assert caught.value.hint == "--image-root PATH names the folder where they begin"
+    assert caught.value.hint == "`image_root` names the folder where they begin"
 
 
 def test_paths_that_lead_out_are_an_error_unless_they_come_back(table, tmp_path):

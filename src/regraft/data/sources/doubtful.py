@@ -51,7 +51,7 @@ def doubtful_notes(source: Source) -> tuple[str, ...]:
     if classes and len(counts) - len(classes) >= 2:
         notes.append(
             f"by name these may be no classes: {_named(counts, classes)}; they are trained like "
-            f"the others, and --exclude '{classes[0]}' leaves one out"
+            f"the others, and `exclude={classes[0]!r}` leaves one out"
         )
     inner: Counter[str] = Counter()
     for entry in source.entries:
@@ -66,7 +66,7 @@ def doubtful_notes(source: Source) -> tuple[str, ...]:
         notes.append(
             f"by name these folders may hold no examples of their class: "
             f"{_named(inner, sorted(inner))}; they count as examples, and "
-            f"--exclude '{min(inner)}' leaves one out"
+            f"`exclude={min(inner)!r}` leaves one out"
         )
     return tuple(notes)
 

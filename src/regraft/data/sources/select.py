@@ -35,6 +35,9 @@ class Reason(NamedTuple):
     text: str
 
 
+_ANOTHER_CLASS = Reason("another class", "classes does not name its class")
+
+
 def select(
     source: Source, exclude: Sequence[str], classes: Sequence[str], at_most: str | None
 ) -> Source:
@@ -60,16 +63,16 @@ def select(
         reasons = dict.fromkeys(found, reason) | reasons
         for at in files:
             refused[at] = LedgerEntry(refused[at].path, "passed over", *reason)
-        notes.append(f"left out by --exclude {printable(pattern)}: {counted(len(found) + before)}")
+        notes.append(f"left out by `exclude={pattern!r}`: {counted(len(found) + before)}")
     if classes:
         names = _class_names(classes, source)
         others = [index for index, each in enumerate(source.entries) if each.label not in names]
-        reasons = dict.fromkeys(others, Reason("another class", "not in --classes")) | reasons
+        reasons = dict.fromkeys(others, _ANOTHER_CLASS) | reasons
         gone = {source.entries[index].label for index in others}
         lost = {name: why for name, why in lost.items() if name in names}
         refused = [_of_other_class(each, names, gone) for each in refused]
         notes.append(
-            f"left out by --classes: {counted(len(others))} of "
+            f"left out by `classes`: {counted(len(others))} of "
             f"{counted(len(gone), 'class', 'classes')}"
         )
     left = [index for index in range(len(source.entries)) if index not in reasons]
@@ -82,9 +85,9 @@ def select(
     if at_most is not None:
         chosen = _choose([source.entries[index] for index in left], at_most)
         others = [index for at, index in enumerate(left) if at not in chosen]
-        reasons |= dict.fromkeys(others, Reason("not needed", f"--at-most {at_most}"))
+        reasons |= dict.fromkeys(others, Reason("not needed", f"at_most is {at_most}"))
         notes.append(
-            f"--at-most {at_most}: {len(chosen):,} of {counted(len(left))} are used, chosen by a "
+            f"`at_most={at_most!r}`: {len(chosen):,} of {counted(len(left))} are used, chosen by a "
             "hash of their paths"
         )
     return _without(replace(source, lost_classes=lost), reasons, refused, notes)
@@ -92,7 +95,7 @@ def select(
 
 def excluded_by(pattern: str) -> Reason:
     """Return the reason of what a pattern of ``exclude`` leaves out."""
-    return Reason("excluded", f"--exclude {pattern}")
+    return Reason("excluded", f"exclude is {printable(pattern)!r}")
 
 
 def find_excluded(pattern: str, entries: Sequence[Entry]) -> list[int]:
@@ -195,7 +198,7 @@ def _of_other_class(entry: LedgerEntry, names: set[str], gone: set[str]) -> Ledg
     folders = set(entry.path.split("/")[:-1])
     if entry.status != "refused" or not folders & gone or folders & names:
         return entry
-    return LedgerEntry(entry.path, "passed over", "another class", "not in --classes")
+    return LedgerEntry(entry.path, "passed over", *_ANOTHER_CLASS)
 
 
 def _folders(entries: Sequence[Entry]) -> set[str]:

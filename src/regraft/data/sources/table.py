@@ -94,11 +94,11 @@ class _Root(NamedTuple):
     def outside(self, where: str, written: str) -> TableError:
         """Return the error for a path that is not below the folder."""
         if self.is_given:
-            what, hint = self.folder, "paths must lead to files below --image-root"
+            what, hint = self.folder, "paths must lead to files below `image_root`"
         else:
             what = "the table's folder"
             hint = (
-                "paths must lead to files below the table's folder; --image-root PATH names "
+                "paths must lead to files below the table's folder; `image_root` names "
                 "another folder"
             )
         return TableError(f"{where}: {written} is outside of {what}", hint=hint)
@@ -166,7 +166,7 @@ def _require_one_file(rows: Sequence[_TableRow], root: _Root, location: str) -> 
         raise TableError(
             f"{location}, row {rows[0].number}: {rows[0].path} is no file below {root.folder}, and "
             f"neither is any other of {len(rows):,}",
-            hint="--image-root PATH names the folder where they begin",
+            hint="`image_root` names the folder where they begin",
         )
 
 
