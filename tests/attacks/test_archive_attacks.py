@@ -176,12 +176,13 @@ def test_many_empty_members_cost_little_memory(tmp_path):
         "from regraft.errors import DataError\n"
         "before = memory()\n"
         "try: open_source(sys.argv[2])\n"
-        "except DataError as error: print(error.message[-15:], memory() - before < 20 << 20)"
+        "except DataError as error: print('holds no images' in error.message, "
+        "memory() - before < 20 << 20)"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent.parent),
                str(tmp_path / "a.tgz")]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == "holds no images True\n"
+    assert result.stdout == "True True\n"
 
 
 @pytest.mark.parametrize("size", [2**33, 2**60])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from regraft.data.labels import merged_note
 from regraft.data.names import normalise
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.given import images_of, payload_of
@@ -36,7 +37,8 @@ def open_arrays(data: Data, options: SourceOptions) -> Source | None:
             hint="pass (images, labels)",
         )
     images = images_of(data[0])
-    labels = _check_labels(data[1])
+    given = _listed(data[1])
+    labels = _check_labels(given)
     if len(images) != len(labels):
         raise DataError(f"there are {len(images)} images and {len(labels)} labels")
     if not labels:
@@ -50,13 +52,23 @@ def open_arrays(data: Data, options: SourceOptions) -> Source | None:
         with locks.get(id(image), nullcontext()):
             return payload_of(image, options.max_pixels)
 
-    return Source("arrays", "arrays", entries, partial(read_each, read, range(len(images))))
+    return Source(
+        "arrays",
+        "arrays",
+        entries,
+        partial(read_each, read, range(len(images))),
+        notes=merged_note((str(label), name) for label, name in zip(given, labels, strict=True)),
+    )
 
 
-def _check_labels(given: Any) -> list[str]:
+def _listed(given: Any) -> list[Any]:
+    return given.tolist() if hasattr(given, "tolist") else list(given)
+
+
+def _check_labels(labels: list[Any]) -> list[str]:
     """Return the labels as text."""
-    labels = given.tolist() if hasattr(given, "tolist") else list(given)
-    names = []
+    names: list[str] = []
+    first: dict[str, int] = {}
     for number, label in enumerate(labels):
         if isinstance(label, float) and not math.isnan(label):
             raise DataError(
@@ -68,7 +80,15 @@ def _check_labels(given: Any) -> list[str]:
         if not isinstance(label, str | int) or label == "":
             raise DataError(
                 f"label {number} is {label!r}, which is not a class",
-                hint="one whole number or one text for each image",
+                hint="one image has one class here: one whole number or one text for each image",
             )
-        names.append(normalise(str(label)))
+        name = normalise(str(label))
+        earlier = first.setdefault(name, number)
+        if isinstance(label, str) != isinstance(labels[earlier], str):
+            raise DataError(
+                f"labels {earlier} and {number} are {labels[earlier]!r} and {label!r}, which "
+                "would be one class",
+                hint="write all labels in one way: [str(label) for label in labels]",
+            )
+        names.append(name)
     return names

@@ -91,7 +91,7 @@ def list_tree(top: Path) -> Members[str]:
             name = f"{prefix}/{item.name}" if prefix else item.name
             if not is_hidden(item.name) and _is_folder(item):
                 pending.append((name, item.path))
-                members.folders.append(normalise(name))
+                members.folders.setdefault(normalise(name))
             else:
                 path = _file_to_read(item, root, name, members)
                 files += [] if path is None else [(name, path)]
@@ -140,7 +140,7 @@ def _follow(path: str, root: str, name: str, members: Members[str]) -> str | Non
         )
         return None
     if stat.S_ISDIR(status.st_mode):
-        members.folders.append(normalise(name))
+        members.folders.setdefault(normalise(name))
     if not is_inside(target, root):
         members.record_refused(name, "link out of the tree", f"it leads to {target}")
     elif stat.S_ISDIR(status.st_mode):

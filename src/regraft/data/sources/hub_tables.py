@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from regraft.core.text import listed
+from regraft.data.labels import merged_note
 from regraft.data.ledger import LedgerEntry
 from regraft.data.names import normalise
 from regraft.data.samples import Entry, Part, Source
 from regraft.data.sources.folder import LARGEST_FILE
 from regraft.data.sources.hub_files import short_list
-from regraft.data.sources.part_names import PART_NAMES
+from regraft.data.sources.part_names import find_parts, part_of
 from regraft.errors import DataError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -125,13 +127,16 @@ def open_tables(name: str, folder: Path, tables: Tables, label: str | None) -> S
     positions: list[_Position] = []
     refused: list[LedgerEntry] = []
     image = ""
+    spellings: list[tuple[Any, str]] = []
     for split, paths in tables.splits.items():
         rows = list(_rows(name, [folder / path for path in paths], label, damage))
+        _require_one_class(name, split, rows)
         labelled, unlabelled = _separate_unlabelled(split, rows)
         if unlabelled and not labelled:  # competitions keep the classes of their test images
             notes = (*notes, f"{split} is left out: none of its {len(rows):,} rows has a class")
             continue
         refused += unlabelled
+        spellings += [(row.label, class_name) for _, class_name, row in labelled]
         for identifier, class_name, row in labelled:
             entries.append(Entry(identifier, class_name, tables.parts[split]))
             positions.append(row.position)
@@ -140,7 +145,21 @@ def open_tables(name: str, folder: Path, tables: Tables, label: str | None) -> S
         entries = [dataclasses.replace(entry, part=None) for entry in entries]
     if not entries:
         raise DataError(f"{name} holds no labelled image")
-    return Source("hf", name, entries, partial(_stream, image, positions), tuple(refused), notes)
+    merged = merged_note((text, used) for text, used in spellings if isinstance(text, str))
+    stream = partial(_stream, image, positions)
+    return Source("hf", name, entries, stream, tuple(refused), (*notes, *merged))
+
+
+def _require_one_class(name: str, split: str, rows: Sequence[_HubRow]) -> None:
+    """Raise DataError where rows have lists of several classes."""
+    several = [row for row in rows if isinstance(row.label, list) and len(row.label) > 1]
+    if several:
+        named = [_class_name(value, several[0].columns) or "none" for value in several[0].label]
+        raise DataError(
+            f"{name}: {len(several):,} of {len(rows):,} rows of {split} have several classes, such "
+            f"as {listed(named, 3)}",
+            hint="one image has one class here; hf:OWNER/NAME#COLUMN chooses another column",
+        )
 
 
 def _separate_unlabelled(
@@ -176,9 +195,8 @@ def _parts(
     name: str, splits: dict[str, list[str]]
 ) -> tuple[dict[str, Part | None], tuple[str, ...]]:
     """Return the part of each split that has one, and notes about the others."""
-    known: dict[str, Part | None] = {
-        split: PART_NAMES[split.lower()] for split in splits if split.lower() in PART_NAMES
-    }
+    single = {split: part for split in splits if (part := part_of(split)) is not None}
+    known: dict[str, Part | None] = dict(find_parts(splits) or single)
     if not known and len(splits) > 1:
         raise DataError(
             f"{name} has the splits {short_list(sorted(splits))}, none of them called like a part",
@@ -275,6 +293,8 @@ def _class_name(value: Any, columns: _Columns) -> str | None:
         if columns.classes is None:
             return str(value)
         return normalise(columns.classes[value]) if 0 <= value < len(columns.classes) else None
+    if isinstance(value, list) and len(value) == 1:  # a list of classes, of which there is one
+        return _class_name(value[0], columns)
     return normalise(value.strip()) or None if isinstance(value, str) else None
 
 

@@ -97,7 +97,6 @@ def _below(
     """Yield the class folders that have no entry, with each file in them; None for none."""
     paths: list[tuple[str, LedgerEntry | None]] = [(name, None) for name in members.folders]
     paths += [(entry.path, entry) for entry in members.left_out]
-    known = set(members.folders)
     for path, entry in paths:
         parts = path.split("/")
         for root in roots:
@@ -105,6 +104,6 @@ def _below(
             if len(parts) <= depth or tuple(parts[:depth]) != root:
                 continue
             label = parts[depth]
-            is_file = len(parts) == depth + 1 and path not in known
+            is_file = len(parts) == depth + 1 and path not in members.folders
             if not (is_file or label in classes or is_hidden(label) or label in {"", ".."}):
                 yield label, entry

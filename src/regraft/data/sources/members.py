@@ -56,7 +56,7 @@ class Members(Generic[Key]):
     names: list[str] = field(default_factory=list)  # images
     keys: list[Key] = field(default_factory=list)
     left_out: list[LedgerEntry] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  # also those without files; NFC
+    folders: dict[str, None] = field(default_factory=dict)  # also those without files; NFC
     notes: list[str] = field(default_factory=list)  # for the user
 
     def record_refused(self, name: str, kind: str, reason: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regraft.core.text import did_you_mean
-from regraft.data.names import LONGEST_LABEL, printable
+from regraft.data.labels import label_notes, require_usable
 from regraft.data.samples import Source
 from regraft.data.sources.arrays import open_arrays
 from regraft.data.sources.doubtful import doubtful_notes
@@ -89,9 +89,10 @@ def open_source(data: Data | Source, options: SourceOptions | None = None) -> So
             f"image_root is {options.image_root}, and {source.location} is no table",
             hint="it says where the paths of a CSV or Parquet table begin",
         )
-    _check_labels(source)
+    require_usable(source)
     source = select(source, options.exclude, options.classes, options.at_most)
-    source = replace(source, notes=(*source.notes, *doubtful_notes(source)))
+    about = (*label_notes(source, settled=bool(options.classes)), *doubtful_notes(source))
+    source = replace(source, notes=(*source.notes, *about))
     return with_groups(source, options.group_by)
 
 
@@ -134,25 +135,6 @@ def _with_name_note(source: Source, data: Data) -> Source:
         return source
     note = f"{os.fspath(data)} is read as a path here, not as the dataset of that name"
     return replace(source, notes=(note, *source.notes))
-
-
-def _check_labels(source: Source) -> None:
-    """Refuse names of classes that cannot be printed or written to files."""
-    for label in sorted({entry.label for entry in source.entries}):
-        if printable(label) != label or len(label) > LONGEST_LABEL:
-            image = next(entry.id for entry in source.entries if entry.label == label)
-            what = f"{len(label):,} characters" if len(label) > LONGEST_LABEL else (
-                "control characters, or what is not valid text")  # fmt: skip
-            raise DataError(
-                f"{source.location}: the class of {_cut(image)} is called '{_cut(label)}', which "
-                f"holds {what}",
-                hint="give the class a plain name",
-            )
-
-
-def _cut(name: str) -> str:
-    """Return the first 100 characters of a name, fit to print."""
-    return printable(name[:100]) + ("..." if len(name) > 100 else "")
 
 
 def _unknown(data: Data) -> DataError:

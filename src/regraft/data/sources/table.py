@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regraft.core.files import read_regular
 from regraft.core.text import counted, listed
+from regraft.data.labels import merged_note
 from regraft.data.ledger import LedgerEntry
 from regraft.data.names import LONGEST_LABEL, normalise, printable
 from regraft.data.samples import Entry, Source
@@ -83,6 +84,7 @@ class _TableRow(NamedTuple):
     path: str  # below the folder, as it is opened
     has_backslash: bool
     part: str  # as it is written; "" for none
+    label: str  # as it is written
 
 
 class _Root(NamedTuple):
@@ -140,6 +142,7 @@ def _source(location: str, root: _Root, table: _Table) -> Source:
         notes=(
             *_backslash_notes([*rows, *(row for row, _ in repeats)]),
             *filter(None, [note]),
+            *merged_note((row.label, row.entry.label) for row in rows),
         ),
     )
 
@@ -157,7 +160,8 @@ def _check_rows(location: str, root: _Root, table: _Table) -> Iterator[_TableRow
         if path is None:
             raise root.outside(where, written)
         entry = Entry(normalise(path), label, group=group)
-        yield _TableRow(number, entry, path, "\\" in written, part)
+        label_written = str(values[columns.label])
+        yield _TableRow(number, entry, path, "\\" in written, part, label_written)
 
 
 def _require_one_file(rows: Sequence[_TableRow], root: _Root, location: str) -> None:

@@ -170,7 +170,7 @@ def _list_member(
     if name is None:
         return
     if member.isdir():
-        members.folders.append(normalise(name))
+        members.folders.setdefault(normalise(name))
         return
     if member.issym() or member.islnk():
         members.record_refused(name, "link", "links inside archives are not followed")

@@ -146,7 +146,7 @@ def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
         if name is None:
             continue
         if info.orig_filename.endswith("/"):
-            members.folders.append(normalise(name))
+            members.folders.setdefault(normalise(name))
             continue
         if stat.S_ISLNK(mode):
             members.record_refused(name, "link", "links inside archives are not followed")
