@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attacks import archives, bundle, hub, images, store, tables
+from attacks import archives, bundle, checkpoints, hub, images, splits, store, tables
 from attacks.hunting import hunt
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 ROOMS: dict[str, Callable[[int, int, int], Report]] = {
     "archives": partial(hunt, archives.attack),
     "bundle": bundle.run,
+    "checkpoints": partial(hunt, checkpoints.attack),
     "hub": partial(hunt, hub.attack),
     "images": partial(hunt, images.attack),
+    "splits": partial(hunt, splits.attack),
     "tables": partial(hunt, tables.attack),
     "store": store.run,
 }

@@ -190,7 +190,9 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
         return saved, notes
 
     monkeypatch.setattr(checkpoint.Checkpoints, "load", without)
-    with pytest.raises(RunError, match="the checkpoint does not fit this run: 'weight'\nhint: "):
+    with pytest.raises(
+        RunError, match="the checkpoint does not fit this run: network/weight is missing\nhint: "
+    ):
         trial.run(resume=True)
 
 

@@ -12,8 +12,9 @@ import json
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 
@@ -31,6 +32,22 @@ SCHEMA_VERSION = 2  # 1: other batches and losses, which the rest of a training 
 _KEPT = 2  # checkpoints
 _MAX_JSON = 64 * 2**20  # a history of 100,000 epochs
 _MAX_TENSORS = 2**40
+
+
+class _TensorsRecord(msgspec.Struct):
+    """What a checkpoint's tensors must be."""
+
+    sha256: str
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TENSORS)]
+
+
+class _Record(msgspec.Struct):
+    """The JSON of a checkpoint."""
+
+    schema_version: int
+    fingerprint: dict[str, Any]
+    state: dict[str, Any]
+    tensors: _TensorsRecord
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class Checkpoints:
             except InputError as error:
                 notes.append(f"checkpoint {number} is passed over: {error.message}")
                 continue
-            self._refuse_other_run(record["fingerprint"])
+            self._refuse_other_run(record.fingerprint)
             self._kept_numbers = [number]
             return saved, notes
         if notes:
@@ -110,15 +127,11 @@ class Checkpoints:
         with io_errors_as_run_errors(self.folder):
             return max(checkpoint_numbers(self.folder), default=0) + 1
 
-    def _record(self, data: bytes, state: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "fingerprint": dict(self.fingerprint),
-            "state": dict(state),
-            "tensors": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
-        }
+    def _record(self, data: bytes, state: Mapping[str, Any]) -> _Record:
+        tensors = _TensorsRecord(hashlib.sha256(data).hexdigest(), len(data))
+        return _Record(SCHEMA_VERSION, dict(self.fingerprint), dict(state), tensors)
 
-    def _write(self, number: int, data: bytes, record: Mapping[str, Any]) -> None:
+    def _write(self, number: int, data: bytes, record: _Record) -> None:
         try:
             write_atomic(self._path(number, "safetensors"), data)
             # Last: tensors without it are no checkpoint.
@@ -134,23 +147,22 @@ class Checkpoints:
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:08}.{suffix}"
 
-    def _read(self, number: int) -> tuple[dict[str, Any], Saved]:
+    def _read(self, number: int) -> tuple[_Record, Saved]:
         record = _unsealed(read_bounded(self._path(number, "json"), _MAX_JSON))
-        expected = record["tensors"]
-        limit = min(int(expected["bytes"]), _MAX_TENSORS)
-        data = read_bounded(self._path(number, "safetensors"), limit)
-        if (len(data), hashlib.sha256(data).hexdigest()) != (expected["bytes"], expected["sha256"]):
+        expected = record.tensors
+        data = read_bounded(self._path(number, "safetensors"), expected.bytes)
+        if (len(data), hashlib.sha256(data).hexdigest()) != (expected.bytes, expected.sha256):
             raise InputError("its tensors are not those that were saved (bytes or sha256 differ)")
         try:
             tensors = safetensors.torch.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(f"its tensors cannot be read: {error}") from error
-        return record, Saved(tensors, record["state"])
+        return record, Saved(tensors, record.state)
 
     def _refuse_other_run(self, found: Mapping[str, Any]) -> None:
         expected = json.loads(json.dumps(dict(self.fingerprint)))
         differing = [
-            f"{name} was {found.get(name)} and is {expected.get(name)}"
+            f"{name[:80]} was {str(found.get(name))[:80]} and is {str(expected.get(name))[:80]}"
             for name in sorted(found.keys() | expected.keys())
             if found.get(name) != expected.get(name)
         ]
@@ -201,25 +213,27 @@ def _tensors_as_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
     )
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
+def _sealed(record: _Record) -> bytes:
+    content = msgspec.structs.asdict(record) | {"tensors": msgspec.structs.asdict(record.tensors)}
     text = json.dumps(content, ensure_ascii=True, allow_nan=False)  # rows keep their columns' order
     seal = hashlib.sha256(text.encode()).hexdigest()
     return json.dumps({"sha256": seal, "content": text}).encode()
 
 
-def _unsealed(data: bytes) -> dict[str, Any]:
+def _unsealed(data: bytes) -> _Record:
     """Return the content of a JSON file, unchanged since it was written; else raise InputError."""
     try:
         outer = json.loads(data)
         text = outer["content"]
         if hashlib.sha256(text.encode()).hexdigest() != outer["sha256"]:
             raise InputError("its state is not what was saved (sha256 differs)")
-        content: dict[str, Any] = json.loads(text)
+        content = json.loads(text)
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"it has schema version {str(version)[:80]}; this regraft reads {SCHEMA_VERSION}"
+            )
+        return msgspec.convert(content, _Record)
+    # msgspec's errors are ValueErrors.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"its state cannot be read: {error}") from error
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"it has schema version {content.get('schema_version')}; this regraft reads "
-            f"{SCHEMA_VERSION}"
-        )
-    return content

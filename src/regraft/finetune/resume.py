@@ -9,6 +9,7 @@ from regraft.core.machine import free_memory
 from regraft.finetune.memory import fit_memory
 from regraft.finetune.paths import refuse_existing
 from regraft.finetune.processes.exchange import sync_state
+from regraft.finetune.state import does_not_fit
 
 if TYPE_CHECKING:
     from regraft.finetune.loop import Loop
@@ -51,9 +52,16 @@ def _load(loop: Loop) -> None:
         return
     loop.state.restore(saved)
     progress = loop.state.progress
+    if progress.step != max(progress.epoch - 1, 0) * loop.schedule.steps + progress.batch:
+        raise does_not_fit(f"its step {progress.step} is not in epoch {progress.epoch}")
     reporter.say(f"resumed in epoch {progress.epoch}, after step {progress.step}")
-    machine = json.loads(json.dumps(loop.training_step.machine()))
-    changed = sorted(key for key in machine if saved.state["machine"].get(key) != machine[key])
+    machine, before = (
+        json.loads(json.dumps(loop.training_step.machine())),
+        saved.state.get("machine"),
+    )
+    if not isinstance(before, dict):
+        raise does_not_fit("it has no record of the machine")
+    changed = sorted(key for key in machine if before.get(key) != machine[key])
     if changed:
         reporter.say(f"{', '.join(changed)} differ since: the last digits may, too")
 

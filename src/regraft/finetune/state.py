@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import torch
 
 from regraft.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from regraft.finetune.checkpoint import Saved
     from regraft.finetune.network import TrainableNetwork
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
+
+#: What an optimiser keeps of each parameter after its first step.
+_MOMENTS: dict[type[torch.optim.Optimizer], frozenset[str]] = {
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    torch.optim.SGD: frozenset({"momentum_buffer"}),
+}
+
+#: Columns of the history that are read after an epoch; the others are only written.
+_COLUMNS = {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"}
 
 
 @dataclass
@@ -119,41 +130,116 @@ class State:
     def restore(self, saved: Saved) -> None:
         """Continue from a checkpoint of the same run: ``Checkpoints.load`` has refused others.
 
-        Raises RunError where tensors are missing, unknown or of another shape.
+        Raises RunError where the progress is none of a training, or tensors are missing, unknown,
+        not finite or of another shape or type.
         """
         try:
             self._restore(saved)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise RunError(
-                f"the checkpoint does not fit this run: {error}",
-                hint="`overwrite=True` starts from the beginning",
-            ) from error
+        except ValueError as error:  # msgspec's too
+            raise does_not_fit(str(error)) from error
 
     def _restore(self, saved: Saved) -> None:
-        self.progress = Progress(**saved.state["progress"])
+        progress = self.progress = _checked_progress(saved.state.get("progress"))
         parts: dict[str, Tensors] = {"network": {}, "average": {}, "best": {}, "optimizer": {}}
         for name, tensor in saved.tensors.items():
             part, _, rest = name.partition("/")
+            if part not in parts:
+                raise ValueError(f"{name[:80]} is unknown")
+            _require_finite(name, tensor)
             parts[part][rest] = tensor
-        for name, tensor in self.network.state().items():
-            tensor.copy_(parts["network"][name])
-        for kept, part in ((self.average, "average"), (self.best, "best")):
-            for name, tensor in parts[part].items():
-                if kept is not None:
-                    kept[name].copy_(tensor)
+        _fill(self.network.state(), parts["network"], "network")
+        _fill(self.average or {}, parts["average"], "average")
+        _fill(self.best if progress.best_epoch > 0 else {}, parts["best"], "best")
         self._restore_optimizer(parts["optimizer"])
 
     def _restore_optimizer(self, saved: Tensors) -> None:
-        parameters = dict(self.trained())
+        of_parameters: dict[str, Tensors] = {}
         for name, tensor in saved.items():
             key, _, of = name.partition("/")
-            parameter = parameters[of]
-            if tensor.shape == parameter.shape:
-                # In the parameter's memory format: another one may be computed in another order.
-                value = torch.empty_like(parameter).copy_(tensor)
-            else:
-                value = tensor.to(parameter.device)
-            self.optimizer.state[parameter][key] = value.detach()
+            of_parameters.setdefault(of, {})[key] = tensor
+        parameters = dict(self.trained())
+        _refuse_differing(of_parameters.keys() - parameters.keys(), "optimizer", "is unknown")
+        for of, found in of_parameters.items():
+            # A parameter that has had no gradient yet has no moments.
+            expected = _MOMENTS[type(self.optimizer)]
+            _refuse_differing(
+                found.keys() ^ expected, "optimizer", f"of {of} is missing or unknown"
+            )
+            self.optimizer.state[parameters[of]] = {
+                key: _moment(f"optimizer/{key}/{of}", tensor, key, parameters[of])
+                for key, tensor in found.items()
+            }
+
+
+def does_not_fit(reason: str) -> RunError:
+    """Return the error for a checkpoint from which a training cannot go on."""
+    return RunError(
+        f"the checkpoint does not fit this run: {reason}",
+        hint="`overwrite=True` starts from the beginning",
+    )
+
+
+def _checked_progress(found: object) -> Progress:
+    """Return the progress that a checkpoint has; raise ValueError where no training has it."""
+    progress = msgspec.convert(found, Progress)
+    counts = (progress.batch, progress.step, progress.right, progress.seen, progress.best_epoch)
+    sums = (progress.loss, progress.seconds)
+    sound = (
+        progress.micro >= 1
+        and min(counts) >= 0
+        and progress.epoch == len(progress.history)
+        and progress.best_epoch <= max(progress.epoch - 1, 0)
+        and all(map(math.isfinite, sums))
+    )
+    if not sound:
+        raise ValueError("its progress is none of a training")
+    for epoch, row in enumerate(progress.history):
+        numbers = [value for value in row.values() if value is not None]
+        finite = all(type(number) in {int, float} and math.isfinite(number) for number in numbers)
+        scores = [row[name] for name in row if name.startswith("val_")]
+        sound = row.keys() >= _COLUMNS and row.keys() == progress.history[0].keys()
+        if not (sound and finite and row["epoch"] == epoch and None not in scores):
+            raise ValueError(f"its row of epoch {epoch} is none of a training")
+    return progress
+
+
+def _fill(into: Tensors, saved: Tensors, part: str) -> None:
+    """Copy saved tensors into those of the same names; all must be there, and no others."""
+    _refuse_differing(into.keys() - saved.keys(), part, "is missing")
+    _refuse_differing(saved.keys() - into.keys(), part, "is unknown")
+    for name, tensor in into.items():
+        _require_same_kind(f"{part}/{name}", saved[name], tensor)
+        tensor.copy_(saved[name])
+
+
+def _moment(name: str, saved: torch.Tensor, key: str, parameter: torch.Tensor) -> torch.Tensor:
+    """Return what the optimiser keeps of a parameter, on its device."""
+    if key == "step":
+        _require_same_kind(name, saved, torch.zeros((), dtype=torch.float32))
+        return saved.to(parameter.device)
+    _require_same_kind(name, saved, parameter)
+    # In the parameter's memory format: another one may be computed in another order.
+    return torch.empty_like(parameter).copy_(saved).detach()
+
+
+def _refuse_differing(names: Collection[str], part: str, what: str) -> None:
+    if names:
+        raise ValueError(f"{part}/{min(names)[:80]} {what}")
+
+
+def _require_finite(name: str, tensor: torch.Tensor) -> None:
+    """Raise ValueError for NaN or infinite values: no checkpoint of ours holds any."""
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name[:80]} is not finite")
+
+
+def _require_same_kind(name: str, saved: torch.Tensor, own: torch.Tensor) -> None:
+    """Raise ValueError for another shape, which torch may broadcast, or another type."""
+    if (saved.shape, saved.dtype) != (own.shape, own.dtype):
+        raise ValueError(
+            f"{name} is {saved.dtype} of shape {tuple(saved.shape)}, and not {own.dtype} of shape "
+            f"{tuple(own.shape)}"
+        )
 
 
 def quality(row: Mapping[str, Any]) -> tuple[float, float]:

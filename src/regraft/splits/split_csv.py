@@ -101,7 +101,7 @@ def _split_row(path: Path | str, number: int, fields: list[str], positions: list
     name, label, part, sha256, group = (fields[index] for index in positions)
     if part != LEFT_OUT and part not in get_args(Part):
         raise TableError(
-            f"{path}, row {number}: the part is {part!r}",
+            f"{path}, row {number}: the part is {part[:80]!r}",
             hint="a part is train, val or test, or empty for an image that is left out",
         )
     try:
