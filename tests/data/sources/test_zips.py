@@ -11,6 +11,7 @@ import pytest
 from image_trees import FLOWERS, encoded, left_out, read_all, write_zip
 from regraft.data.sources import zips
 from regraft.data.sources.options import SourceOptions
+from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.data.sources.zips import open_zip
 from regraft.errors import ArchiveError, DataError, ImageError
 
@@ -152,7 +153,7 @@ def test_the_content_makes_a_zip_and_not_the_suffix(tmp_path):
     assert open_zip(write_zip(tmp_path / "flowers", FLOWERS), OPTIONS).kind == "zip"
 
 
-@pytest.mark.parametrize("system", [3, 19])
+@pytest.mark.parametrize("system", [0, 3, 10, 19])
 def test_utf_8_names_without_the_flag_are_read_as_they_were_meant(tmp_path, system):
     """Info-ZIP on Linux writes them so; zipfile alone would name the class G├ñnse."""
     path = tmp_path / "birds.zip"
@@ -177,3 +178,42 @@ def test_the_name_in_the_unicode_field_counts_where_its_checksum_fits(tmp_path):
             archive.writestr(info, encoded(1))
     source = open_zip(path, OPTIONS)
     assert {entry.label for entry in source.entries} == {"E", "Gänse"}
+
+
+def in_code_page(path, names, page):
+    """Write a zip as old programs on Windows do: names in a code page, and no sign of it."""
+    stand_ins = {name: f"{'x' * len(name.encode(page))}" for name in names}
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            info = zipfile.ZipInfo(f"{number}{stand_ins[name]}/1.png")
+            info.create_system = 0
+            archive.writestr(info, encoded(number))
+    content = path.read_bytes()
+    for number, name in enumerate(names):
+        content = content.replace(f"{number}{stand_ins[name]}/".encode(),
+                                  f"{number}".encode() + name.encode(page) + b"/")  # fmt: skip
+    path.write_bytes(content)
+    return path
+
+
+def test_names_in_the_code_page_of_old_programs_are_read_and_told(tmp_path):
+    path = in_code_page(tmp_path / "birds.zip", ["Gänse", "Zoé", "Enten"], "cp437")
+    source = open_zip(path, OPTIONS)
+    assert {entry.label for entry in source.entries} == {"0Gänse", "1Zoé", "2Enten"}
+    expected = (
+        f"{path}: 2 names are not marked as UTF-8 and read in code page 437, such as "
+        "0Gänse/1.png: if it looks wrong, unpack the zip where it was made and give the folder, or "
+        "make it again with names in UTF-8"
+    )
+    assert source.notes == (expected,)
+    assert open_unlabelled([str(path)]).notes == (expected,)
+
+
+def test_names_in_another_code_page_are_told_to_be_a_guess(tmp_path):
+    source = open_zip(in_code_page(tmp_path / "a.zip", ["花", "x"], "gbk"), OPTIONS)
+    assert len(source.entries) == 2
+    assert "1 name is not marked as UTF-8" in source.notes[0]
+
+
+def test_names_of_letters_alone_are_no_guess(tmp_path):
+    assert open_zip(in_code_page(tmp_path / "a.zip", ["a", "b"], "ascii"), OPTIONS).notes == ()

@@ -12,8 +12,9 @@ import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from regraft.core.text import counted
 from regraft.data.names import normalise, printable
 from regraft.data.sources import archive
 from regraft.data.sources.archive import DAMAGE, damage_reason
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _LOCAL_HEADER = 30  # bytes, without name and extra fields
 _UTF8 = 0x800  # flag: the name is UTF-8
 _UNICODE_PATH = 0x7075  # extra field of Info-ZIP: version, CRC-32 of the first name, UTF-8 name
-_UNIX = (3, 19)  # writers on Linux and macOS
 
 
 def open_zip(data: Data, options: SourceOptions) -> Source | None:
@@ -78,8 +78,8 @@ class ZipReader:
         for one, following in itertools.pairwise(infos):
             if one.header_offset + _LOCAL_HEADER + one.compress_size > following.header_offset:
                 raise ArchiveError(
-                    f"{self.path} is damaged: {printable(_name(following))} overlaps with "
-                    f"{printable(_name(one))}"
+                    f"{self.path} is damaged: {printable(_name(following).text)} overlaps with "
+                    f"{printable(_name(one).text)}"
                 )
 
     def infos(self) -> list[zipfile.ZipInfo]:
@@ -110,16 +110,25 @@ class ZipReader:
             return b""
 
 
-def _name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name as its writer meant it.
+class _Name(NamedTuple):
+    """A member's name, and whether its encoding had to be guessed."""
 
-    Info-ZIP on Linux and macOS does not set the flag for UTF-8. It writes the name a second time,
-    into an extra field with a checksum of the first. Other programs write UTF-8 bytes without any
-    sign of it. zipfile decodes both as code page 437.
+    text: str
+    is_guess: bool = False
+
+
+def _name(info: zipfile.ZipInfo) -> _Name:
+    """Return a member's name as its writer meant it, as far as the archive says.
+
+    A flag says that a name is UTF-8. Info-ZIP writes the name a second time, into an extra field
+    with a checksum of the first. Other programs write UTF-8 without any sign of it: text in another
+    encoding is hardly ever valid UTF-8 by chance. What is left is in the code page of the writer's
+    system, which nothing names: zipfile reads it as 437, that of the first PCs.
     """
+    name = info.orig_filename
     if info.flag_bits & _UTF8:
-        return info.orig_filename
-    raw = info.orig_filename.encode("cp437")
+        return _Name(name)
+    raw = name.encode("cp437")
     extra = memoryview(info.extra)
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
@@ -127,21 +136,34 @@ def _name(info: zipfile.ZipInfo) -> str:
         matches = field[1:5] == struct.pack("<I", zlib.crc32(raw))
         if kind == _UNICODE_PATH and matches:
             with suppress(UnicodeDecodeError):
-                return field[5:].decode()
+                return _Name(field[5:].decode())
         extra = extra[4 + size :]
-    if info.create_system in _UNIX:
-        with suppress(UnicodeDecodeError):
-            return raw.decode()
-    return info.orig_filename
+    try:
+        return _Name(raw.decode())
+    except UnicodeDecodeError:
+        return _Name(name, is_guess=True)
+
+
+def _note_of_guesses(path: Path, guesses: list[str]) -> str:
+    """Return a note about names in an unknown encoding."""
+    names = counted(len(guesses), "name is", "names are")
+    return (
+        f"{path}: {names} not marked as UTF-8 and read in code page 437, such as "
+        f"{printable(guesses[0])}: if it looks wrong, unpack the zip where it was made and give "
+        "the folder, or make it again with names in UTF-8"
+    )
 
 
 def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
     """List a zip's images; each key is what ``ZipReader.read`` takes."""
     reader = ZipReader(path)
     members: Members[zipfile.ZipInfo] = Members()
+    guesses = []
     for info in reader.infos():
         # zipfile cuts names at a NUL and swaps separators on Windows: the original is checked
-        name = members.allow(_name(info))
+        text, is_guess = _name(info)
+        guesses += [text] if is_guess else []
+        name = members.allow(text)
         mode = info.external_attr >> 16
         if name is None:
             continue
@@ -156,4 +178,6 @@ def list_zip(path: Path) -> tuple[ZipReader, Members[zipfile.ZipInfo]]:
             members.record_refused(name, "encrypted", "it can only be read with a password")
         else:
             members.add(name, info, partial(reader.head, info))
+    if guesses:
+        members.notes.append(_note_of_guesses(path, guesses))
     return reader, members
