@@ -97,5 +97,6 @@ def test_classes_that_do_not_match_are_listed(run, tmp_path, capsys):
     assert out == ""
     assert err.endswith(
         "error: 2 of the data's 4 classes are unknown to the run: nine, ten\n"
-        "hint: classes are matched by name; the run knows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+        "hint: classes are matched by name; the run knows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; "
+        "--exclude nine leaves one out\n"
     )

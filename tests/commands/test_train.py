@@ -373,10 +373,19 @@ def test_given_parts_are_respected_and_val_is_reported(tmp_path):
     make_photographs(data / "train", a_class=12)
     make_photographs(data / "val", a_class=4, first=100)
     make_photographs(data / "test", a_class=4, first=200)
-    run = train(data, TrainConfig(out=tmp_path / "run", **QUICK))
-    assert run.metrics["data"]["n"] == {"train": 36, "val": 12, "test": 12}
-    assert run.metrics["val"]["n"] == 12
-    again = evaluate(run.folder, data)
+    for part in ("train", "test"):
+        (data / part / "blobs").rename(data / part / "misc")
+    run = train(data, TrainConfig(out=tmp_path / "run", exclude="val/blobs", **QUICK))
+    assert run.metrics["data"]["n"] == {"train": 36, "val": 8, "test": 12}
+    first, second = run.metrics["data"]["notes"]  # each once
+    assert first == "left out by `exclude='val/blobs'`: 4 images"
+    assert second.startswith("by name these may be no classes: misc (16 images)")
+    assert run.metrics["val"]["n"] == 8
+    with pytest.raises(DataError, match="1 of the data's 4 classes are unknown to the run: blobs"):
+        evaluate(run.folder, data)
+    recorded = Recorder()
+    again = evaluate(run.folder, data, reporter=recorded, exclude="blobs")
+    assert recorded.lines.count("left out by `exclude='blobs'`: 4 images") == 1
     assert again["n"] == 12
     assert again["accuracy"] == run.metrics["test"]["accuracy"]
 

@@ -69,7 +69,7 @@ def evaluate(
     # Classes are matched by name: of folders inside class folders nothing has to be known.
     scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
     dataset, notes = _unseen_images(scanned, predictor.classes, folder)
-    _report(reporter, [*scanned.source.notes, *scanned.notes, *notes])
+    _report(reporter, [*scanned.notes, *notes])
     with Extractor(predictor.model.backbone, predictor.compute, config, reporter) as extractor:
         features = extractor.read(dataset)
         readable, ledger = _without_refused(dataset, features, strict=config.strict)

@@ -53,7 +53,7 @@ def classes_with_counts(classes: Sequence[str], counts: Sequence[int]) -> str:
 def report_notes(dataset: Dataset, reporter: Reporter) -> None:
     """Print the notes of source, scan and split, each once."""
     samples = dataset.samples
-    for note in dict.fromkeys((*samples.source.notes, *samples.notes, *dataset.parts.notes)):
+    for note in dict.fromkeys((*samples.notes, *dataset.parts.notes)):
         reporter.say(note)
 
 

@@ -109,7 +109,7 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "classes": list(samples.classes),
             "refused": sum(entry.status == "refused" for entry in samples.ledger.entries),
             "left_out": len(parts.left_out),
-            "notes": [*samples.source.notes, *samples.notes, *parts.notes, *duplicates],
+            "notes": [*samples.notes, *parts.notes, *duplicates],
         },
         "backbone": {
             "name": model.backbone.name,

@@ -31,7 +31,8 @@ def match_classes(samples: Samples, classes: tuple[str, ...]) -> NDArray[np.int6
         raise DataError(
             f"{len(unknown)} of the data's {len(samples.classes)} classes are unknown to the run: "
             f"{listed([_with_nearest(name, classes) for name in unknown], _SHOWN)}",
-            hint=f"classes are matched by name; the run knows {listed(classes, _SHOWN)}",
+            hint=f"classes are matched by name; the run knows {listed(classes, _SHOWN)}; "
+            f"`exclude={unknown[0]!r}` leaves one out",
         )
     return np.asarray([known[name] for name in samples.classes], dtype=np.int64)[samples.labels]
 
