@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from regraft.core.notebook import html_table
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -125,6 +127,17 @@ class Backbone:
             f"Backbone({self.name} at {self.preprocess.image_size} pixels, weights {self.weights} "
             f"(sha256 {self.weights_sha256[:12]}), {self.n_features} features, stages: {stages})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("weights", f"{self.weights} (sha256 {self.weights_sha256[:12]})"),
+            ("licence", self.licence or "not stated"),
+            ("image size", f"{self.preprocess.image_size} pixels"),
+            ("features", f"{self.n_features:,}"),
+            *((f"stage {stage.name}", f"{stage.channels:,} channels") for stage in self.stages),
+        ]
+        note = f"no bundle: {self.no_bundle}" if self.no_bundle else ""
+        return html_table(f"regraft.Backbone: {self.name}", rows, note)
 
     @classmethod
     def from_module(

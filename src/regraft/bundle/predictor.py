@@ -15,6 +15,7 @@ import torch
 
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
+from regraft.core.notebook import html_bars, html_table
 from regraft.core.text import counted, listed
 from regraft.data.sources.given import images_of, is_one_image, payload_of
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
@@ -80,6 +81,11 @@ class Prediction:
     error: ImageError | None = None
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        if self.error is not None:
+            return html_table(f"image {self.id}: no answer", [("error", str(self.error))])
+        return html_bars(f"image {self.id}: {self.label}", self.top, "; ".join(self.notes))
+
 
 #: An image's id, its tensor or the reason why there is none, and what decoding left out.
 _Rendered: TypeAlias = tuple[str, torch.Tensor | ImageError, tuple[str, ...]]
@@ -120,6 +126,19 @@ class Predictor:
         classes = f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes, 5)}"
         name, side = self.model.backbone.name, self.model.backbone.preprocess.image_size
         return f"Predictor({classes}; {name} at {side} pixels)"
+
+    def _repr_html_(self) -> str:
+        model, compute = self.model, self.compute
+        blocks = listed([str(block) for block in model.blocks], 8)
+        rows = [
+            (counted(len(self.classes), "class", "classes"), listed(self.classes, 20)),
+            ("network", f"{model.backbone.name}, weights {model.backbone.weights}"),
+            ("image size", f"{model.backbone.preprocess.image_size} pixels"),
+            ("features", blocks),
+            ("head", f"{model.head.kind}, temperature {model.temperature:.3g}"),
+            ("computes on", f"{compute.device} in {compute.precision}"),
+        ]
+        return html_table("regraft.Predictor", rows, "predict(image), predict_many(images)")
 
     @classmethod
     def load(

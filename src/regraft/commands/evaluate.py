@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.config.settings import some_settings
+from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
 from regraft.data.dataset import Dataset
 from regraft.data.notes import report_refused
@@ -21,7 +22,7 @@ from regraft.data.refused import record_refused
 from regraft.data.scan import scan
 from regraft.data.sources.options import NO_GROUPS
 from regraft.features.extractor import Extractor
-from regraft.runs.summary import describe_test
+from regraft.runs.summary import describe_test, figures
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
     from regraft.features.extract import Features
+
+
+class Evaluation(dict[str, Any]):
+    """The figures of an evaluation: a dictionary that a notebook shows as a small table."""
+
+    def _repr_html_(self) -> str:
+        note = "; ".join(self["data"]["notes"])
+        return html_table(f"{self['run']} on {self['data']['source']}", figures(self), note)
 
 
 def evaluate(
@@ -53,7 +62,8 @@ def evaluate(
     Returns
     -------
     dict
-        As ``test`` in metrics.json, with ``data`` and what was left out.
+        As ``test`` in metrics.json, with ``data`` and what was left out. A notebook shows it as a
+        small table.
 
     Raises
     ------
@@ -82,7 +92,7 @@ def evaluate(
         "notes": [*notes, *missing],
         "refused": _refused(ledger),
     }
-    return {"run": str(folder), "data": about, **measured}
+    return Evaluation({"run": str(folder), "data": about, **measured})
 
 
 def _load_predictor(folder: Path, config: Any) -> Predictor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regraft.runs.summary import summarise
+from regraft.core.notebook import html_table
+from regraft.runs.summary import summarise, summary_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,13 @@ class Run:
         accuracy = self.metrics["test"]["accuracy"]["value"]
         n = self.metrics["test"]["n"]
         return f"Run({str(self.folder)!r}, test accuracy {accuracy:.3f}, n = {n:,})"
+
+    def _repr_html_(self) -> str:
+        reason = self.metrics["backbone"].get("no_bundle")
+        note = f"regraft.Predictor.load({str(self.folder)!r})" if reason is None else (
+            f"no bundle: {reason}"
+        )  # fmt: skip
+        return html_table(f"regraft.Run: {self.folder}", summary_rows(self.metrics), note)
 
     def summary(self) -> str:
         """Return the result, what to compare it with, and what to type next."""

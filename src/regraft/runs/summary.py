@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regraft.core.text import counted, listed
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -38,6 +40,33 @@ def _next(folder: Path, metrics: dict[str, Any]) -> str:
     if "no_bundle" in metrics["backbone"]:
         return f"without a bundle: {metrics['backbone']['no_bundle']}"
     return f"next: regraft predict {folder} PHOTO.jpg"
+
+
+def summary_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the result, what to compare it with and what gave it, as names and texts."""
+    test, network = metrics["test"], metrics["backbone"]
+    classes = metrics["data"]["classes"]
+    rows = [*figures(test)]
+    rows += [
+        (f"baseline {name}", f"accuracy {interval(baseline['accuracy'])}{_gain(baseline)}")
+        for name, baseline in metrics["baselines"].items()
+    ]
+    return [
+        *rows,
+        (counted(len(classes), "class", "classes"), listed(classes, 20)),
+        ("images", ", ".join(f"{n:,} {part}" for part, n in metrics["data"]["n"].items() if n)),
+        ("network", f"{network['name']} at {network['image_size']} pixels"),
+        ("weights", f"{network['weights']} (sha256 {network['weights_sha256'][:12]})"),
+    ]
+
+
+def figures(test: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the figures of a test, which is as ``test`` in metrics.json, as names and texts."""
+    return [
+        ("test accuracy", interval(test["accuracy"], test["n"])),
+        ("macro F1", interval(test["macro_f1"])),
+        ("log-loss", interval(test["log_loss"])),
+    ]
 
 
 def describe_test(test: dict[str, Any]) -> list[str]:
