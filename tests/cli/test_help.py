@@ -2,7 +2,9 @@
 
 import pytest
 
-from regraft.cli.main import main
+from regraft.cli import synonyms
+from regraft.cli.main import app, main
+from regraft.cli.synonyms import FLAGS, POSITIONAL, suggest_flag
 from regraft.config.declaration import settings_of
 from regraft.config.settings import groups
 from regraft.config.train_config import TrainConfig
@@ -63,6 +65,26 @@ def test_without_a_command_there_is_help(words, capsys):
         ("train x --no-cach", "unknown flag --no-cach", "did you mean --no-cache or --cache?"),
         ("train x --learning-rate 3", "unknown flag --learning-rate", "did you mean --lr?"),
         ("predict r x --top-k 3", "unknown flag --top-k", "did you mean --topk?"),
+        ("fit x", "unknown command fit", "did you mean train?"),
+        ("test r x", "unknown command test", "did you mean evaluate?"),
+        ("Val r x", "unknown command Val", "did you mean evaluate?"),
+        ("infer r x", "unknown command infer", "did you mean predict?"),
+        ("embed x", "unknown command embed", "did you mean train or predict?"),
+        ("classify r x", "unknown command classify", "did you mean predict?"),
+        ("lr_finder x", "unknown command lr_finder", "did you mean lr-find?"),
+        ("train x --bs 3", "unknown flag --bs", "did you mean --batch-size?"),
+        ("train x --imgsz=96", "unknown flag --imgsz", "did you mean --image-size?"),
+        ("train x -lr 3", "unknown flag -lr", "did you mean --lr?"),
+        ("train x --arch a", "unknown flag --arch", "did you mean --model?"),
+        ("compare x --arch a", "unknown flag --arch", "did you mean --models?"),
+        ("compare x --model a", "unknown flag --model", "did you mean --models?"),
+        ("train x --output a", "unknown flag --output", "did you mean --out?"),
+        ("predict r x --output a", "unknown flag --output", "did you mean --csv?"),
+        (
+            "evaluate r x --data y",
+            "unknown flag --data",
+            "DATA is given without a flag: regraft evaluate --help",
+        ),
         ("train x --zzz", "unknown flag --zzz", "regraft train --help"),
         ("train x --seed", "--seed needs a value", "regraft train --help"),
         (
@@ -97,3 +119,19 @@ def test_wrong_usage_is_two_lines_and_exit_code_2(words, message, hint, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"error: {message}\n" + (f"hint: {hint}\n" if hint else "")
+
+
+def test_words_of_other_tools_lead_to_what_there_is():
+    """Each of ours is in the parser, and no word of others hides one of ours."""
+    commands = set(app)
+    assert set(synonyms.COMMANDS) <= commands
+    assert not {word for words in synonyms.COMMANDS.values() for word in words.split()} & commands
+    flags, arguments = set(), set()
+    for name in commands - {"--help", "-h", "--version"}:
+        for argument in app[name].assemble_argument_collection():
+            (flags if argument.names[0].startswith("-") else arguments).update(argument.names)
+            for flag in filter(FLAGS.get, argument.names):
+                for word in FLAGS[flag].split():
+                    assert flag in suggest_flag(f"--{word}", argument.names, "regraft")
+    assert set(FLAGS) <= flags
+    assert set(POSITIONAL) <= arguments

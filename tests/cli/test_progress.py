@@ -7,7 +7,8 @@ import time
 from regraft.cli.progress import ConsoleReporter
 
 
-def test_into_a_file_progress_is_two_lines(capsys):
+def test_into_a_file_a_short_task_is_one_line(capsys):
+    """Each was said twice, "scan: 2,000" and "scan: 2,000 in 0.0 s", among lines that matter."""
     reporter = ConsoleReporter()
     reporter.say("image size 224: as given")
     with reporter.track("extract", total=2000) as advance:
@@ -16,10 +17,29 @@ def test_into_a_file_progress_is_two_lines(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert lines[:2] == ["image size 224: as given", "extract: 2,000"]
-    assert lines[2].startswith("extract: 2,000 in 0.0 s (")
+    assert lines[0] == "image size 224: as given"
+    assert lines[1].startswith("extract: 2,000 in 0.0 s (")
     assert "\r" not in err
-    assert len(lines) == 3
+    assert len(lines) == 2
+
+
+def test_into_a_file_a_long_task_says_how_far_it_is(monkeypatch, capsys):
+    """An hour without a line is not distinguished from a process that hangs."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    with ConsoleReporter().track("extract", total=4000) as advance:
+        for step in range(4000):  # one a second
+            clock[0] += 1
+            advance(1, "loss 0.3" if step == 9 else "")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "extract loss 0.3: 10 in 10.0 s (1/s), of 4,000"
+    assert lines[1:7] == [
+        f"extract: {n:,} in {n:,}.0 s (1/s), of 4,000" for n in (20, 40, 80, 160, 320, 640)
+    ]
+    assert lines[7:] == [
+        *(f"extract: {n:,} in {n:,}.0 s (1/s), of 4,000" for n in range(1240, 4000, 600)),
+        "extract: 4,000 in 4,000.0 s (1/s)",
+    ]
 
 
 class Terminal(io.StringIO):

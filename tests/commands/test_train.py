@@ -453,11 +453,23 @@ def test_leave_one_out_scores_no_class_that_the_fit_would_lack(tmp_path):
     assert run.metrics["head"]["out_of_fold"]["n"] == run.metrics["data"]["n"]["train"] - 3
 
 
-def test_memory_is_checked_before_anything_is_extracted(photographs, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"memory": "-1"}, "memory is -1; it must be auto or a number of GiB, 0 or more"),
+        ({"grids": "1,3"}, "grids is 1,3; it must be auto, or some of 1, 2, 4 with commas"),
+        ({"views": 17}, "views is 17; it must be between 0 and 16"),
+        ({"tta": True}, "tta is given, and views is 0"),
+        ({"views": 2, "head": "knn"}, "views is 2, and head knn is given: one of the two"),
+    ],
+)
+def test_what_can_be_judged_without_data_is_refused_before_the_scan(setting, message, tmp_path):
+    """Memory and grids were looked at when 70,000 images had been read."""
     recorded = Recorder()
-    with pytest.raises(InputError, match="memory is '-1'; it must be auto or a number of GiB"):
-        train(photographs, TrainConfig(memory="-1", out=tmp_path / "run", **QUICK), recorded)
-    assert "extract" not in recorded.tasks
+    with pytest.raises(InputError) as caught:
+        train(tmp_path / "no data", None, recorded, **setting)
+    assert caught.value.message == message
+    assert not recorded.tasks
 
 
 @pytest.mark.parametrize("taps", ["all", "all@2"])

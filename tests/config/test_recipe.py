@@ -166,7 +166,7 @@ def test_an_error_in_a_file_names_the_line(text, message, hint, tmp_path):
     ("words", "said"),
     [
         (
-            ["recipes", "show", "mnist-resnet5"],
+            ["recipes", "mnist-resnet5"],
             "error: there is no recipe mnist-resnet5\nhint: did you mean mnist-resnet50?\n",
         ),
         (
@@ -194,8 +194,11 @@ def test_the_command_line_lists_and_explains_them(capsys):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["recipe", *NAMES]
-    assert main(["recipes", "show", "mnist-resnet50"]) == 0
+    assert main(["recipes", "mnist-resnet50"]) == 0
     out = capsys.readouterr().out
+    assert "unfreeze: layer4" in out
+    assert main(["recipes", "show", "mnist-resnet50"]) == 0  # as it was written before
+    assert capsys.readouterr().out == out
     assert "The original's figure: test accuracy 0.9933" in out
     assert out.endswith("Run it: regraft train --recipe mnist-resnet50\n")
 

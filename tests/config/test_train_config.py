@@ -12,6 +12,7 @@ from regraft.config.declaration import settings_of
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import from_yaml, to_yaml
 from regraft.errors import ConfigError
+from regraft.features.taps import GRIDS
 
 PIXELS = "auto or a number of pixels from 8 to 4096"
 
@@ -48,6 +49,10 @@ def test_values_are_converted_to_the_type_of_their_setting():
             {"image_size": 5},
             f"image_size is 5; it must be {PIXELS}",
         ),
+        *(
+            ({"memory": value}, f"memory is {value}; it must be auto or a number of GiB, 0 or more")
+            for value in ("much", "nan", "inf", "-1", "", -0.5, "1e999")
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_in_the_error(settings, message):
@@ -55,6 +60,16 @@ def test_a_wrong_setting_is_named_in_the_error(settings, message):
         with pytest.raises(ConfigError) as caught:
             make(**settings)
         assert str(caught.value) == message
+
+
+def test_memory_is_a_number_as_python_has_them_or_text():
+    assert [TrainConfig(memory=value).memory for value in (0.5, 2, "1.5", "auto")] == [
+        *("0.5", "2", "1.5", "auto"),
+    ]
+
+
+def test_the_grids_that_can_be_set_are_those_that_are_read():
+    assert {str(grid) for grid in GRIDS} == {*settings_of(TrainConfig)["grids"].rule.words}
 
 
 def test_the_signature_lists_the_settings():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
 
-from regraft.core.text import did_you_mean
+from regraft.cli.synonyms import suggest_command, suggest_flag
 from regraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def usage_error(error: CycloptsError) -> InputError:
     if isinstance(error, UnknownOptionError):
         name = (error.token.keyword or error.token.value).partition("=")[0]
         known = [flag for argument in error.argument_collection for flag in argument.names]
-        return InputError(f"unknown flag {name}", hint=_suggestion(name, known) or hint)
+        return InputError(f"unknown flag {name}", hint=suggest_flag(name, known, command) or hint)
     if isinstance(error, UnknownCommandError):
         name = (error.unused_tokens or [""])[0]
         known = list(error.app or ())
         commands = ", ".join(word for word in known if not word.startswith("-"))
         return InputError(
             f"unknown {'flag' if name.startswith('-') else 'command'} {name}",
-            hint=_suggestion(name, known) or f"commands are {commands}",
+            hint=suggest_command(name, known) or f"commands are {commands}",
         )
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
@@ -111,25 +111,3 @@ def usage_error(error: CycloptsError) -> InputError:
 def _uncapped(text: str) -> str:
     text = text.strip().rstrip(".")
     return text[:1].lower() + text[1:]
-
-
-#: Names that other tools have for our flags.
-_OTHER_NAMES = {
-    "--learning-rate": "--lr",
-    "--num-epochs": "--epochs",
-    "--n-epochs": "--epochs",
-    "--num-workers": "--workers",
-    "--img-size": "--image-size",
-    "--arch": "--model",
-    "--backbone": "--model",
-    "--output": "--out",
-    "--output-dir": "--out",
-    "--gpu": "--device",
-    "--top-k": "--topk",
-}
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    if _OTHER_NAMES.get(name) in known:
-        return f"did you mean {_OTHER_NAMES[name]}?"
-    return did_you_mean(name, known, cutoff=0.75)

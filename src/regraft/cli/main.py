@@ -267,31 +267,25 @@ def find_rate(
     write(spelled(find_rate(data, settings, ConsoleReporter(), out=out).summary()))
 
 
-recipes_app = App(name="recipes", usage="Usage: regraft recipes [show NAME]", sort_key=6)
+recipes_app = App(name="recipes", usage="Usage: regraft recipes [NAME]", sort_key=6)
 app.command(recipes_app)
 
 
 @recipes_app.default
-def recipes() -> None:
-    """List the tutorials' jobs, corrected, that `train --recipe` runs."""
-    from regraft.cli.output import as_table
-    from regraft.config.recipe import list_recipes
-
-    write(as_table(list_recipes()))
-
-
-@recipes_app.command(name="show", usage="Usage: regraft recipes show NAME")
-def show_recipe(name: str, /) -> None:
-    """Show a recipe: what it does, what its original got wrong, its settings and result.
+@recipes_app.command(name="show", show=False)
+def recipes(name: str | None = None, /) -> None:
+    """List the tutorials' jobs, corrected, that `train --recipe` runs; or show one of them.
 
     Parameters
     ----------
     name
-        As in the list, or a YAML file of your own.
+        Show this recipe, or that of a YAML file: what it does, what its original got wrong, its
+        settings and result, and the command that runs it.
     """
-    from regraft.config.recipe import explain, read_recipe
+    from regraft.cli.output import as_table
+    from regraft.config.recipe import explain, list_recipes, read_recipe
 
-    write(explain(read_recipe(name)))
+    write(as_table(list_recipes()) if name is None else explain(read_recipe(name)))
 
 
 backbones_app = App(

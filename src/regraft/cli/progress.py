@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from regraft.core.reporter import Advance
 
 
+_FIRST_LINE, _MOST_BETWEEN = 10.0, 600.0  # seconds, where there are no bars
+
+
 class _Rate(ProgressColumn):
     """Steps per second."""
 
@@ -40,7 +43,9 @@ class _Rate(ProgressColumn):
 
 
 class ConsoleReporter(Reporter):
-    """Prints lines and draws progress bars on stderr; in a file or pipe a task is two lines.
+    """Prints lines and draws progress bars on stderr; in a file or pipe a task is a line.
+
+    That line comes at its end; a task of minutes has lines on the way, at growing distances.
 
     Bars obey NO_COLOR and TERM=dumb, and use ASCII characters if the encoding has no others.
     """
@@ -91,14 +96,19 @@ class ConsoleReporter(Reporter):
 
     @contextmanager
     def _lines(self, label: str, total: int) -> Iterator[Advance]:
-        done = 0
-
-        def advance(steps: int, note: str = "", /) -> None:  # noqa: ARG001 - for bars
-            nonlocal done
-            done += steps
-
-        self.say(f"{label}: {total:,}")
+        done, wait = 0, _FIRST_LINE
         started = time.perf_counter()
+
+        def so_far() -> str:
+            seconds = max(time.perf_counter() - started, 1e-3)
+            return f"{done:,} in {seconds:,.1f} s ({done / seconds:,.0f}/s)"
+
+        def advance(steps: int, note: str = "", /) -> None:
+            nonlocal done, wait
+            done += steps
+            if time.perf_counter() - started >= wait:
+                wait += min(wait, _MOST_BETWEEN)
+                self.say(f"{label} {note}".rstrip() + f": {so_far()}, of {total:,}")
+
         yield advance
-        seconds = max(time.perf_counter() - started, 1e-3)
-        self.say(f"{label}: {done:,} in {seconds:.1f} s ({done / seconds:,.0f}/s)")
+        self.say(f"{label}: {so_far()}")

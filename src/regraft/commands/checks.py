@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.backbones.local_files import refuse_missing_files
-from regraft.core.machine import memory_limit
 from regraft.finetune.paths import refuse_existing
 from regraft.splits.split_csv import read_split
 
@@ -36,7 +35,7 @@ def check_first(config: Any, checkpoints: Path | None = None) -> None:
 
 
 def load_checked(config: Any, given: Backbone | None = None) -> Backbone:
-    """Load the network; refuse taps and stages that it does not have, and memory that is no number.
+    """Load the network; refuse taps and stages that it does not have.
 
     Any other mistake in its name, its weights or its image size is found here too. ``given`` is the
     network if a user has given it as an object.
@@ -45,7 +44,6 @@ def load_checked(config: Any, given: Backbone | None = None) -> Backbone:
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
 
-    memory_limit(config.memory)
     backbone = load_network(config, given)
     select_blocks(backbone, config.taps, config.grids)
     trained_stages(backbone, config.unfreeze)

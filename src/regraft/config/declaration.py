@@ -36,7 +36,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 #: By type: what may be given for it, how that is converted, and how it is called.
 _TYPES: dict[type, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
     Path: ((str, os.PathLike), Path, "a path"),
-    str: ((str, Integral), str, "text"),  # image_size=224
+    str: ((str, Real), str, "text"),  # image_size=224, memory=0.5
     int: ((Integral,), int, "a whole number"),
     float: ((Real,), float, "a number"),
     bool: ((bool,), bool, "True or False"),
@@ -115,18 +115,41 @@ class AutoOrNumber:
 
 
 @dataclass(frozen=True)
+class AutoOrAmount:
+    """Text that is the word auto, or a number that is not negative.
+
+    Examples
+    --------
+    >>> AutoOrAmount().allows("0.5"), AutoOrAmount().allows("a lot"), AutoOrAmount().wanted("GiB")
+    (True, False, 'auto or a number of GiB, 0 or more')
+    """
+
+    def allows(self, value: Any) -> bool:
+        """Return whether text is auto or such a number; infinity is none."""
+        try:
+            return bool(value == "auto" or 0 <= float(value) < float("inf"))
+        except ValueError:
+            return False
+
+    def wanted(self, unit: str) -> str:
+        """Return the rule in words."""
+        return f"auto or a number{unit and f' of {unit}'}, 0 or more"
+
+
+@dataclass(frozen=True)
 class SomeOf:
-    """Text that is the word none, or some of several words with commas."""
+    """Text that is one word alone, such as none, or some of several words with commas."""
 
     words: tuple[str, ...]
+    alone: str = "none"
 
     def allows(self, value: Any) -> bool:
         """Return whether text names nothing but these words."""
-        return value == "none" or {*split_words(value)} <= {*self.words}
+        return value == self.alone or {*split_words(value)} <= {*self.words}
 
     def wanted(self, unit: str) -> str:  # noqa: ARG002 - words have none
         """Return the rule in words."""
-        return f"none, or some of {', '.join(self.words)} with commas"
+        return f"{self.alone}, or some of {', '.join(self.words)} with commas"
 
 
 @dataclass(frozen=True)

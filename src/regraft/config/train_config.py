@@ -14,6 +14,7 @@ from pathlib import Path  # noqa: TC003 - the annotations are evaluated for thei
 from typing import Any, Literal
 
 from regraft.config.declaration import (
+    AutoOrAmount,
     AutoOrNumber,
     Bounds,
     Limit,
@@ -139,6 +140,7 @@ class TrainConfig(metaclass=_ChecksNames):
         "more of 1,2,4 with commas.",
         why="1,2,4 for --taps auto, which chooses among them; else 1, the fewest features.",
         unit="cells per side",
+        rule=SomeOf(("1", "2", "4"), alone="auto"),
         placeholder="NUMBERS",
     )
     views: int = network_setting(
@@ -271,6 +273,7 @@ class TrainConfig(metaclass=_ChecksNames):
         "Memory that the fit may use, in GiB; auto: half of what is free.",
         why="Other programs keep the other half; if it is too little, a temporary file helps out.",
         unit="GiB",
+        rule=AutoOrAmount(),
         placeholder="GIB",
     )
     # --- fine-tuning -------------------------------------------------------------------------

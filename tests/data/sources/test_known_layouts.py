@@ -367,7 +367,7 @@ def test_group_by_says_what_the_folders_are_in_every_container(tmp_path, contain
     assert caught.value.hint.startswith(f"if the classes are 0, 1, 2, {expected}; ")
     source = open_source(data, SourceOptions(exclude=("Examples",)))
     assert {entry.label for entry in source.entries} == {"0", "1", "2"}
-    assert source.notes == ("left out by --exclude Examples: 2 images",)
+    assert source.notes == ("left out by `exclude='Examples'`: 2 images",)
     assert left_out(source) == {
         f"repo/Examples/{n}.jpg": ("passed over", "excluded") for n in (1, 2)
     }

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from image_trees import FLOWERS, pixels, write_tar, write_tree, write_zip
+from image_trees import FLOWERS, encoded, pixels, write_tar, write_tree, write_zip
 from regraft.config.train_config import TrainConfig
 from regraft.data.samples import Entry, Source
 from regraft.data.scan import scan
@@ -158,6 +158,22 @@ def test_an_unknown_name_lists_its_nearest_matches():
         "labels)"
     )
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("photo.JPG", "is one image"), ("photo", "is one image"), ("no.jpeg", "does not exist")],
+)
+def test_one_image_is_no_labelled_data(name, what, tmp_path):
+    if what == "is one image":
+        (tmp_path / name).write_bytes(encoded(1))
+    with pytest.raises(DataError) as caught:
+        open_source(tmp_path / name)
+    assert str(caught.value) == (
+        f"{tmp_path / name} {what}; labelled images are a folder with one folder of images for "
+        "each class\nhint: Predictor.predict in Python, and regraft predict RUN PHOTO, take one "
+        "image"
+    )
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):

@@ -12,9 +12,10 @@ from regraft.data.labels import label_notes, require_usable
 from regraft.data.samples import Source
 from regraft.data.sources.arrays import open_arrays
 from regraft.data.sources.doubtful import doubtful_notes
-from regraft.data.sources.folder import open_folder
+from regraft.data.sources.folder import open_folder, read_head
 from regraft.data.sources.hub import open_hub
 from regraft.data.sources.kaggle import open_kaggle
+from regraft.data.sources.members import has_image_magic, has_image_suffix
 from regraft.data.sources.named import NAMED, NamedDataset, list_datasets, open_named
 from regraft.data.sources.options import Data, Opener, SourceOptions, with_groups
 from regraft.data.sources.select import select
@@ -142,7 +143,14 @@ def _unknown(data: Data) -> DataError:
     *others, last = (kind.written for kind in SOURCES.values())
     hint = f"give {', '.join(others)} or {last}"
     name = "" if isinstance(data, tuple) else os.fspath(data)
-    if name and Path(name).exists():
+    exists = bool(name) and Path(name).exists()
+    if has_image_suffix(name) or (exists and has_image_magic(read_head(name))):
+        what = "is one image" if exists else "does not exist"
+        return DataError(
+            f"{name} {what}; labelled images are a folder with one folder of images for each class",
+            hint="Predictor.predict in Python, and regraft predict RUN PHOTO, take one image",
+        )
+    if exists:
         return DataError(f"{name} is not a kind of data that can be used", hint)
     question = did_you_mean(name, NAMED)
     return DataError(
