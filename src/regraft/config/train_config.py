@@ -265,8 +265,8 @@ class TrainConfig(metaclass=_ChecksNames):
     )
     class_weight: ClassWeight = head_setting(
         "none",
-        "balanced: rare classes count as much as common ones, in the fit and in choices (of knn: in "
-        "choices alone).",
+        "balanced: rare classes count as much as common ones, in the fit and in choices "
+        "(of knn: in choices alone).",
         why="Probabilities stay honest; balanced gives them up to find more of the rare classes.",
     )
     memory: str = head_setting(
