@@ -6,6 +6,7 @@ The left column says where a layout is met; most are those of public data sets, 
 import pytest
 
 from image_trees import encoded, left_out, write_tar, write_tree, write_zip
+from regraft.data.samples import Entry, Source
 from regraft.data.sources.layout import arrange
 from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
@@ -377,3 +378,15 @@ def test_group_by_says_what_the_folders_are_in_every_container(tmp_path, contain
         source = open_source(data, SourceOptions(group_by=group_by))
         assert {entry.label for entry in source.entries} == {"Dataset", "Examples"}
         assert {entry.group for entry in source.entries} == groups
+
+
+def test_masks_beside_their_images_are_noted():
+    """Of ultrasound images of breasts: ``benign (1)_mask.png``."""
+    names = ["benign/b (1).png", "benign/b (1)_mask.png", "benign/b (1)_mask_1.png",
+             "normal/n (1).png", "normal/lonely_mask.png"]  # fmt: skip
+    entries = [Entry(name, name.split("/")[0]) for name in names]
+    (note,) = open_source(Source("new", "data", entries, lambda _: iter(()))).notes
+    assert note == (
+        "by name 2 images may be masks of others, such as benign/b (1)_mask.png; they count as "
+        "examples, and `exclude='*_mask*'` leaves such out"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ntpath
 import re
 import unicodedata
 from collections import Counter
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 from regraft.core.text import counted, listed
 
 if TYPE_CHECKING:
-    from regraft.data.samples import Source
+    from collections.abc import Sequence
+
+    from regraft.data.samples import Entry, Source
 
 
 def _names(text: str) -> frozenset[str]:
@@ -38,6 +41,10 @@ _VAGUE = _names(
     """
 )
 _SHOWN = 5
+_MASK = re.compile(
+    r"[ _.-](?:mask|seg|segmentation|gt|groundtruth|annotation)s?(?:[ _.-]?\d+)?$", re.IGNORECASE
+)
+_LONGEST_END = 40  # characters
 
 
 def doubtful_notes(source: Source) -> tuple[str, ...]:
@@ -68,7 +75,29 @@ def doubtful_notes(source: Source) -> tuple[str, ...]:
             f"{_named(inner, sorted(inner))}; they count as examples, and "
             f"`exclude={min(inner)!r}` leaves one out"
         )
-    return tuple(notes)
+    return (*notes, *_masks(source.entries))
+
+
+def _masks(entries: Sequence[Entry]) -> list[str]:
+    """Return a note about masks beside their images: ``1_mask.png`` beside ``1.jpg``."""
+    ends: dict[str, str] = {}
+    for entry in entries:
+        stem = ntpath.splitext(entry.id)[0]
+        match = _MASK.search(stem[-_LONGEST_END:])
+        if match is not None:
+            ends[entry.id] = match[0]
+    stems = {ntpath.splitext(entry.id)[0] for entry in entries} if ends else set()
+    masks = sorted(
+        name for name, end in ends.items() if ntpath.splitext(name)[0].removesuffix(end) in stems
+    )
+    if not masks:
+        return []
+    pattern = f"*{ends[masks[0]].rstrip('0123456789 _.-')}*"
+    note = (
+        f"by name {counted(len(masks))} may be masks of others, such as {masks[0]}; they count as "
+        f"examples, and `exclude={pattern!r}` leaves such out"
+    )
+    return [note]
 
 
 def _named(counts: Counter[str], names: list[str]) -> str:

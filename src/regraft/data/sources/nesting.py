@@ -175,7 +175,9 @@ def _recurring(outers: Sequence[Outer]) -> Finding | None:
     those = [outer for outer in holders if shared.intersection(outer.inner)]
     meant = min(those, key=_last_choice)
     what = f"has folders of the same names in {_named(o.name for o in those)}: {_named(shared)}"
-    return Finding(what, meant)
+    advice = "" if _is_companion(max(those, key=_last_choice).name) else (
+        f"put the folders {_named(shared)} at the top to use all")  # fmt: skip
+    return Finding(what, meant, advice)
 
 
 def _only_nested(outers: Sequence[Outer]) -> Finding | None:
