@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 
 from regraft.errors import InputError
-from regraft.evaluation.intervals import of_difference
+from regraft.evaluation.intervals import of_difference, of_mean_share
 from regraft.evaluation.metrics import accuracy_gain, measure_classification
 
 NAMES = tuple("abcdefgh")
@@ -184,6 +184,12 @@ def test_where_no_interval_is_honest_there_is_the_reason():
             "reason": "8 of 8 classes have fewer than 3 test images",
         }
     assert one_of_each["macro_recall"]["low"] < 0.7
+    p = np.eye(3)[np.repeat([0, 1], 20)]  # c is never predicted, and counts with precision 0
+    seldom = measure_classification(p, np.repeat([0, 1, 2], [20, 19, 1]), ("a", "b", "c"))
+    known = of_mean_share(np.array([20, 19]), np.array([20, 20]))
+    assert seldom["macro_precision"] == pytest.approx(
+        {"value": (1 + 0.95) / 3, "low": known[0] * 2 / 3, "high": known[1]}
+    )
     unmet = measure_classification(np.eye(3)[[2, 2, 2]], np.array([0, 1, 1]), ("a", "b", "c"))
     assert unmet["macro_precision"] == {
         "value": 0.0,
@@ -212,6 +218,16 @@ def test_the_calibration_error_stands_beside_that_of_calibrated_models(n):
     assert found["calibrated"]["mean"] == pytest.approx(np.mean(drawn), abs=0.2 * deviation)
     high = np.quantile(drawn, 0.95)
     assert found["calibrated"]["high"] == pytest.approx(high, abs=0.3 * deviation)
+
+
+def test_with_many_images_the_gaps_of_calibrated_models_are_normal():
+    """The mean of |N(0, s^2)| is s times the root of 2 / pi; s^2 of a bin sums c (1 - c)."""
+    confidences = np.sort(np.random.default_rng(0).uniform(0.5, 1, 6000))
+    p = np.column_stack([confidences, 1 - confidences])
+    spreads = (confidences * (1 - confidences)).reshape(15, 400).sum(1) ** 0.5
+    found = measure_classification(p, np.zeros(6000, np.int64), ("a", "b"))["ece"]
+    expected = spreads.sum() * (2 / np.pi) ** 0.5 / 6000
+    assert found["calibrated"]["mean"] == pytest.approx(expected, rel=0.03)
 
 
 def test_a_seed_fixes_what_is_drawn():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 _Z = float(special.ndtri((1 + LEVEL) / 2))
 _HALVINGS = 32  # of a bracket: to 2e-10 of it
+_CLOSE, _FARTHEST = 1e-10, 1e12  # of a root that is searched: the error, and the end of the search
 #: Images with which the pooled share of right answers counts in each class. It only enters the
 #: variance: without it, a class with three of three right would seem certain.
 _PRIOR = 1.0
@@ -150,25 +151,36 @@ def of_mean_share(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> tu
     larger = _lost_variance(n)
     steps = n.min() / n  # a class of few images moves most
 
-    def at(t: float) -> tuple[float, bool]:
-        shares = special.expit(logits + t * steps)
+    def at(t: float, sign: int) -> tuple[float, float]:
+        """Return the mean of the shares at t, and how far it is outside: negative inside."""
+        shares = special.expit(logits + sign * t * steps)
         mean = float(shares.mean())
         variance = float((larger * shares * (1 - shares) / n).sum()) / len(n) ** 2
-        return mean, abs(mean - value) >= _Z * np.sqrt(variance) and (mean > value) == (t > 0)
+        return mean, sign * (mean - value) - _Z * math.sqrt(variance)
 
-    low = 0.0 if value == 0 else _first_outside(at, -1)
-    high = 1.0 if value == 1 else _first_outside(at, 1)
+    low = 0.0 if value == 0 else _first_outside(lambda t: at(t, -1))
+    high = 1.0 if value == 1 else _first_outside(lambda t: at(t, 1))
     return low, high
 
 
-def _first_outside(at: Callable[[float], tuple[float, bool]], sign: int) -> float:
+def _first_outside(at: Callable[[float], tuple[float, float]]) -> float:
+    """Return the mean where the distance is 0, by the Illinois variant of false position."""
     inside, out = 0.0, 1.0
-    while not at(sign * out)[1] and out < 1e12:
-        inside, out = out, 2 * out
-    for _ in range(_HALVINGS):
-        middle = (inside + out) / 2
-        inside, out = (inside, middle) if at(sign * middle)[1] else (middle, out)
-    return at(sign * out)[0]
+    below, above = at(inside)[1], at(out)[1]
+    while above < 0 and out < _FARTHEST:
+        inside, below, out = out, above, 2 * out
+        above = at(out)[1]
+    mean, side = at(out)[0], 0
+    while out - inside > _CLOSE * out and above > 0:
+        middle = out - above * (out - inside) / (above - below)
+        mean, found = at(middle)
+        if abs(found) < _CLOSE:
+            break
+        if found > 0:
+            out, above, below, side = middle, found, below / 2 if side > 0 else below, 1
+        else:
+            inside, below, above, side = middle, found, above / 2 if side < 0 else above, -1
+    return mean
 
 
 def _lost_variance(n: Floats) -> Floats:

@@ -99,11 +99,11 @@ def measure_classification(
     result: dict[str, Any] = {
         "n": len(labels),
         "accuracy": _share(int(counts.hits.sum()), len(labels)),
-        "log_loss": _mean(outcomes.losses, _LARGEST_LOSS, outcomes.hits),
-        "brier": _mean(outcomes.squares, 2.0, outcomes.hits),
+        "log_loss": mean_loss(outcomes.losses, _LARGEST_LOSS, outcomes.hits),
+        "brier": mean_loss(outcomes.squares, 2.0, outcomes.hits),
         "ece": calibration_error(outcomes.confidences, outcomes.hits, seed),
-        **_macro(confusion, counts),
-        "per_class": _per_class(counts, classes),
+        **macro_averages(confusion, counts),
+        "per_class": class_scores(counts, classes),
         "confusion": confusion.tolist(),
         "warnings": _warnings(counts.actual, classes),
     }
@@ -183,7 +183,7 @@ def _outcomes(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) ->
     return _Outcomes(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
-def _macro(confusion: NDArray[np.int64], counts: ClassCounts) -> dict[str, Estimate]:
+def macro_averages(confusion: NDArray[np.int64], counts: ClassCounts) -> dict[str, Estimate]:
     """Return the means of precision, recall and F1 over the classes that have images."""
     hits, actual, predicted = (column[counts.actual > 0] for column in counts)
     precision, recall, f1 = (
@@ -211,7 +211,7 @@ def _macro(confusion: NDArray[np.int64], counts: ClassCounts) -> dict[str, Estim
     return {**named, "macro_f1": _estimate(f1, *of_macro_f1(confusion))}
 
 
-def _per_class(counts: ClassCounts, classes: Sequence[str]) -> list[dict[str, Any]]:
+def class_scores(counts: ClassCounts, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return precision, recall and F1 of each class."""
     both = counts.actual + counts.predicted
     met = np.flatnonzero(both)
@@ -261,7 +261,7 @@ def _share(successes: int, trials: int, reason: str = "") -> Estimate:
     return _estimate(share, low[0], high[0])
 
 
-def _mean(values: NDArray[np.float64], most: float, hits: NDArray[np.bool_]) -> Estimate:
+def mean_loss(values: NDArray[np.float64], most: float, hits: NDArray[np.bool_]) -> Estimate:
     """Return the mean of the images' losses, which are at most ``most``."""
     mean, n, wrong = float(values.mean()), len(values), int((~hits).sum())
     if n < LEAST_WRONG:
