@@ -29,6 +29,7 @@ def test_two_images_print_what_they_show_and_no_more():
         "features": {"extracted": 4, "reused": 0},
         "data": {"n": {"train": 2, "val": 0, "test": 2}},
         "protocol": "one held-out test part",
+        "backbone": {"name": "none"},
     }
     one, same = summarise("run", metrics).splitlines()[4:6]
     assert "gain +0.500 (-0.486 to +0.905) (guessed)" in one  # within [-1, 1]
@@ -62,6 +63,7 @@ def test_a_run_of_an_earlier_version_is_still_shown(reason):
         "features": {"extracted": 4, "reused": 0},
         "data": {"n": {"train": 2, "val": 0, "test": 1}},
         "protocol": "one held-out test part",
+        "backbone": {"name": "none"},
     }
     old, majority = summarise("run", metrics).splitlines()[4:6]
     assert old.endswith("gain +0.250 (no interval) (d)")
