@@ -216,7 +216,9 @@ def test_settings_that_contradict_a_network_are_refused(pictures, tmp_path):
     own = Backbone.from_module(Own(), preprocess=SMALL)
     with pytest.raises(ConfigError, match="weights is none, and model is a Backbone"):
         regraft.train(pictures, model=own, weights="none")
-    with pytest.raises(ConfigError, match="weights is own; it must be default or none where strat"):
+    with pytest.raises(
+        ConfigError, match="weights is own; it must be default or none where strategy is"
+    ):
         regraft.train(pictures, model=own, strategy="scratch", out=tmp_path / "a")
 
 
