@@ -176,8 +176,19 @@ def test_what_is_saved_is_a_bundle_and_no_pickle(images, fitted, tmp_path):
             assert (
                 tmp_path / "b" / path.relative_to(tmp_path / "a")
             ).read_bytes() == path.read_bytes()
-    with pytest.raises(RunError, match="exists and is not a run"):
+    with pytest.raises(RunError, match="exists and is not a run") as caught:
         fitted.save(tmp_path / "a")
+    assert caught.value.hint is None  # of train: "choose another folder with --out"
+
+
+def test_hints_name_only_what_the_estimator_has(images):
+    """They named ``strict`` and flags of the command line."""
+    pictures = [*images[0][:5], b"not an image"]
+    with pytest.raises(EstimatorError, match=r"^5: not an image: text$"):
+        Classifier(cache=False).fit(pictures, [*"ababab"])
+    with pytest.raises(EstimatorError) as caught:
+        Classifier(tta=True).fit(pictures[:4], [*"abab"])
+    assert caught.value.hint == "`views=4, tta=True`"
 
 
 @pytest.mark.parametrize(
