@@ -10,7 +10,7 @@ percentile bootstrap, the asymptotic interval of Takahashi et al. 2022, Jeffreys
 of the matrix or on all its cells (up to 20 classes). Then paired differences, losses and the
 calibration error. Prints Markdown: ``docs/design/intervals.md`` has the output for seeds 0, 1 and 2
 (choices were made with seeds from 100). ``--every`` prints each setting of regraft's as a JSON line
-too. Takes a quarter of an hour for each seed on one core.
+too. Takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -340,6 +340,21 @@ def summary(found: dict[Any, dict[Any, Found]]) -> Iterator[str]:
         )
 
 
+def by_size(found: dict[Any, dict[Any, Found]]) -> Iterator[str]:
+    """Yield lowest and highest coverage of regraft's macro intervals by images and classes."""
+    yield "| images | classes | macro recall | macro precision | macro F1 | shown |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for n, k in product(IMAGES, CLASSES):
+        some = [results for setting, results in found.items() if setting[:2] == (n, k)]
+        cells = []
+        for name in MACRO:
+            own = [each[name, "regraft"] for each in some]
+            covered = [each.covered for each in own if each.draws >= 50]
+            cells.append(f"{min(covered):.2f} to {max(covered):.2f}" if covered else "none")
+        shown = np.mean([each["macro_f1", "regraft"].shown for each in some])
+        yield f"| {n:,} | {k} | {' | '.join(cells)} | {shown:.0%} |"
+
+
 def exceptions(found: dict[Any, dict[Any, Found]]) -> Iterator[str]:
     """Yield the settings where regraft's macro intervals cover less than 0.92."""
     yield "| images | classes | their shares | right | errors | measure | coverage | shown |"
@@ -418,6 +433,8 @@ def main() -> None:
             print(json.dumps([setting, own]))
     print("\nMeasures of the confusion matrix (setting: images, classes, shares, right, errors)\n")
     print("\n".join(summary(macro)))
+    print("\nCoverage of regraft's, lowest and highest (shown: macro precision and macro F1)\n")
+    print("\n".join(by_size(macro)))
     print("\nWhere regraft's cover less than 0.92\n")
     print("\n".join(exceptions(macro)))
 
