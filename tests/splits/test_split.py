@@ -443,13 +443,37 @@ def test_new_images_go_where_their_group_is_in_the_file(tmp_path, seed):
     rows += [{"label": "a", "id": "t5", "content": "t"}, {"label": "a", "id": "r6", "content": "u"}]
     # A group that the file does not know shares an image with one that it knows.
     rows += [*grouped(t7="p9"), {"label": "a", "id": "t8", "content": "t3", "group": "p9"}]
+    rows += [*grouped(t9="p10"), {"label": "a", "id": "t10", "content": "t4", "group": "p10"}]
     samples = samples_of(rows)
     parts = divide(samples, 0.5, seed, split_file=path)
     for part, letter in (("train", "ru"), ("val", "v"), ("test", "t")):
         assert names(samples, getattr(parts, part)) == {i for i in samples.ids if i[0] in letter}
     assert parts.notes[1] == (
-        f"not in {path}: 8 images; by group or by hash 2 to train, 1 to val, 5 to test"
+        f"not in {path}: 10 images; by group or by hash 2 to train, 1 to val, 7 to test"
     )
+
+
+def test_a_group_decides_before_the_groups_that_share_an_image_with_it(tmp_path):
+    path = split_file(tmp_path, ("a", "train", "p1"), ("b", "test", "p2"), ("c", "test", "p2"))
+    rows = [*grouped(a="p1", b="p2", c="p2", x="p1", y="p1"),
+            {"label": "a", "id": "z", "content": "y", "group": "p2"}]  # fmt: skip
+    samples = samples_of(rows)
+    parts = divide(samples, split_file=path)
+    assert names(samples, parts.train) == {"a", "x"}
+    assert names(samples, parts.test) == {"b", "c", "z"}
+    assert names(samples, parts.left_out) == {"y"}  # it is z, which is tested
+
+
+def test_a_new_group_of_known_and_new_classes_goes_by_hash_as_a_whole(tmp_path):
+    path = split_file(tmp_path, ("a", "train", ""), ("b", "test", ""))
+    rows = [*grouped(a="_", b="_", x="p1"), {"label": "new", "id": "y", "group": "p1"}]
+    samples = samples_of([*rows, *images("new", 3)])
+    found = set()
+    for seed in range(12):
+        parts = divide(samples, 0.5, seed, split_file=path)
+        assert_sound(samples, parts)
+        found.add(tuple(names(samples, parts.test) & {"x", "y"} == {*each} for each in ("xy", "")))
+    assert found == {(True, False), (False, True)}  # alone of its class, and tested all the same
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -135,6 +135,10 @@ def test_files_that_cannot_be_images_are_left_out_with_their_class_too(tmp_path)
         scan(data, TrainConfig())
     for config in (TrainConfig(exclude="trash"), TrainConfig(classes="cat,dog")):
         assert scan(data, config).ledger.counts()["refused"] == 0
+    (tmp_path / "cat" / "trash").mkdir()  # a folder of the class cat
+    (tmp_path / "cat" / "trash" / "link.png").symlink_to("/nowhere.png")
+    config = TrainConfig(classes="cat,dog", max_refused=0.2)
+    assert scan(data, config).ledger.counts()["refused"] == 1
 
 
 # --- at most ----------------------------------------------------------------------------------
@@ -155,6 +159,10 @@ def test_each_class_keeps_its_share():
     assert Counter((e.status, e.kind, e.reason) for e in found.refused) == {
         ("passed over", "not needed", "at_most is 100"): 900
     }
+    some = open_source(
+        listing(*names[:50], *names[600:627], *names[900:923]), SourceOptions(at_most="10")
+    )
+    assert [*counts(some).values()] == [5, 3, 2]  # of 5, 2.7 and 2.3
     of_each = open_source(listing(*names), SourceOptions(at_most="20/class"))
     assert set(counts(of_each).values()) == {20, 10}
     assert ids(open_source(listing(*names), SourceOptions(at_most="5000"))) == names
