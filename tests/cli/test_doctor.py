@@ -53,6 +53,18 @@ def test_what_is_broken_is_one_line_with_what_to_do(store, monkeypatch, capsys):
     assert lines[2].startswith("ok    runs ")
 
 
+def test_formats_that_are_not_read_here_are_a_hint(store, monkeypatch):
+    assert check_of("decoders").hint is None
+    assert "pillow-heif" in check_of("decoders").detail
+    monkeypatch.setattr("regraft.images.decode.DECODER_VERSION", "rules 2, pillow 13.0.0")
+    monkeypatch.setattr("PIL.features.check", lambda library: library != "avif")
+    assert check_of("decoders").ok
+    assert check_of("decoders").hint == (
+        "this build of Pillow does not read AVIF; pip install 'regraft[heif]' to read HEIC, the "
+        "photographs of phones"
+    )
+
+
 def test_broken_weights_fail_here_as_in_training(store, monkeypatch, tmp_path, capsys):
     """One flipped byte in the installed file."""
     damaged = tmp_path / "weights.pth"

@@ -77,6 +77,17 @@ def test_pixels_are_those_that_were_encoded(name):
     assert has_image_magic(data[:16])
 
 
+def test_of_a_sequence_the_still_picture_is_read_and_not_the_track():
+    """Only the still one is checked before it is decoded."""
+    data = FILES["AVIF, sequence"][0]
+    assert data[8:12] == b"avis"
+    header = data.index(b"tkhd") - 4
+    sides = header + int.from_bytes(data[header : header + 4], "big") - 8  # its last two numbers
+    track = data[:sides] + struct.pack(">LL", 999 << 16, 999 << 16) + data[sides + 8 :]
+    assert Image.open(io.BytesIO(track)).size == (999, 999)
+    np.testing.assert_array_equal(decode(track, CAP), decode(data, CAP))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("encode", [avif, heic])
 def test_turns_and_mirrors_of_the_file_are_applied_once(encode, orientation):

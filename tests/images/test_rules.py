@@ -62,8 +62,8 @@ def test_one_grey_of_a_png_is_transparent_at_every_depth(depth, further_bits):
 @pytest.mark.parametrize("interlaced", [0, 1])
 def test_one_colour_of_a_png_is_transparent_in_all_its_bits(interlaced):
     """Pillow kept the high bytes only, and made colours transparent that differ in the low ones."""
-    key = (0x1234, 0x5678, 0x9ABC)
-    colours = [key, (0x1235, 0x5678, 0x9ABC), (0x1234, 0x5600, 0x9ABC), (0xFFFF, 0, 0x8000)]
+    key = (0x1235, 0x5678, 0x9ABC)
+    colours = [key, (0x1234, 0x5678, 0x9ABC), (0x1235, 0x5600, 0x9ABC), (0xFFFF, 0, 0x8000)]
     for pixel in colours:  # one pixel each: an interlaced row has no other order then
         row = b"\0" + struct.pack(">3H", *pixel)
         data = png(1, 1, 16, 2, row, chunk(b"tRNS", struct.pack(">3H", *key)), interlaced)
@@ -74,6 +74,8 @@ def test_one_colour_of_a_png_is_transparent_in_all_its_bits(interlaced):
     assert decode(data, CAP)[0].tolist() == [
         [255] * 3, [0x12, 0x56, 0x9A], [0x12, 0x56, 0x9A], [255, 0, 128]
     ]  # fmt: skip
+    small = png(1, 1, 16, 2, b"\0\x12\0\x34\0\x56\0", chunk(b"tRNS", b"\0\x12\0\x34\0\x56"))
+    assert decode(small, CAP)[0].tolist() == [[0x12, 0x34, 0x56]]
     eight = png(2, 1, 8, 2, b"\0\1\2\3\1\2\4", chunk(b"tRNS", b"\xab\1\0\2\0\3"))
     assert decode(eight, CAP)[0].tolist() == [[255] * 3, [1, 2, 4]]
 
@@ -199,6 +201,10 @@ def test_samples_of_a_tiff_mean_what_its_tags_say(order):
     premultiplied = decode(tiff_file(eight, order=order, planar=True, tags={338: (3, [1])}), CAP)
     on_white = eight[..., :3].astype(int) + 255 - eight[..., 3:]
     assert np.abs(premultiplied - on_white).max() <= 1
+    assumed = decode(tiff_file(four, order=order, planar=True), CAP)  # without the tag: alpha
+    told = decode(tiff_file(four, order=order, planar=True, tags={338: (3, [2])}), CAP)
+    np.testing.assert_array_equal(assumed, told)
+    assert (assumed != three >> 8).any()
     turned = decode(tiff_file(three, order=order, planar=True, tags={274: (3, [6])}), CAP)
     np.testing.assert_array_equal(turned, np.rot90(three >> 8, -1))
 
@@ -259,6 +265,19 @@ def test_sizes_of_strips_that_are_wrong_do_no_harm_if_the_pixels_are_there():
     np.testing.assert_array_equal(decode(data, CAP), samples)
     cut = tiff_file(samples, tags={279: (4, [35_000_000]), 273: (4, [len(data) - 89])})
     assert refusal_of_pixels(cut).kind == "truncated"
+    too_many = tiff_file(samples, tags={258: (3, [8, 8, 8, 1])})
+    np.testing.assert_array_equal(decode(too_many, CAP), samples)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_more_strips_than_the_size_needs_are_no_image(planar):
+    """Pillow took the last strip for the whole image, without an error."""
+    samples = RANDOM.integers(0, 256, (8, 6, 3)).astype(np.uint8)
+    error = refusal_of_pixels(tiff_file(samples, planar=planar, rows=2, tags={278: (4, [2**31])}))
+    found, needed = (12, 3) if planar else (4, 1)
+    assert (error.kind, error.reason) == (
+        "corrupt", f"the TIFF file has {found} strips or tiles; its size needs {needed} only"
+    )  # fmt: skip
 
 
 def refusal_of_pixels(data):

@@ -138,18 +138,24 @@ def _torchvision(name: str) -> Check:
 def _decoders(name: str) -> Check:
     """Decode a picture of each common format: the libraries are built in many ways."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, features
 
     from regraft.images.decode import DECODER_VERSION, decode
 
     picture = np.full((16, 24, 3), 128, np.uint8)
-    for kind in ("JPEG", "PNG", "WebP"):
+    optional = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+    missing = [kind for kind, library in optional.items() if not features.check(library)]
+    for kind in ("JPEG", "PNG", "WebP", *(kind for kind in optional if kind not in missing)):
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, kind)
         decoded = decode(encoded.getvalue(), max_pixels=1000)
         if decoded.shape != picture.shape or np.abs(decoded.astype(int) - 128).max() > 4:
             return Check(name, ok=False, detail=f"{kind} is decoded wrongly", hint=_AGAIN)
-    return Check(name, ok=True, detail=DECODER_VERSION.partition(", ")[2])
+    hints = [f"this build of Pillow does not read {' and '.join(missing)}"] if missing else []
+    if "pillow-heif" not in DECODER_VERSION:
+        hints.append("pip install 'regraft[heif]' to read HEIC, the photographs of phones")
+    hint = "; ".join(hints) or None
+    return Check(name, ok=True, detail=DECODER_VERSION.partition(", ")[2], hint=hint)
 
 
 def _weights(name: str) -> Check:
