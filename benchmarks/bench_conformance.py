@@ -106,8 +106,8 @@ def read_png_by_hand(data: bytes) -> np.ndarray:
         for i in range(len(row)):
             a, c = (row[i - step], before[i - step]) if i >= step else (0, 0)
             b = before[i]
-            paeth = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
-            row[i] = row[i] + (0, a, b, (a + b) // 2, paeth)[packed[start]] & 255
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            row[i] = row[i] + (0, a, b, (a + b) // 2, nearest)[packed[start]] & 255
         rows.append(bytes(row))
         before = rows[-1]
     samples = np.frombuffer(b"".join(rows), np.uint8).reshape(height, width, step)

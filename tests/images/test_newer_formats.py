@@ -203,7 +203,9 @@ def test_files_that_end_early_are_refused(name):
 
 
 def test_coded_sizes_are_read_from_headers_written_by_hand():
-    sps = bits("0000 000 1" + "0" * 96, ue(0), ue(1), ue(321), ue(123), "1")
+    sps = bits(
+        "0000 000 1" + "0" * 96, exp_golomb(0), exp_golomb(1), exp_golomb(321), exp_golomb(123), "1"
+    )
     unit = b"\x42\x01" + sps.replace(b"\0\0", b"\0\0\3")
     in_box = bytes(22) + b"\1" + b"\x21\0\1" + struct.pack(">H", len(unit)) + unit
     assert list(hevc_sizes(in_box, b"")) == [(321, 123)]
@@ -224,7 +226,7 @@ def bits(*parts):
     return int(text, 2).to_bytes(len(text) // 8, "big")
 
 
-def ue(value):
+def exp_golomb(value):
     """Return an unsigned number in Exp-Golomb code."""
     binary = f"{value + 1:b}"
     return "0" * (len(binary) - 1) + binary
