@@ -15,7 +15,7 @@ from regraft.data.scan import scan
 from regraft.errors import StoreError, StoreWarning
 from regraft.features.compute import Compute, choose_compute
 from regraft.features.extract import RowExtractor, extract, feature_fingerprint
-from regraft.features.store.rows import row_key
+from regraft.features.store.rows import encode_row, row_key
 from regraft.features.store.store import FeatureStore, default_folder
 from regraft.features.taps import row_blocks
 
@@ -140,6 +140,23 @@ def test_a_flipped_byte_is_noticed_and_the_row_made_anew(photographs, backbone, 
     assert (features.n_extracted, features.n_reused) == (1, 59)
     assert np.array_equal(everything(features, backbone), expected)
     store.close()
+
+
+@pytest.mark.parametrize("during", [False, True], ids=["before", "during"])
+def test_rows_with_other_blocks_are_extracted_again_though_their_checksum_is_right(
+    photographs, backbone, store, expected, during
+):
+    """As another program, or a person, may write them into a shared store."""
+    features = run(photographs, backbone, store)
+    names = [str(block) for block in row_blocks(backbone)]
+    narrow = dict.fromkeys(names, np.ones(1, np.float16))
+    others = [narrow, {"x": np.ones(3, np.float32)}, {}]
+    keys = list(features.keys.values())[10:13]
+    store.write((key, encode_row(key, row)) for key, row in zip(keys, others, strict=True))
+    if not during:
+        features = run(photographs, backbone, store)
+        assert (features.n_extracted, features.n_reused) == (3, 57)
+    assert np.array_equal(everything(features, backbone), expected)
 
 
 def test_rows_that_left_are_extracted_again(photographs, backbone, store, expected):

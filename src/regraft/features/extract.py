@@ -21,7 +21,7 @@ import torch
 from regraft.core.reporter import SILENT, Reporter
 from regraft.errors import ImageError, StoreError
 from regraft.features.store.rows import encode_row, fingerprint_of, row_key
-from regraft.features.taps import Block, TapReader, padded, round_rows, row_blocks
+from regraft.features.taps import Block, TapReader, block_widths, padded, round_rows, row_blocks
 from regraft.images.ahead import render_ahead
 from regraft.images.decode import DECODER_VERSION
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
+    from regraft.features.store.rows import Layout
     from regraft.features.store.store import FeatureStore
 
 _ROWS_A_COMMIT = 256  # one fsync for so many; a killed process loses fewer
@@ -76,7 +77,7 @@ class Features:
         ).tolist()  # rows are stored in the order of the samples
         keys = [self.keys[int(indices[position])] for position in order]
         lost: dict[bytes, list[int]] = {}
-        found = self.store.read_values(keys, names)
+        found = self.store.read_values(keys, names, self.rows.layout)
         for position, key, values in zip(order, keys, found, strict=True):
             if values is None:
                 lost.setdefault(key, []).append(position)
@@ -119,7 +120,7 @@ def extract(
     generation = None
     while generation != store.generation:  # a damaged file was replaced, and its rows are lost
         generation = store.generation
-        widths, missing = _look_up(store, keys, rows.blocks)
+        missing = _look_up(store, keys, rows.layout)
     store.stamp(key for key in keys.values() if key not in missing)
 
     failed: dict[bytes, ImageError] = {}
@@ -135,29 +136,26 @@ def extract(
                 if isinstance(row, ImageError):
                     failed[key] = row
                 else:
-                    widths = widths or {block: len(row[str(block)]) for block in rows.blocks}
                     writer.add(key, encode_row(key, row))
 
     refused = {index: failed[key] for index, key in keys.items() if key in failed}
     n_new = sum(key in missing for key in keys.values()) - len(refused)
-    return Features(store, keys, widths, refused, n_new, len(keys) - n_new - len(refused), rows)
+    return Features(
+        store, keys, rows.widths, refused, n_new, len(keys) - n_new - len(refused), rows
+    )
 
 
-def _look_up(
-    store: FeatureStore, keys: dict[int, bytes], blocks: Sequence[Block]
-) -> tuple[dict[Block, int], dict[bytes, int]]:
-    """Return the widths of the blocks, and the samples of missing rows by key.
+def _look_up(store: FeatureStore, keys: dict[int, bytes], layout: Layout) -> dict[bytes, int]:
+    """Return the samples of missing rows by key.
 
     Byte-identical images have one key, and are extracted once.
     """
-    widths: dict[Block, int] = {}
     missing: dict[bytes, int] = {}
-    for (index, key), row in zip(keys.items(), store.read(list(keys.values())), strict=True):
+    found = store.read(list(keys.values()), layout)
+    for (index, key), row in zip(keys.items(), found, strict=True):
         if row is None:
             missing.setdefault(key, index)
-        elif not widths:
-            widths.update((block, len(row[str(block)])) for block in blocks)
-    return widths, missing
+    return missing
 
 
 class RowExtractor:
@@ -167,6 +165,8 @@ class RowExtractor:
         self, samples: Samples, backbone: Backbone, compute: Compute, n_threads: int
     ) -> None:
         self.blocks = row_blocks(backbone)
+        self.widths = block_widths(backbone, self.blocks)
+        self.layout = tuple((str(block), width) for block, width in self.widths.items())
         self.view = backbone.preprocess.view
         self._samples = samples
         self._backbone = backbone

@@ -1,5 +1,6 @@
 """The store: keys of contents, checksums, crash safety, the limit, and folders that are refused."""
 
+import contextlib
 import os
 import sqlite3
 import struct
@@ -9,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,13 @@ import pytest
 
 from regraft.errors import DiskFullError, StoreError, StoreWarning
 from regraft.features.store import store as store_module
-from regraft.features.store.rows import decode_row, encode_row, fingerprint_of, row_key
+from regraft.features.store.rows import (
+    decode_row,
+    decode_values,
+    encode_row,
+    fingerprint_of,
+    row_key,
+)
 from regraft.features.store.store import (
     FeatureStore,
     clear_store,
@@ -107,6 +115,79 @@ def test_a_cut_row_is_noticed(length):
 
 def test_a_row_under_the_key_of_another_is_noticed():
     assert decode_row(key(2), encode_row(key(1), row(1))) is None
+
+
+def sealed(body: bytes, number: int) -> bytes:
+    """Return a row with a checksum that is right, as anybody can write one."""
+    return body + struct.pack("<I", zlib.crc32(body, zlib.crc32(key(number))))
+
+
+LAYOUT = (("layer1@1", 10), ("pooled@1", 40))
+NAMES = ("layer1@1", "pooled@1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"layer1@1": np.ones(10, np.float16)},  # one is missing
+        {**row(1), "more": np.ones(1, np.float16)},
+        {"pooled@1": row(1)["pooled@1"], "layer1@1": row(1)["layer1@1"]},  # another order
+        {"layer1@1": np.ones(9, np.float32), "pooled@1": np.ones(41, np.float16)},
+        {},
+    ],
+)
+def test_a_row_with_other_blocks_is_none_though_its_checksum_is_right(other):
+    data = encode_row(key(1), other)
+    assert decode_row(key(1), data, LAYOUT) is None
+    assert decode_values(key(1), data, NAMES, LAYOUT) is None
+    assert decode_values(key(1), encode_row(key(1), row(1)), (*NAMES, "third")) is None
+    assert same(decode_row(key(1), encode_row(key(1), row(1)), LAYOUT), row(1))
+
+
+def test_what_is_written_over_a_row_is_a_row_as_asked_or_none():
+    """Mutations with a right checksum: bytes of the header, and lengths; nothing else is raised."""
+    random = np.random.default_rng(0)
+    body = encode_row(key(1), row(1))[:-4]
+    n_header = 8 + struct.unpack_from("<I", body, 4)[0]
+    accepted = 0
+    for _ in range(3000):
+        changed = bytearray(body)
+        for _ in range(random.integers(1, 4)):
+            changed[random.integers(2, n_header)] = random.choice([0, 1, 0x80, 0xFF, 10, 40])
+        if random.random() < 0.2:
+            del changed[random.integers(0, len(changed)) :]
+        if random.random() < 0.2:
+            changed += bytes(random.integers(1, 9))
+        data = sealed(bytes(changed), 1)
+        for layout in (LAYOUT, None):
+            found = decode_row(key(1), data, layout)
+            values = decode_values(key(1), data, NAMES, layout)
+            if found is not None:  # what is said and what is there agree to the byte
+                assert sum(block.nbytes for block in found.values()) == len(changed) - (
+                    8 + struct.unpack_from("<I", changed, 4)[0]
+                )
+            if layout is not None and found is not None:
+                accepted += 1
+                assert [(name, len(block)) for name, block in found.items()] == list(LAYOUT)
+                assert values is not None
+                assert sum(map(len, values)) == 50
+    assert accepted  # such as float16 for 1: any other number than 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE keys SET used = 'x'", "UPDATE keys SET bytes = 'x'"], ids=["used", "bytes"]
+)
+def test_times_and_sizes_that_are_no_numbers_are_damage(damage, tmp_path):
+    """SQLite keeps text in a column of numbers; the search for the oldest rows must end."""
+    store = filled(tmp_path, 30, width=20_000)
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection, connection:
+        connection.execute(damage)
+    store.limit = 1
+    with pytest.warns(StoreWarning, match="was damaged"):
+        store.evict()
+    store.write([(key(1), encode_row(key(1), row(1)))])
+    assert same(read(store, range(1, 2))[0], row(1))
+    store.close()
 
 
 def test_a_flipped_byte_in_the_file_loses_that_row_only(tmp_path):

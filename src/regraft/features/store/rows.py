@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 3  # raised when the format of a row changes; part of the name of the file
 _START = struct.Struct("<HHI")  # schema, blocks, bytes of the header that follows
+_BLOCK = struct.Struct("<BBI")  # bytes of the name that follows, is float16, width
+_CHECKSUM = struct.Struct("<I")
 
 #: One image's blocks by name, each float16 or float32 of shape (D,).
 Row: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
+#: Names and widths of the blocks that a row must have, in their order.
+Layout: TypeAlias = tuple[tuple[str, int], ...]
 _Position: TypeAlias = tuple[type[np.floating[Any]], int, int]  # of a block: type, width, offset
 
 
@@ -61,25 +65,32 @@ def encode_row(key: bytes, row: Row) -> bytes:
     header = b""
     for name, values in row.items():
         encoded, is_half = name.encode(), values.dtype == np.float16
-        header += struct.pack("<BBI", len(encoded), is_half, len(values)) + encoded
+        header += _BLOCK.pack(len(encoded), is_half, len(values)) + encoded
     header += bytes(-len(header) % 8)  # aligned values are read faster
     parts = [_START.pack(SCHEMA_VERSION, len(row), len(header)), header]
     parts += [np.ascontiguousarray(values).tobytes() for values in row.values()]
     body = b"".join(parts)
-    return body + struct.pack("<I", zlib.crc32(body, zlib.crc32(key)))
+    return body + _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(key)))
 
 
-def decode_row(key: bytes, data: object) -> dict[str, NDArray[Any]] | None:
-    """Return the blocks of a row, as views; None if this is not what was written for the key."""
+def decode_row(
+    key: bytes, data: object, layout: Layout | None = None
+) -> dict[str, NDArray[Any]] | None:
+    """Return the blocks of a row, as views; None if this is not what was written for the key.
+
+    With ``layout``, it is None too if the row has other blocks than these.
+    """
     sound = _checked(key, data)
     if sound is None:
         return None
-    positions = _positions(*_header(sound))
+    positions = _positions(*_header(sound), len(sound), layout)
+    if positions is None:
+        return None
     return {name: np.frombuffer(sound, *position) for name, position in positions.items()}
 
 
 def decode_values(
-    key: bytes, data: object, names: tuple[str, ...]
+    key: bytes, data: object, names: tuple[str, ...], layout: Layout | None = None
 ) -> list[NDArray[np.floating[Any]]] | None:
     """Return some blocks side by side, adjacent ones in one array: faster than ``decode_row``.
 
@@ -92,13 +103,15 @@ def decode_values(
     sound = _checked(key, data)
     if sound is None:
         return None
-    return [np.frombuffer(sound, *run) for run in _runs(*_header(sound), names)]
+    runs = _runs(*_header(sound), len(sound), layout, names)
+    return None if runs is None else [np.frombuffer(sound, *run) for run in runs]
 
 
 def _checked(key: bytes, data: object) -> bytes | None:
-    if not isinstance(data, bytes) or len(data) < _START.size + 4:
+    if not isinstance(data, bytes) or len(data) < _START.size + _CHECKSUM.size:
         return None
-    if zlib.crc32(memoryview(data)[:-4], zlib.crc32(key)) != int.from_bytes(data[-4:], "little"):
+    (checksum,) = _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)
+    if zlib.crc32(memoryview(data)[: -_CHECKSUM.size], zlib.crc32(key)) != checksum:
         return None
     return data if data.startswith(SCHEMA_VERSION.to_bytes(2, "little")) else None
 
@@ -109,24 +122,43 @@ def _header(data: bytes) -> tuple[bytes, int]:
 
 
 @functools.lru_cache(maxsize=64)  # thousands of rows have one header
-def _positions(header: bytes, n_blocks: int) -> dict[str, _Position]:
-    """Return the type, width and offset of each block in the row."""
+def _positions(
+    header: bytes, n_blocks: int, size: int, layout: Layout | None
+) -> dict[str, _Position] | None:
+    """Return the type, width and offset of each block in a row of ``size`` bytes.
+
+    It is None unless the header says exactly what the row holds, and that is what ``layout`` asks
+    for: a checksum notices accidents, and anybody can write one.
+    """
     positions: dict[str, _Position] = {}
     at, offset = 0, _START.size + len(header)
-    for _ in range(n_blocks):
-        name_length, is_half, width = struct.unpack_from("<BBI", header, at)
-        name = header[at + 6 : at + 6 + name_length].decode()
-        at += 6 + name_length
-        positions[name] = (np.float16 if is_half else np.float32, width, offset)
-        offset += width * (2 if is_half else 4)
-    return positions
+    try:
+        for _ in range(n_blocks):
+            name_length, is_half, width = _BLOCK.unpack_from(header, at)
+            at += _BLOCK.size
+            name = header[at : at + name_length].decode()
+            at += name_length
+            positions[name] = (np.float16 if is_half else np.float32, width, offset)
+            offset += width * (2 if is_half else 4)
+    except (struct.error, UnicodeDecodeError):
+        return None
+    padded = at <= len(header) == at + -at % 8
+    if not padded or len(positions) != n_blocks or offset + _CHECKSUM.size != size:
+        return None
+    found = tuple((name, width) for name, (_, width, _) in positions.items())
+    return positions if layout in (None, found) else None
 
 
 @functools.lru_cache(maxsize=256)
-def _runs(header: bytes, n_blocks: int, names: tuple[str, ...]) -> list[_Position]:
+def _runs(
+    header: bytes, n_blocks: int, size: int, layout: Layout | None, names: tuple[str, ...]
+) -> list[_Position] | None:
     """Return the positions of some blocks, adjacent blocks of one type as one."""
+    positions = _positions(header, n_blocks, size, layout)
+    if positions is None or not positions.keys() >= {*names}:
+        return None
     runs: list[_Position] = []
-    for dtype, width, offset in map(_positions(header, n_blocks).__getitem__, names):
+    for dtype, width, offset in map(positions.__getitem__, names):
         if runs and runs[-1][0] is dtype:
             _, before, start = runs[-1]
             if start + before * np.dtype(dtype).itemsize == offset:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.features.store.rows import Layout
+
 DEFAULT_LIMIT = 20 * 2**30  # bytes; two million images with all stages of the default backbone
 _ROWS_AT_ONCE = 128  # in one query, which keeps the lock for one or two milliseconds
 _EVICTED_AT_ONCE = 2048  # rows in one transaction, so that its journal stays small
@@ -91,20 +93,23 @@ class FeatureStore:
         """Remove all rows and free their space."""
         self._database.remove()
 
-    def read(self, keys: Sequence[bytes]) -> Generator[dict[str, NDArray[Any]] | None]:
-        """Yield the row of each key, read-only; None if there is none or its checksum is wrong.
+    def read(
+        self, keys: Sequence[bytes], layout: Layout | None = None
+    ) -> Generator[dict[str, NDArray[Any]] | None]:
+        """Yield the row of each key, read-only; None if there is none.
 
-        Nothing is open between two rows: the caller may take long, write, or stop reading.
+        A row with a wrong checksum, or with other blocks than ``layout``, is none. Nothing is open
+        between two rows: the caller may take long, write, or stop reading.
         """
         for key, data in self._found(keys):
-            yield decode_row(key, data)
+            yield decode_row(key, data, layout)
 
     def read_values(
-        self, keys: Sequence[bytes], names: tuple[str, ...]
+        self, keys: Sequence[bytes], names: tuple[str, ...], layout: Layout | None = None
     ) -> Generator[list[NDArray[Any]] | None]:
         """Yield some blocks of each row side by side, adjacent blocks in one array."""
         for key, data in self._found(keys):
-            yield decode_values(key, data, names)
+            yield decode_values(key, data, names, layout)
 
     def _found(self, keys: Sequence[bytes]) -> Generator[tuple[bytes, object]]:
         for start in range(0, len(keys), _ROWS_AT_ONCE):
@@ -170,6 +175,8 @@ class FeatureStore:
             for identifier, used, size in by_age:
                 if surplus <= 0:
                     break
+                if not (isinstance(used, int) and isinstance(size, int)):
+                    raise sqlite3.DatabaseError("a time or a size is no number")
                 oldest.append((identifier, used))
                 surplus -= size
         return oldest
