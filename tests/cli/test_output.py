@@ -1,11 +1,12 @@
 import csv
 import json
+import warnings
 from dataclasses import dataclass
 
 import pytest
 
 from regraft.cli.output import as_json, as_table, write_predictions
-from regraft.errors import ImageError, InputError
+from regraft.errors import ImageError, InputError, visible
 
 
 @dataclass
@@ -154,3 +155,25 @@ def test_tables_align_numbers_and_name_bytes():
         "kmnist          1,500 MB"
     )  # fmt: skip
     assert as_table([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        *(("=1+1", True), ("+1+1", True), ("-1+1", True), ("@SUM(1)", True), ("\t=1", True)),
+        *(("\r=1", True), (" =1", True), ("a;=1", True), ("\uff1d1", True)),  # a full-width =
+        *(("-5", False), ("+1.5e3", False), ("a=1", False), ("rose-1.jpg", False), ("", False)),
+    ],
+)
+def test_names_that_a_spreadsheet_would_run_stay_and_are_told(name, runs, tmp_path):
+    """To the byte: a program joins tables by them."""
+    path = tmp_path / "p.csv"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_predictions([Result(name, (("daisy", 1.0),))], csv=path, json=False)
+    with path.open(encoding="utf-8", newline="") as file:
+        assert next(csv.DictReader(file))["id"] == name
+    message = f"{path} has 1 name that a spreadsheet may run as a formula, such as {visible(name)}"
+    assert [visible(str(each.message)) for each in caught] == runs * [
+        f"{message}: import its columns as text"
+    ]

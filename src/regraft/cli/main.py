@@ -181,7 +181,8 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
     stdin
         The same as `-` among the paths.
     csv
-        Write the predictions to this new file instead of lines.
+        Write the predictions to this new file instead of lines. Names stay as they are: where one
+        begins like a formula, import the columns as text into a spreadsheet.
     overwrite
         Replace the file that is already at --csv.
     json

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv as csv_module
 import dataclasses
-import io
 import json as json_module
 from typing import TYPE_CHECKING, Any
 
 from regraft.cli.streams import tell, write
+from regraft.core.csv_text import as_csv, warn_of_formulas
 from regraft.core.files import write_atomic
 from regraft.core.text import columns, counted
 from regraft.errors import one_line, visible
@@ -56,12 +55,10 @@ def _write_table(path: Path, rows: Sequence[tuple[str, list[object], str]]) -> N
     # Not "label": that is the true class in every other table.
     names = ("predicted", "probability")
     further = [f"{name}_{k}" for k in range(2, width // 2 + 1) for name in names]
-    table = io.StringIO()
-    writer = csv_module.writer(table, lineterminator="\n")
-    writer.writerow(["id", *names, *further, "error"])
-    for name, pairs, error in rows:
-        writer.writerow([name, *pairs, *[""] * (width - len(pairs)), error])
-    write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
+    table: list[list[object]] = [["id", *names, *further, "error"]]
+    table += [[name, *pairs, *[""] * (width - len(pairs)), error] for name, pairs, error in rows]
+    write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
+    warn_of_formulas(str(path), (cell for name, pairs, _ in rows for cell in (name, *pairs)))
 
 
 def _line(result: Any) -> str:

@@ -83,6 +83,10 @@ class Features:
                 lost.setdefault(key, []).append(position)
             else:
                 np.concatenate(values, out=rows[position], casting="same_kind")
+        for position in _not_finite(rows):  # nothing of ours writes such a row
+            key = self.keys[int(indices[position])]
+            if position not in lost.get(key, ()):
+                lost.setdefault(key, []).append(position)
         if lost:
             self._make_again(lost, indices, rows, names)
         return rows
@@ -143,6 +147,15 @@ def extract(
     return Features(
         store, keys, rows.widths, refused, n_new, len(keys) - n_new - len(refused), rows
     )
+
+
+def _not_finite(rows: NDArray[np.float32]) -> list[int]:
+    """Return the positions of rows (n, D) with values that are infinite or undefined."""
+    found: list[int] = []
+    for start in range(0, len(rows), _ROWS_A_COMMIT):  # so that no second array is as large
+        finite = np.isfinite(rows[start : start + _ROWS_A_COMMIT]).all(axis=1)
+        found += (start + np.flatnonzero(~finite)).tolist()
+    return found
 
 
 def _look_up(store: FeatureStore, keys: dict[int, bytes], layout: Layout) -> dict[bytes, int]:

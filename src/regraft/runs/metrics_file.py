@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from regraft.core.csv_text import as_csv, warn_of_formulas
 from regraft.core.files import read_bounded, write_atomic
 from regraft.errors import RunError
 
@@ -65,9 +64,7 @@ def write_metrics(folder: Path, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
-    """Write a CSV table; cells that a spreadsheet reads as formulas are not changed."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    """Write a CSV table; names stay as they are, and a warning says which may run as formulas."""
+    table: list[list[object]] = [list(header), *(list(row) for row in rows)]
+    write_atomic(path, as_csv(table).encode())
+    warn_of_formulas(path.name, (cell for row in table for cell in row))

@@ -6,6 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
+from regraft.core.csv_text import as_csv
 from regraft.core.files import read_bounded, write_atomic
 from regraft.data.samples import Part
 from regraft.errors import InputError, TableError
@@ -33,10 +34,7 @@ class SplitRow(NamedTuple):
 def write_split(path: Path | str, dataset: Dataset) -> None:
     """Write the part of each sample, in their order; it is empty for an image in no part."""
     samples = dataset.samples
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(
+    rows = (
         (name, samples.classes[label], part or LEFT_OUT, digest.hex(), group or "")
         for name, label, part, digest, group in zip(
             samples.ids,
@@ -47,7 +45,7 @@ def write_split(path: Path | str, dataset: Dataset) -> None:
             strict=True,
         )
     )
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, as_csv([COLUMNS, *rows]).encode())
 
 
 def read_split(path: Path | str) -> list[SplitRow]:
