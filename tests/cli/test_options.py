@@ -35,6 +35,8 @@ def other_value(setting):
         return not setting.default
     if setting.base_type is Path:
         return Path("a/b")
+    if setting.base_type is tuple:
+        return ("other",)
     if setting.base_type in (int, float):
         values = (setting.base_type(value) for value in (0.5, 1, 2, 3))
     else:
@@ -51,7 +53,7 @@ def test_every_setting_has_a_flag(name):
     if isinstance(value, bool):
         words = [flag if value else f"--no-{flag[2:]}"]
     else:
-        words = [flag, str(value)]
+        words = [flag, *(value if isinstance(value, tuple) else (str(value),))]
     config = combine(*flags_of(*words))
     assert config == TrainConfig(**{name: value})
     assert type(getattr(config, name)) is type(value)
