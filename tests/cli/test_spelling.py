@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from regraft.cli import spelling
 from regraft.cli.main import app
+from regraft.cli.progress import ConsoleReporter
 from regraft.cli.spelling import Spelling
 from regraft.config.declaration import settings_of
 from regraft.config.settings import read_by
@@ -84,9 +86,9 @@ def test_everything_in_backticks_in_a_hint_is_a_setting():
 def test_every_setting_of_every_command_becomes_its_flag(command):
     arguments = app[command].assemble_argument_collection()
     flags = {flag for argument in arguments for flag in argument.names}
-    spelling = Spelling.of(app, [command, "data"])
+    spelled = Spelling.of(app, [command, "data"])
     for name in read_by(command):
-        assert spelling.text(f"a smaller `{name}`") == f"a smaller {SETTINGS[name].flag}"
+        assert spelled.text(f"a smaller `{name}`") == f"a smaller {SETTINGS[name].flag}"
         assert SETTINGS[name].flag in flags
 
 
@@ -115,6 +117,17 @@ def test_a_hint_names_flags_of_the_command_that_runs(words, hint, expected):
     Spelling.of(app, words).error(error)
     assert error.hint == expected
     assert str(error) == "it stops" + (f"\nhint: {expected}" if expected else "")
+
+
+def test_notes_are_written_for_who_reads_them(monkeypatch, capsys):
+    monkeypatch.setattr(spelling._Current, "spelling", None)
+    ConsoleReporter().say("`folds=5` tests each image once")  # used in Python
+    spelling.use(Spelling.of(app, ["train", "x"]))
+    ConsoleReporter().say("`folds=5` tests each image once")
+    assert capsys.readouterr().err.splitlines() == [
+        "`folds=5` tests each image once",
+        "--folds 5 tests each image once",
+    ]
 
 
 def test_messages_too():

@@ -81,7 +81,7 @@ class Spelling:
 
 
 class _Current:
-    spelling = Spelling()
+    spelling: Spelling | None = None  # none in Python, where ConsoleReporter is used too
 
 
 def use(spelling: Spelling) -> Spelling:
@@ -91,5 +91,5 @@ def use(spelling: Spelling) -> Spelling:
 
 
 def spelled(text: str) -> str:
-    """Return a text with the flags of the command that runs."""
-    return _Current.spelling.text(text)
+    """Return a text with the flags of the command that runs; as it is if none runs."""
+    return text if _Current.spelling is None else _Current.spelling.text(text)
