@@ -3,6 +3,7 @@
 import io
 import re
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -202,6 +203,7 @@ def test_a_picture_of_pillow_that_is_listed_twice_is_loaded_once(monkeypatch):
     def counted():
         inside.append(1)
         loads.append(len(inside))
+        time.sleep(0.005)  # long enough for another thread to come in
         try:
             return load()
         finally:
