@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from image_trees import encoded, write_tree
+from regraft.config.train_config import TrainConfig
 from regraft.data.ledger import Ledger, LedgerEntry
+from regraft.data.scan import scan
 from regraft.errors import ImageError, InputError, RunError
+from regraft.splits.split import split_by_config
 
 LEDGER = Ledger(
     [
@@ -58,3 +62,22 @@ def test_another_file_is_no_ledger(tmp_path, content, message):
 def test_a_missing_ledger_is_named(tmp_path):
     with pytest.raises(InputError, match=r"ledger.json cannot be read"):
         Ledger.read(tmp_path / "ledger.json")
+
+
+def test_a_copy_that_is_left_out_is_named_with_its_original(tmp_path):
+    """The sentence about each was printed, and kept nowhere."""
+    same, *others = (encoded(number) for number in range(5))
+    names = ("train/a/1", "train/b/2", "train/a/3", "test/a/4", "test/b/5")
+    images = (same, others[0], others[1], same, others[2])
+    files = {f"{name}.png": image for name, image in zip(names, images, strict=True)}
+    samples = scan(write_tree(tmp_path, files), TrainConfig())
+    entries = {
+        entry.path: entry for entry in split_by_config(samples, TrainConfig()).ledger().entries
+    }
+    assert entries["train/a/1.png"] == LedgerEntry(
+        "train/a/1.png",
+        "used",
+        "copy",
+        "left out: byte-identical to test/a/4.png, which is in the test part",
+    )
+    assert {entries[f"{name}.png"].kind for name in names[1:]} == {""}

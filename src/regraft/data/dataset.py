@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.data.ledger import Ledger
     from regraft.data.samples import Part, Samples
     from regraft.errors import ImageError
 
@@ -52,6 +53,12 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes; a label is an index into them."""
         return self.samples.classes
+
+    def ledger(self) -> Ledger:
+        """Return the ledger of all files, with the reason why a sample is in no part."""
+        left_out = self.parts.left_out.items()
+        reasons = {self.samples.ids[index]: f"left out: {reason}" for index, reason in left_out}
+        return self.samples.ledger.with_remarks("copy", reasons)
 
     def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels of some samples."""

@@ -72,7 +72,7 @@ def write_files(folder: Path, result: Result) -> None:
     # What repeats the run and not its path: given to -c it must not replace this folder.
     repeatable = result.config.replace(out=None, overwrite=False, resume=False, log="none")
     write_atomic(folder / "config.yaml", to_yaml(repeatable).encode())
-    _write_ledger(folder / "ledger.json", result)
+    result.dataset.ledger().write(folder / "ledger.json")
     write_split(folder / "split.csv", result.dataset)
     _write_history(folder / "history.csv", trained.fitted.history)
     _write_predictions(folder / "predictions.csv", result)
@@ -130,12 +130,6 @@ def metrics_of(result: Result) -> dict[str, Any]:
         },
         "compute": {**result.compute.fingerprint(), "decoder": DECODER_VERSION},
     }
-
-
-def _write_ledger(path: Path, result: Result) -> None:
-    samples, left_out = result.dataset.samples, result.dataset.parts.left_out
-    reasons = {samples.ids[index]: f"left out: {reason}" for index, reason in left_out.items()}
-    samples.ledger.with_remarks("copy", reasons).write(path)
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
