@@ -3,6 +3,8 @@
 The left column says where a layout is met; most are those of public data sets, shortened.
 """
 
+import random
+
 import pytest
 
 from image_trees import encoded, left_out, write_tar, write_tree, write_zip
@@ -390,3 +392,30 @@ def test_masks_beside_their_images_are_noted():
         "by name 2 images may be masks of others, such as benign/b (1)_mask.png; they count as "
         "examples, and `exclude='*_mask*'` leaves such out"
     )
+
+
+WORDS = ["train", "test", "seg_train", "seg_test", "pred", "a", "b", "rose", "images", "masks",
+         "1", "2", "p1", "data", "2023", "fold1", "x y"]  # fmt: skip
+
+
+def arranged(names, settled):
+    """Return an arrangement, or its error's message and hint."""
+    try:
+        return arrange(names, "data", settled=settled)
+    except DataError as error:
+        return error.message, error.hint
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_every_image_is_used_or_recorded_and_order_changes_nothing(settled):
+    for seed in range(200):
+        draw = random.Random(seed)
+        folders = ["/".join(draw.choices(WORDS, k=draw.randint(0, 4))) for _ in range(8)]
+        names = sorted({f"{folder}/{draw.randint(0, 3)}.jpg".lstrip("/") for folder in folders})
+        one, other = arranged(names, settled), arranged(names[::-1], settled)
+        if isinstance(one, tuple):
+            assert one == other
+        else:
+            used = [names[position] for position in one.positions]
+            assert sorted([*used, *(entry.path for entry in one.refused)]) == names
+            assert (one.entries, one.notes) == (other.entries, other.notes)

@@ -310,7 +310,7 @@ def test_labels_of_other_types_are_their_text(parquet, values, labels):
 def test_a_label_that_is_no_text_and_no_number_is_named_with_what_to_do(parquet):
     with pytest.raises(TableError) as caught:
         parquet(path=["a"], label=[["x"]])
-    assert caught.value.hint == "labels are text or numbers"
+    assert caught.value.hint == "one image has one class here: a label is a text or a number"
 
 
 @pytest.mark.parametrize(

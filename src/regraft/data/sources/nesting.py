@@ -79,6 +79,7 @@ def check_nesting(outers: Sequence[Outer], location: str, *, is_folder: bool) ->
     ``location`` is where the paths of the outer folders begin. ``is_folder`` says whether the user
     can give a path below it.
     """
+    outers = sorted(outers, key=lambda outer: outer.name)  # the order of an archive is none
     for rule in RULES:
         finding = rule(outers)
         if finding is not None:

@@ -254,7 +254,7 @@ def _text(value: Any, column: str, where: str) -> str:
     else:
         raise TableError(
             f"{where}: the {column} is of type {type(value).__name__}",
-            hint="labels are text or numbers",
+            hint="one image has one class here: a label is a text or a number",
         )
     if not text.strip():
         raise TableError(f"{where}: the {column} is empty")
