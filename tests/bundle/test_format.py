@@ -159,7 +159,7 @@ def test_the_answer_lists_the_best_classes(original):
 def test_in_a_batch_an_unreadable_image_spoils_no_other(original):
     answers = Predictor.load(original).predict_many([photograph(), b"no image", photograph(1)])
     assert [answer.error is None for answer in answers] == [True, False, True]
-    assert answers[1].label == ""
+    assert answers[1].label is None
     with pytest.raises(ImageError):
         Predictor.load(original).predict(b"no image")
 
