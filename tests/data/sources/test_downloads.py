@@ -11,7 +11,7 @@ from regraft.errors import DataError, DiskFullError
 
 def failing(error):
     with download_errors(
-        "mnist in data", "--data-root", (OSError, ValueError), lambda e: DataError(reason_of(e))
+        "mnist in data", "`data_root`", (OSError, ValueError), lambda e: DataError(reason_of(e))
     ):
         raise error
 
