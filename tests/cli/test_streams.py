@@ -1,5 +1,6 @@
 """Streams that are closed or full: progress may be lost, results may not, and no work is."""
 
+import os
 import subprocess
 import sys
 
@@ -52,6 +53,7 @@ def test_progress_may_be_lost_and_results_may_not(streams, code, out, err, tmp_p
     done = subprocess.run(
         ["sh", "-c", f'"$@" {streams}', "", sys.executable, "-c", COMMAND, str(file), streams],
         capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (code, out)
     assert done.stderr.endswith(err) if err else not done.stderr
