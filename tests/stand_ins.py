@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import io
+import itertools
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
@@ -36,6 +38,42 @@ class _Quiet(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+# --- answers of a hostile server: each takes the handler ------------------------------------------
+
+
+def redirect(to, **headers):
+    """Lead elsewhere; without an address, to the same one again."""
+    return lambda handler: handler.answer(302, Location=to or handler.path, **headers)
+
+
+def with_headers(body=b"", kind="application/json", **headers):
+    """Answer with these bytes."""
+    return lambda handler: handler.answer(200, body, kind, **headers)
+
+
+def endless(start=b"", chunk=b" " * 65536, pause=0.0, kind="application/json", status=200):
+    """Send chunks until the client closes the connection."""
+
+    def send(handler):
+        handler.close_connection = True
+        handler.send_response(status)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("ETag", '"' + "5" * 40 + '"')
+        handler.send_header("X-Repo-Commit", "c" * 40)
+        if status // 100 == 3:
+            handler.send_header("Location", "/")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        if handler.command == "HEAD":
+            return
+        with suppress(OSError):  # the client has gone
+            for each in itertools.chain([start] if start else [], itertools.repeat(chunk)):
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(each), each))
+                time.sleep(pause)
+
+    return send
 
 
 @contextmanager
@@ -103,6 +141,11 @@ def use_hub(monkeypatch, address, folder):
     monkeypatch.setenv("NO_PROXY", "*")
 
 
+def git_name(content):
+    """Return the name that git gives to a content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - git's
+
+
 class Repository:
     """Files by revision: ``{"main": {"data/train.parquet": b"..."}}``; a commit is a hash."""
 
@@ -124,21 +167,37 @@ class Repository:
         self.trees -= 1
         if self.trees < 0:
             return 400, b""
-        listed = [{"type": "file", "path": path, "size": len(content or b""), "oid": "0" * 40}
-                  for path, content in files.items()]  # fmt: skip
+        listed = [{"type": "file", "path": path, "size": len(content or b""),
+                   "oid": git_name(content or b"")} for path, content in files.items()]  # fmt: skip
         return 200, json.dumps(listed).encode()
 
     def commit(self, name="main"):
         return self.find(name)[0]
 
 
+def _asked_of_hub(path):
+    if path == "/":
+        return "ping"
+    if not path.startswith("/api"):
+        return "file"
+    return "tree" if "/tree/" in path else "info"
+
+
 @contextmanager
-def serve_hub(repositories):
-    """Serve repositories of datasets by name."""
+def serve_hub(repositories, hostile=None):
+    """Serve repositories of datasets by name.
+
+    ``hostile`` has another answer in place of some: a function of the handler for "ping", "info",
+    "tree" or "file".
+    """
+    hostile = hostile or {}
 
     class Handler(_Quiet):
         def do_GET(self):
             path = self.path.partition("?")[0].replace("%2F", "/")
+            what = _asked_of_hub(path)
+            if what in hostile:
+                return hostile[what](self)
             if path == "/":
                 return self.answer(200)
             words = path.removeprefix("/api").strip("/").split("/")

@@ -7,22 +7,29 @@ import logging
 import os
 import re
 import tempfile
-import urllib.request
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
 
-from regraft.backbones.weights import read_weights
+from regraft.backbones.weights import LARGEST_WEIGHTS, read_weights
 from regraft.core.files import is_full, read_regular, write_atomic
+from regraft.core.transfers import (
+    SILENCE,
+    Allowance,
+    bounded_hub,
+    bounded_opener,
+    hub_failures,
+    require_answer,
+)
 from regraft.errors import DiskFullError, RegraftError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_TIMEOUT = 10  # seconds without an answer or a byte
 _CHUNK = 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # As in torch.hub: a file's name ends with the first digits of its sha256.
@@ -58,7 +65,7 @@ def fetch_url(url: str) -> dict[str, torch.Tensor]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _download(url, file, prefix)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise _download_error(url, error, "TORCH_HOME") from error
     return read_weights(file, sha256=_recorded_hash(file) or prefix)
 
@@ -86,7 +93,7 @@ def _download(url: str, file: Path, prefix: str | None) -> None:
     try:
         with (
             os.fdopen(handle, "wb") as target,
-            urllib.request.urlopen(url, timeout=_TIMEOUT) as source,  # noqa: S310 - https, checked
+            bounded_opener(Allowance(LARGEST_WEIGHTS)).open(url) as source,
         ):
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
@@ -110,7 +117,6 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
     from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - 0.3 s
     from huggingface_hub.errors import (  # noqa: PLC0415
         EntryNotFoundError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
     )
@@ -125,7 +131,7 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
                 name,
                 revision=revision or None,
                 local_files_only=offline,
-                etag_timeout=_TIMEOUT,
+                etag_timeout=SILENCE,
             )
         )
 
@@ -139,15 +145,15 @@ def fetch_hub_file(repository: str, names: Sequence[str]) -> Path:
                 raise WeightsError(f"{what} is not a repository's name: {error}") from error
         try:
             # The hub's client repeats a failed request for 23 s, so first check that it answers.
-            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+            require_answer(constants.ENDPOINT)
             for name in names:
                 try:
-                    return get(name, offline=False)
+                    with bounded_hub(Allowance(LARGEST_WEIGHTS)):
+                        return get(name, offline=False)
                 except EntryNotFoundError as error:
                     if isinstance(error, LocalEntryNotFoundError):
                         raise
-        except (OSError, HfHubHTTPError) as error:
+        except hub_failures() as error:
             raise _download_error(what, error, "HF_HOME") from error
     raise WeightsError(f"{what} holds none of {', '.join(names)}")
 

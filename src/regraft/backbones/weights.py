@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Larger than the weights of any published classifier. A file is read as a whole, so that the bytes
 # that are hashed are the bytes that are parsed.
-_MAX_BYTES = 16 * 2**30
+LARGEST_WEIGHTS = 16 * 2**30
 #: Keys under which training scripts keep the tensors in their checkpoints.
 _WRAPPERS = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model", "module")
 #: What torch's restricted unpickler would call for other things than plain tensors of numbers that
@@ -65,7 +65,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, torch.Te
     is checked before anything is parsed.
     """
     try:
-        payload = read_regular(path, _MAX_BYTES)
+        payload = read_regular(path, LARGEST_WEIGHTS)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(

@@ -147,16 +147,17 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
     return name if name in _NETWORK_FILE_SYSTEMS else None
 
 
-def refuse_full_disk(path: Path, needed: int, what: str) -> None:
+def refuse_full_disk(path: Path, needed: int, what: str, setting: str = "`out`") -> None:
     """Raise DiskFullError if fewer than ``needed`` bytes are free where ``path`` would be.
 
-    ``path`` need not exist yet; ``what`` is for the message, such as "checkpoints in FOLDER".
+    ``path`` need not exist yet; ``what`` is for the message, such as "checkpoints in FOLDER", and
+    ``setting`` names the folder.
     """
     free = shutil.disk_usage(existing_parent(path)).free
     if free < needed:
         raise DiskFullError(
             f"{what} need up to {needed:,} bytes; {free:,} are free",
-            hint="free some space there; `out` names another folder",
+            hint=f"free some space there; {setting} names another folder",
         )
 
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 
 from regraft.core.files import is_full
+from regraft.core.transfers import OTHER_FORM
 from regraft.errors import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from regraft.errors import DataError
+
+
+_LONGEST_REASON = 400  # characters: servers send texts, too
 
 
 @contextmanager
@@ -49,12 +53,16 @@ def download_errors(
 
 
 def reason_of(error: Exception) -> str:
-    r"""Return an error's message in one line, without the signature of a signed address.
+    r"""Return an error's message in one line, without the secrets of an address.
+
+    These are the signature of a signed address, and a name and password before its host.
 
     Examples
     --------
     >>> reason_of(OSError("https://example.org/a.zip?key=5d1\n is not there"))
     'https://example.org/a.zip?... is not there'
+    >>> reason_of(OSError("https://me:5d1@example.org/a.zip is not there"))
+    'https://...@example.org/a.zip is not there'
     >>> reason_of(EOFError())
     'EOFError'
     """
@@ -62,4 +70,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         message = str(error.reason)
     message = " ".join(message.split()) or type(error).__name__
-    return re.sub(r"\?\S+", "?...", message)
+    if isinstance(error, OTHER_FORM):
+        message = f"the server answers in an unknown form ({type(error).__name__}: {message})"
+    message = re.sub(r"(?<=//)[^/\s@]+@", "...@", re.sub(r"\?\S+", "?...", message))
+    return message if len(message) <= _LONGEST_REASON else f"{message[:_LONGEST_REASON]}..."

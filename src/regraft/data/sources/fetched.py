@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from regraft.core.transfers import LARGEST_TEXT, Allowance, bounded_urllib
 from regraft.data.samples import Part
 from regraft.data.sources.downloads import download_errors, reason_of
 from regraft.errors import DataError
@@ -44,10 +45,14 @@ _FAILURES = (
 )
 
 
-def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], Result]) -> Result:
+def _with_torchvision(
+    name: str, size: int, root: Path, folder: str, make: Callable[[Any], Result]
+) -> Result:
     """Return ``make(torchvision.datasets)``; ``folder`` is that of the dataset's files in the root.
 
-    torchvision takes seconds to import: only a dataset that it has to read loads it.
+    ``size`` is that of the download, roughly, in bytes. torchvision tries a second address where
+    one fails, so more than twice the size is refused. torchvision takes seconds to import: only a
+    dataset that it has to read loads it.
     """
     from regraft.core.torchvision_shim import torchvision  # noqa: PLC0415 - see above
 
@@ -60,18 +65,19 @@ def _with_torchvision(name: str, root: Path, folder: str, make: Callable[[Any], 
 
     with (
         download_errors(f"{name} in {root}", "`data_root`", _FAILURES, explain),
+        bounded_urllib(Allowance(2 * size + LARGEST_TEXT)),
         redirect_stdout(sys.stderr),  # some versions print; stdout is for data
     ):
         return make(torchvision.datasets)
 
 
-def fetch(name: str, root: Path) -> Parts:
+def fetch(name: str, size: int, root: Path) -> Parts:
     """Return the parts of a dataset of ``FETCHED``, and download what is missing below the root."""
     folder, read = FETCHED[name]
-    return _with_torchvision(name, root, folder, lambda datasets: read(datasets, str(root)))
+    return _with_torchvision(name, size, root, folder, lambda datasets: read(datasets, str(root)))
 
 
-def fetch_idx(name: str, root: Path, folder: str) -> None:
+def fetch_idx(name: str, size: int, root: Path, folder: str) -> None:
     """Download one of the MNIST family into ``root/folder/raw``."""
 
     def make(datasets: Any) -> None:
@@ -79,7 +85,7 @@ def fetch_idx(name: str, root: Path, folder: str) -> None:
         for train in (True, False):
             getattr(datasets, folder)(str(root), train=train, download=True, **choice)
 
-    _with_torchvision(name, root, f"{folder}/raw", make)
+    _with_torchvision(name, size, root, f"{folder}/raw", make)
 
 
 def _read_files(

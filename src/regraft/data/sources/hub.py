@@ -12,21 +12,35 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from http.client import HTTPException
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from regraft.core.files import read_bounded, write_atomic
+from regraft.core.files import read_bounded, refuse_full_disk, write_atomic
+from regraft.core.transfers import (
+    LARGEST_TEXTS,
+    SILENCE,
+    Allowance,
+    bounded_hub,
+    hub_failures,
+    require_answer,
+)
 from regraft.data.sources.downloads import download_errors, reason_of
 from regraft.data.sources.folder import open_folder
 from regraft.data.sources.hub_files import choose_files, is_table, patterns, short_list
+from regraft.data.sources.hub_listing import (
+    MOST_FILES,
+    HubFile,
+    Listing,
+    is_commit,
+    read_listing,
+    require_files,
+)
 from regraft.data.sources.hub_tables import choose_tables, open_tables
 from regraft.data.sources.members import has_image_suffix
 from regraft.data.sources.named import default_data_root
@@ -35,6 +49,7 @@ from regraft.data.sources.zips import open_zip
 from regraft.errors import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     from regraft.data.samples import Source
@@ -46,9 +61,7 @@ _NAME = re.compile(
     r"(#(?P<label>[\w .-]+))?",
     re.ASCII,
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERTED = "refs/convert/parquet"
-_TIMEOUT = 10.0  # seconds to wait for a server that does not answer
 _RECORD = ".complete"  # written last: a folder without it was not downloaded to the end
 _LARGEST_RECORD = 1 << 28  # bytes
 _UNSAFE = ("../*", "*/../*", "*:*")  # the client lists the files again: the server may add some
@@ -64,18 +77,11 @@ class _Request(NamedTuple):
     label: str | None  # the column
 
 
-class _Listing(NamedTuple):
-    """All files of a commit on the server."""
-
-    sha: str
-    sizes: dict[str, int]  # bytes of each file
-
-
 class _Commit(NamedTuple):
     """A commit on the server, with the choice of its files."""
 
     sha: str
-    names: list[str]  # all its files
+    listed: Mapping[str, HubFile]  # all its files
     files: list[str]  # those that hold the images
     notes: list[str]
 
@@ -150,7 +156,7 @@ def _open_files(
 
 def _find_complete(request: _Request, home: Path) -> _CommitFolder | None:
     """Return the commit that is asked for by its sha, if all files asked for were downloaded."""
-    if request.revision is None or not _COMMIT.fullmatch(request.revision):
+    if request.revision is None or not is_commit(request.revision):
         return None
     folder = home / request.revision
     record = _read_record(folder)
@@ -218,10 +224,10 @@ def _find_usable(client: _Client, request: _Request) -> _Commit:
         raise
 
 
-def _choose(request: _Request, listing: _Listing) -> _Commit:
+def _choose(request: _Request, listing: Listing) -> _Commit:
     """Choose the files that hold the images."""
-    files, notes = choose_files(request.text, listing.sizes)
-    return _Commit(listing.sha, list(listing.sizes), files, notes)
+    sizes = {name: file.size for name, file in listing.files.items()}
+    return _Commit(listing.sha, listing.files, *choose_files(request.text, sizes))
 
 
 class _Client:
@@ -238,42 +244,50 @@ class _Client:
             download_errors,
             what=f"{request.text} in {home}",
             setting="`data_root`",
-            failures=_failures(self._hub),
+            failures=hub_failures(),
             explain=partial(_explain, request, home),
         )
 
     def require_answer(self) -> None:
         """Send one request to the server: the client repeats a request that fails for 23 s."""
-        address = self._hub.constants.ENDPOINT
-        request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the client's own
-        with self._explained(), suppress(urllib.error.HTTPError):  # also an answer
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+        with self._explained():
+            require_answer(self._hub.constants.ENDPOINT)
 
-    def list_files(self, revision: str | None) -> _Listing:
+    def list_files(self, revision: str | None) -> Listing:
         """List the files of a commit; without a revision, of the newest one."""
         with self._explained():
-            return self._list(revision)
+            answered = self._list(revision)
+        return read_listing(self._request.text, *answered)
 
-    def list_conversion(self) -> _Listing | None:
+    def list_conversion(self) -> Listing | None:
         """List the files of the hub's conversion to Parquet; None where there is none."""
-        with self._explained(), suppress(self._hub.errors.RevisionNotFoundError):
-            return self._list(_CONVERTED)
-        return None
+        with self._explained():
+            try:
+                answered = self._list(_CONVERTED)
+            except self._hub.errors.RevisionNotFoundError:
+                return None
+        return read_listing(self._request.text, *answered)
 
-    def _list(self, revision: str | None) -> _Listing:
+    def _list(self, revision: str | None) -> tuple[object, list[object]]:
+        """Return the commit's sha and its files and folders, as the server names them."""
         api, repository = self._hub.HfApi(), self._request.repository
-        sha = api.dataset_info(repository, revision=revision, timeout=_TIMEOUT).sha
-        if not _COMMIT.fullmatch(sha or ""):  # it becomes the name of a folder
-            raise DataError(f"{self._request.text}: the server calls its commit {sha!r}")
-        # The other list ends after some tens of thousands of files, and has no sizes.
-        tree = api.list_repo_tree(repository, repo_type="dataset", revision=sha, recursive=True)
-        # Folders have no size.
-        return _Listing(sha, {each.path: each.size for each in tree if hasattr(each, "size")})
+        with bounded_hub(Allowance(LARGEST_TEXTS)):
+            sha = api.dataset_info(repository, revision=revision, timeout=SILENCE).sha
+            if not is_commit(sha):
+                return sha, []
+            # The other list ends after some tens of thousands of files, and has no sizes.
+            tree = api.list_repo_tree(repository, repo_type="dataset", revision=sha, recursive=True)
+            return sha, list(islice(tree, MOST_FILES + 1))
 
     def download(self, commit: _Commit, wanted: list[str], folder: Path) -> None:
-        """Download the wanted files of a commit into a folder."""
-        allowed = patterns(wanted, commit.names)
-        with self._explained():
+        """Download the wanted files of a commit into a folder, and compare them with its list."""
+        allowed = patterns(wanted, list(commit.listed))
+        expected = {name: commit.listed[name] for name in wanted}
+        absent = [file for name, file in expected.items() if not (folder / name).is_file()]
+        needed = sum(file.size for file in absent)
+        refuse_full_disk(folder, needed, f"the files of {self._request.text}", "`data_root`")
+        # Twice: a server may begin a file again that was interrupted.
+        with self._explained(), bounded_hub(Allowance(2 * needed + LARGEST_TEXTS)):
             self._hub.HfApi().snapshot_download(
                 self._request.repository,
                 repo_type="dataset",
@@ -282,10 +296,9 @@ class _Client:
                 allow_patterns=allowed,
                 ignore_patterns=list(_UNSAFE),
             )
-            # If the server stops answering, the client accepts a folder that has other files.
-            missing = [name for name in wanted if not (folder / name).is_file()]
-            if missing:
-                raise FileNotFoundError(f"{short_list(missing)} did not arrive")
+        # If the server stops answering, the client accepts a folder that has other files.
+        with self._explained():
+            require_files(folder, expected)
 
 
 def _import_client(request: _Request) -> ModuleType:
@@ -299,17 +312,6 @@ def _import_client(request: _Request) -> ModuleType:
         package = error.name or "pyarrow"
         raise MissingExtraError(package, "hf", f"reading {request.text}") from error
     return huggingface_hub
-
-
-def _failures(hub: ModuleType) -> tuple[type[Exception], ...]:
-    """Return all exceptions of a download.
-
-    ValueError is an answer that is not JSON, such as the login page of a hotel's network.
-    RuntimeError comes from hf_xet, which transfers large files. Which HTTP library the client uses
-    depends on its version (httpx, httpx2): its errors, such as a refused connection, are known as a
-    base class of the client's own error.
-    """
-    return (OSError, ValueError, RuntimeError, HTTPException, *hub.errors.HfHubHTTPError.__bases__)
 
 
 def _explain(request: _Request, home: Path, error: Exception) -> DataError:

@@ -107,7 +107,7 @@ def open_named(data: Data, options: SourceOptions) -> Source | None:
         return _open_digits()
     if name in IDX_SETS:
         return _open_idx(name, root)
-    return _from_parts(name, fetch(name, root), root)
+    return _from_parts(name, fetch(name, NAMED[name].download, root), root)
 
 
 def _open_digits() -> Source:
@@ -168,7 +168,7 @@ def _open_idx(name: str, root: Path) -> Source:
         if source is not None:
             return source
     if folder is None:
-        fetch_idx(name, root, dataset.folder)
+        fetch_idx(name, NAMED[name].download, root, dataset.folder)
         folder = root / dataset.folder / "raw"
     parts: Parts = []
     for part, word in dataset.parts.items():
