@@ -90,8 +90,13 @@ def _serve(handler):
 
 
 @contextmanager
-def serve_kaggle(folder, files=FLOWERS, *, damaged=False):
-    """Serve owner/flowers, version 3, and owner/private to those who have the token."""
+def serve_kaggle(folder, files=FLOWERS, *, damaged=False, hostile=None):
+    """Serve owner/flowers, version 3, and owner/private to those who have the token.
+
+    ``hostile`` has another answer in place of some: a function of the handler for "GetDataset" or
+    "DownloadDataset".
+    """
+    hostile = hostile or {}
     archive = write_zip(folder / "served.zip", files).read_bytes()
     archive = archive[: len(archive) // 2] if damaged else archive
     asked = []
@@ -100,6 +105,14 @@ def serve_kaggle(folder, files=FLOWERS, *, damaged=False):
         def do_POST(self):
             wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(self.path.rpartition("/")[2])
+            if asked[-1] in hostile:
+                return hostile[asked[-1]](self)
+            return self.honest(wanted)
+
+        def do_GET(self):  # after a redirect
+            return hostile["GET"](self)
+
+        def honest(self, wanted):
             name = f"{wanted['ownerSlug']}/{wanted['datasetSlug']}"
             allowed = self.headers.get("Authorization") in {f"Bearer {TOKEN}", f"Basic {KEY}"}
             if name == "owner/private" and not allowed:

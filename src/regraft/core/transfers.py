@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.client import HTTPException
 from importlib import import_module
@@ -191,9 +191,12 @@ def bounded_requests(allowance: Allowance) -> Iterator[None]:
         if get_ident() != owner:
             return send(self, request, **settings)
         request.headers["Accept-Encoding"] = "identity"
-        response = send(self, request, **{**settings, "timeout": settings["timeout"] or SILENCE})
+        settings["timeout"] = settings.get("timeout") or SILENCE
+        response = send(self, request, **settings)
+        ended.callback(response.close)  # the client leaves it open where it fails
         _require_plain(response)
-        in_memory = not settings["stream"] or "json" in response.headers.get("Content-Type", "")
+        json = "json" in response.headers.get("Content-Type", "")
+        in_memory = json or not settings.get("stream")
         limits = (Allowance(LARGEST_TEXT),) if in_memory else _in_memory(response.status_code)
         meter = _Meter(allowance, *limits)
         read = response.raw.read1
@@ -205,11 +208,10 @@ def bounded_requests(allowance: Allowance) -> Iterator[None]:
         response.raw.stream = chunks
         return response
 
-    adapter.send = bounded
-    try:
+    with ExitStack() as ended:
+        ended.callback(setattr, adapter, "send", send)
+        adapter.send = bounded
         yield
-    finally:
-        adapter.send = send
 
 
 # --- httpx: the hub's client ---------------------------------------------------------------------
