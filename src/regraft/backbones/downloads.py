@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _CHUNK = 2**20
+_SCHEMES = {"https"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # As in torch.hub: a file's name ends with the first digits of its sha256.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
@@ -54,7 +55,7 @@ def fetch_url(url: str) -> dict[str, torch.Tensor]:
     If the file's name ends in ``-HASH.pth``, its sha256 must begin with HASH.
     """
     parts = urlsplit(url)
-    if parts.scheme != "https":
+    if parts.scheme not in _SCHEMES:
         raise WeightsError(f"weights are downloaded by https only, not from {url}")
     name = Path(parts.path).name
     match = _HASH_IN_NAME.search(name)

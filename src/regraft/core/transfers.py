@@ -16,7 +16,7 @@ from functools import partial
 from http.client import HTTPException
 from importlib import import_module
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -60,9 +60,7 @@ class Allowance:
         with self._lock:
             self._left -= count
             if self._left < 0:
-                raise TransferError(
-                    f"the server sends more than the {self._limit:,} bytes expected"
-                )
+                raise TransferError(f"the server sends more than {self._limit:,} bytes")
 
 
 class _Meter:
@@ -105,14 +103,63 @@ def _require_plain(response: Any) -> None:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects to http and https alone: urllib's own rule adds ftp."""
 
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except BaseException:  # urllib leaves it open
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
         """Return the request to send next; ``arguments`` are those of urllib, the address last."""
-        request, response, *_, address = arguments
+        request, *_, address = arguments
         scheme = urlsplit(address).scheme
         if scheme not in {"http", "https"} or (request.type == "https" and scheme == "http"):
-            response.close()
             raise TransferError(f"the server leads from {request.type} to {scheme or 'nothing'}")
         return super().redirect_request(*arguments)
+
+
+class _Errors(urllib.request.HTTPDefaultErrorHandler):
+    """Raise errors without their answers: nobody reads these, and nobody closes them."""
+
+    def http_error_default(
+        self, request: Any, response: Any, code: int, message: str, headers: Any
+    ) -> Any:
+        response.close()
+        raise HTTPError(request.full_url, code, message, headers, None)
+
+
+class _Answer:
+    """An answer of urllib, counted: ``read(n)`` returns at most what has come.
+
+    All of ``n`` bytes could take for ever.
+    """
+
+    def __init__(self, response: Any, meter: _Meter) -> None:
+        self._response, self._meter = response, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+    def read(self, amount: int | None = None) -> bytes:
+        if amount is None or amount < 0:
+            return b"".join(iter(partial(self._read_some, _CHUNK), b""))
+        return self._read_some(amount)
+
+    def _read_some(self, amount: int) -> bytes:
+        chunk: bytes = self._meter.count(self._response.read1(amount))
+        if not chunk and self._response.length:
+            missing = self._response.length
+            raise TransferError(f"the server stops with {missing:,} bytes missing")
+        return chunk
 
 
 class _Bounds(urllib.request.BaseHandler):
@@ -128,28 +175,14 @@ class _Bounds(urllib.request.BaseHandler):
 
     def http_response(self, _: urllib.request.Request, response: Any) -> Any:
         _require_plain(response)
-        meter, read1 = _Meter(self._allowance, *_in_memory(response.status)), response.read1
-
-        def read_some(amount: int) -> bytes:
-            chunk: bytes = meter.count(read1(amount))
-            if not chunk and response.length:
-                raise TransferError(f"the server stops with {response.length:,} bytes missing")
-            return chunk
-
-        def read(amount: int | None = None) -> bytes:
-            if amount is not None and amount >= 0:
-                return read_some(amount)  # what has come: all of it could take for ever
-            return b"".join(iter(partial(read_some, _CHUNK), b""))
-
-        response.read = read
-        return response
+        return _Answer(response, _Meter(self._allowance, *_in_memory(response.status)))
 
     https_request, https_response = http_request, http_response
 
 
 def bounded_opener(allowance: Allowance) -> urllib.request.OpenerDirector:
     """Return an opener for http and https; ``read(n)`` returns at most what has come."""
-    return urllib.request.build_opener(_Redirects(), _Bounds(allowance))
+    return urllib.request.build_opener(_Redirects(), _Errors(), _Bounds(allowance))
 
 
 @contextmanager

@@ -372,6 +372,30 @@ def test_least_recently_used_rows_are_removed(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize("clock", [0, -(10**18), 1, 10**18, 2**70])
+def test_a_clock_that_is_set_back_or_wrong_changes_no_order(tmp_path, monkeypatch, clock):
+    """Rows are found, the store keeps its limit, and what was used last stays."""
+    store = filled(tmp_path, 100, width=2000)
+    store.close()
+    monkeypatch.setattr(store_module.time, "time_ns", lambda: clock)
+    store = FeatureStore(tmp_path)
+    store.write((key(n), encode_row(key(n), row(n, 2000))) for n in range(100, 200))
+    store.stamp(key(n) for n in range(20))
+    store.close()
+    monkeypatch.setattr(store_module.time, "time_ns", lambda: clock // 2)
+    store = FeatureStore(tmp_path)
+    store.stamp(key(n) for n in range(20, 30))
+    assert all(same(found, row(n, 2000)) for n, found in enumerate(read(store, range(200))))
+    store.limit = store.info().bytes // 2
+    store.evict()
+    assert store.info().bytes <= store.limit
+    kept = {n for n, found in enumerate(read(store, range(200))) if found is not None}
+    used_last = [*range(30, 100), *range(100, 200), *range(20), *range(20, 30)][-len(kept) :]
+    if clock < 2**63:  # past the year 2262 all times are equal
+        assert kept == set(used_last)
+    store.close()
+
+
 def test_a_row_that_another_run_uses_meanwhile_stays(tmp_path):
     store = filled(tmp_path, 200, width=2000)
     store.limit = store.info().bytes // 2

@@ -40,6 +40,7 @@ _EVICTED_AT_ONCE = 2048  # rows in one transaction, so that its journal stays sm
 _KEYS = """CREATE TABLE keys (
     id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL
 )"""
+_LARGEST_INTEGER = 2**63 - 1  # of SQLite
 _ROWS = "CREATE TABLE rows (id INTEGER PRIMARY KEY, data BLOB NOT NULL)"
 
 
@@ -71,6 +72,7 @@ class FeatureStore:
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         self.folder = folder
         self.limit = limit
+        self._latest: int | None = None  # time of the last use that is known
         kind = network_file_system(folder)
         if kind is not None:
             raise StoreError(
@@ -122,8 +124,8 @@ class FeatureStore:
         wanted = dict(rows)
 
         def put(connection: sqlite3.Connection) -> None:
-            now = time.time_ns()
             with transaction(connection):
+                now = self._now(connection)
                 for key, data in wanted.items():
                     (identifier,) = connection.execute(
                         "INSERT INTO keys (key, used, bytes) VALUES (?, ?, ?) ON CONFLICT (key) DO "
@@ -144,13 +146,25 @@ class FeatureStore:
         used = sorted(set(keys))
 
         def mark(connection: sqlite3.Connection) -> None:
-            now = time.time_ns()
             with transaction(connection):
+                now = self._now(connection)
                 connection.executemany(
                     "UPDATE keys SET used = ? WHERE key = ?", ((now, key) for key in used)
                 )
 
         self._database.run(mark)
+
+    def _now(self, connection: sqlite3.Connection) -> int:
+        """Return the time of a use, which is later than every time before, as the rows show.
+
+        A clock may be set back, or have been wrong: rows would be removed in a wrong order, those
+        of this run first.
+        """
+        if self._latest is None:
+            (latest,) = connection.execute("SELECT max(used) FROM keys").fetchone()
+            self._latest = latest if isinstance(latest, int) else 0
+        self._latest = min(max(time.time_ns(), self._latest + 1), _LARGEST_INTEGER)
+        return self._latest
 
     def evict(self) -> None:
         """Remove the least recently used rows if the store is larger than its limit.
