@@ -2,8 +2,8 @@
 
 No client of a download has all three. urllib, requests (Kaggle's client) and httpx (the hub's) wait
 for ever where nobody names a time, and none counts bytes: an answer without an end fills the disk,
-or the memory where it is JSON. Compressed answers are not asked for, and refused: a few bytes of
-them can become gigabytes before anybody counts.
+or the memory where it is JSON. The last two unpack compressed answers, and a few bytes of them
+can become gigabytes before anybody counts: these are not asked for, and refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PATIENCE = 60.0  # seconds over which an answer's speed is measured
 _SLOWEST = 100.0  # bytes a second: a telephone line's modem has thousands
 # Headers that the hub's client makes a file's or a folder's name from.
 _NAMES_OF_FILES = ("ETag", "X-Linked-ETag", "X-Repo-Commit")
-_SAFE_NAME = re.compile(r'(W/)?"?[\w.-]{0,128}"?', re.ASCII)
+_SAFE_NAME = re.compile(r'(W/)?"?([\w+=-][\w.+=-]{0,127})?"?', re.ASCII)
 _HUB = "https://huggingface.co"
 _PLAIN = {"", "identity"}
 _PARTS = ("connect", "read", "write", "pool")  # the timeouts of httpx
@@ -91,7 +91,7 @@ def _in_memory(status: int) -> tuple[Allowance, ...]:
 
 
 def _require_plain(response: Any) -> None:
-    """Raise TransferError if an answer, of any of the three libraries, is compressed."""
+    """Raise TransferError if an answer, of requests or httpx, is compressed."""
     if response.headers.get("Content-Encoding", "").strip().lower() not in _PLAIN:
         response.close()
         raise TransferError("the server sends it compressed, which was not asked for")
@@ -174,7 +174,7 @@ class _Bounds(urllib.request.BaseHandler):
         return request
 
     def http_response(self, _: urllib.request.Request, response: Any) -> Any:
-        _require_plain(response)
+        # urllib unpacks nothing, so an encoding is no danger: servers name one for .gz files.
         return _Answer(response, _Meter(self._allowance, *_in_memory(response.status)))
 
     https_request, https_response = http_request, http_response
@@ -286,10 +286,9 @@ def bounded_hub(allowance: Allowance) -> Iterator[None]:
 
     def answer(response: Any) -> None:
         _require_plain(response)
-        for header in _NAMES_OF_FILES:
-            if not _SAFE_NAME.fullmatch(response.headers.get(header, "")):
-                raise TransferError(f"the server's header {header} is not the name of a content")
         in_memory = response.request.extensions["in_memory"]
+        if response.request.method == "HEAD" and not in_memory:
+            _require_names(response)
         limits = (Allowance(LARGEST_TEXT),) if in_memory else _in_memory(response.status_code)
         response.stream = _counted_stream(response.stream, _Meter(allowance, *limits))
 
@@ -312,6 +311,13 @@ def bounded_hub(allowance: Allowance) -> Iterator[None]:
     finally:
         set_client_factory(previous)
         constants.HF_HUB_DISABLE_XET = xet_disabled
+
+
+def _require_names(response: Any) -> None:
+    """Raise TransferError if the client would make a path that leads out from what a file has."""
+    for header in _NAMES_OF_FILES:
+        if not _SAFE_NAME.fullmatch(response.headers.get(header, "")):
+            raise TransferError(f"the server's header {header} is not the name of a content")
 
 
 def _counted_stream(stream: Any, meter: _Meter) -> Any:

@@ -253,3 +253,11 @@ def test_a_large_file_is_compared_with_its_sha256(tmp_path, monkeypatch):
         use_hub(monkeypatch, address, tmp_path)
         assert len(open_source(NAME, SourceOptions(tmp_path)).entries) == len(IMAGES)
     assert git_name(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"  # Pro Git
+
+
+def test_tags_of_lists_may_have_any_form(tmp_path, monkeypatch):
+    """They are no names of files; the hub's are base64."""
+    info = with_headers(json.dumps({"id": "a/b", "sha": COMMIT}).encode(), ETag='W/"2a-Hb5/+c="')
+    with serve_hub({"owner/flowers": Repository({"main": FILES})}, {"info": info}) as address:
+        use_hub(monkeypatch, address, tmp_path)
+        assert len(open_source(NAME, SourceOptions(tmp_path)).entries) == len(IMAGES)
