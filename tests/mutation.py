@@ -35,7 +35,7 @@ def main() -> int:
     listed = {change: reason for reason, changes in known.items() for change in changes}
     total: Counter[str] = Counter()
     survivors: list[str] = []
-    print(f"{'module':40} changes noticed equivalent survived  share")
+    print(f"{'module':34} changes    noticedequivalent  survived  share")
     for record in sorted(_FOLDER.rglob("*.py.meta")):
         path = record.with_suffix("")
         counts: Counter[str] = Counter()
@@ -61,10 +61,8 @@ def share(counts: Counter[str]) -> float:
 
 
 def _row(name: str, counts: Counter[str]) -> str:
-    noticed, equivalent, survived = (counts[k] for k in ("noticed", "equivalent", "survived"))
-    return (
-        f"{name:40} {counts.total():7} {noticed:7} {equivalent:10} {survived:8} {share(counts):6.3f}"
-    )
+    columns = [f"{counts[kind]:10}" for kind in ("noticed", "equivalent", "survived")]
+    return f"{name:34} {counts.total():7} {''.join(columns)} {share(counts):6.3f}"
 
 
 if __name__ == "__main__":
