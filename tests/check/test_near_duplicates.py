@@ -91,7 +91,7 @@ def test_altered_copies_are_found_and_nothing_else(files, tmp_path):
     assert line.startswith(
         "6 of 18 test images are nearly the same as an image of training (duplicates.png; copies "
         "and bursts make the result too good: remove one of each pair, or, if folders or names of "
-        "a pair have something in common, keep them in one part by --group-by): "
+        "a pair have something in common, keep them in one part by `group_by`): "
     )
     assert line.endswith(" and 1 more")
     draw_pairs(tmp_path / "duplicates.png", pairs, samples, len(parts.test))

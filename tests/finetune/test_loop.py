@@ -400,7 +400,7 @@ def test_batch_norm_never_trains_on_one_image(tmp_path, n, batch_size, accumulat
 
 
 def test_too_few_images_for_batch_norm_are_refused(tmp_path):
-    message = "BatchNorm cannot train on one image at a time\nhint: -b 2"
+    message = "BatchNorm cannot train on one image at a time\nhint: `batch_size=2` or more"
     with pytest.raises(ConfigError, match=message):
         make_trial(tmp_path, bn="train", batch_size=1).run()
     trial = make_trial(tmp_path, bn="train")

@@ -191,7 +191,7 @@ def test_a_fit_that_stops_early_warns_once_with_penalty_and_gradient_norm():
         )  # fmt: skip
     assert [warning.category for warning in caught] == [ConvergenceWarning]
     message = str(caught[0].message)
-    assert f"penalty {fitted.record['penalty']:.3g} stopped after 1 iterations" in message
+    assert f"penalty {fitted.record['penalty']:.3g} stopped after 1 iteration with" in message
     assert f"gradient norm of {fitted.record['gradient_norm']:.2g}" in message
     assert fitted.record["converged"] is False
 

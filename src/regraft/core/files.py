@@ -168,10 +168,10 @@ def read_regular(
 
     With ``first``, read only that many bytes, of a file of any size. Without ``follow``, the last
     part of the path must not be a link. OSErrors are those of the system, EFBIG for a file that is
-    too large, and EINVAL for anything that is not a regular file.
+    too large, EINVAL for anything that is not a regular file, and ENOENT for what can be no path.
     """
     if not can_be_path(path):
-        raise OSError(errno.EINVAL, "no path: it holds a null byte or half of a character")
+        raise OSError(errno.ENOENT, "no path: it holds a null byte or half of a character")
     if not follow and Path(path).is_symlink():
         raise OSError(errno.EINVAL, "not a regular file")
     # The flag too: the file may have been replaced by a link since that check.

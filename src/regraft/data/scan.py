@@ -95,7 +95,9 @@ def scan(
         kept, scanned = [kept[at] for at in order], [scanned[at] for at in order]
         ledger.sort(key=lambda entry: entry.path)
     samples = _samples(source, kept, scanned, Ledger(ledger), config)
-    return replace(samples, notes=(*samples.notes, *lost, *_losses(samples, scanned)))
+    return replace(
+        samples, notes=(*samples.notes, *lost, *_losses(samples, scanned, config.workers))
+    )
 
 
 def _require_classes(source: Source, least: int) -> None:
@@ -207,7 +209,7 @@ def _conflicts(
     return [note], reasons
 
 
-def _losses(samples: Samples, scanned: Sequence[_Scanned]) -> list[str]:
+def _losses(samples: Samples, scanned: Sequence[_Scanned], workers: int) -> list[str]:
     """Return notes about what decoding will leave out.
 
     Only pixels show images of 12 bits, so a few of those with 16 are decoded, evenly chosen.
@@ -218,7 +220,7 @@ def _losses(samples: Samples, scanned: Sequence[_Scanned]) -> list[str]:
     some = deep[places.round().astype(int)]
     dark = sorted(
         index
-        for index, pixels in samples.pixels(some, n_threads(0))
+        for index, pixels in samples.pixels(some, n_threads(workers))
         if not isinstance(pixels, ImageError) and is_dark(scanned[index].header, pixels)
     )
     seen = f" (seen in {len(some):,} of the {len(deep):,} images with 16 bits)"

@@ -55,8 +55,6 @@ def read_file(path: str) -> bytes:
             raise ImageError("too large", f"it has {error.strerror}") from error
         kind, reason = _KINDS.get(error.errno or 0, ("unreadable", error.strerror or str(error)))
         raise ImageError(kind, reason) from error
-    except ValueError as error:  # a NUL in the path
-        raise ImageError("missing", "there is no such file") from error
 
 
 def read_head(path: str, count: int = 16) -> bytes:
