@@ -274,6 +274,12 @@ def test_whole_weights_are_repeated_images_and_zero_is_none(images, head):
     assert np.array_equal(fit(given, labels, list(weights > 0)), without)
 
 
+def test_an_image_keeps_its_number_where_others_have_no_weight(images):
+    pictures = [*images[0][:9], b"no image", *images[0][10:]]
+    with pytest.raises(EstimatorError, match=r"^9: not an image"):
+        Classifier(**SMALL, head="mean").fit(pictures, images[1], np.arange(30) % 4)
+
+
 def test_weights_count_in_scores_and_are_routed(images, fitted):
     weights = np.arange(30) % 4
     right = fitted.predict(images[0]) == images[1][::-1]

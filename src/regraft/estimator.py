@@ -27,7 +27,8 @@ from regraft.core.files import read_bounded, write_atomic
 from regraft.core.hints import remedies_with
 from regraft.data.names import normalise
 from regraft.data.scan import scan
-from regraft.data.sources.given import Images, images_of, is_one_image, some_of
+from regraft.data.sources.arrays import open_some
+from regraft.data.sources.given import Images, images_of, is_one_image
 from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
@@ -161,8 +162,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             list. ``head="knn"`` takes no weights. The error is also a ValueError.
         """
         with _as_value_errors():
-            config, labels = self._config(), _check_labels(y)
-            images = _several(X)
+            config, labels, images = self._config(), _check_labels(y), _several(X)
             if len(images) != len(labels):
                 raise EstimatorError(
                     f"there are {len(images)} images in X and {len(labels)} labels in y"
@@ -170,7 +170,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weights = check_weights(sample_weight, len(labels), config.head)
             counted = np.flatnonzero(weights > 0)
             classes, names = _classes_and_names(labels[counted])
-            samples = scan((some_of(images, counted), names), config)
+            samples = scan(open_some(images, counted, names, config.max_pixels), config)
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
             dataset = all_for_training(samples)
@@ -178,7 +178,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             with Extractor.for_samples(network, samples, config) as extractor:
                 features = extractor.read(dataset)
                 for index, error in features.refused.items():
-                    raise EstimatorError(f"image {counted[index]}: {error}")
+                    raise EstimatorError(f"image {samples.ids[index]}: {error}")
                 backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
                 model = fit_probe(features, dataset, backbone, settings).model
                 self._statistics = training_statistics(features, dataset)

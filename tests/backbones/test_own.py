@@ -14,8 +14,11 @@ from torch import nn
 import regraft
 from regraft import Backbone, Classifier, Preprocess
 from regraft.backbones.freeze import state_hash
+from regraft.backbones.meta_device import build_on_meta
 from regraft.backbones.minivgg import MiniVGG
-from regraft.backbones.registry import build, load_backbone
+from regraft.backbones.own import _candidates
+from regraft.backbones.registry import FAMILIES, build, load_backbone
+from regraft.backbones.stages import find_stages
 from regraft.bundle.format import read_bundle
 from regraft.core.torchvision_shim import load_timm, torchvision
 from regraft.errors import BackboneError, BundleError, ConfigError, WeightsError
@@ -111,6 +114,17 @@ def test_a_known_architecture_is_rebuilt_by_name_with_its_parameters():
     preprocess = Backbone.from_module(headless("resnet18"), preprocess=transform).preprocess
     assert (preprocess.image_size, preprocess.resize_size) == (224, 256)
     assert preprocess.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet34", "shufflenet_v2_x1_0", "vgg11_bn", "regnet_x_8gf", "vit_l_16", "googlenet"]
+)
+def test_of_a_family_the_architecture_with_as_many_parameters_is_built_first(name):
+    """Its largest networks take seconds."""
+    family = FAMILIES["torchvision"]
+    module = build_on_meta(family, family.record(name, "none"))
+    n_features = find_stages(module, 224).n_features
+    assert next(_candidates(module, n_features)) == (f"torchvision/{name}", {})
 
 
 def gelu(module):

@@ -259,6 +259,31 @@ def test_classes_that_count_the_same_decide_and_the_table_says_which_figure_it_i
         assert (loss, accuracy) == (figure, "0.9000")
 
 
+def test_answers_that_are_all_right_have_no_error_of_zero():
+    """Twenty right answers say nothing about how far the accuracy is from 1."""
+    y = np.repeat([0, 1], 10)
+    fitted = fit_head(np.eye(2, 3, dtype=np.float32)[y], y, folds=np.arange(20) % 5, n_classes=2)
+    logits = np.where(np.eye(2)[y] > 0, 3, 0) * np.linspace(1, 2, 20)[:, None]
+    fitted = dataclasses.replace(fitted, temperature=1.0, oof_logits=logits.astype(np.float32))
+    fits = [Candidate(name, n, fitted, 0.0) for name, n in (("last", 10), ("all", 90))]
+    _, table = smallest_within_one_error(fits, y, np.arange(20), np.ones(20))
+    assert {row["accuracy_se"] for row in table} == {None}
+    recorder = Recorder()
+    report_candidates(table, recorder)
+    assert [line.count("+-") for line in recorder.lines] == [0, 1, 1]
+    assert [line.index("0.0 ") for line in recorder.lines[1:2]] == [
+        recorder.lines[0].index("seconds") + 3
+    ]
+    fits = [dataclasses.replace(each, fitted=sure(each.fitted)) for each in fits]
+    report_candidates(smallest_within_one_error(fits, y, np.arange(20), np.ones(20))[1], recorder)
+    assert "+-" not in "".join(recorder.lines[3:])
+
+
+def sure(fitted):
+    """Return the fit with answers whose losses are below 5e-5."""
+    return dataclasses.replace(fitted, oof_logits=10 * fitted.oof_logits)
+
+
 def test_a_larger_set_is_never_preferred_for_being_as_good():
     parts, y = blocks_of(300)
     small, large = (candidate(*given, parts, y) for given in (("small", 10, 0), ("large", 90, 0)))

@@ -94,10 +94,6 @@ def write_bundle(
 
 def _check_writable(model: Model) -> None:
     """Refuse a model that is larger than the limits of the reader."""
-    if model.backbone.no_bundle is not None:
-        raise BundleError(
-            f"{model.backbone.name} cannot be in a bundle: {model.backbone.no_bundle}"
-        )
     backbone, head = model.backbone, bytes_of(model.head.state_dict().values())
     if backbone.no_bundle is not None:
         raise BundleError(f"{backbone.name} cannot be in a bundle: {backbone.no_bundle}")

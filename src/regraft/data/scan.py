@@ -48,7 +48,7 @@ class _Scanned(NamedTuple):
 
 
 def scan(
-    data: Data,
+    data: Data | Source,
     config: TrainConfig,
     reporter: Reporter = SILENT,
     *,

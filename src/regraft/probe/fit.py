@@ -183,10 +183,16 @@ def report_candidates(table: list[dict[str, Any]], reporter: Reporter) -> None:
     reporter.say(f"taps        features   {kind + ' log-loss':<22} accuracy           seconds")
     for row in table:
         reporter.say(
-            f"{row['taps']:<12}{row['features']:>8,}   {row[loss]:.4f} +- "
-            f"{row[loss + '_se']:.4f}       {row['accuracy']:.4f} +- {row['accuracy_se']:.4f}   "
+            f"{row['taps']:<12}{row['features']:>8,}   {_with_error(row, loss):<23}"
+            f"{_with_error(row, 'accuracy'):<19}"
             f"{row['seconds']:>6.1f}{'   chosen' if row['chosen'] else ''}"
         )
+
+
+def _with_error(row: dict[str, Any], name: str) -> str:
+    """Return a figure of the table, without an error where there is none or it rounds to zero."""
+    error = f"{row[f'{name}_se'] or 0:.4f}"
+    return f"{row[name]:.4f}" + (f" +- {error}" if float(error) else "")
 
 
 def fit_plain(

@@ -103,9 +103,9 @@ def _mean_and_error(
     values: NDArray[np.float64],
     clusters: NDArray[np.int64],
     weights: NDArray[np.float64],
-) -> dict[str, float]:
-    """Return two columns of the table."""
-    return {name: _mean(values, weights), f"{name}_se": _error(values, clusters, weights)}
+) -> dict[str, float | None]:
+    """Return two columns of the table; no error where all values are equal, which shows none."""
+    return {name: _mean(values, weights), f"{name}_se": _error(values, clusters, weights) or None}
 
 
 def _losses(fitted: FittedHead, y: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from regraft.data.sources.stream import read_each
 from regraft.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from regraft.data.sources.options import Data, SourceOptions
     from regraft.images.payload import Payload
 
@@ -36,29 +39,31 @@ def open_arrays(data: Data, options: SourceOptions) -> Source | None:
             f"the data are a tuple of {len(data)}; it must be one of two: images and labels",
             hint="pass (images, labels)",
         )
-    images = images_of(data[0])
-    given = _listed(data[1])
+    images, given = images_of(data[0]), _listed(data[1])
     labels = _check_labels(given)
     if len(images) != len(labels):
         raise DataError(f"there are {len(images)} images and {len(labels)} labels")
     if not labels:
         raise DataError("there are no images")
-    entries = [Entry(str(number), label) for number, label in enumerate(labels)]
+    notes = merged_note((str(label), name) for label, name in zip(given, labels, strict=True))
+    source = open_some(images, np.arange(len(images)), labels, options.max_pixels)
+    return replace(source, notes=notes)
+
+
+def open_some(
+    images: NDArray[Any] | list[Any], chosen: NDArray[np.intp], labels: list[str], max_pixels: int
+) -> Source:
+    """Open some of the images, by their numbers among all, with the label of each; no copies."""
+    entries = [Entry(str(at), label) for at, label in zip(chosen, labels, strict=True)]
     # Pillow reads a file when its pixels are first asked for, and an image may be listed twice.
     locks = {id(image): Lock() for image in images if isinstance(image, Image.Image)}
 
     def read(number: int) -> Payload:
         image = images[number]
         with locks.get(id(image), nullcontext()):
-            return payload_of(image, options.max_pixels)
+            return payload_of(image, max_pixels)
 
-    return Source(
-        "arrays",
-        "arrays",
-        entries,
-        partial(read_each, read, range(len(images))),
-        notes=merged_note((str(label), name) for label, name in zip(given, labels, strict=True)),
-    )
+    return Source("arrays", "arrays", entries, partial(read_each, read, chosen.tolist()))
 
 
 def _listed(given: Any) -> list[Any]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-import numpy as np
 from PIL import Image
 
 from regraft.data.sources.folder import LARGEST_FILE, read_file
@@ -87,15 +86,6 @@ def images_of(given: Any) -> NDArray[Any] | list[Any]:
         except ImageError as error:
             raise DataError(f"image {number} cannot be used: {error.reason}") from None
     return several
-
-
-def some_of(images: Any, chosen: NDArray[np.intp]) -> Any:
-    """Return some of the images, ascending; all of them are not copied."""
-    if len(chosen) == len(images):
-        return images
-    if isinstance(images, np.ndarray):
-        return images[chosen]
-    return [images[index] for index in chosen]
 
 
 def _holds_objects(given: Any) -> bool:
