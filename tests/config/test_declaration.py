@@ -220,7 +220,19 @@ def test_a_setting_with_several_values():
             from_yaml(text)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "half", "50/image", "/class", "50 / class", "1e3"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "-1",
+        "half",
+        "50/image",
+        "/class",
+        "50 / class",
+        "1e3",
+        "1" * 5000,
+    ],  # more digits than Python converts
+)
 def test_a_limit_is_a_number_in_all_or_a_class(value):
     assert TrainConfig(at_most=500).at_most == "500"
     assert TrainConfig(at_most="50/class").at_most == "50/class"

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from png_files import chunk, png
-from regraft.errors import ImageError
+from regraft.errors import ImageError, MemoryShortError
 from regraft.images.decode import DECODER_VERSION, KINDS, decode, hash_payload, image_size
+from regraft.images.readers import image_error
 
 CAP = 1_000_000
 ROWS, COLUMNS = np.mgrid[0:24, 0:36]
@@ -476,3 +477,27 @@ def test_mutated_files_give_pixels_or_an_image_error(name):
             assert image.shape == (*size, 3)
     assert "truncated" in kinds
     assert kinds <= set(KINDS)
+
+
+def test_a_lack_of_memory_is_no_damage_of_the_file():
+    data = bytearray(encode(PICTURE, "BMP"))
+    struct.pack_into("<ll", data, 18, 1 << 30, 1)  # Pillow asks for no memory for such a row
+    with pytest.raises(MemoryShortError) as caught:
+        decode(bytes(data), max_pixels=1 << 31)
+    assert str(caught.value) == (
+        "there is not enough memory to decode an image (BMP)\n"
+        "hint: fewer `workers` decode fewer images at a time"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("Failed to decode frame 0: Out of memory"),  # libavif
+        ValueError("Insufficient memory (case 4)"),  # libjpeg
+    ],
+)
+def test_each_librarys_words_for_a_lack_of_memory_are_known(error):
+    assert isinstance(image_error("a picture", error), MemoryShortError)
+    assert isinstance(image_error("a picture", ValueError("Bogus marker length")), ImageError)

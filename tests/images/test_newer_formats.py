@@ -193,6 +193,14 @@ def test_jpeg_2000_is_bounded_by_its_codestream():
         assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1])
+def test_a_box_that_ends_after_all_memory_is_a_cut_file(size):
+    start = jpeg_2000(PICTURE)[:12]
+    with pytest.raises(ImageError) as caught:
+        image_size(start + struct.pack(">L4sQ", 1, b"ftyp", size) + bytes(99), CAP)
+    assert caught.value.kind == "truncated"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_end_early_are_refused(name):
     data = FILES[name][0]

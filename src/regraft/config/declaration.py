@@ -165,7 +165,8 @@ class Limit:
     def allows(self, value: Any) -> bool:
         """Return whether text is such a limit."""
         number = value.removesuffix("/class")
-        return bool(number.isascii() and number.isdecimal() and int(number[:18]) > 0)
+        # Python converts only so many digits.
+        return len(number) <= 18 and number.isascii() and number.isdecimal() and int(number) > 0
 
     def wanted(self, unit: str) -> str:
         """Return the rule in words."""

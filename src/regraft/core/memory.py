@@ -6,9 +6,11 @@ import errno
 import re
 
 #: Of torch's allocator, of C++ and of the system: a RuntimeError, an ImportError or an OSError.
+#: That of libjpeg is a ValueError.
 _WORDS = re.compile(
     r"can't allocate memory|cannot allocate memory(?! in static)|not enough memory|out of memory"
-    r"|bad_alloc|failed to map segment|can't start new thread|unable to allocate",
+    r"|insufficient memory|bad_alloc|failed to map segment|can't start new thread"
+    r"|unable to allocate",
     re.IGNORECASE,
 )
 
@@ -26,7 +28,9 @@ def lacks_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             return True
-        if isinstance(error, RuntimeError | ImportError | OSError) and _WORDS.search(str(error)):
+        if isinstance(error, RuntimeError | ImportError | OSError | ValueError) and _WORDS.search(
+            str(error)
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -10,6 +10,7 @@ from regraft.core.text import counted, listed
 from regraft.data.names import printable
 from regraft.data.sources.lost import EMPTY
 from regraft.errors import DataError
+from regraft.images.unrecognised import FORMATS_ARE_READ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ def check_classes(source: Source, *, may_be_empty: bool) -> list[str]:
     named = [f"{printable(name)}: {reason}" for name, reason in sorted(lost.items())]
     raise DataError(
         f"{source.location}: {what} no image that is read: {listed(named, 3, '; ')}",
-        hint="put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
+        hint=f"put images into the folder ({FORMATS_ARE_READ}), or remove it; "
         f"`exclude={printable(min(lost))!r}` leaves a class out",
     )
 

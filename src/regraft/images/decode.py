@@ -37,6 +37,7 @@ import PIL
 import simplejpeg
 from PIL import Image, ImageFile, features
 
+from regraft.core.memory import lacks_memory
 from regraft.errors import ImageError
 from regraft.images.colours import refuse_planes, rgb_of
 from regraft.images.headers import KINDS, read_header
@@ -147,6 +148,8 @@ def decode(payload: Payload, max_pixels: int) -> NDArray[np.uint8]:
         try:
             return _upright(_fast_jpeg(payload, header), header.orientation)
         except DAMAGE as error:
+            if lacks_memory(error):  # Pillow may need less, and give slightly different pixels
+                raise image_error("JPEG", error) from error
             if _damaged(error):
                 raise ImageError("corrupt", f"JPEG: {error}") from None
             # Unusual rather than damaged, or cut off: Pillow decides whether it is complete.

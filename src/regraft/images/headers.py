@@ -52,7 +52,7 @@ def read_header(data: bytes) -> Header:
         if matches(data):
             try:
                 return read(data)
-            except (IndexError, struct.error):  # a field after the last byte
+            except (IndexError, OverflowError, struct.error):  # a field after the last byte
                 raise ImageError(
                     "truncated", f"the {name} file ends within its header, after {len(data)} bytes"
                 ) from None

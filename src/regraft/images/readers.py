@@ -21,7 +21,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from regraft.errors import ImageError
+from regraft.core.memory import lacks_memory
+from regraft.errors import ImageError, MemoryShortError
 from regraft.images.colours import rgb_of, whiten_key
 from regraft.images.png import png_is_short
 from regraft.images.tiff_pixels import read_by_planes
@@ -46,7 +47,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 # None, the faxes, LZW, JPEG, deflate and PackBits: what every build of libtiff has.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
 
-#: What decoders raise for damaged files, found with mutated files; MemoryError for wrong sizes.
+#: What decoders raise, found with mutated files; ``image_error`` says what it means.
 DAMAGE = (
     OSError,  # most of Pillow; UnidentifiedImageError
     SyntaxError,  # Pillow: wrong format
@@ -80,10 +81,15 @@ def decode_by_pillow(header: Header) -> NDArray[np.uint8]:
         raise image_error(header.format, error) from None
 
 
-def image_error(what: str, error: Exception) -> ImageError:
-    """Return the error for what a decoder raised."""
+def image_error(what: str, error: Exception) -> ImageError | MemoryShortError:
+    """Return the error for what a decoder raised: a lack of memory is no damage to the file."""
     if isinstance(error, ImageError):
         return error
+    if lacks_memory(error):
+        return MemoryShortError(
+            f"there is not enough memory to decode an image ({what})",
+            hint="fewer `workers` decode fewer images at a time",
+        )
     reason = f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
     for words, kind in _KINDS.items():
         if words in reason.lower():

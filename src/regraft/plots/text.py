@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,12 @@ def labels(names: Sequence[str], longest: int) -> list[str]:
     ['a plant…1… hills', 'a plant…2… hills']
     """
     drawn: dict[str, str] = {}
-    for name in names:
-        if name not in drawn:
-            text, taken = _drawable(name), {*drawn.values()}
-            marked = (f"{text}~{number}" for number in range(2, len(names) + 2))
-            drawn[name] = next(each for each in (text, *marked) if each not in taken)
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        text = _drawable(name)
+        marked = (f"{text}~{number}" for number in itertools.count(2))
+        drawn[name] = next(each for each in itertools.chain([text], marked) if each not in taken)
+        taken.add(drawn[name])
     return shortened([drawn[name] for name in names], longest, width_of)
 
 

@@ -8,7 +8,8 @@ from image_trees import FLOWERS, encoded, write_tar, write_tree, write_zip
 from regraft.config.train_config import TrainConfig
 from regraft.data.ledger import LedgerEntry
 from regraft.data.scan import scan
-from regraft.data.sources.lost import no_images
+from regraft.data.sources.lost import UNREAD_SUFFIXES, no_images
+from regraft.data.sources.members import IMAGE_SUFFIXES
 from regraft.data.sources.registry import open_source
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.errors import DataError
@@ -21,8 +22,8 @@ CONTAINERS = {
 }
 PPM = b"P6 1 1 255\n\1\2\3"
 HINT = (
-    "put images into the folder, as JPEG, PNG, WebP, GIF, BMP or TIFF, or remove it; "
-    "`exclude='daisy'` leaves a class out"
+    "put images into the folder (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC and JPEG 2000 are "
+    "read), or remove it; `exclude='daisy'` leaves a class out"
 )
 
 
@@ -137,3 +138,7 @@ def test_reasons_are_counted_and_the_most_frequent_has_the_hint():
                                    entry("hidden file", "passed over")])  # fmt: skip
     assert "1 file is passed over (1 not an image)" in passed.message
     assert "JPEG" in passed.hint
+
+
+def test_a_suffix_is_that_of_an_image_or_of_what_is_not_read():
+    assert not IMAGE_SUFFIXES & UNREAD_SUFFIXES

@@ -114,4 +114,4 @@ def _plain(name: str) -> str:
     """
     words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
     words = re.sub(r" ?\d+$", "", words) or words
-    return re.sub(r" (images?|pictures?|pics|photos?|files?|data|classe?s?)$", "", words)
+    return re.sub(r" (images?|pictures?|pics|photos?|files?|data|class(?:es)?)$", "", words)

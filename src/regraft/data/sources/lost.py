@@ -10,6 +10,7 @@ from regraft.core.text import counted, listed
 from regraft.data.sources.members import is_hidden
 from regraft.data.sources.tree import TO_LABEL
 from regraft.errors import DataError
+from regraft.images.unrecognised import FORMATS_ARE_READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,12 +26,12 @@ UNREAD_SUFFIXES = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".tga", ".dds", ".ras", ".sgi", ".xbm", ".xpm"}
     | {".ico", ".icns", ".svg", ".svgz", ".eps", ".ps", ".psd", ".xcf", ".ai", ".wmf", ".emf"}
     | {".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".mhd", ".svs", ".ndpi", ".czi", ".fits", ".exr"}
-    | {".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-    | {".raw", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".npy", ".npz"}
+    | {".hdr", ".raw", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v"}
+    | {".npy", ".npz"}
 )
 
 _HINTS = {
-    "not an image": "JPEG, PNG, WebP, GIF, BMP and TIFF are read: convert the files",
+    "not an image": f"{FORMATS_ARE_READ}: convert the files",
     "encrypted": "unpack it with its password, and give the folder",
     "link out of the tree": "copy the files, or give the folder to which the links lead",
     "unsafe name": "make the archive again with another program, or unpack it and give the folder",

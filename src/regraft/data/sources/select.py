@@ -10,7 +10,8 @@ import hashlib
 import re
 from collections import defaultdict
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from regraft.core.text import counted, did_you_mean, listed
@@ -166,8 +167,9 @@ def _fits(name: str, pattern: str) -> bool:
     return name == pattern or _compiled(pattern).match(name) is not None
 
 
+@cache  # it is asked for each image
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern))  # re keeps the compiled ones
+    return re.compile(fnmatch.translate(pattern))
 
 
 def _is_below(path: str, pattern: str) -> bool:
@@ -267,9 +269,17 @@ def _shares(
         )
     wanted = {each: number * size / total for each, size in sizes.items()}
     counts = {each: max(least[each], int(wanted[each])) for each in sizes}
-    while (difference := number - sum(counts.values())) != 0:
-        step = 1 if difference > 0 else -1
-        able = [each for each in sizes if least[each] <= counts[each] + step <= sizes[each]]
-        nearest = max(able, key=lambda each: (step * (wanted[each] - counts[each]), each))
-        counts[nearest] += step
+    difference = number - sum(counts.values())
+    step = 1 if difference > 0 else -1
+    # By how far each is from its share, the farthest first: there may be thousands of classes.
+    order = sorted(sizes, reverse=True)
+    waiting = [(step * (counts[each] - wanted[each]), at) for at, each in enumerate(order)]
+    heapify(waiting)
+    while difference:
+        at = heappop(waiting)[1]
+        each = order[at]
+        if least[each] <= counts[each] + step <= sizes[each]:
+            counts[each] += step
+            difference -= step
+            heappush(waiting, (step * (counts[each] - wanted[each]), at))
     return counts

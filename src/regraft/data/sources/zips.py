@@ -129,12 +129,12 @@ def _name(info: zipfile.ZipInfo) -> _Name:
     if info.flag_bits & _UTF8:
         return _Name(name)
     raw = name.encode("cp437")
+    checksum = struct.pack("<I", zlib.crc32(raw))
     extra = memoryview(info.extra)
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
         field = bytes(extra[4 : 4 + size])
-        matches = field[1:5] == struct.pack("<I", zlib.crc32(raw))
-        if kind == _UNICODE_PATH and matches:
+        if kind == _UNICODE_PATH and field[1:5] == checksum:
             with suppress(UnicodeDecodeError):
                 return _Name(field[5:].decode())
         extra = extra[4 + size :]
