@@ -71,6 +71,11 @@ def test_images_that_cannot_be_used(images, message):
         ([0, 1, float("nan")], "label 2 is nan"),
         (["a", "", "b"], "label 1 is ''"),
         (np.eye(3, dtype=int), r"label 0 is \[1, 0, 0\]"),
+        ("abc", "the labels are of type str\nhint: pass a list or an array"),
+        ({"a": 1, "b": 2, "c": 3}, "the labels are of type dict"),
+        ({"a", "b", "c"}, "the labels are of type set"),
+        (None, "the labels are of type NoneType"),
+        (np.array(3), "the labels are of type ndarray"),
     ],
 )
 def test_labels_that_cannot_be_used(labels, message):

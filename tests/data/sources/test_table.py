@@ -245,6 +245,13 @@ def test_a_missing_file_is_refused_when_it_is_read(table):
         load()
 
 
+def test_a_path_that_is_too_long_for_the_system_is_one_missing_image(table):
+    source = table(f"{HEAD}{'a' * 300}.png,rose\n{ROWS}")
+    (_, load), *_ = source.stream([0])
+    with pytest.raises(ImageError, match="File name too long"):
+        load()
+
+
 def test_a_path_that_comes_twice_is_refused(table):
     source = table(f"{HEAD}{ROWS}./rose//1.png,rose\n")
     assert left_out(source) == {"rose/1.png": ("refused", "duplicate name")}

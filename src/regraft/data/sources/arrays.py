@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -67,7 +69,15 @@ def open_some(
 
 
 def _listed(given: Any) -> list[Any]:
-    return given.tolist() if hasattr(given, "tolist") else list(given)
+    labels = given.tolist() if hasattr(given, "tolist") else given
+    # The letters of a text and the keys of a dictionary are not meant; a set has no order.
+    is_other = isinstance(labels, str | bytes | Mapping | AbstractSet)
+    if is_other or not isinstance(labels, Iterable):
+        raise DataError(
+            f"the labels are of type {type(given).__name__}",
+            hint="pass a list or an array with the label of each image",
+        )
+    return list(labels)
 
 
 def _check_labels(labels: list[Any]) -> list[str]:

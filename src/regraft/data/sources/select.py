@@ -72,10 +72,9 @@ def select(
         gone = {source.entries[index].label for index in others}
         lost = {name: why for name, why in lost.items() if name in names}
         refused = [_of_other_class(each, names, gone) for each in refused]
-        notes.append(
-            f"left out by `classes`: {counted(len(others))} of "
-            f"{counted(len(gone), 'class', 'classes')}"
-        )
+        if others:
+            what = f"{counted(len(others))} of {counted(len(gone), 'class', 'classes')}"
+            notes.append(f"left out by `classes`: {what}")
     left = [index for index in range(len(source.entries)) if index not in reasons]
     if not left:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,8 @@ class _Found:
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Load]]:
         """Yield from one container after the other; see ``Source.stream``."""
         for first, count, stream in self._streams:
-            wanted = [index for index in indices if first <= index < first + count]
+            # Ascending: thousands of single files are as many containers.
+            wanted = indices[bisect_left(indices, first) : bisect_left(indices, first + count)]
             inner = stream([index - first for index in wanted])
             for index, (_, load) in zip(wanted, inner, strict=True):
                 yield index, load
