@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from conftest import CLASSES, texture
 from regraft import Classifier, Predictor, TrainConfig
-from regraft.errors import BundleError, EstimatorError, RunError
+from regraft.errors import BundleError, EstimatorError, RunError, SmallSampleWarning
 
 SMALL = {
     "model": "timm/test_resnet", "weights": "none", "image_size": 32, "taps": "last",
@@ -313,3 +313,20 @@ def test_pickles_of_earlier_versions_find_their_class():
     """They name the module ``regraft.classifier``, where the class was."""
     earlier = importlib.import_module("regraft.classifier")
     assert earlier.Classifier is Classifier
+
+
+def test_a_class_whose_images_all_have_weight_0_is_left_out_with_a_warning(images):
+    pictures, labels = images
+    message = "all images of blobs have weight 0: the model does not know the class"
+    with pytest.warns(SmallSampleWarning, match=message):
+        classifier = Classifier(**SMALL, head="mean").fit(pictures, labels, labels != "blobs")
+    assert classifier.classes_.tolist() == ["checks", "stripes"]
+
+
+def test_a_folder_without_a_classifier_says_what_loads_it(tmp_path):
+    with pytest.raises(BundleError) as caught:
+        Classifier.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no Classifier: it has no classifier.json\n"
+        "hint: regraft.Predictor.load(path) loads a run or its bundle"
+    )

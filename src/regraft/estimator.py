@@ -7,6 +7,7 @@ images out, and ``fit`` trains on all images that it gets.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,12 @@ from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
 from regraft.core.hints import remedies_with
+from regraft.core.text import listed
 from regraft.data.names import normalise
 from regraft.data.scan import scan
 from regraft.data.sources.arrays import open_some
 from regraft.data.sources.given import Images, images_of, is_one_image
-from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
+from regraft.errors import BundleError, EstimatorError, InputError, RegraftError, SmallSampleWarning
 from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
 from regraft.model import Statistics
@@ -170,6 +172,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weights = check_weights(sample_weight, len(labels), config.head)
             counted = np.flatnonzero(weights > 0)
             classes, names = _classes_and_names(labels[counted])
+            _warn_of_lost_classes(labels, classes)
             samples = scan(open_some(images, counted, names, config.max_pixels), config)
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
@@ -301,6 +304,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return cls()._read(Path(path))  # noqa: SLF001 - its own class
 
     def _read(self, folder: Path) -> Self:
+        if not (folder / _FILE).is_file():
+            raise BundleError(
+                f"{folder} holds no Classifier: it has no {_FILE}",
+                hint="regraft.Predictor.load(path) loads a run or its bundle",
+            )
         try:
             record = msgspec.json.decode(
                 read_bounded(folder / _FILE, _MAX_FILE), type=_ClassifierRecord
@@ -406,6 +414,14 @@ def _remedies_of(known: Collection[str]) -> Iterator[None]:
     except RegraftError as error:
         error.hint = remedies_with(error.hint, known)
         raise
+
+
+def _warn_of_lost_classes(labels: NDArray[Any], classes: NDArray[Any]) -> None:
+    """Warn if all images of a class have weight 0."""
+    lost = np.setdiff1d(labels, classes)
+    if len(lost) and len(classes) > 1:  # one class is an error
+        message = f"all images of {listed([_as_text(label) for label in lost])} have weight 0"
+        warnings.warn(f"{message}: the model does not know the class", SmallSampleWarning, 4)
 
 
 @contextmanager

@@ -244,7 +244,7 @@ def test_losses_are_counted_among_what_is_measured(run, photographs, tmp_path):
         target.write_bytes(file.read_bytes())
     test = [row["id"] for row in rows(run.folder / "split.csv") if row["part"] == "test"]
     broken(tmp_path / "data" / test[0])
-    with pytest.raises(DataError, match=rf"1 of {len(test)} images are refused, more than 5%"):
+    with pytest.raises(DataError, match=rf"1 of {len(test)} images is refused, more than 5%"):
         evaluate(run.folder, tmp_path / "data")
 
 

@@ -356,6 +356,7 @@ def test_a_written_split_gives_the_same_parts(tmp_path):
     assert lines[0] == "id,label,part,sha256,group"
     assert len(lines) == 61
     again = divide(samples, seed=99, split_file=tmp_path / "split.csv")
+    assert divide(samples, seed=99, split_file=tmp_path).test.tolist() == again.test.tolist()
     for part in ("train", "val", "test"):
         assert getattr(parts, part).tolist() == getattr(again, part).tolist()
     assert again.notes == ()

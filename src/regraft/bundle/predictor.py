@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,8 +215,13 @@ class Predictor:
             The image cannot be read.
         """
         (prediction,) = self.predict_many([image], top_k)
-        if prediction.error is not None:
-            raise prediction.error
+        error = prediction.error
+        if error is not None and isinstance(image, str | os.PathLike):
+            raise ImageError(error.kind, f"{os.fsdecode(image)}: {error.reason}") from error
+        if error is not None and isinstance(image, list | tuple):
+            raise ImageError(error.kind, f"{error.reason}; predict_many takes several") from error
+        if error is not None:
+            raise error
         return prediction
 
     def predict_many(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:

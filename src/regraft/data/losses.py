@@ -56,9 +56,9 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry], max_refused: float) -
         refused = [each for each in refused if labels.get(each.path) in lost_classes]
         other = f"`exclude={lost_classes[0]!r}` leaves the class out"
     elif len(refused) > max_refused * total:
-        what = (
-            f"{len(refused):,} of {total:,} images are refused, more than {100 * max_refused:.3g}%"
-        )
+        verb = "is" if len(refused) == 1 else "are"
+        share = f"{100 * max_refused:.3g}%"
+        what = f"{len(refused):,} of {total:,} images {verb} refused, more than {share}"
         other = f"`max_refused={_rounded_up(len(refused) / total)}` goes on without them"
     else:
         return

@@ -72,7 +72,7 @@ def scan(
     raise_failure(meanwhile, wait=is_on_a_server(data))  # a download takes longer than it does
     source = open_source(data, SourceOptions.of(config))
     lost = check_classes(source, may_be_empty=least_classes == 1)
-    _require_classes(source, least_classes)
+    _require_classes(source, least_classes, config)
     if config.strict:
         _stop_if_refused(source.refused)
     ledger = list(source.refused)
@@ -100,12 +100,14 @@ def scan(
     )
 
 
-def _require_classes(source: Source, least: int) -> None:
+def _require_classes(source: Source, least: int, config: TrainConfig) -> None:
+    settings = [f"`{name}`" for name in ("classes", "exclude") if getattr(config, name)]
+    left_out = f"; {' and '.join(settings)} may have left out others" if settings else ""
     labels = sorted({entry.label for entry in source.entries})
     if len(labels) < least:
         raise DataError(
             f"{source.location} holds images of one class only: {', '.join(labels)}",
-            hint="a classifier needs at least two classes",
+            hint="a classifier needs at least two classes" + left_out,
         )
 
 

@@ -94,7 +94,7 @@ def _hint_for_few(metrics: dict[str, Any]) -> list[str]:
     """Return a hint if few images were tested."""
     if metrics["test"]["n"] >= 100 or metrics.get("rounds") or "probe" in metrics["baselines"]:
         return []
-    return ["few images were tested: `folds=5` tests each image once"]
+    return ["few images were tested: `folds=5` tests each image once, of data without given parts"]
 
 
 def _gain(baseline: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
 from regraft.core.csv_text import as_csv
@@ -12,8 +13,6 @@ from regraft.data.samples import Part
 from regraft.errors import InputError, TableError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from regraft.data.dataset import Dataset
 
 COLUMNS = ("id", "label", "part", "sha256", "group")
@@ -49,10 +48,13 @@ def write_split(path: Path | str, dataset: Dataset) -> None:
 
 
 def read_split(path: Path | str) -> list[SplitRow]:
-    """Read a split.csv of an earlier run; it may have other columns too, in any order.
+    """Read a split.csv, or that of a run's folder; it may have other columns, in any order.
 
     Raises TableError with the number of the row if it is no such table; the header is row 1.
     """
+    path = Path(path)
+    if path.is_dir():  # a run, as other commands take it
+        path /= "split.csv"
     try:
         text = read_bounded(path, _LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -125,7 +125,7 @@ SIZES = re.escape("(H, W), or (H, W, C) with 1, 3 or 4 channels (RGBA)")
         (torch.zeros(9, 9).to_sparse(), "a tensor that is no dense array: "),
         (torch.zeros(9, 9, device="meta"), "a tensor that is no dense array: "),
         (np.zeros((0, 9, 3), np.uint8), "^empty: array of 9 by 0 pixels"),
-        (io.StringIO("x"), r"the file gives str and not bytes; .*open\(path, 'rb'\)"),
+        (io.StringIO("x"), r"the file gives text and not bytes; .*open\(path, 'rb'\)"),
         ([[0, 1]], "^not an image: list is neither bytes, a file, a path nor pixels"),
         (None, "^not an image: NoneType is neither bytes, a file, a path nor pixels"),
     ],

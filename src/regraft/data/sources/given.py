@@ -5,6 +5,7 @@ A form whose meaning is clear is taken; another is refused with a line that says
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.images.payload import Payload
+
+_AS_TEXT = "the file gives text and not bytes; open it in binary mode: open(path, 'rb')"
 
 #: Encoded bytes, a file opened in binary mode, a path, a PIL image, or pixels as
 #: ``regraft.images.pixels`` takes them.
@@ -121,6 +124,8 @@ def read_whole(file: Any) -> bytes:
     >>> stream.read(1), read_whole(stream)
     (b'a', b'abc')
     """
+    if isinstance(file, io.TextIOBase):
+        raise ImageError("unreadable", _AS_TEXT)
     pieces: list[bytes] = []
     left = LARGEST_FILE + 1
     try:
@@ -128,11 +133,7 @@ def read_whole(file: Any) -> bytes:
             file.seek(0)
         while left and (piece := file.read(min(left, 1 << 20))):
             if not isinstance(piece, bytes | bytearray | memoryview):
-                raise ImageError(
-                    "unreadable",
-                    f"the file gives {type(piece).__name__} and not bytes; open it in binary mode: "
-                    "open(path, 'rb')",
-                )
+                raise ImageError("unreadable", _AS_TEXT)
             pieces.append(bytes(piece[:left]))
             left -= len(pieces[-1])
     except (OSError, ValueError) as error:  # closed, detached, or the system's own
