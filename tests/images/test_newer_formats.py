@@ -71,6 +71,7 @@ def test_pixels_are_those_that_were_encoded(name):
     header = inspect_header(data, CAP)
     assert header[:2] == golden.shape[:2]
     assert header.has_more_frames == ("sequence" in name)
+    assert header.has_16_bits == ("16 bit" in name)
     image = decode(data, CAP)
     assert np.abs(image.astype(int) - golden).max() <= most
     assert image.flags.c_contiguous

@@ -258,7 +258,9 @@ def _heic(data: bytes) -> Header:
 
 def _jpeg_2000(data: bytes) -> Header:
     found = read_codestream(data)
-    return Header("JPEG 2000", found.height, found.width, 1, lambda: data)
+    return Header(
+        "JPEG 2000", found.height, found.width, 1, lambda: data, has_16_bits=found.bits == 16
+    )
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
