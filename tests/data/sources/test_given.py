@@ -172,7 +172,7 @@ def test_a_stream_that_cannot_go_back_is_read_once():
         def read(self, _size):
             return self.left.pop(0)
 
-    samples = scan(([Response(), COLOUR[::-1]], "ab"), TrainConfig())
+    samples = scan(([Response(), COLOUR[::-1]], ["a", "b"]), TrainConfig())
     for _ in range(2):
         found = dict(samples.pixels([0, 1], 1))
         assert np.array_equal(found[0], COLOUR)
@@ -210,7 +210,7 @@ def test_a_picture_of_pillow_that_is_listed_twice_is_loaded_once(monkeypatch):
             inside.pop()
 
     monkeypatch.setattr(opened, "load", counted)
-    samples = scan(([opened] * 16, "ab" * 8), TrainConfig(workers=8))
+    samples = scan(([opened] * 16, ["a", "b"] * 8), TrainConfig(workers=8))
     assert len({pixels.tobytes() for _, pixels in samples.pixels(range(16), 8)}) == 1
     assert set(loads) == {1}
 
