@@ -42,7 +42,8 @@ HEADERS = (
 WHOLE = re.compile(
     "is empty|has no column|columns that could be|is not UTF-8|has no usable row|one class only|"
     "no name that can be seen|name several classes|"
-    "cannot be read|images are refused|all images of|is in no part|are in no part|no training image"
+    "cannot be read|images (?:is|are) refused|all images of|is in no part|are in no part|"
+    "no training image"
 )
 
 

@@ -150,7 +150,7 @@ def test_losses_do_not_count_what_is_passed_over():
     entries = [Entry(name, name[0]) for name in ("a1", "b1")]
     used = [LedgerEntry(entry.id, "used") for entry in entries]
     check_losses(Ledger([*used, *[LedgerEntry("x", "passed over")] * 50]), entries, 0)
-    with pytest.raises(DataError, match="1 of 3 images are refused"):
+    with pytest.raises(DataError, match="1 of 3 images is refused"):
         check_losses(Ledger([*used, LedgerEntry("loose.png", "refused", "k", "r")]), entries, 0.3)
 
 
