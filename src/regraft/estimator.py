@@ -7,7 +7,6 @@ images out, and ``fit`` trains on all images that it gets.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 import numpy as np
 import safetensors.numpy
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
 from regraft.core.hints import remedies_with
-from regraft.core.text import listed
-from regraft.data.names import normalise
 from regraft.data.scan import scan
 from regraft.data.sources.arrays import open_some
-from regraft.data.sources.given import Images, images_of, is_one_image
-from regraft.errors import BundleError, EstimatorError, InputError, RegraftError, SmallSampleWarning
+from regraft.data.sources.x_and_y import (
+    as_text,
+    check_labels,
+    classes_and_names,
+    several,
+    warn_of_lost_classes,
+)
+from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
 from regraft.model import Statistics
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from regraft.backbones.backbone import Backbone
+    from regraft.data.sources.given import Images
 
 
 _FILE = "classifier.json"
@@ -164,15 +166,15 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             list. ``head="knn"`` takes no weights. The error is also a ValueError.
         """
         with _as_value_errors():
-            config, labels, images = self._config(), _check_labels(y), _several(X)
+            config, labels, images = self._config(), check_labels(y), several(X)
             if len(images) != len(labels):
                 raise EstimatorError(
                     f"there are {len(images)} images in X and {len(labels)} labels in y"
                 )
             weights = check_weights(sample_weight, len(labels), config.head)
             counted = np.flatnonzero(weights > 0)
-            classes, names = _classes_and_names(labels[counted])
-            _warn_of_lost_classes(labels, classes)
+            classes, names = classes_and_names(labels[counted])
+            warn_of_lost_classes(labels, classes)
             samples = scan(open_some(images, counted, names, config.max_pixels), config)
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
@@ -195,7 +197,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return TrainConfig(strict=True, **parameters)
 
     def _set(self, predictor: Predictor, classes: NDArray[Any]) -> None:
-        columns = {_as_text(name): column for column, name in enumerate(classes.tolist())}
+        columns = {as_text(name): column for column, name in enumerate(classes.tolist())}
         self.predictor_, self.classes_ = predictor, classes
         self._order = np.array([columns[name] for name in predictor.classes])
 
@@ -219,7 +221,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         with _as_value_errors():
-            answers = self.predictor_.predict_many(list(_several(X)))
+            answers = self.predictor_.predict_many(list(several(X)))
             result = np.empty((len(answers), len(self.classes_)), np.float32)
             for row, answer in zip(result, answers, strict=True):
                 if answer.error is not None:
@@ -319,7 +321,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         except (InputError, ValueError) as error:  # msgspec's and scikit-learn's are ValueErrors
             raise BundleError(f"{folder / _FILE} is not of a Classifier: {error}") from error
-        if sorted(map(_as_text, record.classes)) != list(predictor.classes):
+        if sorted(map(as_text, record.classes)) != list(predictor.classes):
             raise BundleError(f"{folder / _FILE}: its classes are not those of the bundle")
         held = safetensors.numpy.load_file(folder / "bundle" / "statistics.safetensors")
         self._statistics = Statistics(held["mean"], held["covariance"], held["count"].item())
@@ -361,51 +363,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.predictor_ = self._load_predictor(Path(name))
 
 
-def _several(images: Any) -> Any:
-    """Return the images of X in one array or a list; there must be several."""
-    if issparse(images):
-        raise EstimatorError("X is sparse; images are dense")
-    if is_one_image(images) or not hasattr(images, "__iter__"):
-        raise EstimatorError(
-            f"X is a {type(images).__name__}; it must hold several images",
-            hint="one image is a list of one: [image]",
-        )
-    shape = tuple(getattr(images, "shape", (1,)))
-    if len(shape) not in {1, 3, 4} or not shape[0]:
-        raise EstimatorError(
-            f"X of shape {shape} is no array of images",
-            hint="give (N, H, W) or (N, H, W, 3) in uint8, or a list of paths, bytes, PIL images "
-            "or arrays; X.reshape(-1, height, width) of rows of pixels",
-        )
-    return images_of(images)
-
-
-def _check_labels(y: Any) -> NDArray[Any]:
-    """Return the labels (N,) as an array."""
-    if y is None:
-        raise EstimatorError("Classifier requires y to be passed, but the target y is None")
-    labels = column_or_1d(y, warn=True)
-    if labels.dtype.kind == "f":
-        assert_all_finite(labels, input_name="y")
-    check_classification_targets(labels)
-    return np.asarray(labels)
-
-
-def _classes_and_names(labels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
-    """Return the classes and each image's label as text."""
-    classes, names = np.unique(labels), [_as_text(label) for label in labels.tolist()]
-    if len(set(names)) != len(classes):
-        raise EstimatorError("y has different labels that are the same as text")
-    if not isinstance(classes.tolist()[0], str | int | float):
-        raise EstimatorError(f"labels of type {type(classes[0]).__name__} cannot be used in y")
-    return classes, names
-
-
-def _as_text(label: object) -> str:
-    """Return a label as a training names its class."""
-    return normalise(str(label))
-
-
 @contextmanager
 def _remedies_of(known: Collection[str]) -> Iterator[None]:
     """Take from the hints of errors what names settings that the caller does not have."""
@@ -414,14 +371,6 @@ def _remedies_of(known: Collection[str]) -> Iterator[None]:
     except RegraftError as error:
         error.hint = remedies_with(error.hint, known)
         raise
-
-
-def _warn_of_lost_classes(labels: NDArray[Any], classes: NDArray[Any]) -> None:
-    """Warn if all images of a class have weight 0."""
-    lost = np.setdiff1d(labels, classes)
-    if len(lost) and len(classes) > 1:  # one class is an error
-        message = f"all images of {listed([_as_text(label) for label in lost])} have weight 0"
-        warnings.warn(f"{message}: the model does not know the class", SmallSampleWarning, 4)
 
 
 @contextmanager
