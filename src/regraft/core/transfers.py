@@ -106,8 +106,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
-        except BaseException:  # urllib leaves it open
+        except BaseException as error:  # urllib leaves both open
             fp.close()
+            if isinstance(error, HTTPError):
+                error.close()
             raise
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
@@ -128,7 +130,9 @@ class _Errors(urllib.request.HTTPDefaultErrorHandler):
         self, request: Any, response: Any, code: int, message: str, headers: Any
     ) -> Any:
         response.close()
-        raise HTTPError(request.full_url, code, message, headers, None)
+        error = HTTPError(request.full_url, code, message, headers, None)
+        error.close()  # the newest Pythons warn of one that is left open, even without an answer
+        raise error
 
 
 class _Answer:

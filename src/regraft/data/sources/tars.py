@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from regraft.data.names import normalise
 from regraft.data.sources import archive
@@ -36,10 +36,8 @@ _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw)),  # noqa: SIM115 - closed by _Closing
 }
 # tarfile's errors at the end of an archive, with and without an end mark; not in the type stubs.
-_END: tuple[type[Exception], ...] = (
-    tarfile.EOFHeaderError,  # type: ignore[attr-defined]
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
-)
+_EMPTY: type[Exception] = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
+_END: tuple[type[Exception], ...] = (_EMPTY, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
 _TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -246,16 +244,19 @@ def _strict_info() -> tuple[type[tarfile.TarInfo], Callable[[], bool]]:
     ended_early = False
 
     class StrictInfo(tarfile.TarInfo):
+        # Not ``frombuf``: newer releases of tarfile do not call it for the headers that it reads.
         @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictInfo:
+        def fromtarfile(cls, opened: tarfile.TarFile) -> Self:
             nonlocal ended_early
-            ended_early = not buf
             try:
-                return super().frombuf(buf, encoding, errors)
-            except _END:
+                found = super().fromtarfile(opened)
+            except _END as error:
+                ended_early = isinstance(error, _EMPTY)
                 raise
             except tarfile.HeaderError as error:
                 raise tarfile.ReadError(f"a member's header cannot be read ({error})") from error
+            ended_early = False
+            return found
 
     return StrictInfo, lambda: ended_early
 
