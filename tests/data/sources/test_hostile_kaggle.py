@@ -121,12 +121,9 @@ def zipped(*names, size=9):
 
 
 def tarred(name, kind=tarfile.REGTYPE, to="", size=0):
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname, member.size = kind, to, size
-        archive.addfile(member)
-    return target.getvalue()
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, to, size
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(tarfile.RECORDSIZE)  # a header alone
 
 
 def archive(body, **headers):

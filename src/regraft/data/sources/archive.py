@@ -13,12 +13,18 @@ import tarfile
 import zipfile
 import zlib
 
+try:
+    from compression.zstd import ZstdError  # type: ignore[import-not-found]
+except ImportError:  # before Python 3.14
+    ZstdError = EOFError
+
 #: Everything that the standard library raises on damaged archives.
 DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    ZstdError,
     struct.error,
     EOFError,
     OSError,

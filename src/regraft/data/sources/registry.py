@@ -142,9 +142,9 @@ def _unknown(data: Data) -> DataError:
     """Return the error for data that no opener knows."""
     *others, last = (kind.written for kind in SOURCES.values())
     hint = f"give {', '.join(others)} or {last}"
-    name = "" if isinstance(data, tuple) else os.fspath(data)
-    exists = bool(name) and Path(name).exists()
-    if has_image_suffix(name) or (exists and has_image_magic(read_head(name))):
+    whole = "" if isinstance(data, tuple) else os.fspath(data)
+    exists, name = bool(whole) and Path(whole).exists(), whole[:200]
+    if has_image_suffix(whole) or (exists and has_image_magic(read_head(whole))):
         what = "is one image" if exists else "does not exist"
         return DataError(
             f"{name} {what}; labelled images are a folder with one folder of images for each class",
