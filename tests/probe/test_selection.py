@@ -1,0 +1,98 @@
+"""The choice among sets of features: the smallest within one standard error of the best."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss
+
+from regraft.heads.fitted import FittedHead
+from regraft.probe.selection import Candidate, paired_difference, smallest_within_one_error
+
+N = 200
+Y = np.arange(N) % 2
+ALONE = np.arange(N)
+ONES = np.ones(N)
+
+
+def candidate(name, n_features, margins, *, scored=None, temperature=1.0):
+    """Return a candidate whose logit of the right class is larger by ``margins``."""
+    logits = np.zeros((N, 2), np.float32)
+    logits[np.arange(N), Y] = margins
+    scored = np.ones(N, np.bool_) if scored is None else scored
+    return Candidate(name, n_features, FittedHead(None, temperature, logits, scored, [], {}), 1.0)
+
+
+def losses(margins):
+    return np.log1p(np.exp(-margins))
+
+
+def pair(mean, spread):
+    """Return margins of a small and of a large set, whose losses differ by about this."""
+    noise = np.where(np.arange(N) // 2 % 2, spread, -spread)
+    large = np.full(N, 1.5)
+    wanted = losses(large) + mean + noise  # the loss of the small set
+    return -np.log(np.expm1(wanted)), large
+
+
+@pytest.mark.parametrize(("times", "chosen"), [(0.9, "small"), (1.1, "large"), (-0.5, "small")])
+def test_the_smaller_set_is_taken_up_to_one_standard_error(times, chosen):
+    spread = 0.1
+    error = spread / np.sqrt(N)  # of differences of two values, each in half of the rows
+    small, large = pair(times * error, spread)
+    found, rows = smallest_within_one_error(
+        [candidate("large", 20, large), candidate("small", 10, small)], Y, ALONE, ONES
+    )
+    assert found == chosen
+    assert [(row["taps"], row["chosen"]) for row in rows] == [
+        ("small", chosen == "small"), ("large", chosen == "large"),
+    ]  # fmt: skip
+    if times > 0:
+        assert rows[0]["above_best"] == pytest.approx(times * error, rel=1e-4)
+        assert rows[0]["above_best_se"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_larger_set_is_not_taken_for_being_as_good():
+    small, large = pair(0.0, 0.1)
+    found, _ = smallest_within_one_error(
+        [candidate("small", 10, large), candidate("large", 20, small)], Y, ALONE, ONES
+    )
+    assert found == "small"
+
+
+def test_rows_of_one_group_count_once_in_the_error():
+    small, large = pair(0.01, 0.1)
+    groups = np.arange(N) // 2  # both rows of a group differ by the same
+    difference = losses(small) - losses(large)
+    mean, error = paired_difference(losses(small), losses(large), groups, ONES)
+    sums = np.array([difference[groups == group].mean() for group in range(N // 2)])
+    assert mean == pytest.approx(difference.mean())
+    assert error == pytest.approx(sums.std() / np.sqrt(N // 2))
+    assert error > 1.4 * paired_difference(losses(small), losses(large), ALONE, ONES)[1]
+
+
+def test_the_columns_are_those_of_scored_rows_with_the_temperature():
+    random = np.random.default_rng(0)
+    margins, scored = random.normal(1, 2, N).astype(np.float32), random.random(N) < 0.7
+    one = candidate("one", 10, margins, scored=scored, temperature=2.0)
+    _, (row,) = smallest_within_one_error([one], Y, ALONE, ONES)
+    right = one.fitted.oof_logits[scored]
+    probabilities = np.exp(right / 2) / np.exp(right / 2).sum(1, keepdims=True)
+    each = losses(margins[scored] / 2)
+    accuracy = accuracy_score(Y[scored], right.argmax(1))
+    assert row["log_loss"] == pytest.approx(log_loss(Y[scored], probabilities), rel=1e-6)
+    assert row["log_loss_se"] == pytest.approx(each.std() / np.sqrt(scored.sum()), rel=1e-6)
+    assert row["accuracy"] == pytest.approx(accuracy)
+    assert row["accuracy_se"] == pytest.approx(
+        np.sqrt(accuracy * (1 - accuracy) / scored.sum()), rel=1e-6
+    )
+    assert (row["above_best"], row["above_best_se"], row["chosen"]) == (0, 0, True)
+    assert (row["taps"], row["features"]) == ("one", 10)
+
+
+def test_without_a_scored_row_the_smallest_is_taken_and_nothing_is_claimed():
+    none = np.zeros(N, np.bool_)
+    found, rows = smallest_within_one_error(
+        [candidate("large", 20, ONES, scored=none), candidate("small", 10, ONES, scored=none)],
+        Y, ALONE, ONES,
+    )  # fmt: skip
+    assert found == "small"
+    assert {row[name] for row in rows for name in ("log_loss", "accuracy", "above_best")} == {None}
