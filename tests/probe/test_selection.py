@@ -96,3 +96,34 @@ def test_without_a_scored_row_the_smallest_is_taken_and_nothing_is_claimed():
     )  # fmt: skip
     assert found == "small"
     assert {row[name] for row in rows for name in ("log_loss", "accuracy", "above_best")} == {None}
+
+
+def test_rows_of_unequal_weight_choose_by_the_weighted_loss_in_a_column_of_its_own():
+    random = np.random.default_rng(1)
+    weights = np.where(Y == 0, 0.4, 1.6)
+    common, rare = random.normal(2, 0.1, N), random.normal(2, 0.1, N)
+    common[Y == 1] -= 1.0  # worse on the class that weighs more
+    rare[Y == 0] -= 1.2
+    sets = [candidate("common", 20, common), candidate("rare", 30, rare)]
+    chosen, rows = smallest_within_one_error(sets, Y, ALONE, weights)
+    assert chosen == "rare"
+    assert smallest_within_one_error(sets, Y, ALONE, ONES)[0] == "common"
+    for row, margins in zip(rows, (common, rare), strict=True):
+        each = losses(margins)
+        mean = (weights * each).sum() / weights.sum()
+        error = np.sqrt(np.square(weights * (each - mean)).sum()) / weights.sum()
+        assert row["log_loss"] == pytest.approx(each.mean(), rel=1e-5)
+        assert row["balanced_log_loss"] == pytest.approx(mean, rel=1e-5)
+        assert row["balanced_log_loss_se"] == pytest.approx(error, rel=1e-5)
+    above = rows[0]["balanced_log_loss"] - rows[1]["balanced_log_loss"]
+    assert rows[0]["above_best"] == pytest.approx(above, rel=1e-6)
+    difference = weights * (losses(common) - losses(rare) - above)
+    error = np.sqrt(np.square(difference).sum()) / weights.sum()
+    assert rows[0]["above_best_se"] == pytest.approx(error, rel=1e-5)
+    (plain, _) = smallest_within_one_error(sets, Y, ALONE, 3 * ONES)[1]
+    assert not {name for name in plain if name.startswith("balanced")}
+
+
+def test_nothing_differs_where_there_are_no_rows():
+    empty = np.zeros(0)
+    assert paired_difference(empty, empty, empty.astype(int), empty) == (0, 0)
