@@ -63,7 +63,7 @@ def good() -> tuple[Loop, dict, dict[str, torch.Tensor]]:
 
 def _places(value: object, path: tuple = ()) -> list[tuple]:
     """Return the path of each value in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else ()
+    inner = sorted(value.items()) if isinstance(value, dict) else ()
     inner = enumerate(value) if isinstance(value, list) else inner
     return [path, *(place for key, each in inner for place in _places(each, (*path, key)))]
 

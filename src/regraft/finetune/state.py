@@ -198,7 +198,9 @@ def _checked_progress(found: object) -> Progress:
         finite = all(type(number) in {int, float} and math.isfinite(number) for number in numbers)
         scores = [row[name] for name in row if name.startswith("val_")]
         sound = row.keys() >= _COLUMNS and row.keys() == progress.history[0].keys()
-        if not (sound and finite and row["epoch"] == epoch and None not in scores):
+        untrained = {row.get(f"train_{name}") is None for name in ("loss", "accuracy")}
+        sound = sound and row["epoch"] == epoch and untrained == {epoch == 0}
+        if not (sound and finite and None not in scores):
             raise ValueError(f"its row of epoch {epoch} is none of a training")
     return progress
 
