@@ -248,11 +248,16 @@ def test_a_file_that_is_truncated_while_it_is_open_kills_no_process(tmp_path):
     store.close()
 
 
+def foreign_database(file):
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.executescript("create table mine (a); vacuum")
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda file: file.write_bytes(b"my own database" * 1000),
-        lambda file: sqlite3.connect(file).executescript("create table mine (a); vacuum").close(),
+        foreign_database,
         lambda file: file.mkdir(),
     ],
 )

@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 import warnings
-import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from regraft.core.files import is_full
@@ -172,8 +171,6 @@ class Database:
             error = sqlite3.OperationalError("the file was removed while it was opened")
             error.sqlite_errorcode = _MOVED
             raise error
-        # A store that nobody closed: Python 3.13 warns of connections that are left open.
-        weakref.finalize(self, connection.close).atexit = False
         return connection
 
     def _rename_foreign(self) -> None:
