@@ -98,7 +98,7 @@ def measure_classification(
     counts = ClassCounts(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
     result: dict[str, Any] = {
         "n": len(labels),
-        "accuracy": _share(int(counts.hits.sum()), len(labels)),
+        "accuracy": share_estimate(int(counts.hits.sum()), len(labels)),
         "log_loss": mean_loss(outcomes.losses, _LARGEST_LOSS, outcomes.hits),
         "brier": mean_loss(outcomes.squares, 2.0, outcomes.hits),
         "ece": calibration_error(outcomes.confidences, outcomes.hits, seed),
@@ -108,7 +108,7 @@ def measure_classification(
         "warnings": _warnings(counts.actual, classes),
     }
     if len(classes) > 5:
-        result["top5"] = _share(int((outcomes.ranks < 5).sum()), len(labels))
+        result["top5"] = share_estimate(int((outcomes.ranks < 5).sum()), len(labels))
     return result
 
 
@@ -222,8 +222,8 @@ def class_scores(counts: ClassCounts, classes: Sequence[str]) -> list[dict[str, 
         {
             "name": name,
             "n": actual,
-            "precision": _share(hits, predicted, "never predicted"),
-            "recall": _share(hits, actual, "no test image"),
+            "precision": share_estimate(hits, predicted, "never predicted"),
+            "recall": share_estimate(hits, actual, "no test image"),
             "f1": f1.get(label, _undefined("no test image and never predicted")),
         }
         for label, (name, hits, actual, predicted) in enumerate(
@@ -253,7 +253,8 @@ def _warnings(actual: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _share(successes: int, trials: int, reason: str = "") -> Estimate:
+def share_estimate(successes: int, trials: int, reason: str = "") -> Estimate:
+    """Return a share with its interval; ``reason`` is why there is none if nothing was tried."""
     if trials == 0:
         return _undefined(reason)
     share = successes / trials
@@ -272,6 +273,17 @@ def mean_loss(values: NDArray[np.float64], most: float, hits: NDArray[np.bool_])
     if ends is None:
         return _without_interval(mean, "it is the same for every image")
     return _estimate(mean, *ends)
+
+
+def mean_estimate(values: NDArray[np.float64], most: float, reason: str = "") -> Estimate:
+    """Return the mean of values in [0, most]; ``reason`` is why there is none if there are none."""
+    if not len(values):
+        return _undefined(reason)
+    ends = of_mean(values, most)
+    if ends is None:
+        why = "it is the same for every image" if len(values) > 1 else "n = 1"
+        return _without_interval(float(values.mean()), why)
+    return _estimate(float(values.mean()), *ends)
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

@@ -1,0 +1,1 @@
+"""Numbers in, decisions out: unknown images, sets of classes, abstentions and costs."""

@@ -1,0 +1,133 @@
+"""Answers of models that had not seen an image, one for each unit: what every level comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+#: Arrays of a bundle and their types.
+_TYPES = {"labels": np.int32, "true": np.float32, "confidence": np.float32, "right": np.uint8}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers for n training images by models of other images.
+
+    Parameters
+    ----------
+    labels : array of shape (n,), int64
+        True classes.
+    true : array of shape (n,), float32
+        Probability of the true class.
+    confidence : array of shape (n,), float32
+        Probability of the class that was answered, with the classes' own shares (``plain``).
+    right : array of shape (n,), bool
+        Whether the class that was answered is the true one.
+    """
+
+    labels: NDArray[np.int64]
+    true: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    right: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        class_weights: NDArray[np.float64] | None = None,
+    ) -> Answers:
+        """Return the answers with these probabilities (n, K).
+
+        ``class_weights`` (K,) are those of the fit, if the classes had different ones.
+
+        Examples
+        --------
+        >>> answers = Answers.of(np.array([[0.9, 0.1], [0.6, 0.4]], np.float32), np.array([0, 1]))
+        >>> answers.true.tolist(), answers.right.tolist()
+        ([0.8999999761581421, 0.4000000059604645], [True, False])
+        """
+        rows = np.arange(len(labels))
+        answered = probabilities.argmax(1) if len(labels) else labels
+        return cls(
+            labels,
+            probabilities[rows, labels],
+            plain(probabilities, class_weights)[rows, answered],
+            answered == labels,
+        )
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+        return {
+            "labels": self.labels.astype(np.int32),
+            "true": self.true,
+            "confidence": self.confidence,
+            "right": self.right.astype(np.uint8),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]], n_classes: int) -> Answers:
+        """Check and take over what a bundle kept.
+
+        Raises
+        ------
+        InputError
+            An array is missing, of another type or length, or holds what is no label or share.
+        """
+        missing = [name for name in _TYPES if name not in tensors]
+        if missing:
+            raise InputError(f"there is no {missing[0]}")
+        n = tensors["labels"].shape[:1]
+        for name, dtype in _TYPES.items():
+            if tensors[name].dtype != dtype or tensors[name].shape != n:
+                raise InputError(f"{name} must be {np.dtype(dtype).name} of the length of labels")
+        labels, right = tensors["labels"].astype(np.int64), tensors["right"]
+        shares = np.stack([tensors["true"], tensors["confidence"]])
+        if n and n[0] and not (labels.min() >= 0 and labels.max() < n_classes and right.max() <= 1):
+            raise InputError("labels or right hold numbers that are none of theirs")
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise InputError("true or confidence hold what is no probability")
+        true, confidence = shares.astype(np.float32)
+        return cls(labels, true, confidence, right.astype(np.bool_))
+
+
+def plain(
+    probabilities: NDArray[np.float32], class_weights: NDArray[np.float64] | None
+) -> NDArray[np.float32]:
+    """Return probabilities (N, K) as they are where no class counts more than another.
+
+    A fit in which an image of class k counts w(k) times gives each class w(k) times its share,
+    up to a common factor. Divided by w(k), the probabilities are those of the data.
+
+    Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori
+    probabilities, Neural Computation 2002.
+
+    Examples
+    --------
+    >>> plain(np.array([[0.5, 0.5]], np.float32), np.array([0.5, 2.0])).round(3).tolist()
+    [[0.800000011920929, 0.20000000298023224]]
+    """
+    if class_weights is None:
+        return probabilities
+    # A class without training images has no weight, and no share.
+    inverse = np.divide(1, class_weights, out=np.zeros(len(class_weights)), where=class_weights > 0)
+    shares = probabilities * inverse
+    total = shares.sum(1, keepdims=True)
+    kept: NDArray[np.float64] = np.divide(
+        shares, total, out=probabilities.astype(np.float64), where=total > 0
+    )
+    result: NDArray[np.float32] = kept.astype(np.float32)
+    return result

@@ -1,0 +1,247 @@
+"""What is decided about an image: unknown, a set of classes, an abstention, the cheapest answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.core.text import counted
+from regraft.decision.answers import plain
+from regraft.decision.conformal import SetRule, fit_sets
+from regraft.decision.costs import ABSTAIN, Costs
+from regraft.decision.promise import Promise, fit_promise
+from regraft.decision.typicality import units_needed
+from regraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from regraft.decision.answers import Answers
+    from regraft.decision.conformal import CoverageBy
+    from regraft.decision.typicality import Typicality
+
+USUAL_LEVEL = 0.01
+#: Actions that are no class, in ``Decided.actions``.
+ABSTAINED, IS_UNKNOWN = -1, -2
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What a person chooses.
+
+    Parameters
+    ----------
+    unknown : float, optional
+        Share of images of the training's kind that may be called unknown; None for 0.01, or no
+        answer where the units are too few for that.
+    coverage : float
+        Share of images whose set is to hold the true class.
+    coverage_by : "all" or "class"
+        Whether that share is aimed at over all images, or in each class.
+    min_precision : float, optional
+        Share of the answers that are to be right; the rest abstain.
+    costs : Costs, optional
+        The cheapest answer is taken. Not together with ``min_precision``.
+    """
+
+    unknown: float | None = None
+    coverage: float = 0.95
+    coverage_by: CoverageBy = "all"
+    min_precision: float | None = None
+    costs: Costs | None = None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided about N images.
+
+    Parameters
+    ----------
+    actions : array of shape (N,), int64
+        The class that is answered, or ``ABSTAINED`` or ``IS_UNKNOWN``.
+    sets : array of shape (N, K), bool
+        Classes in the set of each image.
+    p_values : array of shape (N,), float64, optional
+        Typicality; None if the bundle has none.
+    unknown : array of shape (N,), bool, optional
+        Whether the image fits no class; None if no level can be borne.
+    abstained : array of shape (N,), bool, optional
+        Whether no answer is given, or would be given to an image that is not unknown; None if
+        neither a precision nor costs are asked for.
+    """
+
+    actions: NDArray[np.int64]
+    sets: NDArray[np.bool_]
+    p_values: NDArray[np.float64] | None
+    unknown: NDArray[np.bool_] | None
+    abstained: NDArray[np.bool_] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Decided], order: NDArray[np.int64]) -> Decided:
+        """Return the decisions of several models about different images, in another order.
+
+        What one of them could not decide is undecided for all.
+        """
+
+        def all_of(name: str) -> NDArray[np.generic] | None:
+            each = [getattr(part, name) for part in parts]
+            return None if any(one is None for one in each) else np.concatenate(each)[order]
+
+        return cls(**{name: all_of(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Thresholds of one model at some levels: ready to decide.
+
+    Parameters
+    ----------
+    level : float, optional
+        Images with a p-value of at most this are unknown; None if there is no such level.
+    notes : tuple of str
+        What could not be had, and why.
+    """
+
+    typicality: Typicality | None
+    level: float | None
+    sets: SetRule
+    promise: Promise | None
+    costs: Costs | None
+    class_weights: NDArray[np.float64] | None
+    notes: tuple[str, ...] = ()
+
+    def decide(
+        self, probabilities: NDArray[np.float32], pooled: NDArray[np.float32] | None
+    ) -> Decided:
+        """Decide about N images.
+
+        Parameters
+        ----------
+        probabilities : array of shape (N, K), float32
+            Calibrated, as the model gives them.
+        pooled : array of shape (N, D), float32, optional
+            Pooled features of the network; needed for typicality.
+
+        Returns
+        -------
+        Decided
+        """
+        p_values = unknown = abstained = None
+        if self.typicality is not None and pooled is not None:
+            p_values = self.typicality.p_values(pooled)
+            unknown = None if self.level is None else p_values <= self.level
+        actions = probabilities.argmax(1)
+        if self.costs is not None:
+            actions = self.costs.cheapest(plain(probabilities, self.class_weights))
+            abstained = actions == self.costs.column(ABSTAIN)
+        elif self.promise is not None:
+            abstained = self._unsure(probabilities)
+        if abstained is not None:
+            actions = np.where(abstained, ABSTAINED, actions)
+        if unknown is not None and not (self.costs and not self.costs.extra):
+            actions = np.where(unknown, IS_UNKNOWN, actions)
+        return Decided(actions, self.sets.sets(probabilities), p_values, unknown, abstained)
+
+    def _unsure(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        threshold = None if self.promise is None else self.promise.threshold
+        if threshold is None:  # nothing can be promised: nothing is answered
+            return np.ones(len(probabilities), bool)
+        answered = probabilities.argmax(1)[:, None]
+        shares = plain(probabilities, self.class_weights)
+        return np.take_along_axis(shares, answered, 1)[:, 0] < np.float32(threshold)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a bundle keeps to decide at any level.
+
+    Parameters
+    ----------
+    typicality : Typicality, optional
+        None if the network's features say nothing, or none were kept.
+    answers : Answers
+        Of models that had not seen the image, one for each unit.
+    n_units : int
+        Units of the training part; ``answers`` has those that were scored.
+    class_weights : array of shape (K,), float64, optional
+        Of the classes in the fit, if they differ.
+    held_out : bool
+        Whether images on which nothing was fitted gave scores and answers, and not folds.
+    levels : Levels
+        Those of the training, which are used where no others are given.
+    """
+
+    typicality: Typicality | None
+    answers: Answers
+    n_units: int
+    class_weights: NDArray[np.float64] | None = None
+    held_out: bool = False
+    levels: Levels = field(default_factory=Levels)
+
+    def rules(self, n_classes: int, levels: Levels | None = None) -> Rules:
+        """Return the thresholds at some levels.
+
+        Raises
+        ------
+        ConfigError
+            A level was asked for that the units cannot bear.
+        """
+        asked = levels or self.levels
+        check_levels(asked)
+        level, notes = self._level(asked.unknown)
+        sets = fit_sets(self.answers, n_classes, asked.coverage, asked.coverage_by)
+        notes += _set_notes(sets, asked, len(self.answers), n_classes)
+        promise = None
+        if asked.min_precision is not None:
+            promise = fit_promise(self.answers, asked.min_precision)
+            if promise.threshold is None:
+                notes += (f"no precision is promised, so nothing is answered: {promise.reason}",)
+        return Rules(self.typicality, level, sets, promise, asked.costs, self.class_weights, notes)
+
+    def _level(self, asked: float | None) -> tuple[float | None, tuple[str, ...]]:
+        """Return the level at which images are unknown, or None and the reason."""
+        if self.typicality is None:
+            if asked is not None:
+                raise ConfigError(
+                    f"unknown_level is {asked:g}, but nothing tells how unlike an image is here"
+                )
+            return None, ()
+        level, least = asked or USUAL_LEVEL, self.typicality.least_level
+        if least <= level * (1 + 1e-9):
+            return level, ()
+        n = len(self.typicality.scores)
+        reason = (
+            f"a level of {level:g} needs {units_needed(level):,} images that do not depend on each "
+            f"other, there {'is' if n == 1 else 'are'} {n:,}"
+        )
+        if asked is not None:
+            raise ConfigError(
+                f"unknown_level is {asked:g}: {reason}",
+                hint=f"{min(round(least + 5e-4, 3), 0.999):g} or more can be had" if n else "",
+            )
+        return None, (f"no image is called unknown: {reason}",)
+
+
+def check_levels(levels: Levels) -> None:
+    """Refuse levels that contradict each other."""
+    if levels.min_precision is not None and levels.costs is not None:
+        raise ConfigError(
+            "min_precision and costs both decide when no answer is given",
+            hint="give one of them; a column `abstain` in the costs says what no answer costs",
+        )
+
+
+def _set_notes(sets: SetRule, levels: Levels, n: int, n_classes: int) -> tuple[str, ...]:
+    if not sets.thresholds.any():
+        few = f"a coverage of {levels.coverage:g} cannot be aimed at with {counted(n, 'answer')}"
+        return (f"{few}: each set has all classes",)
+    if levels.coverage_by == "class" and sets.alone < n_classes:
+        without = n_classes - sets.alone
+        have = "1 class has" if without == 1 else f"{without:,} classes have"
+        common = "a threshold of all classes is used"
+        return (f"{have} too few images for a coverage of {levels.coverage:g}: {common}",)
+    return ()

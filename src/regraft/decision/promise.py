@@ -1,0 +1,102 @@
+"""Abstaining: a least probability at which answers are right in a promised share of cases.
+
+Thresholds are tried from the strictest to the most lenient. At each, the precision of the
+out-of-fold answers that reach it is tested against the promise; the first that fails ends the
+search, and the last that passed is taken. Because the order does not depend on which answers are
+right, the chance that a threshold below the promise passes is 5 % in all (fixed sequence testing:
+Angelopoulos, Bates, Candès, Jordan and Lei, Learn then test, Annals of Applied Statistics 2025).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+from regraft.core.text import counted
+
+if TYPE_CHECKING:
+    from regraft.decision.answers import Answers
+
+#: Chance that the precision is below the promise.
+ERROR = 0.05
+_TRIED = 50
+#: Answers of the first threshold, as a multiple of the least that can pass: with only these, a
+#: single mistake would end the search.
+_FIRST = 1.7
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A threshold for the confidence, or the reason why there is none.
+
+    Parameters
+    ----------
+    precision : float
+        Promised share of right answers, among those that are given.
+    threshold : float, optional
+        Least confidence of an answer that is given; None if no threshold can be promised.
+    reason : str
+        Why there is none; else empty.
+    answered : float
+        Share of the out-of-fold answers that reach the threshold.
+    """
+
+    precision: float
+    threshold: float | None
+    reason: str = ""
+    answered: float = 0.0
+
+
+def rights_needed(precision: float) -> int:
+    """Return the number of right answers, without a wrong one, that can bear a promise.
+
+    Examples
+    --------
+    >>> rights_needed(0.95), rights_needed(0.98), rights_needed(0.99)
+    (59, 149, 299)
+    """
+    return math.ceil(math.log(ERROR) / math.log(precision))
+
+
+def lower_bound(right: int, n: int) -> float:
+    """Return the one-sided lower bound of a share of right answers (Clopper and Pearson 1934).
+
+    Examples
+    --------
+    >>> round(lower_bound(59, 59), 4), round(lower_bound(90, 100), 4), lower_bound(0, 5)
+    (0.9505, 0.8363, 0.0)
+    """
+    return float(special.betaincinv(right, n - right + 1, ERROR)) if right else 0.0
+
+
+def fit_promise(answers: Answers, precision: float) -> Promise:
+    """Return the most lenient threshold at which ``precision`` can be promised."""
+    n, needed = len(answers), rights_needed(precision)
+    n_right = int(answers.right.sum())
+    if n_right < needed:
+        there = "there is 1" if n_right == 1 else f"there are {n_right:,}"
+        return Promise(precision, None, f"{precision:g} needs {needed:,} right answers, {there}")
+    order = np.argsort(-answers.confidence, kind="stable")
+    confidence, right = answers.confidence[order], np.cumsum(answers.right[order])
+    first = min(math.ceil(_FIRST * needed), n)
+    found: Promise | None = None
+    for count in np.unique(np.linspace(first, n, _TRIED).round().astype(int)):
+        threshold = confidence[count - 1]
+        # Answers of equal confidence are given together.
+        given = int(np.searchsorted(-confidence, -threshold, side="right"))
+        if lower_bound(int(right[given - 1]), given) < precision:
+            break
+        found = Promise(precision, float(threshold), answered=given / n)
+    if found is not None:
+        return found
+    share = right[first - 1] / first
+    return Promise(
+        precision,
+        None,
+        f"of the surest {counted(first, 'answer')}, {share:.1%} are right: too few to promise "
+        f"{precision:g}",
+    )
