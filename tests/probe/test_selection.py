@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, log_loss
 
 from regraft.heads.fitted import FittedHead
@@ -127,3 +128,90 @@ def test_rows_of_unequal_weight_choose_by_the_weighted_loss_in_a_column_of_its_o
 def test_nothing_differs_where_there_are_no_rows():
     empty = np.zeros(0)
     assert paired_difference(empty, empty, empty.astype(int), empty) == (0, 0)
+
+
+def mean_and_error(values, clusters, weights):
+    """Return a weighted mean and its error, cluster by cluster."""
+    mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    apart = {cluster: 0.0 for cluster in clusters}
+    for cluster, w, v in zip(clusters, weights, values, strict=True):
+        apart[cluster] += w * (v - mean)
+    return mean, sum(part**2 for part in apart.values()) ** 0.5 / sum(weights)
+
+
+def random_candidates(chance, y):
+    """Return sets of which some are equally large and all are about equally good."""
+    common = chance.normal(size=(len(y), 3)) + 1.5 * np.eye(3)[y]
+    return [
+        Candidate(
+            f"set {number}",
+            int(chance.integers(1, 4)) * 10,
+            FittedHead(
+                None,
+                chance.uniform(0.5, 2),
+                (common + chance.choice([0.2, 0.4]) * chance.normal(size=common.shape)).astype("f4"),
+                chance.random(len(y)) < 0.9,
+                [],
+                {},
+            ),
+            chance.uniform(0, 10),
+        )
+        for number in range(chance.integers(1, 6))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_choice_and_the_table_are_those_of_the_rule_in_plain_loops(seed):
+    chance = np.random.default_rng(seed)
+    n = 30
+    y, clusters = chance.integers(0, 3, n), 7 * chance.integers(0, 15, n)
+    weights = chance.uniform(0.2, 3, n) if seed % 2 else np.full(n, 0.7)
+    sets = random_candidates(chance, y)
+    rows = [i for i in range(n) if all(each.fitted.scored[i] for each in sets)]
+    of = [
+        np.array([
+            -log_softmax(each.fitted.oof_logits[i].astype(float) / each.fitted.temperature)[y[i]]
+            for i in rows
+        ])
+        for each in sets
+    ]  # fmt: skip
+    clusters_of, weights_of, once = clusters[rows], weights[rows], np.ones(len(rows))
+    means = [mean_and_error(values, clusters_of, weights_of)[0] for values in of]
+    best = means.index(min(means))
+    above = [mean_and_error(values - of[best], clusters_of, weights_of) for values in of]
+    within = [
+        number
+        for number, each in enumerate(sets)
+        if each.n_features <= sets[best].n_features and above[number][0] <= above[number][1]
+    ]
+    expected = min(within, key=lambda number: (sets[number].n_features, number))
+
+    chosen, table = smallest_within_one_error(sets, y, clusters, weights)
+    assert chosen == sets[expected].name
+    order = sorted(range(len(sets)), key=lambda number: (sets[number].n_features, number))
+    assert [row["taps"] for row in table] == [sets[number].name for number in order]
+    for row, number in zip(table, order, strict=True):
+        right = [float(np.argmax(sets[number].fitted.oof_logits[i]) == y[i]) for i in rows]
+        figures = {
+            "log_loss": mean_and_error(of[number], clusters_of, once),
+            "accuracy": mean_and_error(right, clusters_of, once),
+            "above_best": above[number],
+        }
+        if seed % 2:
+            figures["balanced_log_loss"] = mean_and_error(of[number], clusters_of, weights_of)
+        wanted = {name: mean for name, (mean, _) in figures.items()}
+        wanted |= {f"{name}_se": error for name, (_, error) in figures.items()}
+        wanted |= {"features": sets[number].n_features, "seconds": round(sets[number].seconds, 3)}
+        found = {name: row[name] for name in row if name not in ("taps", "chosen")}
+        found["accuracy_se"] = found["accuracy_se"] or 0.0  # None where all answers are right
+        assert found == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+        assert row["chosen"] == (number == expected)
+
+
+def test_the_smaller_of_two_sets_with_the_same_answers_is_taken():
+    margins = np.random.default_rng(0).normal(1, 1, N)
+    sets = [candidate("large", 20, margins), candidate("small", 10, margins)]
+    for given in (sets, sets[::-1]):
+        found, rows = smallest_within_one_error(given, Y, ALONE, ONES)
+        assert found == "small"
+        assert [row["above_best"] for row in rows] == [0, 0]

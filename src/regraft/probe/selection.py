@@ -44,6 +44,8 @@ def smallest_within_one_error(
 ) -> tuple[str, list[dict[str, Any]]]:
     """Return the name of the smallest candidate within one standard error of the least log-loss.
 
+    Of candidates of one size within it, that is the first that was given.
+
     Also return one row for each candidate: out-of-fold loss and accuracy with their standard
     errors, and the paired difference from the least loss; None if no row was scored. Where rows
     weigh differently, the choice and that difference are by the weighted loss, which has columns of
@@ -55,7 +57,7 @@ def smallest_within_one_error(
     clusters, weights = clusters[scored], weights[scored]
     same, apart = np.ones(len(weights)), differ(weights)
     means = {name: _mean(values[scored], weights) for name, values in losses.items()}
-    best = min(candidates, key=lambda c: means[c.name]) if scored.any() else by_size[0]
+    best = min(candidates, key=lambda c: means[c.name])  # all are 0 if no row was scored
     rows, chosen = [], best.name
     for candidate in reversed(by_size):
         name, mine = candidate.name, losses[candidate.name][scored]
