@@ -1,5 +1,7 @@
 """Ridge chooses by what the head that is built would have answered, also where classes are rare."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,79 @@ def test_classes_that_a_line_divides_are_divided_however_rare_one_is(counts):
         assert np.array_equal(fitted.head(torch.from_numpy(new)).argmax(1).numpy(), labels)
     assert fitted.record["out_of_fold"]["accuracy"] == 1
     assert fitted.temperature == pytest.approx(1, abs=0.01)  # 4, the bound, where scales differ
+
+
+def many_rows(n, d=3, signal=0.7):
+    """Return rows of three classes and of unequal weights, with correlated features; some folds."""
+    chance = np.random.default_rng(0)
+    y = chance.integers(0, 3, n)
+    x = (chance.normal(size=(n, d)) + signal * np.eye(3, d)[y]) @ chance.normal(size=(d, d)) + 5
+    folds = chance.integers(-1, 4, n)
+    return x.astype(np.float32), y, folds, chance.uniform(0.2, 3, n)
+
+
+@pytest.mark.parametrize("n", [40, 1100])  # in one chunk of rows, and in two
+def test_the_head_and_its_held_out_logits_are_those_of_scikit_learn(n):
+    x, y, folds, weights = many_rows(n)
+    scored = np.arange(n) % 3 > 0
+    fitted = fit_head(
+        x, y, folds=folds, n_classes=3, name="ridge", own_weights=weights, scored=scored
+    )
+    head, scale, penalty = fitted.head, fitted.record["scale"], fitted.record["penalty"]
+    z = (x.astype(float) - head.mean.numpy()) * head.scale.numpy()
+
+    def fit(rows):
+        model = Ridge(alpha=penalty * weights.sum(), solver="cholesky")
+        return model.fit(z[rows], np.eye(3)[y[rows]], sample_weight=weights[rows])
+
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(x)).numpy()
+    assert scale * logits == pytest.approx(fit(folds > -2).predict(z), abs=1e-5)
+    held_out = np.empty((n, 3))
+    for fold in range(4):
+        held_out[folds == fold] = fit(folds != fold).predict(z[folds == fold])
+    seen_by_none = folds >= 0
+    expected = held_out[seen_by_none]
+    assert scale * fitted.oof_logits[seen_by_none] == pytest.approx(expected, abs=1e-5)
+    assert np.array_equal(fitted.scored, scored & (folds >= 0))
+    rows = fitted.scored
+    expected = fit_temperature(
+        held_out[rows].astype(np.float32), y[rows], weights[rows], bounds=(1e-3, 10)
+    )
+    assert scale == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("d", "signal"), [(3, 0.7), (31, 6)])  # weak penalties overfit 31
+def test_penalties_fall_by_half_decades_until_the_loss_has_risen_by_half(d, signal):
+    x, y, folds, weights = many_rows(40, d, signal)
+    began = time.perf_counter()
+    fitted = fit_head(x, y, folds=folds, n_classes=3, name="ridge", own_weights=weights)
+    elapsed = time.perf_counter() - began
+    z = (x.astype(float) - fitted.head.mean.numpy()) * fitted.head.scale.numpy()
+    largest = np.linalg.eigvalsh(np.cov(z.T, aweights=weights, bias=True))[-1]
+    penalties = [row["penalty"] for row in fitted.history]
+    losses = [row["balanced_log_loss"] for row in fitted.history]
+    steps = 10 ** (1 - np.arange(len(penalties)) / 2)
+    assert penalties == pytest.approx(largest * steps, rel=1e-5)
+    too_high = [i for i, loss in enumerate(losses) if loss > 1.5 * min(losses[: i + 1])]
+    assert too_high == ([len(losses) - 1] if d == 31 else [])
+    assert len(losses) == 17 or too_high  # the weakest is 1e-7 of the largest eigenvalue
+    # Time is counted once: of the first penalty from the start of the call on.
+    seconds = [row["seconds"] for row in fitted.history]
+    assert 0 <= min(seconds) <= sum(seconds) <= elapsed + 0.0005 * len(seconds)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_where_nothing_can_be_scored_the_penalty_is_the_usual_one(constant):
+    x, y, _, _ = many_rows(50)
+    x = np.ones_like(x) if constant else x
+    fitted = fit_head(x, y, folds=np.full(50, -1), n_classes=3, name="ridge")
+    z = (x.astype(float) - fitted.head.mean.numpy()) * fitted.head.scale.numpy()
+    usual = 1.0 if constant else np.linalg.eigvalsh(np.cov(z.T, bias=True))[-1] / 50
+    assert fitted.record["penalty"] == pytest.approx(usual, rel=1e-5)
+    assert fitted.history == []
+    assert not fitted.oof_logits.any()
+    theirs = Ridge(alpha=usual * 50, solver="cholesky").fit(z, np.eye(3)[y])
+    with torch.inference_mode():
+        logits = fitted.head(torch.from_numpy(x)).numpy()
+    assert fitted.record["scale"] * logits == pytest.approx(theirs.predict(z), abs=1e-5)

@@ -74,3 +74,80 @@ def test_rows_that_need_no_standardising_are_not_copied():
     rows = Rows(x, Standard.none(5))
     assert torch.equal(all_rows(rows), x)
     assert {z.untyped_storage().data_ptr() for _, z in rows.chunks()} == {x.data_ptr()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_block_is_measured_by_its_definition(seed):
+    """In chunks of rows: some blocks have constant features, and one has nothing else."""
+    chance = np.random.default_rng(seed)
+    widths = [int(width) for width in chance.integers(1, 5, 4)]
+    x = chance.normal(3, 1, (2100, sum(widths))) * 10 ** chance.uniform(-3, 3, sum(widths))
+    x[:, chance.random(sum(widths)) < 0.2] = 7.3
+    x[:, : widths[0]] = -0.1
+    x = x.astype(np.float32)
+    standard = Standard.measure(torch.from_numpy(x), widths)
+    at = 0
+    for width in widths:
+        block = x[:, at : at + width].astype(np.float64)
+        variance = block.var(0)
+        constant = np.ptp(block, 0) == 0
+        expected = np.where(constant, 0, (variance + 0.3 * variance.mean() + constant) ** -0.5)
+        assert standard.mean[at : at + width].numpy() == pytest.approx(block.mean(0), rel=1e-6)
+        assert standard.scale[at : at + width].numpy() == pytest.approx(expected, rel=1e-5)
+        at += width
+
+
+def test_a_feature_that_varies_by_less_than_a_ten_thousandth_of_its_mean_is_constant():
+    x = np.tile(np.float64([[-1, -1], [1, 1]]), (50, 1)) * [0.8e-4, 1.25e-4]
+    for mean in (1, -1):
+        scale = Standard.measure(torch.from_numpy((1000 * (mean + x)).astype(np.float32))).scale
+        assert (scale == 0).tolist() == [True, False]
+
+
+def test_a_scale_that_float32_cannot_hold_is_its_largest():
+    x = torch.tensor([[0.0], [1e-40]])
+    scale = Standard.measure(x).scale
+    assert scale.tolist() == [torch.finfo(torch.float32).max]
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "same"),
+    [([0, 0], [1, 1], True), ([0, 1], [1, 1], False), ([0, 0], [1, 0], False),
+     ([0, -1], [2, 2], False)],
+)  # fmt: skip
+def test_rows_stay_the_same_for_a_mean_of_zero_and_a_scale_of_one_alone(mean, scale, same):
+    standard = Standard(torch.tensor(mean).float(), torch.tensor(scale).float())
+    assert standard.changes_nothing is same
+    x = features(70, 2)
+    expected = (x - standard.mean) * standard.scale
+    assert torch.equal(all_rows(Rows(x, standard)), expected)
+    assert Standard.none(2).changes_nothing
+
+
+@pytest.mark.parametrize(
+    ("width", "of_the_caller", "rows"),
+    [(4, 1, 1024), (1024, 1, 1024), (2048, 1, 512), (4, 4096, 256), (40_000, 1, 32)],
+)
+def test_a_chunk_has_a_million_numbers_but_at_least_32_rows_and_at_most_1024(
+    width, of_the_caller, rows
+):
+    n = rows + 5
+    x = torch.zeros(1, width).expand(n, width)
+    for standard in (Standard.none(width), Standard(torch.ones(width), torch.ones(width))):
+        chunks = Rows(x, standard).chunks(of_the_caller)
+        places = [(where.start, where.stop, len(z)) for where, z in chunks]
+        assert places == [(0, rows, rows), (rows, n, 5)]
+    if of_the_caller == 1:
+        parts = Rows(x, standard).chunks_of(torch.arange(n))
+        assert [len(z) for _, z in parts] == [rows, 5]
+
+
+def test_some_rows_are_a_copy_with_the_same_mean_and_scale():
+    x = features(20, 3)
+    rows = Rows(x, Standard.measure(x))
+    chosen = torch.tensor([3, 7, 19])
+    expected = all_rows(rows)[chosen]
+    few = rows.copy_of(chosen)
+    x.zero_()
+    assert few.shape == (3, 3)
+    assert torch.equal(all_rows(few), expected)

@@ -133,7 +133,7 @@ def test_nothing_differs_where_there_are_no_rows():
 def mean_and_error(values, clusters, weights):
     """Return a weighted mean and its error, cluster by cluster."""
     mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    apart = {cluster: 0.0 for cluster in clusters}
+    apart = dict.fromkeys(clusters, 0.0)
     for cluster, w, v in zip(clusters, weights, values, strict=True):
         apart[cluster] += w * (v - mean)
     return mean, sum(part**2 for part in apart.values()) ** 0.5 / sum(weights)
@@ -142,22 +142,14 @@ def mean_and_error(values, clusters, weights):
 def random_candidates(chance, y):
     """Return sets of which some are equally large and all are about equally good."""
     common = chance.normal(size=(len(y), 3)) + 1.5 * np.eye(3)[y]
-    return [
-        Candidate(
-            f"set {number}",
-            int(chance.integers(1, 4)) * 10,
-            FittedHead(
-                None,
-                chance.uniform(0.5, 2),
-                (common + chance.choice([0.2, 0.4]) * chance.normal(size=common.shape)).astype("f4"),
-                chance.random(len(y)) < 0.9,
-                [],
-                {},
-            ),
-            chance.uniform(0, 10),
-        )
-        for number in range(chance.integers(1, 6))
-    ]
+    sets = []
+    for number in range(chance.integers(1, 6)):
+        noise = chance.choice([0.2, 0.4]) * chance.normal(size=common.shape)
+        logits, scored = (common + noise).astype(np.float32), chance.random(len(y)) < 0.9
+        fitted = FittedHead(None, chance.uniform(0.5, 2), logits, scored, [], {})
+        size, seconds = int(chance.integers(1, 4)) * 10, chance.uniform(0, 10)
+        sets.append(Candidate(f"set {number}", size, fitted, seconds))
+    return sets
 
 
 @pytest.mark.parametrize("seed", range(25))

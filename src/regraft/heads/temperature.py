@@ -62,6 +62,6 @@ def log_losses(
     logits: NDArray[np.float32] | NDArray[np.float64], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the cross-entropy of each sample in nats, (N,), from finite logits (N, K)."""
-    logits64 = logits.astype(np.float64, copy=False)
+    logits64 = np.asarray(logits, np.float64)
     right = logits64[np.arange(len(labels)), labels]
     return np.asarray(logsumexp(logits64, axis=1) - right)

@@ -128,6 +128,8 @@ NO_ROWS = {
     "one name twice": sealed(BODY.replace(b"two", b"one")),
     "only a checksum": sealed(b""),
     "too few bytes for the start": sealed(BODY[:7]),
+    "the schema alone": sealed(BODY[:2]),
+    "too few bytes for a checksum": BODY[:3],
     "a wrong checksum": BODY + bytes(4),
     "the checksum of another key": sealed(BODY, key=KEY[:-1]),
     "nothing": b"",
