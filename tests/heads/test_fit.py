@@ -312,7 +312,16 @@ def test_blocks_of_their_own_widths():
         ({"n_classes": 1}, "there is 1 class; a classifier needs two"),
         ({"n_classes": 2}, "labels are from 0 to 2; they must be from 0 to 1"),
         ({"x": np.zeros((30, 0), np.float32)}, "features have shape (30, 0)"),
+        ({"x": np.zeros((0, 4), np.float32)}, "features have shape (0, 4)"),
+        ({"x": np.zeros(30, np.float32)}, "features have shape (30,)"),
+        ({"x": np.zeros((30, 4, 1), np.float32)}, "features have shape (30, 4, 1)"),
         ({"x": np.zeros((29, 4), np.float32)}, "29 rows of features, labels of shape (30,)"),
+        ({"y": np.zeros((30, 1), np.int64)}, "labels of shape (30, 1) and folds of shape (30,)"),
+        ({"y": np.arange(30) % 3 - 1}, "labels are from -1 to 1; they must be from 0 to 2"),
+        ({"folds": np.zeros(30, np.int64)}, "all samples are in fold 0; a fit without it has none"),
+        ({"widths": []}, "blocks of widths [] do not make 4 features"),
+        ({"widths": [4, 0]}, "blocks of widths [4, 0] do not make 4 features"),
+        ({"widths": [5, -1]}, "blocks of widths [5, -1] do not make 4 features"),
         ({"folds": np.zeros(3, np.int64)}, "folds of shape (3,) do not belong together"),
     ],
 )
@@ -324,11 +333,33 @@ def test_refuses_what_does_not_fit_together(change, message):
     assert message in str(caught.value)
 
 
-def test_names_the_feature_that_is_not_finite():
-    x, y, folds = blobs(30, 4, 3)
-    x[17, 2] = np.inf
-    with pytest.raises(InputError, match=r"^feature 2 of sample 17 is not finite$"):
+@pytest.mark.parametrize("row", [0, 17, 4095, 4096, 9000])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_names_the_first_feature_that_is_not_finite(row, value):
+    x, y, folds = blobs(9001, 4, 3)
+    x[row, 2] = value
+    x[row + 1 :, 1] = np.nan
+    with pytest.raises(InputError, match=rf"^feature 2 of sample {row} is not finite$"):
         fit_head(x, y, folds=folds, n_classes=3)
+
+
+def test_arrays_of_other_types_and_layouts_are_fitted_the_same():
+    x, y, folds = blobs(60, 4, 3, noise=3.0)
+    wider = np.repeat(x, 2, axis=1)[:, ::2].astype(np.float64)
+    views = wider, y.astype(np.uint8), folds.astype(np.int32)
+    given = {"n_classes": 3, "name": "mean"}
+    once = fit_head(x, y, folds=folds, **given)
+    again = fit_head(views[0], views[1], folds=views[2], **given)
+    assert np.array_equal(once.oof_logits, again.oof_logits)
+
+
+def test_a_width_of_one_is_a_block():
+    x, y, folds = blobs(60, 3, 3)
+    x *= np.float32([1, 10, 100])
+    head = fit_head(x, y, folds=folds, n_classes=3, name="mean", widths=[1, 2]).head
+    expected = Standard.measure(torch.from_numpy(x), [1, 2])
+    assert torch.equal(head.scale, expected.scale)
+    assert not torch.allclose(head.scale, Standard.measure(torch.from_numpy(x)).scale)
 
 
 def test_temperature_mends_what_was_scaled():

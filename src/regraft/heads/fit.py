@@ -224,7 +224,7 @@ def _check(
             f"{counted(len(x), 'row')} of features, labels of shape {y.shape} and folds of shape "
             f"{folds.shape} do not belong together"
         )
-    if len(folds) and folds.min() == folds.max() >= 0:
+    if folds.min() == folds.max() >= 0:
         raise InputError(f"all samples are in fold {folds[0]}; a fit without it has none")
     check_n_classes(n_classes)
     check_labels(y, n_classes)

@@ -51,10 +51,8 @@ def fit_temperature(
         each = logsumexp(logits64 * inverse, axis=1) - expected * inverse
         return float(np.average(each, weights=weights))
 
-    found = minimize_scalar(
-        loss, bounds=(math.log(bounds[0]), math.log(bounds[1])), method="bounded",
-        options={"xatol": 1e-4},
-    )  # fmt: skip
+    logs = math.log(bounds[0]), math.log(bounds[1])
+    found = minimize_scalar(loss, bounds=logs, options={"xatol": 1e-4})
     return math.exp(float(found.x))
 
 
