@@ -151,3 +151,15 @@ def test_some_rows_are_a_copy_with_the_same_mean_and_scale():
     x.zero_()
     assert few.shape == (3, 3)
     assert torch.equal(all_rows(few), expected)
+
+
+def test_a_mean_far_below_its_features_does_not_cancel():
+    x = torch.tensor([3e7 + 16, -3e7]).repeat_interleave(512)[:, None]
+    assert Standard.measure(x).mean.tolist() == [8]
+
+
+def test_all_chunks_have_one_memory():
+    x = features(2500, 5)
+    chunks = [z for _, z in Rows(x, Standard.measure(x)).chunks()]
+    assert len(chunks) > 2
+    assert len({z.data_ptr() for z in chunks}) == 1
