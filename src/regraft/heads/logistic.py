@@ -140,12 +140,11 @@ class _Penalties:
     def of(cls, whole: Softmax, largest_eigenvalue: float) -> _Penalties:
         """Return the range for a problem."""
         largest = largest_eigenvalue or 1.0  # constant features: any penalty gives weights of zero
-        strongest = _STRONGEST * largest
         # One class of K has a share of 1/K in the loss and in its curvature. So many classes end
         # at weaker penalties, and strong ones take the most iterations.
         many = min(1.0, 10 / whole.n_classes)
-        usual = min(many * largest / whole.rows.shape[0], strongest)
-        return cls(strongest, min(_STRONG * usual, strongest), usual, _WEAKEST * usual * STEP)
+        usual = many * largest / whole.rows.shape[0]
+        return cls(_STRONGEST * largest, _STRONG * usual, usual, _WEAKEST * usual * STEP)
 
 
 @dataclass
@@ -185,7 +184,7 @@ class _Path:
         self.tried: dict[float, _Tried] = {}
         self.chosen = penalties.usual
         self.oof_logits = np.zeros((len(folds), whole.n_classes), np.float32)  # of the choice
-        self.best_parameters: Tensor | None = None  # (F, P), of the choice
+        self.best_parameters = whole.start()  # (F, P), of the choice; (1, P) before there is one
 
     def walk(self, tolerance: float) -> None:
         """Try penalties until the loss has clearly risen on both sides of the least."""
@@ -207,8 +206,7 @@ class _Path:
         # The sum of losses grows with the samples and the penalty does not: their ratio stays.
         scaled = near.record["penalty"] * near.record["n"] / self.whole.rows.shape[0]
         self.chosen = min(scaled, self.penalties.strongest)
-        # One row, not one for each member: there may be no fold that can be scored.
-        self.best_parameters = start = self.whole.start()  # (1, P)
+        start = self.best_parameters  # (1, P)
         weights, biases = self.whole.split(start)
         tensors = near.head.state_dict()
         weights.copy_(tensors["weight"].expand_as(weights))
@@ -244,16 +242,14 @@ class _Path:
 
     def mean(self) -> Solution:
         """Return the mean of the folds' fits at the chosen penalty; without folds, a fit."""
-        if self.best_parameters is None:
+        if not self.tried:
             return self.refit()
         ended = self.tried[self.chosen].solution
         return replace(ended, parameters=self.best_parameters.mean(0, keepdim=True))
 
     def refit(self) -> Solution:
         """Fit all rows at the chosen penalty, from the mean of the folds' fits."""
-        start = self.whole.start()
-        if self.best_parameters is not None:
-            start = self.best_parameters.mean(0, keepdim=True)
+        start = self.best_parameters.mean(0, keepdim=True)
         return minimise(
             self.whole, start, self.chosen, curvature=self.whole.curvature(start),
             tolerance=_TOLERANCE_FINAL, max_iterations=self.max_iterations,
