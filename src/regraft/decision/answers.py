@@ -61,7 +61,7 @@ class Answers:
         ([0.8999999761581421, 0.4000000059604645], [True, False])
         """
         rows = np.arange(len(labels))
-        answered = probabilities.argmax(1) if len(labels) else labels
+        answered = probabilities.argmax(1)
         return cls(
             labels,
             probabilities[rows, labels],
@@ -90,13 +90,13 @@ class Answers:
         missing = [name for name in _TYPES if name not in tensors]
         if missing:
             raise InputError(f"there is no {missing[0]}")
-        n = tensors["labels"].shape[:1]
+        n = tensors["labels"].size
         for name, dtype in _TYPES.items():
-            if tensors[name].dtype != dtype or tensors[name].shape != n:
+            if tensors[name].dtype != dtype or tensors[name].shape != (n,):
                 raise InputError(f"{name} must be {np.dtype(dtype).name} of the length of labels")
-        labels, right = tensors["labels"].astype(np.int64), tensors["right"]
+        labels, right = (tensors[name].astype(np.int64) for name in ("labels", "right"))
         shares = np.stack([tensors["true"], tensors["confidence"]])
-        if n and n[0] and not (labels.min() >= 0 and labels.max() < n_classes and right.max() <= 1):
+        if not (((labels >= 0) & (labels < n_classes)).all() and (right <= 1).all()):
             raise InputError("labels or right hold numbers that are none of theirs")
         if not ((shares >= 0) & (shares <= 1)).all():
             raise InputError("true or confidence hold what is no probability")
@@ -122,9 +122,12 @@ def plain(
     """
     if class_weights is None:
         return probabilities
-    # A class without training images has no weight, and no share.
-    inverse = np.divide(1, class_weights, out=np.zeros(len(class_weights)), where=class_weights > 0)
-    shares = probabilities * inverse
+    # A class without training images has no weight, and no share. Over the least of the weights,
+    # none of them overflows.
+    weighted = class_weights > 0
+    least = class_weights.min(initial=np.inf, where=weighted)
+    factors = np.divide(least, class_weights, out=np.zeros(len(class_weights)), where=weighted)
+    shares = probabilities * factors
     total = shares.sum(1, keepdims=True)
     kept: NDArray[np.float64] = np.divide(
         shares, total, out=probabilities.astype(np.float64), where=total > 0

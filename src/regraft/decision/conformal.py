@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -51,8 +52,7 @@ class SetRule:
         [2, 1]
         """
         inside = probabilities >= self.thresholds
-        if len(probabilities):
-            inside[np.arange(len(probabilities)), probabilities.argmax(1)] = True
+        inside[np.arange(len(probabilities)), probabilities.argmax(1)] = True
         return inside
 
 
@@ -67,7 +67,7 @@ def threshold(true: NDArray[np.float32], coverage: float) -> float | None:
     (0.1, None)
     """
     n = len(true)
-    needed = math.ceil(round(coverage * (n + 1), 9))
+    needed = math.ceil(_exact(coverage) * (n + 1))
     return float(np.sort(true)[n - needed]) if needed <= n else None
 
 
@@ -79,7 +79,14 @@ def answers_needed(coverage: float) -> int:
     >>> answers_needed(0.95), answers_needed(0.99)
     (19, 99)
     """
-    return math.ceil(round(coverage / (1 - coverage), 9))
+    share = _exact(coverage)
+    return math.ceil(share / (1 - share))
+
+
+def _exact(coverage: float) -> Fraction:
+    """Return 19/20 for 0.95, which no float is: with it, 19 answers are enough, and not 20."""
+    tiny = Fraction(1, 10**9)
+    return min(max(Fraction(coverage).limit_denominator(10**9), tiny), 1 - tiny)
 
 
 def fit_sets(answers: Answers, n_classes: int, coverage: float, by: CoverageBy = "all") -> SetRule:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regraft.core.files import read_bounded
-from regraft.core.text import did_you_mean, listed
-from regraft.errors import ConfigError
+from regraft.core.text import counted, did_you_mean, listed
+from regraft.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 ABSTAIN, UNKNOWN = "abstain", "unknown"
 _MOST_BYTES = 64 * 2**20
 LARGEST = 1e9  # a cost
+#: Where commas may be decimal marks: a thousand and more, or one and some thousandths.
+_AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}[.,][0-9]{3}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
 
     The first row has the names of the answers, the first column those of the true classes, in any
     order. Columns "abstain" and "unknown" are no classes, unless there are classes of these names.
+    Between cells is a comma, a semicolon or a tab; with the latter two, a cost may have a decimal
+    comma, as spreadsheets write it in many countries.
 
     Raises
     ------
@@ -77,61 +83,101 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
     """
     try:
         text = read_bounded(path, _MOST_BYTES).decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if any(row)]
-    except OSError as error:
-        raise ConfigError(f"costs: {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+        first = io.StringIO(text.lstrip("\r\n"), newline="").readline()
+        delimiter = _delimiter(first, classes)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [cells for line in lines if (cells := _cells(line))]
+    except InputError as error:
+        raise ConfigError(f"costs: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"costs: {path} is not UTF-8 text: {error.reason} at byte {error.start}",
+            hint="save it as CSV in UTF-8",
+        ) from error
+    except csv.Error as error:
         raise ConfigError(f"costs: {path} is no CSV table: {error}") from error
     if len(rows) < 2:
         raise ConfigError(f"costs: {path} has no rows", hint=_form(classes))
-    head = [name.strip() for name in rows[0][1:]]
-    by_class = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows[1:]}
-    extra = tuple(name for name in (ABSTAIN, UNKNOWN) if name in head and name not in classes)
-    _check_names(path, "column", head, [*classes, *extra], classes)
-    _check_names(path, "row", [row[0].strip() for row in rows[1:]], classes, classes)
-    table = np.array(
-        [
-            [_cost(path, true, answer, by_class[true], head) for answer in (*classes, *extra)]
-            for true in classes
-        ]
-    )
-    return Costs(table, extra)
+    answers = rows[0][1:]
+    extra = tuple(name for name in (ABSTAIN, UNKNOWN) if name in answers and name not in classes)
+    _check_names(path, "column", answers, classes, (*classes, *extra))
+    _check_names(path, "row", [row[0] for row in rows[1:]], classes, classes)
+    by_class = {row[0]: row[1:] for row in rows[1:]}
+    for true, cells in by_class.items():
+        if len(cells) > len(answers):
+            raise ConfigError(
+                f"costs: {path}: the row of {true} has {counted(len(cells), 'cost')} for "
+                f"{counted(len(answers), 'answer')}",
+                hint="a decimal comma needs semicolons between the cells, or write 0.5",
+            )
+    at = [answers.index(name) for name in (*classes, *extra)]
+    table = [
+        [_cost(path, (true, answers[k]), by_class[true][k : k + 1], delimiter) for k in at]
+        for true in classes
+    ]
+    return Costs(np.array(table), extra)
+
+
+def _delimiter(first: str, classes: Sequence[str]) -> str:
+    """Return what is between the cells: with it, the first line names the most classes."""
+
+    def named(delimiter: str) -> int:
+        return len({*classes}.intersection(*map(_cells, csv.reader([first], delimiter=delimiter))))
+
+    return max(",;\t", key=named)
+
+
+def _cells(line: Sequence[str]) -> list[str]:
+    """Return the cells of a line, without empty ones at the end: spreadsheets write these too."""
+    cells = [unicodedata.normalize("NFC", cell.strip()) for cell in line]  # as names of classes are
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def _check_names(
-    path: Path, what: str, names: list[str], wanted: Sequence[str], classes: Sequence[str]
+    path: Path, what: str, names: list[str], classes: Sequence[str], wanted: Sequence[str]
 ) -> None:
+    for number, name in enumerate(names):
+        if name not in wanted:
+            known = [*classes, ABSTAIN, UNKNOWN] if what == "column" else classes
+            raise ConfigError(
+                f"costs: {path} has a {what} for {name!r}, which is no class",
+                hint=did_you_mean(name, known) or _form(classes),
+            )
+        if name in names[:number]:
+            raise ConfigError(f"costs: {path} has two {what}s for {name}", hint="keep one of them")
     missing = [name for name in wanted if name not in names]
     if missing:
         raise ConfigError(
             f"costs: {path} has no {what} for {listed(missing, 5)}", hint=_form(classes)
         )
-    for number, name in enumerate(names):
-        if name not in wanted:
-            near = did_you_mean(name, wanted)
-            raise ConfigError(f"costs: {path}: there is no class {name!r}", hint=near)
-        if name in names[:number]:
-            raise ConfigError(f"costs: {path} has two {what}s for {name}")
 
 
-def _cost(path: Path, true: str, answer: str, cells: list[str], head: list[str]) -> float:
-    at = head.index(answer)
-    cell = cells[at] if at < len(cells) else ""
+def _cost(path: Path, names: tuple[str, str], cells: list[str], delimiter: str) -> float:
+    """Return the cost in a cell, which is missing where a row ends before it."""
+    cell = cells[0] if cells else ""
+    place = f"costs: {path}: the cost of answering {names[1]} for {names[0]}"
+    if not cell:
+        raise ConfigError(f"{place} is missing", hint="0 where an answer costs nothing")
+    if delimiter != ",":
+        if _AMBIGUOUS.fullmatch(cell):
+            raise ConfigError(
+                f"{place} is {cell!r}: thousands, or decimal places?",
+                hint="write it without a mark between thousands, and not with three decimal places",
+            )
+        cell = cell.replace(",", ".")
     try:
         cost = float(cell)
     except ValueError:
         cost = -1.0
     if not 0 <= cost <= LARGEST:
-        raise ConfigError(
-            f"costs: {path}: the cost of answering {answer} for {true} is {cell!r}; it must be a "
-            f"number from 0 to {LARGEST:,.0f}"
-        )
+        raise ConfigError(f"{place} is {cells[0]!r}; it must be a number from 0 to {LARGEST:,.0f}")
     return cost
 
 
 def _form(classes: Sequence[str]) -> str:
-    first = listed(classes, 2)
     return (
         f"a first row with the answers, such as true,{','.join(classes[:2])},abstain, then one row "
-        f"for each true class: {first}"
+        f"for each true class: {listed(classes, 2)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from regraft.core.text import counted
 from regraft.decision.answers import plain
-from regraft.decision.conformal import SetRule, fit_sets
+from regraft.decision.conformal import SetRule, answers_needed, fit_sets
 from regraft.decision.costs import ABSTAIN, Costs
 from regraft.decision.promise import Promise, fit_promise
 from regraft.decision.typicality import units_needed
@@ -210,8 +211,8 @@ class Decisions:
                     f"unknown_level is {asked:g}, but nothing tells how unlike an image is here"
                 )
             return None, ()
-        level, least = asked or USUAL_LEVEL, self.typicality.least_level
-        if least <= level * (1 + 1e-9):
+        level = USUAL_LEVEL if asked is None else asked
+        if self.typicality.least_level <= level:
             return level, ()
         n = len(self.typicality.scores)
         reason = (
@@ -221,13 +222,23 @@ class Decisions:
         if asked is not None:
             raise ConfigError(
                 f"unknown_level is {asked:g}: {reason}",
-                hint=f"{min(round(least + 5e-4, 3), 0.999):g} or more can be had" if n else "",
+                hint=f"{math.ceil(1000 / (n + 1)) / 1000:g} or more can be had" if n else None,
             )
         return None, (f"no image is called unknown: {reason}",)
 
 
 def check_levels(levels: Levels) -> None:
-    """Refuse levels that contradict each other."""
+    """Refuse levels out of their range, or that contradict each other."""
+    shares = {
+        "unknown_level": levels.unknown,
+        "coverage": levels.coverage,
+        "min_precision": levels.min_precision,
+    }
+    for name, share in shares.items():
+        if share is not None and not 0 < share < 1:  # NaN is not either
+            raise ConfigError(f"{name} is {share:g}; it must be between 0 and 1, both excluded")
+    if levels.coverage_by not in {"all", "class"}:
+        raise ConfigError(f"coverage_by is {levels.coverage_by!r}; it must be all or class")
     if levels.min_precision is not None and levels.costs is not None:
         raise ConfigError(
             "min_precision and costs both decide when no answer is given",
@@ -236,7 +247,7 @@ def check_levels(levels: Levels) -> None:
 
 
 def _set_notes(sets: SetRule, levels: Levels, n: int, n_classes: int) -> tuple[str, ...]:
-    if not sets.thresholds.any():
+    if n < answers_needed(levels.coverage):
         few = f"a coverage of {levels.coverage:g} cannot be aimed at with {counted(n, 'answer')}"
         return (f"{few}: each set has all classes",)
     if levels.coverage_by == "class" and sets.alone < n_classes:

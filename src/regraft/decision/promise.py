@@ -10,6 +10,7 @@ Angelopoulos, Bates, Candès, Jordan and Lei, Learn then test, Annals of Applied
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,15 +89,16 @@ def fit_promise(answers: Answers, precision: float) -> Promise:
         threshold = confidence[count - 1]
         # Answers of equal confidence are given together.
         given = int(np.searchsorted(-confidence, -threshold, side="right"))
-        if lower_bound(int(right[given - 1]), given) < precision:
+        hits = int(right[given - 1])
+        if lower_bound(hits, given) < precision:
             break
         found = Promise(precision, float(threshold), answered=given / n)
     if found is not None:
         return found
-    share = right[first - 1] / first
+    enough = bisect_left(range(given), x=True, key=lambda k: lower_bound(k, given) >= precision)
     return Promise(
         precision,
         None,
-        f"of the surest {counted(first, 'answer')}, {share:.1%} are right: too few to promise "
-        f"{precision:g}",
+        f"of the surest {counted(given, 'answer')}, {hits:,} {'is' if hits == 1 else 'are'} right; "
+        f"{precision:g} needs {enough:,}",
     )

@@ -42,6 +42,9 @@ BANK_ROWS = 2_000
 #: Most units that are measured: the standard error of a p-value of 0.01 is then 0.001.
 MOST_MEASURED = 8_192
 _AT_ONCE = 1024  # rows in one product
+#: Share of the mean variance that is added to each, and the least mean: equal rows have an inverse.
+_SHRINKAGE, _LEAST_VARIANCE = 0.01, 1e-12
+_LARGEST_WHITENING = 1.01 / math.sqrt(_SHRINKAGE * _LEAST_VARIANCE)
 
 
 class Scorer(Protocol):
@@ -111,7 +114,9 @@ class Neighbours:
         self, integers: NDArray[np.int8], own: NDArray[np.int64] | None
     ) -> NDArray[np.float64]:
         rows, lengths = self._unit
-        k = min(NEAREST, len(rows) - (own is not None))
+        # Of fewer rows all but one, also where none is left out: a score is then still no smaller
+        # without the new image in the bank.
+        k = max(min(NEAREST, len(rows) - 1), 0)
         scores = np.ones(len(integers))  # of an image without neighbours
         for start in range(0, len(integers) if k else 0, _AT_ONCE):
             part = integers[start : start + _AT_ONCE].astype(np.float32)  # (n, D)
@@ -160,11 +165,13 @@ class Mahalanobis:
         mean, whitening = (tensors.get(name) for name in ("mean", "whitening"))
         if mean is None or whitening is None:
             raise InputError("mean and whitening are needed")
-        if mean.ndim != 1 or whitening.shape != (*mean.shape, *mean.shape):
+        if mean.ndim != 1 or not mean.size or whitening.shape != (*mean.shape, *mean.shape):
             raise InputError("mean and whitening must be (D,) and (D, D)")
         both = (mean, whitening)
         if not all(each.dtype == np.float32 and np.isfinite(each).all() for each in both):
             raise InputError("mean and whitening must be finite float32")
+        if np.abs(mean).max() > 1 or np.abs(whitening).max() > _LARGEST_WHITENING:
+            raise InputError("mean and whitening are not those of rows of unit length")
         return cls(mean.astype(np.float32), whitening.astype(np.float32))
 
 
@@ -224,7 +231,7 @@ def units_needed(level: float) -> int:
     >>> units_needed(0.01), units_needed(0.05)
     (99, 19)
     """
-    return math.ceil(round(1 / level, 9)) - 1
+    return math.ceil(round(1 / max(level, 1e-9), 9)) - 1
 
 
 def fit_neighbours(
@@ -253,10 +260,6 @@ def fit_neighbours(
     return Typicality(bank, _ascending(bank.score(rest[:MOST_MEASURED])))
 
 
-#: Share of the mean variance that is added to each: keeps the inverse finite.
-_SHRINKAGE = 0.01
-
-
 def fit_mahalanobis(
     pooled: NDArray[np.float32], held_out: NDArray[np.float32] | None = None
 ) -> Typicality:
@@ -270,7 +273,7 @@ def fit_mahalanobis(
     mean = rows.mean(0)
     centred = rows - mean
     covariance = centred.T @ centred / n
-    variance = np.trace(covariance) / width or 1.0
+    variance = max(np.trace(covariance) / width, _LEAST_VARIANCE)
     covariance[np.diag_indices(width)] += _SHRINKAGE * variance
     # whitening @ whitening.T is the inverse of the covariance
     whitening = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
