@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from regraft.evaluation.intervals import (
     ClassCounts,
@@ -16,6 +16,8 @@ from regraft.evaluation.intervals import (
 from regraft.evaluation.metrics import accuracy_gain, measure_classification
 from regraft.evaluation.paired import compare_pairs
 
+Z = 1.959963984540054
+
 
 def scipys(successes, n):
     found = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
@@ -26,6 +28,7 @@ def scipys(successes, n):
 def test_wilson_and_the_mean_of_one_share_are_scipys(n):
     successes = np.unique(np.linspace(0, n, 9).astype(int))
     low, high = wilson(successes / n, np.full(len(successes), float(n)))
+    assert (low[0], high[-1]) == (0, 1)  # and not nearly
     for k, *ends in zip(successes, low, high, strict=True):
         assert ends == pytest.approx(scipys(k, n), abs=1e-12)
         assert of_mean_share(np.array([k]), np.array([n])) == pytest.approx(ends, abs=1e-9)
@@ -39,6 +42,35 @@ def test_a_mean_of_equal_shares_is_nearly_one_share_of_all():
     assert (low, high) == pytest.approx(scipys(400, 400), abs=2e-3)
     one_of_each = np.repeat([0, 1], [60, 240]), np.ones(300, dtype=np.int64)
     assert of_mean_share(*one_of_each) == pytest.approx(scipys(240, 300), abs=2e-3)
+
+
+def mean_share_by_definition(hits, n, sign):
+    """Move the logits until the observed mean is Z standard errors away."""
+    shares = (hits + (hits.sum() + 0.5) / (n.sum() + 1)) / (n + 1)  # one more image of each class
+    # Of p (1 - p), smoothed shares of n images and one more have this part on average.
+    kept = 1 - n / (n + 1) ** 2 * (1 - 1 / len(n))
+
+    def distance(t):
+        moved = special.expit(special.logit(shares) + sign * t / n)
+        variance = (moved * (1 - moved) / kept / n).sum() / len(n) ** 2
+        return sign * (moved.mean() - (hits / n).mean()) - Z * variance**0.5
+
+    t = optimize.brentq(distance, 0, 500 * n.max(), xtol=1e-9)
+    return special.expit(special.logit(shares) + sign * t / n).mean()
+
+
+def test_a_mean_of_shares_has_the_interval_of_its_definition():
+    random = np.random.default_rng(0)
+    for n_classes in [1, 1, 2, 2, 3, 3, 4, 5, 9, 30]:
+        n = np.round(2 ** random.uniform(0, 9, n_classes)).astype(np.int64)
+        hits = random.binomial(n, random.choice([0.1, 0.5, 0.9], n_classes))
+        low, high = of_mean_share(hits, n)
+        if hits.any():
+            assert low == pytest.approx(mean_share_by_definition(hits, n, -1))
+        if (hits < n).any():
+            assert high == pytest.approx(mean_share_by_definition(hits, n, 1))
+        wrong = of_mean_share(n - hits, n)  # the same in terms of wrong answers
+        assert (1 - wrong[1], 1 - wrong[0]) == pytest.approx((low, high))
 
 
 def test_the_f1_of_a_class_is_a_binomial_share_in_other_words():
@@ -62,18 +94,68 @@ def test_with_many_images_macro_f1_has_the_interval_of_resampled_images():
     assert of_macro_f1(confusion) == pytest.approx(golden, abs=0.06 * (golden[1] - golden[0]))
 
 
+def macro_f1_of(matrix, present):
+    hits = np.diagonal(matrix)
+    return (2 * hits[present] / (matrix.sum(0) + matrix.sum(1))[present]).mean()
+
+
+def macro_f1_by_definition(confusion):
+    """Return Wilson's ends of as many images as have the variance of a smoothed, dense matrix."""
+    hits, actual, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    present = actual > 0
+    # One image more in each row, right as often as all are; the row keeps its sum.
+    right = (hits.sum() + 0.5) / (actual.sum() + 1)
+    more = np.tile((predicted + 0.5) / (predicted + 0.5).sum(), (len(confusion), 1))
+    np.fill_diagonal(more, 0)
+    more *= (1 - right) / more.sum(1, keepdims=True)
+    np.fill_diagonal(more, right)
+    smoothed = (confusion + more) * (actual / (actual + 1))[:, None]
+    # The delta method for multinomial counts, with the slope by each cell from a complex step.
+    slopes = np.zeros(confusion.shape)
+    for cell in np.ndindex(confusion.shape):
+        moved = smoothed.astype(complex)
+        moved[cell] += 1e-30j
+        slopes[cell] = macro_f1_of(moved, present).imag / 1e-30
+    variance = (smoothed * slopes**2).sum() - (smoothed * slopes).sum() ** 2 / actual.sum()
+    n = actual[present]
+    variance *= np.mean(1 / (1 - n / (n + 1) ** 2 * (1 - 1 / len(n))))
+    share = macro_f1_of(smoothed, present)
+    size = share * (1 - share) / variance
+    # F1 is f(J) = 2 J / (1 + J), f'' is -4 / (1 + J)^3; an estimate is -f'' / 2 var(J) too low.
+    union = (actual + predicted - hits)[present]
+    both = hits[present] / union
+    too_low = 2 / (1 + both) ** 3 * both * (1 - both) / np.maximum(union - 1, 1)
+    value = (2 * both / (1 + both)).mean()
+    ends = np.ravel(wilson(np.array([min(1, value + too_low.mean())]), np.array([size])))
+    return min(ends[0], value), max(ends[1], value)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5, 8])
+def test_macro_f1_of_a_few_images_has_the_interval_of_its_definition(n_classes):
+    random = np.random.default_rng(n_classes)
+    for n in (1, 2, 5, 20, 200):
+        cells = random.dirichlet(np.full(n_classes**2, 0.3))
+        for kind in (cells, np.eye(n_classes).ravel() / n_classes):  # and all answers are right
+            confusion = random.multinomial(n, kind).reshape(n_classes, n_classes)
+            assert of_macro_f1(confusion) == pytest.approx(macro_f1_by_definition(confusion))
+
+
 def test_many_equal_losses_have_students_interval():
     values = np.random.default_rng(0).uniform(4, 6, size=2000)
     reference = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert of_mean(values, most=9) == pytest.approx((reference.low, reference.high), rel=1e-4)
     assert of_mean(values[:1], most=9) is None
     assert of_mean(np.full(50, 0.7), most=9) is None
+    values = np.array([0.7, 0.7 + 2e-12, 0.7 + 4e-12])  # as from rounding
+    assert of_mean(values, most=9) is None
+    assert of_mean(values, most=0.9) == pytest.approx((0.7, 0.7))
 
 
-def test_a_mean_of_skewed_losses_has_halls_interval():
+@pytest.mark.parametrize("n", [2, 3, 5, 40])
+def test_a_mean_of_skewed_losses_has_halls_interval(n):
     """The root of his cubic, g(T) = t: T = (mean - m) / error is where the transformed one is t."""
-    values = np.random.default_rng(1).exponential(size=40)
-    n, mean, error = 40, values.mean(), values.std(ddof=1) / np.sqrt(40)
+    values = 20 + np.random.default_rng(1).exponential(size=n)
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(n)
     a = stats.skew(values) / np.sqrt(n)
     ends = []
     for t in stats.t.ppf([0.975, 0.025], n - 1):
@@ -81,14 +163,19 @@ def test_a_mean_of_skewed_losses_has_halls_interval():
             lambda x, t=t: x + a * x**2 / 3 + a**2 * x**3 / 27 + a / 6 - t, -50, 50
         )
         ends.append(mean - root * error)
-    assert of_mean(values, most=36) == pytest.approx(ends)
-    assert ends[1] - mean > 1.3 * (mean - ends[0])
+    assert of_mean(values, most=90) == pytest.approx(ends)
+    assert of_mean(values, most=ends[1] - 0.001)[1] == ends[1] - 0.001
+    assert of_mean(90 - values, most=90) == pytest.approx((90 - ends[1], 90 - ends[0]))
     low, high = of_mean(np.array([0.0, 0, 0, 0, 2]), most=2)
     assert (low, high) == (0, 2)  # never beyond what is possible
 
 
 @pytest.mark.parametrize(
-    ("b", "c", "n"), [(12, 4, 50), (3, 0, 20), (0, 0, 30), (1, 0, 2), (0, 5, 5)]
+    ("b", "c", "n"),
+    [
+        *[(12, 4, 50), (3, 0, 20), (0, 0, 30), (1, 0, 2), (0, 5, 5), (1, 1, 3), (0, 0, 1)],
+        *[(1, 0, 1), (5, 5, 10), (300, 260, 900), (2, 0, 4000), (7, 3, 10), (1, 9, 11)],
+    ],
 )
 def test_the_interval_of_a_difference_is_the_score_interval(b, c, n):
     """At an end, the observed difference is 1.96 standard errors away, with likeliest shares."""
@@ -110,7 +197,7 @@ def test_the_interval_of_a_difference_is_the_score_interval(b, c, n):
     assert low < high
     for end, sign in ((low, 1), (high, -1)):
         if abs(end) < 1:
-            assert score(end) == pytest.approx(sign * 1.95996, abs=1e-3)
+            assert score(end) == pytest.approx(sign * Z, abs=1e-4)
     assert (-high, -low) == pytest.approx(of_difference(c, b, n))
 
 

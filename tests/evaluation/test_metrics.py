@@ -7,6 +7,8 @@ import pytest
 import sklearn.metrics
 
 from regraft.errors import InputError
+from regraft.evaluation import metrics
+from regraft.evaluation.calibration import calibration_error
 from regraft.evaluation.intervals import of_difference, of_mean_share
 from regraft.evaluation.metrics import accuracy_gain, measure_classification
 
@@ -41,6 +43,99 @@ def test_values_are_those_of_scikit_learn():
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         assert result[f"macro_{name}"]["value"] == pytest.approx(values.mean())
     assert result["brier"]["value"] == pytest.approx(((p - np.eye(8)[y]) ** 2).sum(axis=1).mean())
+
+
+def share_of(hits, of):
+    """Return a share with Wilson's ends, the roots of (share - t)^2 = z^2 t (1 - t) / n."""
+    if of == 0:
+        return {"value": None, "low": None, "high": None}
+    share, z = hits / of, 1.959963984540054
+    low, high = np.sort(np.roots([1 + z**2 / of, -2 * share - z**2 / of, share**2]).real)
+    return pytest.approx({"value": share, "low": low, "high": high}, abs=1e-7)
+
+
+def ends(estimate):
+    return estimate["low"], estimate["high"]
+
+
+@pytest.mark.parametrize("n_classes", range(2, 9))
+def test_measures_of_a_few_images_are_those_counted_one_by_one(n_classes):
+    """Classes with no image or one, equal probabilities, and rows that are rounded."""
+    random = np.random.default_rng(n_classes)
+    for n in range(1, 13):
+        p = random.integers(0, 4, (n, n_classes)) + np.eye(n_classes)[random.integers(n_classes)]
+        p = p / p.sum(1, keepdims=True)
+        y = np.minimum(random.geometric(0.4, n) - 1, n_classes - 1)
+        found = measure_classification(
+            p * random.uniform(0.995, 1.005, (n, 1)), y, NAMES[:n_classes]
+        )
+        order = [sorted(range(n_classes), key=lambda k, row=row: (-row[k], k)) for row in p]
+        ranks = [each.index(truth) for each, truth in zip(order, y, strict=True)]
+        pairs = [(int(truth), each[0]) for each, truth in zip(order, y, strict=True)]
+        of_truth = [row[truth] for row, truth in zip(p, y, strict=True)]
+        assert found["accuracy"] == share_of(ranks.count(0), n)
+        assert ("top5" in found) == (n_classes > 5)
+        if n_classes > 5:
+            assert found["top5"] == share_of(sum(rank < 5 for rank in ranks), n)
+        losses = [-np.log(max(each, 2.0**-52)) for each in of_truth]
+        assert found["log_loss"]["value"] == pytest.approx(np.mean(losses))
+        squares = ((p - np.eye(n_classes)[y]) ** 2).sum(1)
+        assert found["brier"]["value"] == pytest.approx(squares.mean())
+        assert found["confusion"] == [
+            [pairs.count((row, column)) for column in range(n_classes)] for row in range(n_classes)
+        ]
+        hits = [pairs.count((k, k)) for k in range(n_classes)]
+        actual = [sum(pair[0] == k for pair in pairs) for k in range(n_classes)]
+        predicted = [sum(pair[1] == k for pair in pairs) for k in range(n_classes)]
+        rows = found["per_class"]
+        for row, *counts in zip(rows, hits, actual, predicted, strict=True):
+            assert row["n"] == counts[1]
+            for key, of in (("recall", counts[1]), ("precision", counts[2])):
+                row[key].pop("reason", None)
+                assert row[key] == share_of(counts[0], of)
+            if sum(counts):
+                assert row["f1"]["value"] == pytest.approx(2 * counts[0] / (counts[1] + counts[2]))
+                assert row["f1"]["low"] < row["f1"]["high"]
+        present = [row for row in rows if row["n"]]
+        for key in ("precision", "recall", "f1"):
+            mean = np.mean([row[key]["value"] or 0 for row in present])
+            assert found[f"macro_{key}"]["value"] == pytest.approx(mean)
+        met = [k for k in range(n_classes) if actual[k]]
+        recalls = of_mean_share(*(np.array(column)[met] for column in (hits, actual)))
+        assert ends(found["macro_recall"]) == recalls
+        known = [k for k in met if predicted[k]]
+        small = sum(actual[k] < 3 for k in met)
+        assert (found["macro_f1"]["low"] is None) == (small > 4)
+        assert (found["macro_precision"]["low"] is None) == (small > 4 or not known)
+        if small <= 4 and known:
+            low, high = of_mean_share(*(np.array(column)[known] for column in (hits, predicted)))
+            low *= len(known) / len(met)
+            mean = found["macro_precision"]["value"]
+            assert ends(found["macro_precision"]) == pytest.approx(
+                (min(low, mean), max(high, mean))
+            )
+
+
+def test_rows_are_read_in_blocks_and_labels_as_any_whole_numbers(monkeypatch):
+    p, y = predictions(40, 20, seed=6)
+    whole = measure_classification(p, y, [str(k) for k in range(20)])
+    assert measure_classification(p, y.astype(np.uint8), [str(k) for k in range(20)]) == whole
+    for most in (1, 60, 799):  # a row, three, all but one
+        monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", most)
+        assert measure_classification(p, y, [str(k) for k in range(20)]) == whole
+
+
+def test_macro_averages_have_no_interval_if_more_than_a_quarter_of_the_classes_are_small():
+    """Classes of three images and of two, and one of none, which does not count."""
+    for n_classes, most in ((8, 4), (16, 4), (20, 5)):
+        for small in (most, most + 1):
+            y = np.repeat(np.arange(n_classes), [2] * small + [3] * (n_classes - small))
+            p = np.eye(n_classes + 1)[y]
+            found = measure_classification(p, y, [str(k) for k in range(n_classes + 1)])
+            for name in ("macro_f1", "macro_precision"):
+                assert (found[name]["low"] is None) == (small > most)
+                reason = f"{small} of {n_classes} classes have fewer than 3 test images"
+                assert found[name].get("reason", reason) == reason
 
 
 def test_every_interval_holds_its_value():
@@ -135,6 +230,15 @@ def test_too_few_images_give_a_warning():
     assert few.endswith("09 (0), 10 (0) and 9 more")
 
 
+def test_a_hundred_images_and_ten_of_a_class_are_enough_for_no_warning():
+    for n, of_b in ((100, 10), (99, 10), (100, 9)):
+        y = np.repeat([0, 1], [n - of_b, of_b])
+        found = measure_classification(np.eye(2)[y], y, ("a", "b"))["warnings"]
+        assert [sentence.split(" ")[0] for sentence in found] == ["99"] * (n < 100) + ["fewer"] * (
+            of_b < 10
+        )
+
+
 def test_float32_is_measured_like_float64():
     p, y = predictions(300, 8)
     single = measure_classification(p.astype(np.float32), y, NAMES)
@@ -154,6 +258,8 @@ def test_float32_is_measured_like_float64():
         (np.array([[np.nan, 1.0]]), [0], "sum to 1"),
         (np.array([[2.0, -1.0]]), [0], "sum to 1"),
         (np.array([[5.0, 1.0]]), [0], "sum to 1"),
+        (np.array([[0.5, 0.5], [0.5, 0.52]]), [0, 0], "sum to 1"),
+        (np.array([[0.5, 0.5], [0.5, 0.48]]), [0, 0], "sum to 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(p, y, words):
@@ -166,9 +272,18 @@ def test_where_no_interval_is_honest_there_is_the_reason():
     p[np.arange(40), y] = 0.8
     p[[0, 20]] = [[0.3, 0.7], [0.6, 0.4]]
     loss = measure_classification(p, y, ("a", "b"))["log_loss"]
-    assert (loss["low"], loss["high"], loss["reason"]) == (None, None, "2 wrong answers of 40")
+    value = -(38 * np.log(0.8) + np.log(0.3) + np.log(0.4)) / 40
+    assert loss == {
+        "value": pytest.approx(value),
+        "low": None,
+        "high": None,
+        "reason": "2 wrong answers of 40",
+    }
     p[1] = p[0]  # a third
     loss = measure_classification(p, y, ("a", "b"))["log_loss"]
+    assert 0 < loss["low"] < loss["value"] < loss["high"]
+    p = np.array([[0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])  # three images, and all are wrong
+    loss = measure_classification(p, np.array([0, 0, 0]), ("a", "b"))["log_loss"]
     assert 0 < loss["low"] < loss["value"] < loss["high"]
     same = measure_classification(np.full((40, 2), 0.5), y, ("a", "b"))
     assert same["log_loss"]["value"] == pytest.approx(np.log(2))
@@ -230,10 +345,37 @@ def test_with_many_images_the_gaps_of_calibrated_models_are_normal():
     assert found["calibrated"]["mean"] == pytest.approx(expected, rel=0.03)
 
 
+def test_the_calibration_error_of_equal_confidences_is_that_of_bins_written_out():
+    """Each bin ends at a quantile and holds it; where images are few, many quantiles are equal."""
+    random = np.random.default_rng(0)
+    for n in [*range(1, 20), 50, 200]:
+        confidences, hits = random.integers(4, 9, n) / 8, random.random(n) < 0.7
+        highest = np.unique([*np.quantile(confidences, np.arange(1, 15) / 15), 1.0])
+        bins = [next(k for k, end in enumerate(highest) if c <= end) for c in confidences]
+        gaps = [sum((hits - confidences)[np.equal(bins, k)]) for k in set(bins)]
+        found = calibration_error(confidences, hits, seed=0)
+        assert found["value"] == pytest.approx(sum(map(abs, gaps)) / n)
+        assert found["bins"] == 15
+
+
+def test_answers_of_few_images_are_drawn_one_by_one():
+    """One unsure answer in a bin with many that are certain: it alone is right or wrong."""
+    for n in (1, 2, 100, 600):
+        confidences = np.concatenate([np.ones(n - 1), [0.2]])
+        found = calibration_error(confidences, np.ones(n, dtype=bool), seed=0)
+        assert found["value"] == pytest.approx(0.8 / n)
+        # 0.2 wrongly right, 0.8 wrongly wrong; of a thousand, the mean has a deviation of 0.008.
+        assert found["calibrated"]["mean"] * n == pytest.approx(0.2 * 0.8 + 0.8 * 0.2, abs=0.04)
+        assert found["calibrated"]["high"] == pytest.approx(0.8 / n)
+
+
 def test_a_seed_fixes_what_is_drawn():
     p, y = predictions(200, 3, seed=3)
     one, same, other = (measure_classification(p, y, NAMES[:3], seed=seed) for seed in (1, 1, 2))
     assert one == same
+    assert measure_classification(p, y, NAMES[:3]) == measure_classification(
+        p, y, NAMES[:3], seed=0
+    )
     assert one["ece"]["calibrated"] != other["ece"]["calibrated"]
     assert one["macro_f1"] == other["macro_f1"]
 
@@ -242,9 +384,12 @@ def test_a_gain_is_the_difference_on_the_same_images():
     random = np.random.default_rng(0)
     truth = random.integers(0, 3, 50)
     one, other = (random.dirichlet(np.ones(3), 50) for _ in range(2))
+    one[range(10), truth[:10]] += 1
     gain = accuracy_gain(one, other, truth)
     right, others = one.argmax(1) == truth, other.argmax(1) == truth
     only = int((right & ~others).sum()), int((others & ~right).sum())
     assert gain["value"] == pytest.approx(right.mean() - others.mean())
+    assert gain["value"] > 0.1
+    assert only[1] > 0
     assert (gain["low"], gain["high"]) == of_difference(*only, 50)
     assert gain["low"] < gain["value"] < gain["high"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from regraft.evaluation.intervals import of_difference
 from regraft.evaluation.paired import compare_pairs, holm
 
 
@@ -61,6 +62,34 @@ def test_holm_as_in_his_paper():
         assert np.array_equal(holm(p) <= 0.05, rejected)
         assert (holm(p) >= p).all()
         assert holm(p).max() <= 1
+
+
+def test_a_corrected_p_value_is_the_least_level_at_which_its_pair_is_rejected():
+    """Max over j <= i of (m - j + 1) p_(j), at most 1; equal ones, and ones near 1, as well."""
+    random = np.random.default_rng(3)
+    for _ in range(100):
+        p = random.integers(0, 9, random.integers(1, 7)) / 8
+        for each, corrected in zip(p, holm(p), strict=True):
+            steps = [(len(p) - j) * low for j, low in enumerate(sorted(p)) if low <= each]
+            assert corrected == min(max(steps), 1)
+
+
+def test_every_pair_is_compared_in_the_order_of_the_rows():
+    right = np.random.default_rng(4).random((4, 30)) < [[0.9], [0.5], [0.7], [0.3]]
+    found = compare_pairs(right)
+    assert [each[:2] for each in found] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    for each in found:
+        first, second = right[each.first].tolist(), right[each.second].tolist()
+        kinds = list(zip(first, second, strict=True))
+        assert each.only_first == kinds.count((True, False))
+        assert each.only_second == kinds.count((False, True))
+        assert each.value == pytest.approx((sum(first) - sum(second)) / 30)
+        assert (each.low, each.high) == of_difference(each.only_first, each.only_second, 30)
+        fewer, both = min(each[2:4]), each.only_first + each.only_second
+        assert each.p == pytest.approx(min(1, 2 * stats.binom.cdf(fewer, both, 0.5)))
+        assert each.significant == (each.p_holm < 0.05)
+    assert [each.p_holm for each in found] == holm(np.array([each.p for each in found])).tolist()
+    assert len({each.significant for each in found}) == 2
 
 
 def test_many_models_that_guess_seldom_differ():

@@ -37,12 +37,12 @@ def calibration_error(
     >>> round(sure["value"], 3), round(sure["calibrated"]["high"], 2)
     (0.2, 0.12)
     """
-    order = np.argsort(confidences, kind="stable")
+    order = np.argsort(confidences)
     confidences, hits = confidences[order], hits[order]
     # Bins are by value, not by rank: equal confidences share a bin in any order of the images.
     inner = np.quantile(confidences, np.arange(1, BINS) / BINS)
     starts = np.unique(np.searchsorted(confidences, np.unique(inner), side="right"))
-    starts = np.concatenate([[0], starts[(starts > 0) & (starts < len(hits))]])
+    starts = np.concatenate([[0], starts[starts < len(hits)]])  # no quantile is below the least
     sums = np.add.reduceat(confidences, starts)  # (bins,)
     value = _error(np.add.reduceat(hits, starts, dtype=np.int64), sums, len(hits))
     errors = _error(_drawn(confidences, starts, seed), sums, len(hits))
@@ -63,7 +63,7 @@ def _drawn(
     n = len(confidences)
     groups = np.union1d(starts, np.linspace(0, n, min(n, _GROUPS), endpoint=False, dtype=np.int64))
     sizes = np.diff(groups, append=n)
-    shares = np.minimum(np.add.reduceat(confidences, groups) / sizes, 1)
+    shares = np.add.reduceat(confidences, groups) / sizes  # rounded, no sum of n is above n
     right = np.random.default_rng(seed).binomial(sizes, shares, (_REPEATS, len(groups)))
     return np.add.reduceat(right, np.searchsorted(groups, starts), axis=1)
 

@@ -112,11 +112,11 @@ def of_mean(values: Floats, most: float) -> tuple[float, float] | None:
     >>> [round(end, 3) for end in of_mean(np.array([0.1, 0.1, 0.2, 2.0]), most=9.0)]
     [0.0, 5.389]
     """
+    if np.ptp(values) <= 1e-12 * most:  # they differ by rounding at most
+        return None
     n, mean = len(values), float(values.mean())
     deviations = values - mean
     variance = float(np.square(deviations).mean())
-    if n < 2 or variance <= (1e-12 * most) ** 2:
-        return None
     error = float(np.sqrt(variance / (n - 1)))
     skew = float((deviations**3).mean()) / variance**1.5 / (3 * np.sqrt(n))
     quantile = float(special.stdtrit(n - 1, (1 + LEVEL) / 2))
