@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import regraft
 from regraft.errors import DataError, DiskFullError, RunError
 from regraft.runs.metrics_file import write_metrics
 from regraft.runs.reserve import reserve
 
+#: Other processes import the regraft that is tested here, not one that is installed.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(regraft.__file__).parents[1])}
 MAKE = "import sys; from pathlib import Path; from regraft.runs.reserve import reserve\n"
 
 
@@ -125,7 +128,11 @@ def test_two_at_once_have_two_paths(tmp_path, monkeypatch):
     with reserve(None, "photos", overwrite=False) as first:
         with reserve(None, "photos", overwrite=False) as second:
             other = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+                [sys.executable, "-c", code],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=ENVIRONMENT,
             )
             with second.new_folder() as new:
                 fill(new, "second")
@@ -192,7 +199,7 @@ def test_after_a_kill_the_next_run_tidies_up_and_the_old_run_is_back(tmp_path, m
     run = fill(tmp_path / "run", "old")
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE + KILLED, str(run), moment],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
     with process:
         assert process.stdout.readline().strip() == b"ready"
@@ -350,8 +357,9 @@ bundle = Path("run/bundle")
 make()
 make(lambda: bundle.chmod(0o555))
 make()
-bundle.chmod(0o555)
-make()
+for mode in (0o555, 0o333, 0o666):
+    bundle.chmod(mode)
+    make()
 bundle.chmod(0o755)
 make(lambda: bundle.parent.chmod(0o555))
 bundle.parent.chmod(0o755)
@@ -369,17 +377,21 @@ def test_a_run_that_cannot_be_removed_whole_is_named_and_is_in_nobodys_way():
         if os.geteuid() == 0:
             os.chown(folder, 65534, 65534)
         done = subprocess.run(
-            [sys.executable, "-c", AS_A_USER, folder], capture_output=True, text=True, check=False
-        )
+            [sys.executable, "-c", AS_A_USER, folder],
+            capture_output=True, text=True, check=False, env=ENVIRONMENT,
+        )  # fmt: skip
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == [
         "run",
         "warning: an earlier run could not be removed; what is left of it is at run-old",
         "run run-old",
         "run run-old",  # the next run works
-        "run cannot be replaced: run/bundle is read-only",  # said before the work
-        "hint: make it writable (chmod -R u+w run); `out` names another folder",
-        "run run-old",
+        *[  # said before the work, where the right to write, to read or to look up is missing
+            "run cannot be replaced: no right to read and change run/bundle",
+            "hint: give it (chmod -R u+rwX run); `out` names another folder",
+            "run run-old",
+        ]
+        * 3,
         "the run at run cannot be moved: Permission denied; it is left alone",
         "hint: the new run is at run-2",  # the work is not lost
         "run run-2 run-old",
@@ -397,7 +409,7 @@ def test_a_place_without_room_for_the_lock_is_given_back(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", "import filelock; " + code, str(tmp_path / "a" / "run")],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == (
         f"regraft.errors.RunError: {tmp_path / 'a' / 'run'} cannot be written: Too many open files"

@@ -159,11 +159,13 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
             f"{folder} already holds a run",
             hint="`overwrite=True` replaces it; `out` names another folder",
         )
-    for inner, _, _ in os.walk(folder):
-        if not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
+    # Seen from their parents: os.walk leaves out a folder that it cannot read.
+    inner = (Path(parent, name) for parent, names, _ in os.walk(folder) for name in names)
+    for each in (folder, *inner):
+        if not each.is_symlink() and not os.access(each, os.R_OK | os.W_OK | os.X_OK):
             raise RunError(
-                f"{folder} cannot be replaced: {inner} is read-only",
-                hint=f"make it writable (chmod -R u+w {folder}); `out` names another folder",
+                f"{folder} cannot be replaced: no right to read and change {each}",
+                hint=f"give it (chmod -R u+rwX {folder}); `out` names another folder",
             )
 
 
