@@ -1,0 +1,412 @@
+"""Typicality: scores by slow exact arithmetic, p-values by counting, levels by exchangeability."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import distance
+
+from regraft.decision import typicality as typicality_module
+from regraft.decision.typicality import (
+    MOST_UNITS,
+    SCORERS,
+    Mahalanobis,
+    Neighbours,
+    Typicality,
+    as_integers,
+    fit_mahalanobis,
+    fit_neighbours,
+    largest_integer,
+    unit_rows,
+    units_needed,
+)
+from regraft.errors import InputError
+
+
+def features(seed, n, width=7, centre=1.0):
+    return np.random.default_rng(seed).normal(centre, 1, (n, width)).astype(np.float32)
+
+
+def integers_by_hand(row, limit):
+    """The row as exact fractions, times what makes its largest the limit, to the nearest."""
+    exact = [Fraction(float(value)) for value in row]
+    most = max(map(abs, exact)) or Fraction(1)
+    return [round(value / most * limit) for value in exact]
+
+
+def inverse_length(row):
+    return 1 / math.sqrt(sum(value * value for value in row) or 1)
+
+
+def score_by_hand(row, others, k):
+    """One minus the k-th largest cosine, of Python's integers; equal to the last bit."""
+    cosines = sorted(
+        sum(a * b for a, b in zip(row, other, strict=True))
+        * inverse_length(other)
+        * inverse_length(row)
+        for other in others
+    )
+    return 1 - cosines[-k] if k else 1.0
+
+
+def test_scores_are_those_of_slow_exact_arithmetic():
+    bank, new = features(0, 23), features(1, 9, centre=0)
+    new[3] = 0
+    integers = [integers_by_hand(row, 127) for row in bank]
+    typicality = fit_neighbours(bank)
+    own = [
+        score_by_hand(row, integers[:i] + integers[i + 1 :], 5) for i, row in enumerate(integers)
+    ]
+    np.testing.assert_allclose(typicality.scores, np.float32(np.sort(own)), rtol=0)
+    got = typicality.scorer.score(new)
+    wanted = [score_by_hand(integers_by_hand(row, 127), integers, 5) for row in new]
+    np.testing.assert_allclose(got, wanted, rtol=0)
+    assert got[3] == 1  # zeros are as far from each row as what has nothing in common with it
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7])
+def test_a_small_bank_has_the_neighbours_that_it_has(n):
+    bank, new = features(n, n, centre=0), features(9, 4, centre=0)
+    integers, k = as_integers(bank).tolist(), min(5, n - 1)
+    typicality = fit_neighbours(bank)
+    own = [
+        score_by_hand(row, integers[:i] + integers[i + 1 :], k) for i, row in enumerate(integers)
+    ]
+    np.testing.assert_allclose(typicality.scores, np.float32(np.sort(own)), rtol=0)
+    wanted = [score_by_hand(row, integers, k) for row in as_integers(new).tolist()]
+    np.testing.assert_allclose(typicality.scorer.score(new), wanted, rtol=0)
+
+
+def test_one_unit_calls_nothing_unlike():
+    typicality = fit_neighbours(np.ones((1, 4), np.float32))
+    assert typicality.p_values(np.eye(4, dtype=np.float32) - 0.5).tolist() == [1, 1, 1, 1]
+    assert typicality.least_level == 0.5
+
+
+def test_no_unit_gives_no_reason_to_call_anything_unlike():
+    typicality = fit_neighbours(np.ones((0, 4), np.float32))
+    assert typicality.p_values(np.ones((2, 4), np.float32)).tolist() == [1, 1]
+    held = fit_neighbours(features(0, 30), held_out=np.ones((0, 7), np.float32))
+    assert (held.p_values(features(1, 2)).tolist(), held.least_level) == ([1, 1], 1)
+
+
+def test_a_p_value_is_the_share_of_units_that_are_at_least_as_far():
+    scores = np.array([0.1, 0.2, 0.2, 0.2, 0.7], np.float32)
+    typicality = Typicality(Neighbours(np.ones((6, 2), np.int8)), scores)
+    new = np.array([0.0, 0.1, 0.15, 0.2, 0.21, 0.7, 0.71, math.inf, math.nan])
+    kept = new.astype(np.float32)
+    counts = [1 + sum(not score < each for score in scores) for each in kept[:-1]]
+    assert typicality.p_values_of(new).tolist() == [count / 6 for count in [*counts, 1]]
+    assert counts == [6, 6, 5, 5, 2, 2, 1, 1]
+    assert typicality.least_level == 1 / 6
+
+
+def full_conformal(rows):
+    """Return the p-value of the last row: every row is scored against all others."""
+    integers = as_integers(rows).tolist()
+    k = max(min(5, len(rows) - 2), 0)
+    scores = [
+        np.float32(score_by_hand(row, integers[:i] + integers[i + 1 :], k))
+        for i, row in enumerate(integers)
+    ]
+    return sum(score >= scores[-1] for score in scores) / len(rows)
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(1, 11).flatmap(
+        lambda n: st.lists(
+            st.lists(st.integers(-3, 3), min_size=2, max_size=2), min_size=n + 1, max_size=n + 1
+        )
+    )
+)
+def test_a_p_value_is_never_below_that_of_full_conformal_prediction(rows):
+    """Ties, copies, opposite rows and zeros: the new image in the bank only brings rows closer."""
+    rows = np.array(rows, np.float32)
+    assert fit_neighbours(rows[:-1]).p_values(rows[-1:])[0] >= full_conformal(rows)
+
+
+@pytest.mark.parametrize("n", [1, 3, 6, 19, 39, 59])
+def test_of_exchangeable_images_no_more_are_unlike_than_the_level_says(n):
+    """Each of n + 1 is as likely to be the new one: left out in turn, few may be called unlike."""
+    random = np.random.default_rng(n)
+    near = random.normal(0, 1, (n + 1, 3))
+    clusters = near + 4 * random.integers(0, 3, (n + 1, 1))
+    copies = near[random.integers(0, (n + 2) // 2, n + 1)]
+    wild = near * random.standard_cauchy((n + 1, 1))
+    for drawn in (near, clusters, copies, wild):
+        rows = drawn.astype(np.float32)
+        p_values = np.array(
+            [
+                fit_neighbours(np.delete(rows, i, 0)).p_values(rows[i : i + 1])[0]
+                for i in range(n + 1)
+            ]
+        )
+        for level in (Fraction(1, 20), Fraction(1, 10), Fraction(1, 4), Fraction(1, 2)):
+            assert (p_values <= float(level)).sum() <= level * (n + 1)
+
+
+def test_in_a_simulation_of_new_images_the_level_is_kept_and_used():
+    """39 units and a new image of their kind; a level of 0.05, with four standard errors."""
+    sets = 600
+    drawn = features(6, 40 * sets, 4).reshape(sets, 40, 4)
+    p_values = [fit_neighbours(rows[:-1]).p_values(rows[-1:])[0] for rows in drawn]
+    rejected = np.mean(np.array(p_values) <= 0.05)
+    assert 0.02 < rejected < 0.05 + 4 * math.sqrt(0.05 * 0.95 / sets)
+
+
+def test_the_same_image_has_the_same_p_value_in_every_batch():
+    bank, new = features(2, 131, 1280), features(3, 37, 1280, centre=0.3)
+    scorer = fit_neighbours(bank).scorer
+    together = scorer.score(new)
+    for size in (1, 2, 3, 7, 36):
+        parts = [scorer.score(new[start : start + size]) for start in range(0, 37, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), together)
+    np.testing.assert_array_equal(scorer.score(new[::-1]), together[::-1])
+    shuffled = np.random.default_rng(0).permutation(131)
+    np.testing.assert_array_equal(fit_neighbours(bank[shuffled]).scorer.score(new), together)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 39, 40, 41])
+def test_scores_do_not_depend_on_the_rows_of_one_product(monkeypatch, at_once):
+    bank, new = features(4, 40, 3), features(5, 80, 3, centre=0)
+    scorer = fit_neighbours(bank).scorer
+    scores, own = scorer.score(new), scorer.without_own()
+    monkeypatch.setattr(typicality_module, "_AT_ONCE", at_once)
+    np.testing.assert_array_equal(scorer.score(new), scores)
+    np.testing.assert_array_equal(scorer.without_own(), own)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 512, 1040, 1041, 1280, 2048, 4096, 100_000])
+def test_products_of_the_largest_integers_are_exact(width):
+    limit = largest_integer(width)
+    assert width * limit**2 <= 2**24
+    assert limit == 127 or width * (limit + 1) ** 2 > 2**24
+    random = np.random.default_rng(width)
+    rows = np.full((3, width), limit, np.int64)
+    rows[1] = random.choice([-limit, limit], width)
+    rows[2] = random.integers(-limit, limit + 1, width)
+    product = rows.astype(np.float32) @ rows.T.astype(np.float32)
+    assert product.astype(np.int64).tolist() == (rows @ rows.T).tolist()
+
+
+def test_integers_are_the_row_times_one_number():
+    rows = features(7, 50, 2048, centre=0)
+    rows[0], rows[1, 1:], rows[2] = 0, 0, 1e-45
+    rows[3] *= np.float32(1e30)
+    got = as_integers(rows)
+    assert got.dtype == np.int8
+    assert (np.abs(got[3:]).max(1) == 90).all()
+    assert not got[0].any()
+    assert got[1].tolist() == [90 * int(np.sign(rows[1, 0]))] + [0] * 2047
+    exact = rows[3:].astype(np.float64) / np.abs(rows[3:]).max(1, keepdims=True) * 90
+    assert np.abs(got[3:] - exact).max() < 0.5 + 1e-4
+    np.testing.assert_array_equal(as_integers(rows * np.float32(0.25))[3:], got[3:])
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Up to 30 units are all in the bank; else 12 rows are, and at most 20 are measured."""
+    for name, value in (("MOST_UNITS", 30), ("BANK_ROWS", 12), ("MOST_MEASURED", 20)):
+        monkeypatch.setattr(typicality_module, name, value)
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_of_many_units_some_are_the_bank_and_the_others_are_measured():
+    typicality = fit_neighbours(features(8, 30))
+    assert len(typicality.scorer.rows) == len(typicality.scores) == 30
+    many = features(9, 31)
+    typicality = fit_neighbours(many)
+    np.testing.assert_array_equal(typicality.scorer.rows, as_integers(many[:12]))
+    measured = typicality.scorer.score(many[12:]).astype(np.float32)
+    np.testing.assert_array_equal(typicality.scores, np.sort(measured))
+    measured = typicality.scorer.score(features(8, 50)[12:32]).astype(np.float32)
+    typicality = fit_neighbours(np.concatenate([many[:12], features(8, 50)[12:]]))
+    np.testing.assert_array_equal(typicality.scores, np.sort(measured))
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_of_few_rows_some_are_the_bank_where_others_are_held_out():
+    rows, held = features(13, 20), features(12, 25)
+    typicality = fit_neighbours(rows, held)
+    np.testing.assert_array_equal(typicality.scorer.rows, as_integers(rows[:12]))
+    measured = typicality.scorer.score(held[:20]).astype(np.float32)
+    np.testing.assert_array_equal(typicality.scores, np.sort(measured))
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_mahalanobis_measures_the_first_units():
+    rows, held = features(18, 40, 3), features(19, 40, 3)
+    typicality = fit_mahalanobis(rows, held)
+    measured = typicality.scorer.score(held[:20]).astype(np.float32)
+    np.testing.assert_array_equal(typicality.scores, np.sort(measured))
+    whole = np.sort(loo_by_hand(rows)[:20])
+    np.testing.assert_allclose(fit_mahalanobis(rows).scores, whole, rtol=2e-3)
+
+
+def test_held_out_images_are_measured_where_there_are_some():
+    bank, held = features(11, 60), features(12, 25)
+    typicality = fit_neighbours(bank, held)
+    scores = [
+        score_by_hand(row, as_integers(bank).tolist(), 5) for row in as_integers(held).tolist()
+    ]
+    np.testing.assert_allclose(typicality.scores, np.sort(scores), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("level", "needed"), [(0.5, 1), (0.05, 19), (0.01, 99), (0.001, 999), (0.3, 3), (1 / 3, 2)]
+)
+def test_a_level_can_be_borne_from_the_number_of_units_that_is_said(level, needed):
+    assert units_needed(level) == needed
+    scorer = Neighbours(np.ones((1, 1), np.int8))
+    assert Typicality(scorer, np.zeros(needed, np.float32)).least_level <= level
+    assert Typicality(scorer, np.zeros(needed - 1, np.float32)).least_level > level
+    assert units_needed(1e-310) > 10**8
+
+
+def distances(rows, mean, covariance):
+    inverse = np.linalg.inv(covariance)
+    return [distance.mahalanobis(row, mean, inverse) ** 2 for row in rows]
+
+
+def moments(rows, shrinkage):
+    """The mean and the covariance, of which the variances are made larger by some amount."""
+    return rows.mean(0), np.cov(rows.T, bias=True) + shrinkage * np.eye(rows.shape[1])
+
+
+def loo_by_hand(pooled):
+    """Fitted again without each, with the shrinkage of all: the closed form takes it n/(n-1)."""
+    rows = unit_rows(pooled).astype(np.float64)
+    n, shrinkage = len(rows), 0.01 * rows.var(0).mean()
+    found = []
+    for i in range(n):
+        others = moments(np.delete(rows, i, 0), shrinkage * n / (n - 1))
+        found += distances(rows[i : i + 1], *others)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_mahalanobis_scores_are_those_of_a_fit_without_each_unit(n):
+    rows, new = features(14, n, 6), features(15, 8, 6)
+    typicality = fit_mahalanobis(rows)
+    np.testing.assert_allclose(typicality.scores, np.sort(loo_by_hand(rows)), rtol=2e-3)
+    units = unit_rows(rows).astype(np.float64)
+    wanted = distances(unit_rows(new), *moments(units, 0.01 * units.var(0).mean()))
+    np.testing.assert_allclose(typicality.scorer.score(new), wanted, rtol=1e-3)
+
+
+def test_mahalanobis_of_held_out_images_is_their_plain_distance():
+    rows, held = features(16, 50, 4), features(17, 20, 4)
+    typicality = fit_mahalanobis(rows, held)
+    units = unit_rows(rows).astype(np.float64)
+    wanted = distances(unit_rows(held), *moments(units, 0.01 * units.var(0).mean()))
+    np.testing.assert_allclose(typicality.scores, np.sort(wanted), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_equal_rows_have_a_finite_mahalanobis_distance_of_zero(n):
+    typicality = fit_mahalanobis(np.full((n, 3), 2, np.float32))
+    assert typicality.scores == pytest.approx(np.zeros(n), abs=1e-3)
+    p_values = typicality.p_values(np.array([[5, 5, 5], [1, 2, 3], [0, 0, 0]], np.float32))
+    assert p_values.tolist() == [1, 1 / (n + 1), 1 / (n + 1)]
+    kept = Mahalanobis.from_tensors(typicality.scorer.tensors())
+    np.testing.assert_array_equal(kept.whitening, typicality.scorer.whitening)
+
+
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+def test_new_images_are_like_and_others_unlike_with_either_scorer(fit):
+    like, unlike = [], []
+    for seed in range(30):
+        rows = features(seed, 80, 16, centre=3)
+        typicality = fit(rows[:60])
+        like += typicality.p_values(rows[60:]).tolist()
+        unlike += typicality.p_values(features(seed + 99, 5, 16, centre=0)).tolist()
+    assert max(unlike) == 1 / 61
+    assert np.mean(like) == pytest.approx(0.5, abs=0.06)
+    assert typicality.scorer.width == 16
+    assert SCORERS[typicality.scorer.kind] is type(typicality.scorer)
+
+
+def test_rows_of_unit_length_have_it_and_zeros_stay():
+    rows = features(24, 5)
+    rows[1], rows[2] = 0, rows[2] * np.float32(1e-30)
+    got = unit_rows(rows)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(np.square(got[[0, 2, 3, 4]]).sum(1), 1, rtol=1e-5)
+    assert not got[1].any()
+
+
+def test_what_a_bundle_keeps_of_a_scorer_comes_back():
+    new = features(25, 6)
+    for fit in (fit_neighbours, fit_mahalanobis):
+        scorer = fit(features(26, 30)).scorer
+        again = SCORERS[scorer.kind].from_tensors(scorer.tensors())
+        np.testing.assert_array_equal(again.score(new), scorer.score(new))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        np.ones((2, 3), np.uint8),
+        np.ones((2, 3), np.float32),
+        np.ones(3, np.int8),
+        np.ones((2, 3, 1), np.int8),
+        np.ones((0, 3), np.int8),
+        np.ones((3, 0), np.int8),
+    ],
+    ids=str,
+)
+def test_a_bank_that_is_no_table_of_integers_is_refused(rows):
+    tensors = {} if rows is None else {"rows": rows}
+    with pytest.raises(InputError, match=r"^rows must be a table of int8$"):
+        Neighbours.from_tensors(tensors)
+
+
+def test_a_bank_of_too_many_rows_or_too_large_integers_is_refused():
+    assert Neighbours.from_tensors({"rows": np.full((MOST_UNITS, 1), -127, np.int8)}).width == 1
+    for rows, limit in (
+        (np.ones((MOST_UNITS + 1, 1), np.int8), 127),
+        (np.full((2, 2), -128, np.int8), 127),
+        (np.full((1, 1280), 115, np.int8), 114),
+        (np.full((1, 1280), -115, np.int8), 114),
+    ):
+        with pytest.raises(InputError) as refused:
+            Neighbours.from_tensors({"rows": rows})
+        assert str(refused.value) == f"there may be 4,000 rows of integers up to {limit}"
+
+
+NEEDED = "mean and whitening are needed"
+SHAPES = "mean and whitening must be (D,) and (D, D)"
+FINITE = "mean and whitening must be finite float32"
+UNIT = "mean and whitening are not those of rows of unit length"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": None}, NEEDED),
+        ({"whitening": None}, NEEDED),
+        ({"mean": np.zeros((2, 1), np.float32)}, SHAPES),
+        ({"mean": np.float32(0).reshape(())}, SHAPES),
+        ({"mean": np.zeros(3, np.float32)}, SHAPES),
+        ({"whitening": np.ones((2, 3), np.float32)}, SHAPES),
+        ({"mean": np.zeros(0, np.float32), "whitening": np.ones((0, 0), np.float32)}, SHAPES),
+        ({"mean": np.zeros(2)}, FINITE),
+        ({"whitening": np.eye(2, dtype=np.float16)}, FINITE),
+        ({"mean": np.array([0, math.nan], np.float32)}, FINITE),
+        ({"whitening": np.array([[1, 0], [0, math.inf]], np.float32)}, FINITE),
+        ({"mean": np.array([0, -1.5], np.float32)}, UNIT),
+        ({"whitening": np.array([[1, 0], [-3e38, 1]], np.float32)}, UNIT),
+    ],
+)
+def test_damaged_mahalanobis_arrays_are_refused(changed, message):
+    tensors = {"mean": np.zeros(2, np.float32), "whitening": np.eye(2, dtype=np.float32)}
+    Mahalanobis.from_tensors(tensors)
+    tensors = {name: array for name, array in {**tensors, **changed}.items() if array is not None}
+    with pytest.raises(InputError) as refused:
+        Mahalanobis.from_tensors(tensors)
+    assert str(refused.value) == message
