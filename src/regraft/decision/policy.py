@@ -193,6 +193,9 @@ class Decisions:
         """
         asked = levels or self.levels
         check_levels(asked)
+        if asked.costs is not None and len(asked.costs.table) != n_classes:
+            there = counted(len(asked.costs.table), "class", "classes")
+            raise ConfigError(f"the costs are of {there}, the model has {n_classes:,}")
         level, notes = self._level(asked.unknown)
         sets = fit_sets(self.answers, n_classes, asked.coverage, asked.coverage_by)
         notes += _set_notes(sets, asked, len(self.answers), n_classes)
@@ -216,8 +219,9 @@ class Decisions:
             return level, ()
         n = len(self.typicality.scores)
         reason = (
-            f"a level of {level:g} needs {units_needed(level):,} images that do not depend on each "
-            f"other, there {'is' if n == 1 else 'are'} {n:,}"
+            "of images that do not depend on each other, "
+            f"a level of {level:g} needs {units_needed(level):,}, there {'is' if n == 1 else 'are'} "
+            f"{n:,}"
         )
         if asked is not None:
             raise ConfigError(
