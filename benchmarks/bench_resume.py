@@ -70,7 +70,7 @@ def ended(number: int) -> int:
 def result(out: Path) -> tuple:
     with (out / "history.csv").open(encoding="utf-8", newline="") as file:
         history = [{k: row[k] for k in row if "second" not in k} for row in csv.DictReader(file)]
-    names = ("bundle/backbone.safetensors", "bundle/head.safetensors", "predictions.csv")
+    names = ("bundle/network-1.safetensors", "bundle/head.safetensors", "predictions.csv")
     return history, [(out / name).read_bytes() for name in names]
 
 

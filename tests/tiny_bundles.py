@@ -13,10 +13,13 @@ from safetensors.torch import save as save_tensors
 from regraft.backbones.image_size import at_image_size
 from regraft.backbones.registry import load_backbone
 from regraft.bundle.format import write_bundle
+from regraft.decision.answers import Answers
+from regraft.decision.policy import Decisions, Levels
+from regraft.decision.typicality import fit_mahalanobis, fit_neighbours
 from regraft.features.compute import Compute
 from regraft.features.taps import block_widths, select_blocks
 from regraft.heads.modules import HEADS, KnnHead, LinearHead
-from regraft.model import Model, Statistics
+from regraft.model import Model
 
 CLASSES = ("cat", "dog", "fish")
 
@@ -40,13 +43,34 @@ def tiny_model(head: str = "linear", taps: str = "all", views: int = 0) -> Model
     return Model(backbone, blocks, made[head](), 1.3, CLASSES, 10**6)
 
 
-def write_tiny(folder: Path, model: Model | None = None) -> Path:
+def write_tiny(
+    folder: Path, model: Model | None = None, decisions: Decisions | None = None
+) -> Path:
     """Write a tiny model's bundle, in float32."""
     model = tiny_model() if model is None else model
-    width = model.backbone.n_features
-    statistics = Statistics(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), 10)
-    write_bundle(folder, model, Compute("cpu", "float32", 8), statistics)
+    write_bundle(folder, model, Compute("cpu", "float32", 8), decisions)
     return folder
+
+
+#: Of images, none of which belongs to another.
+N_UNITS = 120
+
+
+def some_decisions(kind: str = "neighbours", width: int = 96, **levels) -> Decisions:
+    """Make decisions of a training of 120 images, with a typicality of ``kind``, or none for ""."""
+    rng = np.random.default_rng(5)
+    fit = {"neighbours": fit_neighbours, "mahalanobis": fit_mahalanobis}
+    pooled = np.abs(rng.normal(1, 0.5, (N_UNITS, width))).astype(np.float32)
+    probabilities = rng.dirichlet([0.3] * len(CLASSES), N_UNITS).astype(np.float32)
+    labels = np.array([rng.choice(len(CLASSES), p=row / row.sum()) for row in probabilities])
+    weights = np.array([0.5, 1.0, 2.0])
+    return Decisions(
+        typicality=fit[kind](pooled) if kind else None,
+        answers=Answers.of(probabilities, labels, weights),
+        n_units=N_UNITS,
+        class_weights=weights,
+        levels=Levels(**levels),
+    )
 
 
 def edit_manifest(folder, change) -> None:

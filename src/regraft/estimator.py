@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 import numpy as np
-import safetensors.numpy
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -35,9 +34,7 @@ from regraft.data.sources.x_and_y import (
 from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
 from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
-from regraft.model import Statistics
 from regraft.probe.fit import ProbeSettings, fit_probe
-from regraft.probe.statistics import training_statistics
 from regraft.runs.reserve import reserve
 from regraft.splits.split import all_for_training
 
@@ -186,7 +183,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     raise EstimatorError(f"image {samples.ids[index]}: {error}")
                 backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
                 model = fit_probe(features, dataset, backbone, settings).model
-                self._statistics = training_statistics(features, dataset)
             self._set(Predictor.of(model, extractor.compute), classes)
         return self
 
@@ -275,8 +271,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        model, compute = self.predictor_.model, self.predictor_.compute
-        write_bundle(folder / "bundle", model, compute, self._statistics)
+        predictor = self.predictor_
+        write_bundle(folder / "bundle", predictor.model, predictor.compute, predictor.decisions)
         plain = {
             name: value if isinstance(value, str | int | float | None) else str(value)
             for name, value in split_model(self.get_params())[1].items()
@@ -323,8 +319,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise BundleError(f"{folder / _FILE} is not of a Classifier: {error}") from error
         if sorted(map(as_text, record.classes)) != list(predictor.classes):
             raise BundleError(f"{folder / _FILE}: its classes are not those of the bundle")
-        held = safetensors.numpy.load_file(folder / "bundle" / "statistics.safetensors")
-        self._statistics = Statistics(held["mean"], held["covariance"], held["count"].item())
         self._set(predictor, np.array(record.classes))
         return self
 
@@ -339,7 +333,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         state = dict(self.__dict__)
         predictor = state.pop("predictor_", None)
         if predictor is not None and predictor.model.backbone.no_bundle is not None:
-            state["_model"] = predictor.model, predictor.compute  # the user's own class as it is
+            # The user's own class as it is.
+            state["_model"] = predictor.model, predictor.compute, predictor.decisions
         elif predictor is not None:
             with tempfile.TemporaryDirectory(prefix="regraft-") as name:
                 self._write(folder := Path(name))
@@ -351,6 +346,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files, model = state.pop("_files", {}), state.pop("_model", None)
+        state.pop("_statistics", None)  # of earlier versions
         self.__dict__.update(state)
         if model is not None:
             self.predictor_ = Predictor.of(*model)

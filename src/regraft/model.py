@@ -76,10 +76,5 @@ class Model:
         return scaled.softmax(1).numpy()
 
 
-@dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of the pooled training features, whatever blocks the head reads."""
-
-    mean: NDArray[np.float32]  # (D,)
-    covariance: NDArray[np.float32]  # (D, D)
-    count: int  # training images
+    """Of pickles of ``Classifier`` from before there were decisions; nothing uses it any more."""

@@ -215,8 +215,9 @@ def test_a_training_by_a_known_architecture_writes_a_bundle(pictures, tmp_path):
     own = Backbone.from_module(changed(load_backbone("timm/test_resnet", "none").module))
     small = SETTINGS | {"image_size": 32, "taps": "last", "cache": False}
     run = regraft.train(pictures, model=own, out=tmp_path / "run", **small)
-    model, manifest, _ = read_bundle(run.folder)
-    assert (manifest.backbone.name, manifest.backbone.weights) == ("timm/test_resnet", "own")
+    bundle = read_bundle(run.folder)
+    model, (network,) = bundle.model, bundle.manifest.networks
+    assert (network.name, network.weights) == ("timm/test_resnet", "own")
     assert model.backbone.weights_sha256 == own.weights_sha256
     answer = regraft.Predictor.load(run.folder).predict(pictures[0][0])
     assert answer.label == "dark"

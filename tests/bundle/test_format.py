@@ -27,7 +27,7 @@ from regraft.errors import BundleError, ImageError
 from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.taps import Block, block_widths, select_blocks
 from regraft.heads.modules import KnnHead, LinearHead
-from regraft.model import Model, Statistics
+from regraft.model import Model
 from tiny_bundles import edit_manifest, edit_tensors, replace_file
 
 CLASSES = ("cat", "dog", "fish")
@@ -48,9 +48,7 @@ def make_model(taps: str = "all", weights: str = "default") -> Model:
 
 
 def write(folder, model: Model, precision: str = "float32"):
-    width = model.backbone.n_features
-    statistics = Statistics(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), 10)
-    write_bundle(folder, model, Compute("cpu", precision, 8), statistics)
+    write_bundle(folder, model, Compute("cpu", precision, 8), None)
     return folder
 
 
@@ -86,14 +84,15 @@ def test_a_bundle_of_an_earlier_version_gives_the_same_answers(tmp_path):
 @pytest.mark.parametrize("taps", ["last", "all", "blocks.3@2,pooled"])
 def test_written_and_read_again_it_is_the_same_model(tmp_path, taps):
     model = make_model(taps)
-    again, manifest, golden = read_bundle(write(tmp_path / "bundle", model))
-    assert manifest.classes == list(CLASSES)
+    bundle = read_bundle(write(tmp_path / "bundle", model))
+    again, features = bundle.model, bundle.golden.features
+    assert bundle.manifest.classes == list(CLASSES)
     assert (again.blocks, again.temperature, again.classes) == (
         model.blocks, 1.3, CLASSES
     )  # fmt: skip
     assert again.backbone.preprocess == model.backbone.preprocess
     assert again.backbone.stages == model.backbone.stages
-    assert np.array_equal(again.logits(golden.features), model.logits(golden.features))
+    assert np.array_equal(again.logits(features), model.logits(features))
 
 
 def test_a_run_folder_can_be_given_for_its_bundle(original):
@@ -183,8 +182,7 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["backbone.safetensors", "head.safetensors", "golden/wide.jpg", "golden.safetensors",
-     "statistics.safetensors"],
+    ["network-1.safetensors", "head.safetensors", "golden/wide.jpg", "golden.safetensors"],
 )  # fmt: skip
 def test_one_flipped_byte_in_any_file_is_noticed(bundle, name):
     data = bytearray((bundle / name).read_bytes())
@@ -193,7 +191,7 @@ def test_one_flipped_byte_in_any_file_is_noticed(bundle, name):
     refused(bundle, "is not what the manifest says")
 
 
-@pytest.mark.parametrize("name", ["backbone.safetensors", "golden/alpha.png"])
+@pytest.mark.parametrize("name", ["network-1.safetensors", "golden/alpha.png"])
 def test_a_missing_or_short_or_long_file_is_refused(bundle, name):
     data = (bundle / name).read_bytes()
     (bundle / name).write_bytes(data[:-1])
@@ -221,8 +219,7 @@ def test_a_fifo_instead_of_a_file_does_not_hang(bundle):
 
 @pytest.mark.parametrize(
     "name",
-    ["backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors",
-     "golden/wide.jpg"],
+    ["network-1.safetensors", "head.safetensors", "golden.safetensors", "golden/wide.jpg"],
 )  # fmt: skip
 def test_a_huge_sparse_file_is_not_read(bundle, name):
     edit_manifest(bundle, _set("files", name, "bytes", 2**40))
@@ -242,8 +239,8 @@ def test_an_image_size_that_the_network_does_not_take_is_refused(bundle):
     """torchvision's ViT asserts that patches fill the image."""
 
     def change(manifest):
-        manifest["backbone"]["name"] = "torchvision/vit_b_16"
-        manifest["backbone"]["preprocess"] |= {"image_size": 225, "resize_size": 225}
+        manifest["networks"][0]["name"] = "torchvision/vit_b_16"
+        manifest["networks"][0]["preprocess"] |= {"image_size": 225, "resize_size": 225}
 
     edit_manifest(bundle, change)
     refused(bundle, "torchvision/vit_b_16 at 225 pixels: Input shape indivisible by patch size")
@@ -253,8 +250,8 @@ def test_a_network_with_huge_buffers_is_refused_before_it_is_built(bundle):
     """LeViT keeps tables of relative positions that are in no file: 79 GiB at this size."""
 
     def change(manifest):
-        manifest["backbone"]["name"] = "timm/levit_128s"
-        manifest["backbone"]["preprocess"] |= {"image_size": 4096, "resize_size": 4096}
+        manifest["networks"][0]["name"] = "timm/levit_128s"
+        manifest["networks"][0]["preprocess"] |= {"image_size": 4096, "resize_size": 4096}
 
     edit_manifest(bundle, change)
     refused(bundle, r"timm/levit_128s at 4096 pixels takes [\d,]+ MiB for 33 MiB of tensors")
@@ -296,9 +293,10 @@ def test_a_network_whose_constructor_calculates_can_be_read_again(tmp_path):
         ("[]", "manifest.json: Expected `object`"),
         ("{", "manifest.json: "),
         ("[" * 100_000, "manifest.json: "),
-        ('{"schema_version": 3}', r"schema version 3; this regraft reads 2\nhint: pip install"),
-        ('{"schema_version": 1}', r"schema version 1; this regraft reads 2\nhint: train again"),
+        ('{"schema_version": 4}', r"version 4; this regraft reads 2 and 3\nhint: pip install"),
+        ('{"schema_version": 1}', r"version 1; this regraft reads 2 and 3\nhint: train again"),
         ('{"schema_version": 2}', "missing required field"),
+        ('{"schema_version": 3}', "missing required field"),
         ('{"schema_version": ' + "9" * 5000 + "}", "manifest.json: "),
         ('{"schema_version": NaN}', "manifest.json: "),
     ],
@@ -328,37 +326,43 @@ def _set(*path_and_value):
         (_set("classes", ["cat", "cat", "dog"]), "not sorted by code point"),
         (_set("classes", ["cat"]), r"length >= 2 - at `\$.classes`"),
         (_set("classes", ["cat", "dog"]), "to 3 classes; the manifest has"),
-        (_set("backbone", "name", "timm/../../x"), r"matching regex .* - at `\$.backbone.name`"),
-        (_set("backbone", "name", "hf-hub:someone/model"), r"at `\$.backbone.name`"),
-        (_set("backbone", "name", "timm/no_such_network"), "backbone: .*no_such_network"),
         (
-            _set("backbone", "name", "torchvision/resnet18"),
+            _set("networks", 0, "name", "timm/../../x"),
+            r"matching regex .* - at `\$.networks\[0\].name`",
+        ),
+        (_set("networks", 0, "name", "hf-hub:someone/model"), r"at `\$.networks\[0\].name`"),
+        (_set("networks", 0, "name", "timm/no_such_network"), "network: .*no_such_network"),
+        (
+            _set("networks", 0, "name", "torchvision/resnet18"),
             "the stages or n_features are not",
         ),
         (
-            _set("backbone", "name", "timm/vit_giant_patch14_224"),
+            _set("networks", 0, "name", "timm/vit_giant_patch14_224"),
             "the stages or n_features are not",
         ),
-        (_set("backbone", "arguments", {"pretrained": True}), "backbone: .*pretrained"),
-        (_set("backbone", "arguments", {"a.b": 1}), "arguments has a name that is not allowed"),
-        (_set("backbone", "weights_sha256", "0" * 64), "not those of the training"),
-        (_set("backbone", "weights_sha256", "xyz"), "matching regex"),
-        (_set("backbone", "preprocess", "image_size", 10**9), "<= 4096"),
-        (_set("backbone", "preprocess", "resize_size", 32), "resize_size 32 is below image_size"),
-        (_set("backbone", "preprocess", "resize_size", 641), "more than 10 times as large"),
-        (_set("backbone", "weights_sha256", "0" * 64 + "\n"), "matching regex"),
-        (_set("backbone", "name", "embedded\n"), "matching regex"),
+        (_set("networks", 0, "arguments", {"pretrained": True}), "network: .*pretrained"),
+        (_set("networks", 0, "arguments", {"a.b": 1}), "arguments have a name that is not allowed"),
+        (_set("networks", 0, "weights_sha256", "0" * 64), "not those of the training"),
+        (_set("networks", 0, "weights_sha256", "xyz"), "matching regex"),
+        (_set("networks", 0, "preprocess", "image_size", 10**9), "<= 4096"),
+        (
+            _set("networks", 0, "preprocess", "resize_size", 32),
+            "resize_size 32 is below image_size",
+        ),
+        (_set("networks", 0, "preprocess", "resize_size", 641), "more than 10 times as large"),
+        (_set("networks", 0, "weights_sha256", "0" * 64 + "\n"), "matching regex"),
+        (_set("networks", 0, "name", "embedded\n"), "matching regex"),
         (_set("golden", "images", ["golden/wide.jpg\n"]), "matching regex"),
-        (_set("backbone", "preprocess", "std", [0, 1, 1]), "> 0.0"),
-        (_set("backbone", "preprocess", "mean", [0, 0, 1e300]), "<= 1000"),
+        (_set("networks", 0, "preprocess", "std", [0, 1, 1]), "> 0.0"),
+        (_set("networks", 0, "preprocess", "mean", [0, 0, 1e300]), "<= 1000"),
         (
-            _set("backbone", "stages", 0, "path", "os.system"),
+            _set("networks", 0, "stages", 0, "path", "os.system"),
             "the stages or n_features are not",
         ),
-        (_set("backbone", "stages", 0, "name", "pooled"), "same name"),
-        (_set("backbone", "stages", 0, "channels", 17), "the stages or n_features are not"),
-        (_set("backbone", "n_features", 7), "the stages or n_features are not"),
-        (_set("blocks", 0, "grid", 3), "does not have the blocks of the manifest"),
+        (_set("networks", 0, "stages", 0, "name", "pooled"), "same name"),
+        (_set("networks", 0, "stages", 0, "channels", 17), "the stages or n_features are not"),
+        (_set("networks", 0, "n_features", 7), "the stages or n_features are not"),
+        (_set("blocks", 0, "grid", 3), "does not have the blocks that it names"),
         (
             _set("blocks", 0, "tap", "nowhere"),
             "blocks name a tap twice, or an unknown tap",
@@ -374,7 +378,7 @@ def _set(*path_and_value):
         ),
         (_set("golden", "images", ["golden/../../x.png"]), "matching regex"),
         (_set("golden", "images", []), "length >= 1"),
-        (_set("golden", "feature_tolerance", {}), "feature_tolerance has no float32"),
+        (_set("networks", 0, "feature_tolerance", {}), "feature_tolerance has no float32"),
     ],
 )
 def test_a_wrong_manifest_is_refused(bundle, change, match):
@@ -406,7 +410,7 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(bundle):
     def change(tensors):
         del tensors["conv_stem.weight"]
 
-    edit_tensors(bundle, "backbone.safetensors", change)
+    edit_tensors(bundle, "network-1.safetensors", change)
     refused(bundle, "1 tensor missing, unexpected or of another shape or type: conv_stem.weig")
 
 
@@ -429,7 +433,7 @@ def test_values_that_are_not_finite_are_refused(bundle):
 
 
 def test_messages_stay_short_whatever_names_a_file_holds(bundle):
-    edit_tensors(bundle, "statistics.safetensors", lambda t: {**t, "a" * 10**6: torch.zeros(1)})
+    edit_tensors(bundle, "golden.safetensors", lambda t: {**t, "a" * 10**6: torch.zeros(1)})
     with pytest.raises(BundleError) as caught:
         Predictor.load(bundle)
     assert len(str(caught.value)) < 1000
@@ -440,17 +444,12 @@ def test_huge_golden_features_overflow_nothing(bundle):
     refused(bundle, "the features differ by 1 of their norm")
 
 
-def test_statistics_of_another_size_are_refused(bundle):
-    edit_tensors(bundle, "statistics.safetensors", lambda t: {**t, "mean": torch.zeros(3)})
-    refused(bundle, "statistics.safetensors: mean is")
-
-
 # --- golden images: each step by itself -------------------------------------------------------
 
 
 def test_golden_pixels_that_differ_are_refused(bundle):
     def change(tensors):
-        tensors["pixels"][1, :, 30, 30] += 100
+        tensors["pixels-1"][1, :, 30, 30] += 100
 
     edit_tensors(bundle, "golden.safetensors", change)
     refused(bundle, r"golden/rotated.jpg: a pixel differs by \d+ of 255 when it is decoded here; 4")
@@ -474,17 +473,17 @@ def test_golden_logits_that_differ_are_refused(bundle):
 
 def test_another_normalisation_is_noticed(bundle):
     """A common mistake: mean and std of ImageNet for a network that has its own."""
-    edit_manifest(bundle, _set("backbone", "preprocess", "mean", [0.485, 0.456, 0.406]))
-    edit_manifest(bundle, _set("backbone", "preprocess", "std", [0.229, 0.224, 0.225]))
+    edit_manifest(bundle, _set("networks", 0, "preprocess", "mean", [0.485, 0.456, 0.406]))
+    edit_manifest(bundle, _set("networks", 0, "preprocess", "std", [0.229, 0.224, 0.225]))
     refused(bundle, "the features differ by")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        _set("backbone", "stages", 0, "layout", "nhwc"),
-        _set("backbone", "stages", 0, "layout", "tokens"),
-        _set("backbone", "stages", 0, "path", "global_pool"),
+        _set("networks", 0, "stages", 0, "layout", "nhwc"),
+        _set("networks", 0, "stages", 0, "layout", "tokens"),
+        _set("networks", 0, "stages", 0, "path", "global_pool"),
     ],
 )
 def test_stages_that_do_not_fit_the_network_are_refused(bundle, change):

@@ -240,13 +240,13 @@ def test_settings_that_cannot_be(settings, message):
             {"views": 0, "augment": "light"},
             "views and an augmentation need each other",
         ),
-        ({"views": 2, "augment": "light"}, "golden.safetensors: pixels is"),
+        ({"views": 2, "augment": "light"}, "golden.safetensors: pixels-1 is"),
     ],
 )
 def test_a_manifest_that_lies_about_views(tmp_path, change, message):
     write_tiny(tmp_path / "bundle")
     edit_manifest(
-        tmp_path / "bundle", lambda manifest: manifest["backbone"]["preprocess"].update(change)
+        tmp_path / "bundle", lambda manifest: manifest["networks"][0]["preprocess"].update(change)
     )
     with pytest.raises(BundleError) as caught:
         Predictor.load(tmp_path / "bundle")
@@ -261,7 +261,7 @@ def test_the_estimator_has_views_too(tmp_path):
     )
     classifier.save(tmp_path / "saved")
     manifest = json.loads((tmp_path / "saved" / "bundle" / "manifest.json").read_text())
-    assert manifest["backbone"]["preprocess"]["views"] == 1
+    assert manifest["networks"][0]["preprocess"]["views"] == 1
     again = regraft.Classifier.load(tmp_path / "saved")
     np.testing.assert_allclose(
         again.predict_proba(images[:4]), classifier.predict_proba(images[:4]), atol=1e-4

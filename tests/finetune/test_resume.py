@@ -296,7 +296,7 @@ def test_killed_and_terminated_ends_in_the_same_bundle(commands, tmp_path):
     code, printed = commands.run(words(data, out, "-j", "2", "--resume"))
     assert (code, "resumed in epoch" in printed) == (0, True), printed
     assert not out.with_name("out.checkpoints").exists()
-    for name in ("bundle/backbone.safetensors", "bundle/head.safetensors", "predictions.csv"):
+    for name in ("bundle/network-1.safetensors", "bundle/head.safetensors", "predictions.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     assert history(out) == history(whole)
     assert [row["epoch"] for row in history(whole)] == ["0", "1", "2", "3"]

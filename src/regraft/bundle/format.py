@@ -10,22 +10,36 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
 
-from regraft.bundle.golden import Golden, check_pixels, record_golden
+from regraft.bundle.decisions import kept, most_bytes, read_decisions, record_of
+from regraft.bundle.golden import (
+    LOGIT_TOLERANCE,
+    PIXEL_TOLERANCE,
+    Golden,
+    check_pixels,
+    check_typicality,
+    feature_tolerance,
+    record_golden,
+)
 from regraft.bundle.manifest import (
+    CARD,
+    DECISIONS,
     MAX_BYTES,
+    MOST_CARD,
     SCHEMA_VERSION,
-    BackboneRecord,
+    STATISTICS,
     BlockRecord,
     FileRecord,
     GoldenRecord,
     HeadRecord,
     Manifest,
+    NetworkRecord,
     PreprocessRecord,
     StageRecord,
     read_manifest,
@@ -37,13 +51,16 @@ from regraft.core.version import __version__
 from regraft.errors import BundleError, InputError
 from regraft.features.taps import Block, block_widths, row_blocks
 from regraft.heads.modules import HEADS
-from regraft.model import Model, Statistics
+from regraft.model import Model
+from regraft.model import Statistics as Statistics  # noqa: PLC0414 - earlier pickles name it here
 from regraft.task import SINGLE_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from regraft.backbones.backbone import Backbone
+    from regraft.decision.policy import Decisions
     from regraft.features.compute import Compute
 
 _HEADER = 16 * 2**20  # bytes of a safetensors header: names and shapes of 100,000 tensors
@@ -51,44 +68,65 @@ _LARGEST_IMAGE = 4 * 2**20  # bytes of an encoded golden image; those of regraft
 LARGEST_HEAD = 4 * 2**30  # bytes of a k-NN head: 500,000 images, all stages at 1x1
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle has: a model, what describes and what tests it, and what decides with it."""
+
+    model: Model
+    manifest: Manifest
+    golden: Golden
+    decisions: Decisions | None
+
+
 def write_bundle(
-    folder: Path,
-    model: Model,
-    compute: Compute,
-    statistics: Statistics,
+    folder: Path, model: Model, compute: Compute, decisions: Decisions | None
 ) -> Manifest:
     """Write a model as a bundle into a new folder, which the caller renames when it is complete.
 
-    A full disk is a DiskFullError. A model that is larger than a reader allows is a BundleError,
-    and nothing is written. ``compute`` is what the training ran on, for the record.
+    A full disk is a DiskFullError. What a reader would refuse is a BundleError, and nothing is
+    written. ``compute`` is what the training ran on, for the record.
     """
     _check_writable(model)
-    (folder / "golden").mkdir(parents=True)
-    record, images, golden = record_golden(model, compute)
+    if decisions is not None:
+        decisions = kept(decisions, len(model.classes), [model.backbone.n_features])
+    golden = record_golden(model, compute, None if decisions is None else decisions.typicality)
     contents = {
-        **images,
-        "backbone.safetensors": _to_bytes(model.backbone.module.state_dict()),
+        **golden.images,
+        "network-1.safetensors": _to_bytes(model.backbone.module.state_dict()),
         "head.safetensors": _to_bytes(model.head.tensors()),  # type: ignore[operator]
-        "statistics.safetensors": _to_bytes(
-            {
-                "mean": torch.from_numpy(statistics.mean),
-                "covariance": torch.from_numpy(statistics.covariance),
-                "count": torch.tensor([statistics.count]),
-            }
-        ),
-        "golden.safetensors": _to_bytes(
-            {
-                "pixels": golden.pixels,
-                "features": torch.from_numpy(golden.features),
-                "logits": torch.from_numpy(golden.logits),
-            }
-        ),
+        "golden.safetensors": _to_bytes(golden.tensors()),
     }
-    manifest = _manifest_of(model, compute, record, contents)
+    if decisions is not None:
+        tensors = {name: torch.from_numpy(array) for name, array in decisions.tensors().items()}
+        contents[DECISIONS] = _to_bytes(tensors)
+    widths = block_widths(model.backbone, model.blocks)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        regraft=__version__,
+        task=SINGLE_LABEL,
+        classes=list(model.classes),
+        networks=[_network_record(model, compute, golden)],
+        blocks=[
+            BlockRecord(network=0, tap=block.tap, grid=block.grid, width=widths[block])
+            for block in model.blocks
+        ],
+        head=HeadRecord(kind=model.head.kind, temperature=model.temperature),  # type: ignore[arg-type]
+        max_pixels=model.max_pixels,
+        compute=compute.fingerprint(),
+        golden=GoldenRecord(images=list(golden.images), logit_tolerance=LOGIT_TOLERANCE),
+        decisions=None if decisions is None else record_of(decisions),
+        files={
+            name: FileRecord(hashlib.sha256(data).hexdigest(), len(data))
+            for name, data in contents.items()
+        },
+    )
+    encoded = write_manifest(manifest)
+    read_manifest(encoded)  # raises where a value is beyond the limits of a reader
+    (folder / "golden").mkdir(parents=True)
     for name, data in contents.items():
         write_atomic(folder / name, data)
     # The manifest is written last: a folder without it is no bundle.
-    write_atomic(folder / "manifest.json", write_manifest(manifest))
+    write_atomic(folder / "manifest.json", encoded)
     return manifest
 
 
@@ -105,46 +143,27 @@ def _check_writable(model: Model) -> None:
         )
 
 
-def _manifest_of(
-    model: Model,
-    compute: Compute,
-    golden: GoldenRecord,
-    contents: dict[str, bytes],
-) -> Manifest:
+def _network_record(model: Model, compute: Compute, golden: Golden) -> NetworkRecord:
     backbone = model.backbone
-    widths = block_widths(backbone, model.blocks)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        regraft=__version__,
-        task=SINGLE_LABEL,
-        classes=list(model.classes),
-        backbone=BackboneRecord(
-            name=backbone.name,
-            arguments=dict(backbone.arguments),
-            weights=backbone.weights,
-            weights_sha256=backbone.weights_sha256,
-            licence=backbone.licence,
-            preprocess=PreprocessRecord(**backbone.preprocess.recorded()),
-            stages=[StageRecord(**dataclasses.asdict(stage)) for stage in backbone.stages],
-            n_features=backbone.n_features,
-        ),
-        blocks=[BlockRecord(block.tap, block.grid, widths[block]) for block in model.blocks],
-        head=HeadRecord(kind=model.head.kind, temperature=model.temperature),  # type: ignore[arg-type]
-        max_pixels=model.max_pixels,
-        compute=compute.fingerprint(),
-        golden=golden,
-        files={
-            name: FileRecord(hashlib.sha256(data).hexdigest(), len(data))
-            for name, data in contents.items()
-        },
+    return NetworkRecord(
+        name=backbone.name,
+        arguments=dict(backbone.arguments),
+        weights=backbone.weights,
+        weights_sha256=backbone.weights_sha256,
+        licence=backbone.licence,
+        preprocess=PreprocessRecord(**backbone.preprocess.recorded()),
+        stages=[StageRecord(**dataclasses.asdict(stage)) for stage in backbone.stages],
+        n_features=backbone.n_features,
+        pixel_tolerance=PIXEL_TOLERANCE,
+        feature_tolerance=feature_tolerance(model, compute, golden),
     )
 
 
-def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
+def read_bundle(folder: Path) -> Bundle:
     """Read the bundle in a folder, or in a run folder, and check everything but its answers.
 
-    The pixels of the golden images are checked here. ``check_golden`` checks features and logits
-    after the caller has chosen a device and a precision.
+    The pixels of the golden images and their typicality are checked here. ``check_golden`` checks
+    features and logits after the caller has chosen a device and a precision.
 
     Raises
     ------
@@ -152,30 +171,36 @@ def read_bundle(folder: Path) -> tuple[Model, Manifest, Golden]:
         Something is not as the format says; the message names the file or the field.
     """
     folder, manifest = _read_manifest(folder)
-    plan = plan_backbone(manifest.backbone)
-    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
-    if not set(blocks) <= set(row_blocks(plan)):
-        raise BundleError(f"manifest.json: {plan.name} does not have the blocks of the manifest")
-    widths = block_widths(plan, blocks)
-    if [block.width for block in manifest.blocks] != [widths[block] for block in blocks]:
-        raise BundleError("manifest.json: a block's width does not follow from its stage")
-    n_features = sum(widths.values())
-    most = _most_bytes(manifest, plan, n_features)
+    plans = [plan_backbone(network) for network in manifest.networks]
+    n_features = _check_blocks(manifest, plans)
+    most = _most_bytes(manifest, plans, n_features)
     contents = {
         name: _read_checked(folder, name, record, most.get(name, _LARGEST_IMAGE))
         for name, record in manifest.files.items()
     }
-    # The network is built last: that costs most.
+    # The networks are built last: that costs most.
     head = _read_head(manifest, contents["head.safetensors"], n_features)
-    golden = _read_golden(manifest, contents, n_features)
-    check_pixels(manifest, golden, plan.preprocess)
-    _read_statistics(contents["statistics.safetensors"], plan.n_features)
-    state = _tensors(contents.pop("backbone.safetensors"), "backbone.safetensors")
+    golden = _read_golden(manifest, contents, plans, n_features)
+    check_pixels(manifest, golden, [plan.preprocess for plan in plans])
+    decisions = None
+    if manifest.decisions is not None:
+        arrays = {name: t.numpy() for name, t in _tensors(contents[DECISIONS], DECISIONS).items()}
+        widths = [plan.n_features for plan in plans]
+        decisions = read_decisions(manifest.decisions, arrays, len(manifest.classes), widths)
+        if decisions.typicality is not None:
+            check_typicality(golden, decisions.typicality)
+    _check_unused(contents, plans[0].n_features)
+    backbones = []
+    for index, plan in enumerate(plans):
+        file = manifest.network_file(index)
+        backbones.append(fill_backbone(plan, _tensors(contents.pop(file), file), file))
+    (backbone,) = backbones
+    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
     model = Model(
-        fill_backbone(plan, state), blocks, head, manifest.head.temperature,
-        tuple(manifest.classes), manifest.max_pixels,
+        backbone, blocks, head, manifest.head.temperature, tuple(manifest.classes),
+        manifest.max_pixels,
     )  # fmt: skip
-    return model, manifest, golden
+    return Bundle(model, manifest, golden, decisions)
 
 
 def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
@@ -200,20 +225,35 @@ def _read_manifest(folder: Path) -> tuple[Path, Manifest]:
         raise BundleError(f"{folder}: {error.message}", hint=error.hint) from error
 
 
-def _most_bytes(manifest: Manifest, backbone: Backbone, n_features: int) -> dict[str, int]:
+def _check_blocks(manifest: Manifest, plans: Sequence[Backbone]) -> int:
+    """Check that the networks have the blocks that the head reads; return their width."""
+    for record in manifest.blocks:
+        plan, block = plans[record.network], Block(record.tap, record.grid)
+        if block not in row_blocks(plan):
+            raise BundleError(f"manifest.json: {plan.name} does not have the blocks that it names")
+        if record.width != block_widths(plan, (block,))[block]:
+            raise BundleError("manifest.json: a block's width does not follow from its stage")
+    return sum(block.width for block in manifest.blocks)
+
+
+def _most_bytes(manifest: Manifest, plans: Sequence[Backbone], n_features: int) -> dict[str, int]:
     """Return the largest size of each file, so that a sparse file of terabytes is not read."""
-    n_classes, side = len(manifest.classes), backbone.preprocess.image_size
+    n_classes, widths = len(manifest.classes), [plan.n_features for plan in plans]
     head = 4 * (n_features * (n_classes + 2) + n_classes)
-    images = len(manifest.golden.images)
-    return {
-        "backbone.safetensors": bytes_of(backbone.module.state_dict().values()) + _HEADER,
+    looks = [plan.preprocess for plan in plans]
+    pixels = sum(3 * each.image_size**2 * (1 + each.views) for each in looks)
+    golden = pixels + 4 * (n_features + n_classes + max(widths) + 1)
+    most = {
         # A k-NN head contains the rows of all training images.
-        "head.safetensors": (head if manifest.head.kind == "linear" else LARGEST_HEAD) + _HEADER,
-        "statistics.safetensors": 4 * backbone.n_features * (backbone.n_features + 1) + _HEADER,
-        "golden.safetensors": images
-        * (3 * side**2 * (1 + backbone.preprocess.views) + 4 * (n_features + n_classes))
-        + _HEADER,
+        "head.safetensors": head if manifest.head.kind == "linear" else LARGEST_HEAD,
+        "golden.safetensors": len(manifest.golden.images) * golden,
+        STATISTICS: 4 * widths[0] * (widths[0] + 1),
     }
+    for index, plan in enumerate(plans):
+        most[manifest.network_file(index)] = bytes_of(plan.module.state_dict().values())
+    if manifest.decisions is not None:
+        most[DECISIONS] = most_bytes(manifest.decisions, n_classes, widths)
+    return {**{name: size + _HEADER for name, size in most.items()}, CARD: MOST_CARD}
 
 
 def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Module:
@@ -232,34 +272,43 @@ def _read_head(manifest: Manifest, data: bytes, n_features: int) -> torch.nn.Mod
     return head.eval()
 
 
-def _read_golden(manifest: Manifest, contents: dict[str, bytes], n_features: int) -> Golden:
+def _read_golden(
+    manifest: Manifest, contents: dict[str, bytes], plans: Sequence[Backbone], n_features: int
+) -> Golden:
     tensors = _tensors(contents["golden.safetensors"], "golden.safetensors")
-    count, preprocess = len(manifest.golden.images), manifest.backbone.preprocess
-    views = (1 + preprocess.views,) if preprocess.views else ()
-    side = preprocess.image_size
-    shapes = {
-        "pixels": ((count, *views, 3, side, side), torch.uint8),
+    count = len(manifest.golden.images)
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "features": ((count, n_features), torch.float32),
         "logits": ((count, len(manifest.classes)), torch.float32),
     }
+    for index, preprocess in enumerate(plan.preprocess for plan in plans):
+        views = (1 + preprocess.views,) if preprocess.views else ()
+        side = preprocess.image_size
+        shapes[manifest.pixels_name(index)] = (count, *views, 3, side, side), torch.uint8
+    if manifest.decisions is not None and manifest.decisions.typicality is not None:
+        width = plans[manifest.decisions.typicality.network].n_features
+        shapes["pooled"] = (count, width), torch.float32
+        shapes["typicality"] = (count,), torch.float32
     _same_shapes("golden.safetensors", tensors, shapes)
-    return Golden(
-        [contents[name] for name in manifest.golden.images],
-        tensors["pixels"],
-        tensors["features"].numpy(),
-        tensors["logits"].numpy(),
-    )
+    arrays = {name: tensors[name].numpy() for name in shapes if "pixels" not in name}
+    pixels = tuple(tensors[manifest.pixels_name(index)] for index in range(len(plans)))
+    return Golden({name: contents[name] for name in manifest.golden.images}, pixels, **arrays)
 
 
-def _read_statistics(data: bytes, n_features: int) -> Statistics:
-    tensors = _tensors(data, "statistics.safetensors")
-    shapes = {
-        "mean": ((n_features,), torch.float32),
-        "covariance": ((n_features, n_features), torch.float32),
-        "count": ((1,), torch.int64),
-    }
-    _same_shapes("statistics.safetensors", tensors, shapes)
-    return Statistics(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(tensors["count"]))
+def _check_unused(contents: dict[str, bytes], width: int) -> None:
+    """Check files that are not used: the card, and the statistics of version 2."""
+    if CARD in contents:
+        try:
+            contents[CARD].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{CARD}: is no text in UTF-8: {error.reason}") from error
+    if STATISTICS in contents:
+        shapes = {
+            "mean": ((width,), torch.float32),
+            "covariance": ((width, width), torch.float32),
+            "count": ((1,), torch.int64),
+        }
+        _same_shapes(STATISTICS, _tensors(contents[STATISTICS], STATISTICS), shapes)
 
 
 def _same_shapes(

@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from regraft.bundle.manifest import GoldenRecord
 from regraft.errors import BundleError, ImageError
-from regraft.features.taps import TapReader, read_features
+from regraft.features.taps import TapReader, read_with_pooled
 from regraft.images.augment import render_views
 from regraft.images.decode import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from regraft.bundle.format import Bundle
     from regraft.bundle.manifest import Manifest
+    from regraft.decision.typicality import Typicality
     from regraft.features.compute import Compute
     from regraft.images.render import Preprocess
     from regraft.model import Model
@@ -44,10 +47,20 @@ LOGIT_TOLERANCE = 1e-3  # relative to the largest logit, from the same features
 class Golden:
     """The golden images, with the pixels, features and logits that the writer got."""
 
-    images: list[bytes]
-    pixels: torch.Tensor  # (G, 3, S, S) uint8; with views (G, 1 + views, 3, S, S)
-    features: NDArray[np.float32]  # (G, D), rounded as in the feature store
+    images: dict[str, bytes]  # encoded, by file name
+    pixels: tuple[torch.Tensor, ...]  # by network: (G, 3, S, S) uint8, or (G, 1 + views, 3, S, S)
+    features: NDArray[np.float32]  # (G, F), rounded as in the feature store
     logits: NDArray[np.float32]  # (G, K)
+    pooled: NDArray[np.float32] | None = None  # (G, D), rounded, where there is a typicality
+    typicality: NDArray[np.float32] | None = None  # (G,): scores, which large ones make unlike
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all but the images, by the names that a bundle gives them."""
+        found = {f"pixels-{number}": each for number, each in enumerate(self.pixels, 1)}
+        for name in ("features", "logits", "pooled", "typicality"):
+            if getattr(self, name) is not None:
+                found[name] = torch.from_numpy(getattr(self, name))
+        return found
 
 
 def golden_images() -> dict[str, bytes]:
@@ -91,96 +104,132 @@ def _encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def record_golden(model: Model, compute: Compute) -> tuple[GoldenRecord, dict[str, bytes], Golden]:
-    """Compute the golden features and logits in float32, and the tolerances for other machines.
-
-    Returns the record for the manifest, the encoded images by file name, and the golden values.
-    """
+def record_golden(model: Model, compute: Compute, typicality: Typicality | None = None) -> Golden:
+    """Compute what is recorded of the golden images, in float32."""
     images = golden_images()
-    encoded = list(images.values())
     preprocess = model.backbone.preprocess
-    pixels = torch.stack([render_views(decode(data, _MOST_PIXELS), preprocess) for data in encoded])
-    reference = dataclasses.replace(compute, precision="float32")
-    features = read_features(TapReader(model.backbone, model.blocks, reference), pixels)
-    golden = Golden(encoded, pixels.contiguous(), features, model.logits(features))
-    bfloat16 = FEATURE_TOLERANCE["bfloat16"]
-    if compute.precision == "bfloat16":
-        here = read_features(TapReader(model.backbone, model.blocks, compute), pixels)
-        # Features that nearly cancel lose more: allow four times the loss of this machine.
-        bfloat16 = min(max(bfloat16, 4 * float(_distances(here, golden).max())), 1.0)
-    record = GoldenRecord(
-        images=list(images),
-        pixel_tolerance=PIXEL_TOLERANCE,
-        feature_tolerance={**FEATURE_TOLERANCE, "bfloat16": bfloat16},
-        logit_tolerance=LOGIT_TOLERANCE,
+    pixels = torch.stack(
+        [render_views(decode(data, _MOST_PIXELS), preprocess) for data in images.values()]
     )
-    return record, images, golden
+    reference = dataclasses.replace(compute, precision="float32")
+    reader = TapReader(model.backbone, model.blocks, reference)
+    features, pooled = read_with_pooled(reader, pixels)
+    golden = Golden(images, (pixels.contiguous(),), features, model.logits(features))
+    if typicality is None:
+        return golden
+    scores = typicality.scorer.score(pooled).astype(np.float32)
+    return dataclasses.replace(golden, pooled=pooled, typicality=scores)
 
 
-def check_pixels(manifest: Manifest, golden: Golden, preprocess: Preprocess) -> None:
+def feature_tolerance(
+    model: Model, compute: Compute, golden: Golden
+) -> dict[Literal["float32", "bfloat16"], float]:
+    """Return how much the golden features may differ on another machine, by precision."""
+    tolerance = dict(FEATURE_TOLERANCE)
+    if compute.precision == "bfloat16":
+        reader = TapReader(model.backbone, model.blocks, compute)
+        here, pooled = read_with_pooled(reader, golden.pixels[0])
+        lost = _distances(here, golden.features).max()
+        if golden.pooled is not None:
+            lost = max(lost, _distances(pooled, golden.pooled).max())
+        # Features that nearly cancel lose more: allow four times the loss of this machine.
+        tolerance["bfloat16"] = min(max(tolerance["bfloat16"], 4 * float(lost)), 1.0)
+    return tolerance
+
+
+def check_pixels(manifest: Manifest, golden: Golden, preprocesses: Sequence[Preprocess]) -> None:
     """Check that this machine decodes and renders the golden images as the writer did.
+
+    ``preprocesses`` are those of the networks.
 
     Raises
     ------
     BundleError
         Names the golden image and the difference.
     """
-    allowed = manifest.golden.pixel_tolerance
-    for name, data, expected in zip(
-        manifest.golden.images, golden.images, golden.pixels, strict=True
+    for network, pixels, preprocess in zip(
+        manifest.networks, golden.pixels, preprocesses, strict=True
     ):
-        try:
-            image = render_views(decode(data, _MOST_PIXELS), preprocess)
-        except ImageError as error:
-            raise BundleError(f"{name}: {error}") from error
-        difference = int((image.short() - expected.short()).abs().max())
-        if difference > allowed:
-            raise BundleError(
-                f"{name}: a pixel differs by {difference} of 255 when it is decoded here; "
-                f"{allowed} is allowed",
-                hint="the image libraries here decode this file differently: regraft doctor",
-            )
+        for (name, data), expected in zip(golden.images.items(), pixels, strict=True):
+            try:
+                image = render_views(decode(data, _MOST_PIXELS), preprocess)
+            except ImageError as error:
+                raise BundleError(f"{name}: {error}") from error
+            difference = int((image.short() - expected.short()).abs().max())
+            if difference > network.pixel_tolerance:
+                raise BundleError(
+                    f"{name}: a pixel differs by {difference} of 255 when it is decoded here; "
+                    f"{network.pixel_tolerance} is allowed",
+                    hint="the image libraries here decode this file differently: regraft doctor",
+                )
 
 
-def check_golden(model: Model, manifest: Manifest, golden: Golden, reader: TapReader) -> None:
+def check_typicality(golden: Golden, typicality: Typicality) -> None:
+    """Check that this machine measures the recorded pooled features as the writer did.
+
+    Raises
+    ------
+    BundleError
+        Names the golden image and the difference.
+    """
+    if golden.pooled is None or golden.typicality is None:
+        raise BundleError("golden.safetensors: there is no typicality")
+    recorded = golden.typicality.astype(np.float64)
+    here = typicality.scorer.score(golden.pooled)
+    differences = np.abs(here - recorded) / np.maximum(np.abs(recorded), 1)
+    worst, allowed = int(differences.argmax()), typicality.scorer.tolerance
+    if not differences[worst] <= allowed:
+        raise BundleError(
+            f"{[*golden.images][worst]}: from the same features the typicality differs by "
+            f"{differences[worst]:.2g}; {allowed:g} is allowed"
+        )
+
+
+def check_golden(bundle: Bundle, reader: TapReader) -> None:
     """Check that this machine computes the golden features and logits as the writer did.
 
     Each step begins from the values that the writer recorded one step before, so that the error
-    names the step that differs. ``check_pixels`` has checked the pixels. The precision of
-    ``reader`` decides the tolerance.
+    names the step that differs. ``check_pixels`` has checked the pixels,
+    ``check_typicality`` the scores. The precision of ``reader`` decides the tolerance.
 
     Raises
     ------
     BundleError
         Names the golden image, the step and the difference.
     """
-    names, record = manifest.golden.images, manifest.golden
-    features = read_features(reader, golden.pixels)
-    distances = _distances(features, golden)
+    golden, manifest = bundle.golden, bundle.manifest
+    features, pooled = read_with_pooled(reader, golden.pixels[0])
     precision: Literal["bfloat16", "float32"] = (
         "bfloat16" if reader.compute.precision == "bfloat16" else "float32"
     )
-    worst, allowed = int(distances.argmax()), record.feature_tolerance[precision]
-    if not distances[worst] <= allowed:
-        raise BundleError(
-            f"{names[worst]}: the features differ by {distances[worst]:.2g} of their norm in "
-            f"{precision}; {allowed:g} is allowed",
-            hint="try `precision='float32'`; if that fails, the weights or libraries differ",
-        )
-    logits = model.logits(golden.features)
+    allowed = manifest.networks[0].feature_tolerance[precision]
+    for what, here, recorded in (
+        ("features", features, golden.features), ("pooled features", pooled, golden.pooled)
+    ):  # fmt: skip
+        if recorded is None:
+            continue
+        distances = _distances(here, recorded)
+        worst = int(distances.argmax())
+        if not distances[worst] <= allowed:
+            raise BundleError(
+                f"{[*golden.images][worst]}: the {what} differ by {distances[worst]:.2g} of their "
+                f"norm in {precision}; {allowed:g} is allowed",
+                hint="try `precision='float32'`; if that fails, the weights or libraries differ",
+            )
+    logits = bundle.model.logits(golden.features)
     scale = max(float(np.abs(golden.logits).max()), 1e-6)
     difference = float(np.abs(logits - golden.logits).max()) / scale
-    if not difference <= record.logit_tolerance:
+    if not difference <= manifest.golden.logit_tolerance:
         raise BundleError(
             f"golden.safetensors: from the same features the logits differ by {difference:.2g}; "
-            f"{record.logit_tolerance:g} is allowed"
+            f"{manifest.golden.logit_tolerance:g} is allowed"
         )
 
 
-def _distances(features: NDArray[np.float32], golden: Golden) -> NDArray[np.float64]:
-    """Return each image's distance from its golden features, relative to their norm (G,)."""
+def _distances(features: NDArray[np.float32], recorded: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return each image's distance from its recorded features, relative to their norm (G,)."""
     # In float64: the numbers of a hostile bundle may overflow in float32.
-    recorded = golden.features.astype(np.float64)
-    norms = np.maximum(np.linalg.norm(recorded, axis=1), 1e-6)
-    distances: NDArray[np.float64] = np.linalg.norm(features - recorded, axis=1) / norms
+    expected = recorded.astype(np.float64)
+    norms = np.maximum(np.linalg.norm(expected, axis=1), 1e-6)
+    distances: NDArray[np.float64] = np.linalg.norm(features - expected, axis=1) / norms
     return distances

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from regraft.backbones.backbone import Scalar
-    from regraft.bundle.manifest import BackboneRecord
+    from regraft.bundle.manifest import NetworkRecord
 
 #: Buffers that are not part of the state, such as tables of relative positions, grow with the
 #: fourth power of the image size. At their own image sizes, none of 1,447 networks of timm and
@@ -42,7 +42,7 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def plan_backbone(record: BackboneRecord) -> Backbone:
+def plan_backbone(record: NetworkRecord) -> Backbone:
     """Return the network of a record, with its module on the meta device and its derived shapes.
 
     Raises
@@ -55,12 +55,12 @@ def plan_backbone(record: BackboneRecord) -> Backbone:
         arguments = tuple(record.arguments.items())
         module, shapes = _derived(record.name, arguments, record.preprocess.image_size)
     except (BackboneError, WeightsError) as error:
-        message = f"manifest.json: backbone: {error.message[:300]}"
+        message = f"manifest.json: network: {error.message[:300]}"
         raise BundleError(message, hint=error.hint) from error
     stages = tuple(Stage(**msgspec.structs.asdict(stage)) for stage in record.stages)
     if shapes != StageShapes(record.n_features, stages):
         raise BundleError(
-            f"manifest.json: backbone: the stages or n_features are not those of {record.name}",
+            f"manifest.json: network: the stages or n_features are not those of {record.name}",
             hint="other releases of timm or torchvision may cut a network elsewhere",
         )
     return Backbone(
@@ -122,8 +122,10 @@ def check_buffers(module: nn.Module, what: str) -> None:
         )
 
 
-def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor]) -> Backbone:
+def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor], file: str) -> Backbone:
     """Build the network that was planned, on the processor, frozen, and fill it with tensors.
+
+    ``file`` is where they are from, for messages.
 
     Raises
     ------
@@ -139,12 +141,12 @@ def fill_backbone(plan: Backbone, state: Mapping[str, torch.Tensor]) -> Backbone
     if wrong:
         shown = listed([name[:100] for name in wrong], 5)
         raise BundleError(
-            f"backbone.safetensors: {counted(len(wrong), 'tensor')} missing, unexpected or of "
-            f"another shape or type: {shown}"
+            f"{file}: {counted(len(wrong), 'tensor')} missing, unexpected or of another shape or "
+            f"type: {shown}"
         )
     module = registry.build(plan.name, plan.arguments, image_size=plan.preprocess.image_size)
     module.load_state_dict(state)
     module.eval().requires_grad_(requires_grad=False)
     if state_hash(module) != plan.weights_sha256:
-        raise BundleError("backbone.safetensors: the tensors are not those of the training")
+        raise BundleError(f"{file}: the tensors are not those of the training")
     return dataclasses.replace(plan, module=module)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import Precision
     from regraft.data.samples import Source
     from regraft.data.sources.given import ImageLike
+    from regraft.decision.policy import Decisions
     from regraft.features.compute import Compute
     from regraft.model import Model
 
@@ -103,6 +104,8 @@ class Predictor:
         Network, head and temperature, as in the bundle.
     compute : Compute
         Device and precision of the forward pass.
+    decisions : Decisions, optional
+        What the bundle keeps to decide at any level; None if it has nothing of this.
 
     Examples
     --------
@@ -112,16 +115,17 @@ class Predictor:
         predictor.predict("photo.jpg").label
     """
 
-    def __init__(self, model: Model, reader: TapReader) -> None:
+    def __init__(self, model: Model, reader: TapReader, decisions: Decisions | None = None) -> None:
         self.model = model
+        self.decisions = decisions
         self.classes = model.classes
         self.compute = reader.compute
         self._reader = reader
 
     @classmethod
-    def of(cls, model: Model, compute: Compute) -> Predictor:
+    def of(cls, model: Model, compute: Compute, decisions: Decisions | None = None) -> Predictor:
         """Return the predictor of a model in memory."""
-        return cls(model, TapReader(model.backbone, model.blocks, compute))
+        return cls(model, TapReader(model.backbone, model.blocks, compute), decisions)
 
     def __repr__(self) -> str:
         classes = f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes, 5)}"
@@ -179,19 +183,20 @@ class Predictor:
                 f"batch size {batch_size} and precision {precision} cannot be used",
                 hint="a batch has at least 1 image; a precision is auto, bfloat16 or float32",
             )
-        model, manifest, golden = read_bundle(Path(path))
-        if precision == "auto" and manifest.compute.get("precision") == "float32":
+        bundle = read_bundle(Path(path))
+        model = bundle.model
+        if precision == "auto" and bundle.manifest.compute.get("precision") == "float32":
             precision = "float32"  # as in training, though bfloat16 may be faster here
         at_once = images_at_once(batch_size, model.backbone.preprocess.image_size)
         compute = choose_compute(device, precision, at_once)
         reader = TapReader(model.backbone, model.blocks, compute)
         try:
-            check_golden(model, manifest, golden, reader)
+            check_golden(bundle, reader)
         except (ValueError, IndexError, RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).partition("\n")[0][:200] or type(error).__name__
             what = f"{path}: the network does not run on the golden images: {reason}"
             raise BundleError(what) from error
-        return cls(model, reader)
+        return cls(model, reader, bundle.decisions)
 
     def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
         """Return the answer for one image.

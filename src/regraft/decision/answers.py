@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Most answers that a bundle keeps: the standard error of a share of 0.95 is then 0.0007.
+MOST_ANSWERS = 100_000
+#: Class weights that are not 0. Their inverses, times any probability, can be added up in float64.
+_LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-300, 1e300
 #: Arrays of a bundle and their types.
 _TYPES = {"labels": np.int32, "true": np.float32, "confidence": np.float32, "right": np.uint8}
 
@@ -69,6 +73,16 @@ class Answers:
             answered == labels,
         )
 
+    def at_most(self, most: int) -> Answers:
+        """Return all answers, or ``most`` of them, drawn at random: the same ones each time.
+
+        The draw does not look at the answers. Those that are left are as exchangeable as all.
+        """
+        if len(self) <= most:
+            return self
+        kept = np.sort(np.random.default_rng(0).choice(len(self), most, replace=False))
+        return Answers(self.labels[kept], self.true[kept], self.confidence[kept], self.right[kept])
+
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
         return {
@@ -102,6 +116,23 @@ class Answers:
             raise InputError("true or confidence hold what is no probability")
         true, confidence = shares.astype(np.float32)
         return cls(labels, true, confidence, right.astype(np.bool_))
+
+
+def check_class_weights(weights: NDArray[np.generic], n_classes: int) -> NDArray[np.float64]:
+    """Check and take over the class weights that a bundle kept.
+
+    Raises
+    ------
+    InputError
+        They are of another type or length, or no weights.
+    """
+    if weights.dtype != np.float64 or weights.shape != (n_classes,):
+        raise InputError(f"class_weights must be {n_classes:,} numbers of float64")
+    result: NDArray[np.float64] = weights.astype(np.float64)
+    positive = result[result != 0]
+    if not ((positive >= _LEAST_WEIGHT) & (positive <= _LARGEST_WEIGHT)).all() or not len(positive):
+        raise InputError("class_weights must be finite, at least 0, and not all 0")
+    return result
 
 
 def plain(

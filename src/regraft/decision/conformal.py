@@ -97,9 +97,13 @@ def fit_sets(answers: Answers, n_classes: int, coverage: float, by: CoverageBy =
     """
     common = threshold(answers.true, coverage)
     thresholds = np.full(n_classes, 0.0 if common is None else common)
+    if by == "all":
+        return SetRule(thresholds)
     alone = 0
-    for k in range(n_classes if by == "class" else 0):
-        own = threshold(answers.true[answers.labels == k], coverage)
+    order = np.argsort(answers.labels, kind="stable")  # once, not a pass for each class
+    ends = np.cumsum(np.bincount(answers.labels, minlength=n_classes))
+    for k, true in enumerate(np.split(answers.true[order], ends[:-1])):
+        own = threshold(true, coverage)
         if own is not None:
             thresholds[k], alone = own, alone + 1
     return SetRule(thresholds, alone)

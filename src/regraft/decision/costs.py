@@ -26,6 +26,7 @@ _MOST_BYTES = 64 * 2**20
 LARGEST = 1e9  # a cost
 #: Where commas may be decimal marks: a thousand and more, or one and some thousandths.
 _AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}[.,][0-9]{3}")
+MOST_COSTLY = 1_000  # classes of a table that a bundle keeps; it then has 8 MB
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,25 @@ class Costs:
     def column(self, answer: str) -> int | None:
         """Return the column of "abstain" or "unknown"; None if the table has none."""
         return len(self.table) + self.extra.index(answer) if answer in self.extra else None
+
+    @classmethod
+    def from_tensor(
+        cls, table: NDArray[np.generic] | None, extra: Sequence[str], n_classes: int
+    ) -> Costs:
+        """Check and take over the table that a bundle kept.
+
+        Raises
+        ------
+        InputError
+            It is missing, of another type or shape, or holds what is no cost.
+        """
+        shape = (n_classes, n_classes + len(extra))
+        if table is None or table.dtype != np.float64 or table.shape != shape:
+            raise InputError(f"costs must be a table of float64 of the shape {shape}")
+        costs: NDArray[np.float64] = table.astype(np.float64)
+        if not ((costs >= 0) & (costs <= LARGEST)).all():
+            raise InputError(f"costs must be from 0 to {LARGEST:,.0f}")
+        return cls(costs, tuple(extra))
 
     def cheapest(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the column of least expected cost for each image (N,).

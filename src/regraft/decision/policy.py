@@ -183,6 +183,17 @@ class Decisions:
     held_out: bool = False
     levels: Levels = field(default_factory=Levels)
 
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays that a bundle keeps, all in one file."""
+        kept = self.answers.tensors()
+        if self.typicality is not None:
+            kept |= self.typicality.tensors()
+        if self.class_weights is not None:
+            kept["class_weights"] = self.class_weights
+        if self.levels.costs is not None:
+            kept["costs"] = self.levels.costs.table
+        return kept
+
     def rules(self, n_classes: int, levels: Levels | None = None) -> Rules:
         """Return the thresholds at some levels.
 

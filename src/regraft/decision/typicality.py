@@ -51,6 +51,9 @@ class Scorer(Protocol):
     """Measures how unlike the training images are: a value of ``SCORERS``."""
 
     kind: ClassVar[str]
+    #: How much a score of the same features may differ on another machine, relative to the score
+    #: where that is more than 1.
+    tolerance: ClassVar[float]
 
     @property
     def width(self) -> int:
@@ -61,6 +64,10 @@ class Scorer(Protocol):
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Neighbours:
 
     rows: NDArray[np.int8]
     kind: ClassVar[str] = "neighbours"
+    tolerance: ClassVar[float] = 1e-6  # products are exact: only the last digit of float32
 
     @property
     def width(self) -> int:
@@ -98,6 +106,11 @@ class Neighbours:
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
         return {"rows": self.rows}
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+        return MOST_UNITS * width
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Neighbours:
@@ -143,6 +156,7 @@ class Mahalanobis:
     mean: NDArray[np.float32]
     whitening: NDArray[np.float32]
     kind: ClassVar[str] = "mahalanobis"
+    tolerance: ClassVar[float] = 1e-3  # other orders of summation in float32
 
     @property
     def width(self) -> int:
@@ -158,6 +172,11 @@ class Mahalanobis:
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
         return {"mean": self.mean, "whitening": self.whitening}
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+        return 4 * width * (width + 1)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Mahalanobis:
@@ -195,6 +214,28 @@ class Typicality:
 
     scorer: Neighbours | Mahalanobis
     scores: NDArray[np.float32]
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+        return {**self.scorer.tensors(), "scores": self.scores}
+
+    @classmethod
+    def from_tensors(cls, kind: str, tensors: Mapping[str, NDArray[np.generic]]) -> Typicality:
+        """Check and take over what a bundle kept; ``kind`` is a key of ``SCORERS``.
+
+        Raises
+        ------
+        InputError
+            An array is missing, of another type or shape, or holds what no training gives.
+        """
+        scorer = SCORERS[kind].from_tensors(tensors)
+        scores = tensors.get("scores")
+        if scores is None or scores.dtype != np.float32 or scores.ndim != 1:
+            raise InputError("scores must be float32 in one row")
+        kept: NDArray[np.float32] = scores.astype(np.float32)
+        if len(kept) > MOST_MEASURED or not np.isfinite(kept).all() or (kept[1:] < kept[:-1]).any():
+            raise InputError(f"scores must be finite, ascending and at most {MOST_MEASURED:,}")
+        return cls(scorer, kept)
 
     @property
     def least_level(self) -> float:

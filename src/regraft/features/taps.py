@@ -255,18 +255,23 @@ class TapReader:
         self._read = attach_hooks(self._module, backbone.stages, self.blocks)
         self._turn = threading.Lock()
 
-    def __call__(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
+    def __call__(
+        self, images: torch.Tensor, also: Sequence[Block] = ()
+    ) -> dict[Block, NDArray[np.float32]]:
         """Return each of ``blocks`` (N, C * grid * grid), float32, of rendered images.
 
         Images are (N, 3, S, S), uint8, or (N, V, 3, S, S) with V views; blocks are then averaged
-        over the views.
+        over the views. ``also`` may have the pooled features, which every pass finds.
         """
+        wanted = tuple(dict.fromkeys((*self.blocks, *also)))
         if images.ndim == 4:
-            return self._read_one(images)
-        views = [self._read_one(view) for view in images.unbind(1)]  # as many images at once
-        return {block: np.mean([view[block] for view in views], axis=0) for block in self.blocks}
+            return self._read_one(images, wanted)
+        views = [self._read_one(view, wanted) for view in images.unbind(1)]  # as many at once
+        return {block: np.mean([view[block] for view in views], axis=0) for block in wanted}
 
-    def _read_one(self, images: torch.Tensor) -> dict[Block, NDArray[np.float32]]:
+    def _read_one(
+        self, images: torch.Tensor, wanted: Sequence[Block]
+    ) -> dict[Block, NDArray[np.float32]]:
         device = torch.device(self.compute.device)
         if device.type == "cuda":
             images = images.pin_memory().to(device, non_blocking=True)
@@ -276,7 +281,7 @@ class TapReader:
             self._read.clear()
             pooled = self._module(x.contiguous(memory_format=torch.channels_last))
             self._read[Block(POOLED)] = pooled.float()
-            return {block: self._read[block].cpu().numpy() for block in self.blocks}
+            return {block: self._read[block].cpu().numpy() for block in wanted}
 
 
 def padded(images: Sequence[torch.Tensor], size: int) -> torch.Tensor:
@@ -329,3 +334,14 @@ def side_by_side(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
     """Return the blocks of rendered images side by side (N, D), rounded as in the store."""
     return side_by_side(list(reader(images).values()))
+
+
+def read_with_pooled(
+    reader: TapReader, images: torch.Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the blocks as ``read_features`` does, and the pooled features (N, D), rounded too."""
+    found = reader(images, (Block(POOLED),))
+    return (
+        side_by_side([found[block] for block in reader.blocks]),
+        side_by_side([found[Block(POOLED)]]),
+    )

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.probe.fit import ProbeSettings
 from regraft.probe.score import cross_validate, measure_scores, score_test
-from regraft.probe.statistics import training_statistics
 from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
     from regraft.check.near_duplicates import NearDuplicate
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
+    from regraft.decision.policy import Decisions
     from regraft.features.compute import Compute
     from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
     from regraft.finetune.train import Trained
-    from regraft.model import Statistics
     from regraft.probe.fit import Probe
     from regraft.probe.score import TestScores
 
@@ -31,10 +30,10 @@ class Result:
     dataset: Dataset
     trained: Trained  # the model, and how its head was fitted
     compute: Compute
-    statistics: Statistics  # of the training features
     scores: TestScores
     measured: dict[str, Any]  # the scores' figures, as metrics.json has them
     pairs: list[NearDuplicate]  # test images that are nearly the same as a training image
+    decisions: Decisions | None = None  # what the bundle keeps to decide at any level
 
 
 def measure(
@@ -58,7 +57,6 @@ def measure(
         dataset=dataset,
         compute=extractor.compute,
         trained=trained,
-        statistics=training_statistics(trained.features, dataset),
         scores=scores,
         measured=measure_scores(scores, dataset, config.seed),
         pairs=pairs,

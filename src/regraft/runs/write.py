@@ -77,7 +77,7 @@ def write_files(folder: Path, result: Result) -> None:
     _write_history(folder / "history.csv", trained.fitted.history)
     _write_predictions(folder / "predictions.csv", result)
     if trained.model.backbone.no_bundle is None:
-        write_bundle(folder / "bundle", trained.model, result.compute, result.statistics)
+        write_bundle(folder / "bundle", trained.model, result.compute, result.decisions)
     _draw_figures(folder, result)
     _draw_predictions(folder, result)
     if result.pairs:
