@@ -229,10 +229,10 @@ class Decisions:
         if self.typicality.least_level <= level:
             return level, ()
         n = len(self.typicality.scores)
+        needed, there = units_needed(level), f"there {'is' if n == 1 else 'are'} {n:,}"
         reason = (
-            "of images that do not depend on each other, "
-            f"a level of {level:g} needs {units_needed(level):,}, there {'is' if n == 1 else 'are'} "
-            f"{n:,}"
+            f"of images that do not depend on each other, a level of {level:g} needs {needed:,}, "
+            f"{there}"
         )
         if asked is not None:
             raise ConfigError(
