@@ -9,13 +9,17 @@ import pytest
 from PIL import Image
 
 from conftest import make_photographs
+from listed_samples import images, samples_of
 from regraft.commands.evaluate import evaluate
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
+from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
-from regraft.errors import ConfigError, RunError
+from regraft.errors import ConfigError, DataError, RunError
 from regraft.splits.clusters import clusters_of
+from regraft.splits.folds import assign_folds
 from regraft.splits.rounds import outer_folds
+from regraft.splits.rounds import test_folds as folds_to_test
 from regraft.splits.split import all_for_training
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -45,6 +49,59 @@ def test_a_class_of_one_image_is_reported_and_never_tested(tmp_path):
     rounds = outer_folds(samples, np.arange(len(samples)), 3, seed=0)
     assert len(np.concatenate([parts.test for parts in rounds])) == len(samples) - 1
     assert rounds[0].notes == ("never tested, since it is one image or group: class alone",)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_round_tests_one_fold_of_the_images_that_are_given(seed):
+    """A group or a copy may be among the others too: its fold is that of what is here."""
+    rows = [{"label": "ab"[k % 2], "id": f"{k}", "group": f"g{k // 3}"} for k in range(30)]
+    rows += [{"label": "a", "id": f"copy {k}", "content": f"{k}"} for k in range(3)]
+    rows += [*images("alone", 1), {"label": "group", "id": "g", "group": "x"}]
+    rows += [{"label": "group", "id": "h", "group": "x"}]
+    samples = samples_of(rows)
+    indices = np.flatnonzero(np.random.default_rng(seed).random(len(rows)) < 0.9)
+    indices = np.union1d(indices, [33, 34, 35])
+    keys = [samples.hashes[index] for index in indices]
+    expected = assign_folds(samples.labels[indices], clusters_of(samples)[indices], 3, seed, keys)
+    rounds = outer_folds(samples, indices, 3, seed)
+    assert len(rounds) == 3
+    for fold, parts in enumerate(rounds):
+        assert parts.test.tolist() == indices[expected == fold].tolist()
+        assert sorted([*parts.train, *parts.test]) == indices.tolist()
+        assert (np.diff(parts.train) > 0).all()
+        assert {33, 34, 35} <= set(parts.train.tolist())
+        assert (parts.val.tolist(), parts.val.dtype, parts.left_out) == ([], np.int64, {})
+        assert parts.notes == ("never tested, since it is one image or group: class alone, group",)
+
+
+def test_a_fold_without_an_image_is_no_round():
+    samples = samples_of(images("a", 3))
+    rounds = outer_folds(samples, np.arange(3), 10, seed=0)
+    assert sorted(parts.test.tolist() for parts in rounds) == [[0], [1], [2]]
+    assert {parts.notes for parts in rounds} == {()}
+
+
+def test_classes_of_one_image_or_group_alone_cannot_be_tested():
+    rows = [*images("a", 1), *images("b", 3, group="all of them")]
+    with pytest.raises(DataError, match="no image can be tested: every class is a single image"):
+        outer_folds(samples_of(rows), np.arange(4), 5, seed=0)
+
+
+def test_without_rounds_the_test_part_is_the_one_that_is_there():
+    samples = samples_of(images("a", 6))
+    dataset = all_for_training(samples)
+    assert [each is dataset for each in folds_to_test(dataset, 0, 7)] == [True]
+    rounds = folds_to_test(dataset, 3, 7)
+    expected = outer_folds(samples, np.arange(6), 3, 7)
+    assert len(rounds) == len(expected) == 3
+    for found, parts in zip(rounds, expected, strict=True):
+        assert isinstance(found, Dataset)
+        assert found.samples is samples
+        assert found.test.tolist() == parts.test.tolist()
+        assert found.train.tolist() == parts.train.tolist()
+    part = Dataset(samples, rounds[0].parts)  # what is held out for another purpose stays so
+    inner = folds_to_test(part, 2, 7)
+    assert sorted(np.concatenate([each.test for each in inner])) == part.train.tolist()
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_of_all_folds(tmp_path):

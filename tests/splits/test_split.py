@@ -1,4 +1,4 @@
-"""Splits and folds: stable, stratified, clusters kept together; given parts are kept."""
+"""Splits: stable, stratified, clusters kept together; given parts are kept."""
 
 import hashlib
 import itertools
@@ -8,9 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from listed_samples import images, names, samples_of
 from regraft.data.dataset import Dataset
-from regraft.data.ledger import Ledger
-from regraft.data.samples import Samples, Source
 from regraft.errors import DataError, InputError, TableError
 from regraft.splits.clusters import clusters_of
 from regraft.splits.folds import assign_folds
@@ -18,36 +17,8 @@ from regraft.splits.split import split
 from regraft.splits.split_csv import fitted_hashes, read_split, write_split
 
 
-def samples_of(rows):
-    """Make samples from dictionaries with label, and optionally id, content, group and part."""
-    rows = [{"id": f"{row['label']}/{index}", **row} for index, row in enumerate(rows)]
-    classes = tuple(sorted({row["label"] for row in rows}))
-    return Samples(
-        source=Source("folder", "photos", (), lambda _: iter(())),
-        ids=tuple(row["id"] for row in rows),
-        classes=classes,
-        labels=np.array([classes.index(row["label"]) for row in rows], dtype=np.int64),
-        hashes=tuple(
-            hashlib.sha256(row.get("content", row["id"]).encode()).digest() for row in rows
-        ),
-        parts=tuple(row.get("part") for row in rows),
-        groups=tuple(row.get("group") for row in rows),
-        sizes=np.ones((len(rows), 2), dtype=np.int32),
-        positions=np.arange(len(rows)),
-        ledger=Ledger(()),
-    )
-
-
-def images(label, count, start=0, **more):
-    return [{"label": label, "id": f"{label}/{i}", **more} for i in range(start, start + count)]
-
-
 def divide(samples, test_fraction=0.2, seed=0, **options):
     return split(samples, test_fraction=test_fraction, seed=seed, **options)
-
-
-def names(samples, indices):
-    return {samples.ids[index] for index in indices}
 
 
 def assert_sound(samples, parts):
@@ -559,66 +530,6 @@ def test_missing_and_binary_split_files(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"id\xff\xfe")
     with pytest.raises(TableError, match="not UTF-8 text: byte 2"):
         read_split(tmp_path / "binary.csv")
-
-
-# --- folds ----------------------------------------------------------------------------------------
-
-
-def keys_of(count):
-    return [hashlib.sha256(str(index).encode()).digest() for index in range(count)]
-
-
-def assert_folds_sound(labels, clusters, folds, n_folds):
-    assert folds.min() >= -1
-    assert folds.max() < n_folds
-    for cluster in np.unique(clusters):
-        assert len(set(folds[clusters == cluster])) == 1
-    for fold in range(n_folds):
-        if (folds == fold).any():
-            assert set(labels[folds != fold]) == set(labels)
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_folds_of_random_data_are_sound(seed):
-    random_state = np.random.default_rng(seed)
-    n, n_folds = int(random_state.integers(1, 200)), int(random_state.integers(2, 8))
-    labels = random_state.integers(0, int(random_state.integers(1, 12)), n) ** 2
-    clusters = random_state.integers(0, int(random_state.integers(1, 2 * n + 1)), n)
-    folds = assign_folds(labels, clusters, n_folds, seed, keys_of(n))
-    assert_folds_sound(labels, clusters, folds, n_folds)
-    shuffled = random_state.permutation(n)
-    again = assign_folds(
-        labels[shuffled], clusters[shuffled] + 7, n_folds, seed, [keys_of(n)[i] for i in shuffled]
-    )
-    np.testing.assert_array_equal(again, folds[shuffled])
-
-
-def test_folds_are_stratified_and_even():
-    labels = np.repeat([0, 1, 2], [503, 57, 40])
-    folds = assign_folds(labels, np.arange(600), 5, 0, keys_of(600))
-    for label in range(3):
-        counts = np.bincount(folds[labels == label])
-        assert counts.max() - counts.min() <= 1
-    assert set(np.bincount(folds)) == {120}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
-def test_small_classes_are_spread_over_as_many_folds_as_they_can(count):
-    labels = np.repeat([0, 1], [100, count])
-    folds = assign_folds(labels, np.arange(len(labels)), 5, 0, keys_of(len(labels)))
-    small = folds[100:]
-    if count == 1:
-        assert small.tolist() == [-1]
-    else:
-        assert small.min() >= 0
-        assert len(set(small.tolist())) == min(count, 5)
-
-
-def test_folds_follow_the_seed_and_are_empty_for_nothing():
-    labels = np.zeros(100, dtype=np.int64)
-    one, other = (assign_folds(labels, np.arange(100), 5, seed, keys_of(100)) for seed in (0, 1))
-    assert (one != other).any()
-    assert len(assign_folds(labels[:0], labels[:0], 5, 0, [])) == 0
 
 
 def test_large_data_take_seconds():
