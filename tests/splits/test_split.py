@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from listed_samples import images, names, samples_of
+from regraft.config.train_config import TrainConfig
 from regraft.data.dataset import Dataset
-from regraft.errors import DataError, InputError, TableError
-from regraft.splits.clusters import clusters_of
+from regraft.errors import DataError
+from regraft.splits.clusters import Clusters, clusters_of
+from regraft.splits.draw import draw
 from regraft.splits.folds import assign_folds
-from regraft.splits.split import split
-from regraft.splits.split_csv import fitted_hashes, read_split, write_split
+from regraft.splits.split import split, split_by_config
+from regraft.splits.split_csv import fitted_hashes, write_split
 
 
 def divide(samples, test_fraction=0.2, seed=0, **options):
@@ -31,6 +33,11 @@ def assert_sound(samples, parts):
     for one, other in itertools.combinations((parts.train, parts.val, parts.test), 2):
         assert not set(clusters[one]) & set(clusters[other])
     assert set(samples.labels[parts.train]) == set(range(len(samples.classes)))
+
+
+def assert_same_parts(one, other):
+    for part in ("train", "val", "test"):
+        assert getattr(one, part).tolist() == getattr(other, part).tolist()
 
 
 def random_samples(chance):
@@ -188,6 +195,108 @@ def test_clusters_are_chains_of_groups_and_copies():
     ]
     assert clusters_of(samples_of(rows)).tolist() == [0, 0, 0, 1, 0, 0]
     assert clusters_of(samples_of(images("a", 3))).tolist() == [0, 1, 2]
+
+
+# --- the rules of a split -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_test_part_is_drawn_of_all_and_the_validation_part_of_the_rest(seed):
+    chance = random.Random(seed)
+    samples = samples_of([*random_samples(chance), *images("g", 9)])
+    clusters = Clusters.of(samples)
+    every = np.ones(len(samples), dtype=bool)
+    tested = draw(samples, clusters, every, 0.25, f"test {seed}")
+    rest = draw(samples, clusters, ~tested, 0.5, f"val {seed}")
+    parts = divide(samples, 0.25, seed, val_fraction=0.5)
+    assert parts.test.tolist() == np.flatnonzero(tested).tolist()
+    assert parts.val.tolist() == np.flatnonzero(rest).tolist()
+    assert parts.train.tolist() == np.flatnonzero(~tested & ~rest).tolist()
+    assert len(divide(samples, 0.25, seed).val) == 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_of_copies_in_several_parts_those_in_the_highest_are_kept(seed):
+    chance = random.Random(seed)
+    rows = [
+        {
+            "label": "a",
+            "id": f"{k}",
+            "content": f"c{chance.randint(0, 4)}",
+            "part": chance.choice(["train", "val", "test"]),
+        }
+        for k in range(chance.randint(3, 12))
+    ]
+    rows += [*images("a", 1, part="train"), *images("a", 1, 1, part="test")]
+    parts = divide(samples_of(rows))
+    reasons, places = {}, {"train": [], "val": [], "test": []}
+    for k, row in enumerate(rows):
+        same = [each for each in rows if each.get("content", each["id"]) == row.get("content")]
+        for better in ("test", "val"):
+            copies = [each["id"] for each in same if each["part"] == better]
+            if row["part"] == better or copies:
+                break
+        if copies and row["part"] != better:
+            reasons[k] = f"byte-identical to {copies[0]}, which is in the {better} part"
+        else:
+            places[row["part"]].append(k)
+    assert parts.left_out == reasons
+    assert list(parts.left_out) == sorted(reasons)
+    assert (parts.train.tolist(), parts.val.tolist()) == (places["train"], places["val"])
+    assert parts.test.tolist() == places["test"]
+    assert bool(parts.notes) == bool(reasons)
+
+
+def test_classes_without_images_in_a_part_are_named_in_the_order_of_the_classes():
+    rows = [*images("d", 2, part="test"), *images("a", 2, part="train")]
+    rows += [*images("c", 2, part="train"), *images("b", 1, part="test")]
+    with pytest.raises(DataError, match=r"^2 classes have no training image: b, d\nhint: "):
+        divide(samples_of(rows))
+    rows += [*images("d", 1, 5, part="train"), *images("b", 1, 5, part="train")]
+    assert divide(samples_of(rows)).notes == ("no test image: a, c",)
+    assert divide(samples_of([*rows, *images("c", 1, 9, part="test")])).notes == (
+        "no test image: a",
+    )
+
+
+def test_copies_by_hash_are_named_with_the_first_of_them():
+    rows = [
+        {"label": "a", "id": name, "content": content}
+        for name, content in [("p", "1"), ("q", "2"), ("r", "1"), ("s", "3"), ("t", "1")]
+    ]
+    assert divide(samples_of(rows)).notes == (
+        "copies of other images, kept in one part with them: 2 images (r of p, t of p)",
+    )
+    train_only = samples_of([{**row, "part": "train"} for row in rows])
+    assert divide(train_only).notes == (
+        "the data have a train part only: the test part is taken from it",
+        "copies of other images, kept in one part with them: 2 images (r of p, t of p)",
+    )
+
+
+def test_the_settings_of_a_training_are_those_of_its_split(tmp_path):
+    samples = samples_of([*images("a", 60), *images("b", 60)])
+    config = TrainConfig(strategy="finetune", test_fraction=0.3, val_fraction=0.4, seed=5)
+    dataset = split_by_config(samples, config)
+    assert dataset.samples is samples
+    expected = divide(samples, 0.3, 5, val_fraction=0.4)
+    assert_same_parts(dataset.parts, expected)
+    assert len(expected.val)
+    probe = config.replace(strategy="probe")  # it chooses by folds and needs no validation part
+    assert_same_parts(split_by_config(samples, probe).parts, divide(samples, 0.3, 5))
+    write_split(tmp_path / "split.csv", dataset)
+    other = TrainConfig(split=tmp_path / "split.csv", seed=6)
+    assert_same_parts(split_by_config(samples, other).parts, expected)
+
+
+def test_with_folds_all_images_are_for_training_at_first():
+    samples = samples_of(images("a", 6))
+    dataset = split_by_config(samples, TrainConfig(folds=3))
+    assert dataset.samples is samples
+    assert dataset.train.tolist() == [0, 1, 2, 3, 4, 5]
+    for empty in (dataset.val, dataset.test):
+        assert (empty.tolist(), empty.dtype) == ([], np.int64)
+    assert dataset.parts.left_out == {}
 
 
 # --- given parts ----------------------------------------------------------------------------------
@@ -493,43 +602,6 @@ def test_the_split_of_other_data_is_refused(tmp_path):
     write_split(tmp_path / "split.csv", Dataset(samples, divide(samples)))
     with pytest.raises(DataError, match="has none of the 5 images"):
         divide(samples_of(images("z", 5)), split_file=tmp_path / "split.csv")
-
-
-HEADER = "id,label,part,sha256,group\n"
-SHA = "ab" * 32
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "no column id, label, part, sha256, group"),
-        ("id,label\n", "no column part, sha256, group"),
-        (HEADER, "no rows"),
-        (HEADER + f"x,a,train,{SHA},\ny,a,trian,{SHA},\n", "row 3: the part is 'trian'"),
-        (HEADER + "x,a,train,abc,\n", "row 2: 'abc' is not a sha256"),
-        (HEADER + f"x,a,train,{'g' * 64},\n", "row 2: 'gggg"),
-        (HEADER + "x,a\n", "row 2: 2 fields"),
-        (HEADER + f'"x,a,train,{SHA},\n', "row 2: "),
-        (HEADER + f"{'x' * 200_000},a,train,{SHA},\n", "row 2: field larger"),
-    ],
-)
-def test_bad_split_files_are_refused_by_row(tmp_path, text, words):
-    path = tmp_path / "split.csv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(TableError) as caught:
-        read_split(path)
-    assert words in caught.value.message
-    with pytest.raises(TableError):
-        fitted_hashes(path)
-
-
-def test_missing_and_binary_split_files(tmp_path):
-    assert fitted_hashes(tmp_path / "none.csv") is None
-    with pytest.raises(InputError, match="cannot be read"):
-        read_split(tmp_path / "none.csv")
-    (tmp_path / "binary.csv").write_bytes(b"id\xff\xfe")
-    with pytest.raises(TableError, match="not UTF-8 text: byte 2"):
-        read_split(tmp_path / "binary.csv")
 
 
 def test_large_data_take_seconds():
