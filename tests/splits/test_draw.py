@@ -73,6 +73,7 @@ def test_what_is_drawn_follows_the_rules(seed):
     # Shares in halves of an image, which meet the limits exactly, and a fraction that is a number.
     for fraction in (0.125, 0.25, 0.5, chance.choice(numbers.tolist())):
         found = draw(samples, clusters, np.array(eligible), fraction, "salt")
+        assert found.dtype == bool  # it is an index
         expected = drawn_by_hand(rows, eligible, number, fraction)
         assert found.tolist() == [
             each and row["group"] in expected for row, each in zip(rows, eligible, strict=True)

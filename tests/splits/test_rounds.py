@@ -119,7 +119,7 @@ def test_data_with_a_test_part_are_not_mixed(tmp_path):
     make_photographs(tmp_path / "data" / "train", a_class=4)
     make_photographs(tmp_path / "data" / "test", a_class=4, first=4)
     samples = scan(tmp_path / "data", TrainConfig())
-    message = "folds tests every image, and these data have a test part of their own"
+    message = "folds tests every image, and these data have parts of their own"
     with pytest.raises(ConfigError, match=message):
         all_for_training(samples)
 

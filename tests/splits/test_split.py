@@ -11,7 +11,7 @@ import pytest
 from listed_samples import images, names, samples_of
 from regraft.config.train_config import TrainConfig
 from regraft.data.dataset import Dataset
-from regraft.errors import DataError
+from regraft.errors import ConfigError, DataError
 from regraft.splits.clusters import Clusters, clusters_of
 from regraft.splits.draw import draw
 from regraft.splits.folds import assign_folds
@@ -287,6 +287,12 @@ def test_the_settings_of_a_training_are_those_of_its_split(tmp_path):
     write_split(tmp_path / "split.csv", dataset)
     other = TrainConfig(split=tmp_path / "split.csv", seed=6)
     assert_same_parts(split_by_config(samples, other).parts, expected)
+
+
+def test_folds_are_not_made_of_data_with_any_part_of_their_own():
+    samples = samples_of([*images("a", 6), *images("a", 1, 9, part="train")])
+    with pytest.raises(ConfigError, match="folds tests every image, and these data have parts of"):
+        split_by_config(samples, TrainConfig(folds=3))
 
 
 def test_with_folds_all_images_are_for_training_at_first():

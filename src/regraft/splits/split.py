@@ -75,7 +75,7 @@ def all_for_training(samples: Samples) -> Dataset:
     """Return the samples, all in the training part, whose folds are tested later."""
     if any(part is not None for part in samples.parts):
         raise ConfigError(
-            "folds tests every image, and these data have a test part of their own",
+            "folds tests every image, and these data have parts of their own",
             hint="leave `folds` out, or give the folder of classes without train and test",
         )
     none = np.empty(0, np.int64)
