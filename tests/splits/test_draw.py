@@ -22,6 +22,11 @@ def random_data(chance):
     for row in rows:
         if chance.random() < 0.3:  # most images of a group have the class of the group
             row["label"] = "cd"[int(row["group"][1:]) % 2]
+    for label in "rstu":  # classes that are only in groups of others, often in the same ones
+        rows += [
+            {"label": label, "group": f"g{chance.randint(0, min(n_groups, 3))}"}
+            for _ in range(chance.choice([0, 1, 1, 2]))
+        ]
     return rows, [chance.random() < 0.8 for _ in rows]
 
 
@@ -71,7 +76,7 @@ def test_what_is_drawn_follows_the_rules(seed):
     numbers = clusters.numbers("salt")
     number = {row["group"]: numbers[k] for row, k in zip(rows, clusters.members, strict=True)}
     # Shares in halves of an image, which meet the limits exactly, and a fraction that is a number.
-    for fraction in (0.125, 0.25, 0.5, chance.choice(numbers.tolist())):
+    for fraction in (0.125, 0.25, 0.5, 0.875, chance.choice(numbers.tolist())):
         found = draw(samples, clusters, np.array(eligible), fraction, "salt")
         assert found.dtype == bool  # it is an index
         expected = drawn_by_hand(rows, eligible, number, fraction)

@@ -38,13 +38,10 @@ def draw(
     for ranked in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):
         chosen[_within_limits(ranked, numbers, sizes, fraction)] = True
     # A class may be only in clusters of other classes: put one of them back into training.
-    kept = np.bincount(labels[~chosen[members]], minlength=len(samples.classes))  # (K,)
-    for label in np.flatnonzero(np.bincount(labels, minlength=len(kept)) > 0):
-        if not kept[label]:
-            holders = np.unique(members[labels == label])
-            returned = holders[np.argmax(numbers[holders])]
-            chosen[returned] = False
-            kept += np.bincount(labels[members == returned], minlength=len(kept))
+    for label in np.setdiff1d(labels, labels[~chosen[members]]):
+        holders = np.unique(members[labels == label])
+        if chosen[holders].all():  # none was put back for another class
+            chosen[holders[np.argmax(numbers[holders])]] = False
     drawn[eligible] = chosen[members]
     return drawn
 

@@ -45,7 +45,7 @@ def _with_nearest(name: str, classes: tuple[str, ...]) -> str:
     >>> _with_nearest("Tullip", ("rose", "tulip")), _with_nearest("ten", ("1", "10"))
     ('Tullip (tulip?)', 'ten')
     """
-    near = nearest(name, classes[:_SHOWN], most=1, cutoff=0.8)
+    near = nearest(name, classes[:_SHOWN], cutoff=0.8)
     return f"{name} ({near[0]}?)" if near else name
 
 
