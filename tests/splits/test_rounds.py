@@ -87,6 +87,33 @@ def test_classes_of_one_image_or_group_alone_cannot_be_tested():
         outer_folds(samples_of(rows), np.arange(4), 5, seed=0)
 
 
+def test_one_fold_alone_is_tested_where_the_rest_must_stay_in_training():
+    """The group of patient x has all of class b; what else there is, is one fold."""
+    rows = [*images("a", 2, group="y"), *images("b", 2, group="x"), *images("a", 1, 9, group="x")]
+    (parts,) = outer_folds(samples_of(rows), np.arange(5), 2, seed=0)
+    assert (parts.train.tolist(), parts.test.tolist()) == ([2, 3, 4], [0, 1])
+    assert parts.notes == (
+        "never tested, since it is one image or group: class b",
+        "never tested, so that every round trains on every class: 1 image of tested classes",
+    )
+
+
+def test_images_that_stay_in_training_for_a_class_that_is_tested_are_counted():
+    """Class c is in two groups of one fold: one of them is never tested, and the other is."""
+    rows = [{"label": "a", "group": f"g{k}"} for k in range(20) for _ in range(3)]
+    samples = samples_of([*rows, *({"label": "c", "group": f"g{k}"} for k in (0, 1, 2))])
+    seen = set()
+    for seed in range(20):
+        rounds = outer_folds(samples, np.arange(63), 2, seed)
+        tested = np.concatenate([parts.test for parts in rounds])
+        n_never = 63 - len(tested)
+        assert 1 in samples.labels[tested]
+        note = f"never tested, so that every round trains on every class: {n_never} images of"
+        assert rounds[0].notes == ((f"{note} tested classes",) if n_never else ())
+        seen.add(n_never)
+    assert seen == {0, 4}  # the group of four images
+
+
 def test_without_rounds_the_test_part_is_the_one_that_is_there():
     samples = samples_of(images("a", 6))
     dataset = all_for_training(samples)

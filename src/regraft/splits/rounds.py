@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
 from regraft.data.dataset import Dataset
 from regraft.data.samples import Parts
 from regraft.errors import DataError
@@ -34,7 +34,8 @@ def outer_folds(
 
     Clusters are in one fold, classes are spread evenly, and the fold of an image depends on its
     content and the seed. A class of one cluster is in every training part and in no test part, and
-    a note names it. Raises DataError if no image can be tested.
+    a note names it; another counts the images of tested classes that are there too. Raises
+    DataError if no image can be tested.
     """
     labels, keys = samples.labels[indices], [samples.hashes[index] for index in indices]
     folds = assign_folds(labels, clusters_of(samples)[indices], n_folds, seed, keys)  # (n,)
@@ -43,10 +44,7 @@ def outer_folds(
             "no image can be tested: every class is a single image or group",
             hint="add images: at least two images, or groups, of each class",
         )
-    never = sorted({samples.classes[label] for label in labels[folds < 0]})
-    notes = (
-        (f"never tested, since it is one image or group: class {listed(never)}",) if never else ()
-    )
+    notes = _never_tested(samples, labels, folds)
     return [
         Parts(
             train=indices[folds != fold],
@@ -58,3 +56,22 @@ def outer_folds(
         for fold in range(n_folds)
         if (folds == fold).any()
     ]
+
+
+def _never_tested(
+    samples: Samples, labels: NDArray[np.int64], folds: NDArray[np.int64]
+) -> tuple[str, ...]:
+    """Return notes of what is in every training part: classes, and images of other classes."""
+    always = labels[folds < 0]
+    never = np.setdiff1d(always, labels[folds >= 0])
+    notes = []
+    if len(never):
+        named = listed([samples.classes[label] for label in never])
+        notes.append(f"never tested, since it is one image or group: class {named}")
+    n_beside = int((~np.isin(always, never)).sum())
+    if n_beside:
+        notes.append(
+            f"never tested, so that every round trains on every class: {counted(n_beside)} of "
+            "tested classes"
+        )
+    return tuple(notes)
