@@ -44,7 +44,7 @@ def assign_folds(
     salt = f"regraft fold {seed} ".encode()
     digests = [hashlib.sha256(salt + key).digest()[:8] for key in order_keys]
     ranks = np.full(len(classes), np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(ranks, members, np.frombuffer(b"".join(digests), dtype=">u8"))
+    np.minimum.at(ranks, members, np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64))
     # Assigned in turn through all classes: the number of clusters differs by at most one between
     # folds, in each class and in all.
     folds_of_clusters = np.empty(len(classes), dtype=np.int64)
