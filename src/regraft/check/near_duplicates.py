@@ -22,6 +22,7 @@ from regraft.core.machine import n_threads
 from regraft.core.text import listed
 from regraft.errors import ImageError
 from regraft.features.taps import POOLED, Block
+from regraft.splits.clusters import clusters_of, joined
 from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
@@ -46,10 +47,28 @@ SHOWN_SIDE = 192  # pixels of each of their pictures
 _DIMENSIONS = 128
 _ROWS = 4096  # of features in memory at once
 _PRODUCTS = 1 << 24  # similarities in memory at once, 64 MB
+_MOST_IN_PART = 12_192  # images of one part whose near copies are searched: as decisions need
 _MOST_PRODUCTS = 2_000_000_000  # a few seconds; with more, only some test images are compared
 _ROUND, _MOST_PAIRS = 64, 4096
 _SIMILAR = 0.7  # least correlation without a shift at which shifts are tried
 _NAMED = 5
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What was found among the images of a training.
+
+    Parameters
+    ----------
+    pairs : list of NearDuplicate
+        Test images that are nearly the same as an image of training.
+    units : array of shape (N,), int64
+        Unit of each sample: a group, or images of the same bytes, or near copies within the
+        training part or the validation part.
+    """
+
+    pairs: list[NearDuplicate]
+    units: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,35 @@ class NearDuplicate:
 
 def report_near_duplicates(
     features: Features, dataset: Dataset, extractor: Extractor
-) -> list[NearDuplicate]:
-    """Find and report the near duplicates among all tested images of a training."""
-    config = extractor.config
+) -> NearDuplicates:
+    """Find the near duplicates of a training, and report those of tested images."""
+    config, threads = extractor.config, n_threads(extractor.config.workers)
     folds = test_folds(dataset, config.folds, config.seed)
-    pairs = find_near_duplicates(folds, features, n_threads(config.workers), N_PICTURES)
+    pairs = find_near_duplicates(folds, features, threads, N_PICTURES)
     n_tested = sum(len(each.test) for each in folds)
     for note in duplicate_notes(pairs, dataset.samples, n_tested):
         extractor.reporter.say(note)
-    return pairs
+    return NearDuplicates(pairs, units_of(dataset, features, threads))
+
+
+def units_of(dataset: Dataset, features: Features, threads: int) -> NDArray[np.int64]:
+    """Return the unit of each sample (N,); see ``NearDuplicates``.
+
+    Of each image, only the nearest one outside its unit is compared by its pixels.
+    """
+    samples = dataset.samples
+    units = clusters_of(samples)
+    for part in (dataset.train, dataset.val):
+        large = part[samples.sizes[part].min(axis=1) >= LEAST_SIDE]
+        some = _bounded(large, samples, _MOST_IN_PART)
+        if len(some) < 2:
+            continue
+        reduced = _reduced(features, some)
+        nearest, similarity = _nearest(reduced, reduced, units[some])
+        near = list(zip(similarity.tolist(), some.tolist(), some[nearest].tolist(), strict=True))
+        found = _confirm_nearest(samples, near, threads, n_pictures=0)
+        units = joined(units, [(pair.test, pair.other) for pair in found])
+    return units
 
 
 def find_near_duplicates(
@@ -92,6 +131,13 @@ def find_near_duplicates(
     near: list[tuple[float, int, int]] = []
     for fold in folds:
         near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
+    return _confirm_nearest(samples, near, threads, n_pictures)
+
+
+def _confirm_nearest(
+    samples: Samples, near: list[tuple[float, int, int]], threads: int, n_pictures: int
+) -> list[NearDuplicate]:
+    """Compare the pixels of (similarity, image, other image), until a round confirms none."""
     near.sort(key=lambda candidate: -candidate[0])
     pairs: list[NearDuplicate] = []
     for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # each reads a compressed tar once
@@ -176,14 +222,19 @@ def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float
 
 
 def _nearest(
-    test: NDArray[np.float32], rest: NDArray[np.float32]
+    test: NDArray[np.float32], rest: NDArray[np.float32], units: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the nearest of the other rows for each test row, and their cosine."""
+    """Return the nearest of the other rows for each test row, and their cosine.
+
+    With ``units``, both are the same rows, and none is the nearest of another of its unit.
+    """
     nearest = np.empty(len(test), dtype=np.int64)
     similarity = np.empty(len(test), dtype=np.float32)
     step = max(_PRODUCTS // len(rest), 1)
     for start in range(0, len(test), step):
         products = test[start : start + step] @ rest.T
+        if units is not None:
+            products[units[start : start + step, None] == units] = -np.inf
         best = products.argmax(axis=1)
         nearest[start : start + step] = best
         similarity[start : start + step] = products[np.arange(len(best)), best]

@@ -103,17 +103,19 @@ def train(
             network = loading.result()
             from regraft.check.near_duplicates import report_near_duplicates
             from regraft.finetune.train import Trained, remove_checkpoints, train_network
+            from regraft.probe.decisions import DecisionSettings
             from regraft.probe.fit import fit_by
             from regraft.runs.result import measure
             from regraft.runs.write import write_result
 
+            deciding = DecisionSettings.of(asked, scanned)  # a wrong table or level ends here
             with Extractor.for_samples(network, scanned.samples, asked, reporter) as extractor:
                 seconds.lap("load")
                 features = extractor.read(scanned)  # one pass through the frozen network, kept
                 dataset = scanned.without(features.refused, strict=asked.strict)
                 report_refused(dataset.samples.ledger, reporter, "in ledger.json")
                 seconds.lap("extract")
-                pairs = report_near_duplicates(features, dataset, extractor)
+                found = report_near_duplicates(features, dataset, extractor)
                 seconds.lap("compare")
                 probe = fit_by(extractor, features, dataset)  # chosen by folds of the training part
                 seconds.lap("fit")
@@ -121,7 +123,7 @@ def train(
                 watching = (logs, *callbacks)  # logs are callbacks too
                 trained = train_network(start, dataset, extractor, checkpoints, watching, group)
                 seconds.add(trained.seconds)
-                result = measure(probe, trained, features, dataset, extractor, pairs)  # once
+                result = measure(probe, trained, dataset, extractor, found, deciding)  # once
                 seconds.lap("evaluate")
             metrics = write_result(reserved, result, logs, seconds)
             if asked.strategy != "probe":  # else they are another training's

@@ -137,6 +137,28 @@ class AutoOrAmount:
 
 
 @dataclass(frozen=True)
+class AutoOrShare:
+    """Text that is the word auto, or a number between 0 and 1, both excluded.
+
+    Examples
+    --------
+    >>> [AutoOrShare().allows(text) for text in ("auto", "0.05", "0", "1", "5 %")]
+    [True, True, False, False, False]
+    """
+
+    def allows(self, value: Any) -> bool:
+        """Return whether text is auto or such a number."""
+        try:
+            return bool(value == "auto" or 0 < float(value) < 1)
+        except ValueError:
+            return False
+
+    def wanted(self, unit: str) -> str:  # noqa: ARG002 - a share has none
+        """Return the rule in words."""
+        return "auto or a number between 0 and 1, both excluded"
+
+
+@dataclass(frozen=True)
 class SomeOf:
     """Text that is one word alone, such as none, or some of several words with commas."""
 

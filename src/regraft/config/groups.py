@@ -14,6 +14,13 @@ data_setting = partial(setting, group="The data")
 head_setting = partial(setting, group="The head")
 training_setting = partial(setting, group="Fine-tuning", strategies=("finetune", "scratch"))
 machine_setting = partial(setting, group="The machine")
+decision_setting = partial(
+    setting,
+    group="Decisions",
+    harmless=True,
+    commands=("train", "compare", "evaluate", "predict"),
+    defaults={"evaluate": "as in training", "predict": "as in training"},
+)
 result_setting = partial(setting, group="The result", harmless=True)
 
 # The commands that read a setting; without a declaration, train, compare and lr-find.

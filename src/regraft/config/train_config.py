@@ -16,6 +16,7 @@ from typing import Any, Literal
 from regraft.config.declaration import (
     AutoOrAmount,
     AutoOrNumber,
+    AutoOrShare,
     Bounds,
     Limit,
     SomeOf,
@@ -33,6 +34,7 @@ from regraft.config.groups import (
     INSIDE,
     TRAIN_COMPARE,
     data_setting,
+    decision_setting,
     head_setting,
     machine_setting,
     network_setting,
@@ -44,6 +46,7 @@ from regraft.errors import ConfigError
 HeadName = Literal["logistic", "ridge", "knn", "mean"]
 ClassWeight = Literal["none", "balanced"]
 Precision = Literal["auto", "bfloat16", "float32"]
+CoverageBy = Literal["all", "class"]
 Strategy = Literal["probe", "finetune", "scratch"]
 Start = Literal["probe", "random-head"]
 OptimizerName = Literal["adamw", "sgd"]
@@ -475,6 +478,50 @@ class TrainConfig(metaclass=_ChecksNames):
         why="A fixed one: the same command gives the same run.",
         rule=Bounds(0, 2**32 - 1),
         commands=ALL_BUT_EVALUATE_PREDICT,
+    )
+    # --- decisions ---------------------------------------------------------------------------
+    unknown_level: str = decision_setting(
+        "auto",
+        "Share of images of the training's kind that may be called unknown, so that others are; "
+        "auto: 0.01, if the images are enough for it.",
+        why="One false alarm in a hundred; 99 images that do not depend on each other bear it.",
+        rule=AutoOrShare(),
+        placeholder="SHARE|auto",
+    )
+    coverage: float = decision_setting(
+        0.95,
+        "Share of images whose set of classes is to hold the true one.",
+        why="As usual; docs/decisions.md says what it promises and what it does not.",
+        rule=INSIDE,
+        placeholder="SHARE",
+    )
+    coverage_by: CoverageBy = decision_setting(
+        "all",
+        "Whether --coverage is aimed at over all images, or in each class that has enough.",
+        why="Sets are smallest; class also holds for rare classes, with larger sets.",
+    )
+    min_precision: float | None = decision_setting(
+        None,
+        "Share of the answers that are to be right: no answer is given where that cannot be "
+        "promised.",
+        why="Only you know what a wrong answer means.",
+        rule=INSIDE,
+        placeholder="SHARE",
+    )
+    costs: Path | None = decision_setting(
+        None,
+        "CSV table of what an answer (column) costs for a true class (row); columns abstain and "
+        "unknown are further answers. The answer of least expected cost is taken.",
+        why="Only you know what a mistake costs.",
+        placeholder="FILE",
+    )
+    bank: bool = decision_setting(
+        default=True,
+        text="Keep features of training images in the bundle, to tell how unlike an image is; "
+        "without, a mean and a covariance tell less.",
+        why="Nothing tells it better. Who has the bundle can ask whether an image was in the "
+        "training (docs/trust.md).",
+        commands=TRAIN_COMPARE,
     )
     # --- the machine -------------------------------------------------------------------------
     device: str = machine_setting(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def measure_decisions(
     decided: Decided,
     labels: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
     classes: Sequence[str],
     levels: Levels,
 ) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def measure_decisions(
         About N images.
     labels : array of shape (N,), int64
         True classes.
+    probabilities : array of shape (N, K), float32
+        As the model gives them.
     classes : sequence of str
         K names.
     levels : Levels
@@ -63,7 +66,7 @@ def measure_decisions(
     if levels.min_precision is not None and decided.abstained is not None:
         measured["answers"] = _of_answers(decided, labels, levels.min_precision)
     if levels.costs is not None:
-        measured["costs"] = _of_costs(decided, labels, levels.costs)
+        measured["costs"] = _of_costs(decided, labels, probabilities, levels.costs)
     return measured
 
 
@@ -111,10 +114,18 @@ def costs_of(decided: Decided, labels: NDArray[np.int64], costs: Costs) -> NDArr
     return costs.table[labels, columns]
 
 
-def _of_costs(decided: Decided, labels: NDArray[np.int64], costs: Costs) -> dict[str, Any]:
+def _of_costs(
+    decided: Decided,
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    costs: Costs,
+) -> dict[str, Any]:
     paid = costs_of(decided, labels, costs)
+    plainly = costs.table[labels, probabilities.argmax(1)] if len(labels) else paid
+    most = float(max(costs.table.max(), 1e-12))
     given = decided.actions >= 0
     return {
-        "expected": mean_estimate(paid, float(max(costs.table.max(), 1e-12)), "no image"),
+        "expected": mean_estimate(paid, most, "no image"),
+        "most_probable": mean_estimate(plainly, most, "no image"),
         "answered": share_estimate(int(given.sum()), len(labels), "no image"),
     }

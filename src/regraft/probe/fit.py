@@ -91,6 +91,8 @@ class Probe:
     #: The probe of the pooled features alone, as in most tutorials, fitted in the same way. None if
     #: the probe itself reads only these, or if its head does not weigh features.
     last_stage: Model | None
+    features: Features  # that it was fitted on
+    rows: NDArray[np.int64]  # sample of each row of the fit
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def fit_probe(
         taps = "last" if settings.taps == "auto" else settings.taps
         blocks = select_blocks(backbone, taps, settings.grids)
         plain = fit_plain(features, dataset, dataset.train, blocks, settings)
-        return Probe(make_model(backbone, blocks, plain, dataset), plain, None)
+        return Probe(
+            make_model(backbone, blocks, plain, dataset), plain, None, features, dataset.train
+        )
 
     projections = _projections(features, dataset, candidate_sets(backbone, settings))
     # Each view costs as much as an image, and is not scored: use at least two thousand images.
@@ -143,7 +147,9 @@ def fit_probe(
     shares = zip(projections[chosen].blocks, projections[chosen].shares, strict=True)
     fitted.record["shares"] = {str(block): round(share, 6) for block, share in shares}
     fitted.record["candidates"] = table
-    return Probe(models[chosen], fitted, models["last"] if chosen != "last" else None)
+    last_stage = models["last"] if chosen != "last" else None
+    rows = _with_views(few if all_fitted else dataset.train, features)
+    return Probe(models[chosen], fitted, last_stage, features, rows)
 
 
 def candidate_sets(backbone: Backbone, settings: ProbeSettings) -> dict[str, tuple[Block, ...]]:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.core.reporter import SILENT, Reporter
+from regraft.decision.measure import measure_decisions
+from regraft.decision.policy import Decided
 from regraft.errors import SmallSampleWarning
 from regraft.evaluation.metrics import accuracy_gain, measure_classification
 from regraft.features.taps import POOLED, Block
 from regraft.heads.simple import majority_baseline
+from regraft.probe.decisions import Answered, decide, fit_decisions
 from regraft.probe.fit import fit_plain, fit_probe, make_model
 from regraft.probe.subset import choose_by_hash
 
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Backbone
     from regraft.data.dataset import Dataset
+    from regraft.decision.policy import Levels
     from regraft.features.extract import Features
     from regraft.model import Model
+    from regraft.probe.decisions import DecisionSettings
     from regraft.probe.fit import Probe, ProbeSettings
 
 _ROWS_AT_ONCE = 4096  # 290 MB of all blocks of the default backbone
@@ -51,6 +56,8 @@ class TestScores:
     #: Only in cross-validation: number of images, blocks, penalty and temperature of each fold
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     round_of: NDArray[np.int64] | None = None  # (n,) the fold of each tested image, from 1
+    #: What the model decides about each tested image; in cross-validation, that of its round.
+    decided: Decided | None = None
 
     @property
     def protocol(self) -> str:
@@ -104,15 +111,18 @@ def cross_validate(
     folds: Sequence[Dataset],
     backbone: Backbone,
     settings: ProbeSettings,
+    deciding: DecisionSettings,
     reporter: Reporter = SILENT,
 ) -> TestScores:
     """Fit and score a probe for each fold; each chooses its own blocks, penalty and temperature.
+
+    Each decides about the images that it tests, by thresholds of its own.
 
     ``folds`` are those of ``outer_folds``: no image is in two test parts.
     """
     answers: dict[str, list[NDArray[np.float32]]] = {"": []}
     descriptions: dict[str, str] = {}
-    rounds, compared = [], False
+    rounds, compared, decided = [], False, []
     for note in folds[0].parts.notes:
         reporter.say(note)
     with reporter.track("test", len(folds)) as advance:
@@ -120,6 +130,9 @@ def cross_validate(
             probe = fit_probe(features, each, backbone, settings)
             scored = calibrated_probabilities(probe.model, features, each.test)
             answers[""].append(scored)
+            decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, each, deciding)
+            rules = decisions.rules(len(each.classes))
+            decided.append(decide(rules, scored, features, each.test))
             baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
             # The probe of a fold that chose the last stage is also the baseline.
@@ -142,6 +155,7 @@ def cross_validate(
         {name: (joined[name], descriptions[name]) for name in joined},
         rounds=rounds,
         round_of=numbers[order],
+        decided=Decided.joined(decided, order),
     )
 
 
@@ -187,13 +201,19 @@ def score_baselines(
     return baselines
 
 
-def measure_scores(scores: TestScores, dataset: Dataset, seed: int) -> dict[str, Any]:
+def measure_scores(
+    scores: TestScores, dataset: Dataset, levels: Levels, seed: int
+) -> dict[str, Any]:
     """Return the results of all models, as in metrics.json; warn of classes with few images."""
     truth = dataset.labels(scores.tested)
     test = measure_classification(scores.probabilities, truth, dataset.classes, seed=seed)
     for text in test["warnings"]:
         warnings.warn(text, SmallSampleWarning, stacklevel=2)
     results: dict[str, Any] = {"protocol": scores.protocol, "test": test, "baselines": {}}
+    if scores.decided is not None:
+        results["decisions"] = measure_decisions(
+            scores.decided, truth, scores.probabilities, dataset.classes, levels
+        )
     if scores.rounds:
         results["rounds"] = scores.rounds
     if scores.validated is not None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from regraft.probe.decisions import Answered, decide, fit_decisions
 from regraft.probe.fit import ProbeSettings
 from regraft.probe.score import cross_validate, measure_scores, score_test
 from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
-    from regraft.check.near_duplicates import NearDuplicate
+    from regraft.check.near_duplicates import NearDuplicate, NearDuplicates
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.decision.policy import Decisions
     from regraft.features.compute import Compute
-    from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
     from regraft.finetune.train import Trained
+    from regraft.probe.decisions import DecisionSettings
     from regraft.probe.fit import Probe
     from regraft.probe.score import TestScores
 
@@ -32,32 +34,44 @@ class Result:
     compute: Compute
     scores: TestScores
     measured: dict[str, Any]  # the scores' figures, as metrics.json has them
+    decisions: Decisions  # for the bundle
     pairs: list[NearDuplicate]  # test images that are nearly the same as a training image
-    decisions: Decisions | None = None  # what the bundle keeps to decide at any level
 
 
 def measure(
     probe: Probe,
     trained: Trained,
-    features: Features,
     dataset: Dataset,
     extractor: Extractor,
-    pairs: list[NearDuplicate],
+    found: NearDuplicates,
+    deciding: DecisionSettings,
 ) -> Result:
-    """Score the test part once, with all models that are shown; ``features`` are the probe's."""
+    """Score the test part once, with all models that are shown, and decide about its images."""
     config, settings = extractor.config, ProbeSettings.of(extractor.config)
+    features, reporter = probe.features, extractor.reporter
+    deciding = dataclasses.replace(deciding, units=found.units)
+    fine_tuned = config.strategy != "probe"
+    rows = dataset.val if fine_tuned else probe.rows
+    answered = Answered(trained.fitted, rows)
+    decisions = fit_decisions(answered, trained.features, dataset, deciding)
+    rules = decisions.rules(len(dataset.classes))
+    for note in rules.notes:
+        reporter.say(note)
     if config.folds:  # every image once, by probes of other images
         folds = test_folds(dataset, config.folds, config.seed)
-        scores = cross_validate(features, folds, extractor.backbone, settings, extractor.reporter)
+        scores = cross_validate(features, folds, extractor.backbone, settings, deciding, reporter)
     else:
-        tuned = None if config.strategy == "probe" else (trained.model, trained.features)
+        tuned = (trained.model, trained.features) if fine_tuned else None
         scores = score_test(probe, features, dataset, settings, tuned)
+        made = decide(rules, scores.probabilities, trained.features, scores.tested)
+        scores = dataclasses.replace(scores, decided=made)
     return Result(
         config=config,
         dataset=dataset,
         compute=extractor.compute,
         trained=trained,
         scores=scores,
-        measured=measure_scores(scores, dataset, config.seed),
-        pairs=pairs,
+        measured=measure_scores(scores, dataset, deciding.levels, config.seed),
+        pairs=found.pairs,
+        decisions=decisions,
     )

@@ -20,6 +20,7 @@ def summarise(folder: Path, metrics: dict[str, Any]) -> str:
         f"({baseline['description']})"
         for name, baseline in metrics["baselines"].items()
     ]
+    lines += describe_decisions(metrics.get("decisions"))
     seconds = metrics["seconds"]
     phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     features = metrics["features"]
@@ -77,6 +78,43 @@ def describe_test(test: dict[str, Any]) -> list[str]:
         f"log-loss {interval(test['log_loss'])}",
         f"calibration error {test['ece']['value']:.3f}{_calibrated(test['ece'])}",
     ]
+
+
+def describe_decisions(measured: dict[str, Any] | None) -> list[str]:
+    """Return lines with what was measured of decisions, each beside what was aimed at.
+
+    ``measured`` is as ``decisions`` in metrics.json.
+    """
+    if not measured:
+        return []
+    sets = measured["sets"]
+    within = " in each class" if sets["by"] == "class" else ""
+    aimed = f"{sets['aimed_at']:g} aimed at{within}"
+    covered = f"{interval(sets['coverage'])}, {aimed}"
+    size = f"classes in a set: {interval(sets['size'])}"
+    lines = [f"sets of classes that hold the true one: {covered}; {size}"]
+    if "unknown" in measured:
+        unknown = measured["unknown"]
+        worst = max(unknown["per_class"], key=lambda one: one["value"] or 0)
+        most = ""
+        if len(unknown["per_class"]) > 1 and worst["value"]:
+            most = f"; most of all in {worst['class']}, {worst['value']:.3f}"
+        lines.append(
+            f"called unknown: {interval(unknown['share'])}, {unknown['level']:g} aimed at{most}"
+        )
+    if "answers" in measured:
+        answers = measured["answers"]
+        lines.append(
+            f"answered: {interval(answers['answered'])}; of these right: "
+            f"{interval(answers['precision'])}, {answers['aimed_at']:g} aimed at"
+        )
+    if "costs" in measured:
+        costs = measured["costs"]
+        lines.append(
+            f"cost of an answer: {interval(costs['expected'])}; of always the most probable class: "
+            f"{interval(costs['most_probable'])}; answered: {interval(costs['answered'])}"
+        )
+    return lines
 
 
 def _calibrated(error: dict[str, Any]) -> str:

@@ -37,6 +37,27 @@ def clusters_of(samples: Samples) -> NDArray[np.int64]:
     return _numbered(components[contents].tolist())
 
 
+def joined(
+    clusters: NDArray[np.int64], pairs: Sequence[tuple[int, int]]
+) -> NDArray[np.int64]:  # (N,)
+    """Return clusters (N,) in which the two samples of each pair are in one.
+
+    Examples
+    --------
+    >>> joined(np.array([0, 1, 1, 2]), [(0, 3)]).tolist()
+    [0, 1, 1, 0]
+    """
+    if not pairs:
+        return clusters
+    from scipy.sparse import coo_array  # noqa: PLC0415 - slow to import, needed for pairs only
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    size = int(clusters.max()) + 1
+    one, other = clusters[np.asarray(pairs).T]
+    edges = coo_array((np.ones(len(pairs)), (one, other)), shape=(size, size))
+    return _numbered(connected_components(edges, directed=False)[1][clusters].tolist())
+
+
 class Clusters(NamedTuple):
     """C clusters, and the keys that decide their parts."""
 

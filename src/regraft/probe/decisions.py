@@ -1,0 +1,219 @@
+"""What a training has anyway, made ready for decisions: pooled features and out-of-fold answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from regraft.decision.answers import Answers
+from regraft.decision.costs import read_costs
+from regraft.decision.policy import Decided, Decisions, Levels, Rules, check_levels
+from regraft.decision.typicality import (
+    MOST_MEASURED,
+    MOST_UNITS,
+    Typicality,
+    fit_mahalanobis,
+    fit_neighbours,
+    units_needed,
+)
+from regraft.errors import ConfigError
+from regraft.features.taps import POOLED, Block
+from regraft.heads.fit import class_weights
+from regraft.probe.subset import sorted_by_hash
+from regraft.splits.clusters import clusters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from regraft.config.train_config import ClassWeight, TrainConfig
+    from regraft.data.dataset import Dataset
+    from regraft.data.samples import Samples
+    from regraft.features.extract import Features
+    from regraft.heads.fitted import FittedHead
+
+#: Rows whose typicality is fitted: those of the bank and those that are measured against it.
+_MOST_ROWS = MOST_UNITS + MOST_MEASURED
+_ROWS_AT_ONCE = 4096  # of pooled features in memory
+#: Answers that are kept; more say nothing new, and a bundle would be large.
+MOST_ANSWERS = 100_000
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """How the decisions of a training are fitted.
+
+    Parameters
+    ----------
+    levels : Levels
+        What was asked for.
+    bank : bool
+        Whether rows of training images may be kept.
+    class_weight : "none" or "balanced"
+        As in the fit of the head.
+    units : array of shape (N,), int64, optional
+        Unit of each sample, where copies were searched: images of one unit depend on each other.
+    """
+
+    levels: Levels
+    bank: bool = True
+    class_weight: ClassWeight = "none"
+    units: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: Dataset) -> DecisionSettings:
+        """Return the settings of a training; read the table of costs.
+
+        Raises
+        ------
+        ConfigError
+            The table is wrong, or the images cannot bear the level.
+        """
+        levels = levels_of(config, dataset.classes)
+        _check_units(levels, dataset, trained=config.strategy != "probe")
+        return cls(levels, config.bank, config.class_weight)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The out-of-fold logits of a fit, and the samples that they are of.
+
+    Parameters
+    ----------
+    fitted : FittedHead
+        With a row of logits for each row of its fit.
+    rows : array of shape (N,), int64
+        Sample of each of these rows.
+    """
+
+    fitted: FittedHead
+    rows: NDArray[np.int64]
+
+
+def levels_of(config: TrainConfig, classes: Sequence[str]) -> Levels:
+    """Return the levels of a configuration; read the table of costs for these classes."""
+    levels = Levels(
+        unknown=None if config.unknown_level == "auto" else float(config.unknown_level),
+        coverage=config.coverage,
+        coverage_by=config.coverage_by,
+        min_precision=config.min_precision,
+        costs=None if config.costs is None else read_costs(config.costs, classes),
+    )
+    check_levels(levels)
+    return levels
+
+
+def _check_units(levels: Levels, dataset: Dataset, *, trained: bool) -> None:
+    """Refuse a level that the images cannot bear, before hours of work.
+
+    ``trained`` is whether the network is trained on the training part.
+    """
+    if levels.unknown is None:
+        return
+    measured = dataset.val if trained else dataset.train
+    n, needed = len(np.unique(clusters_of(dataset.samples)[measured])), units_needed(levels.unknown)
+    if n < needed:
+        part = "validation part" if trained else "training part"
+        raise ConfigError(
+            f"unknown_level is {levels.unknown:g}: that needs {needed:,} images of the {part} that "
+            f"do not depend on each other, there are {n:,}",
+            hint=f"{1 / (n + 1):.2g} can be had" if n else "",
+        )
+
+
+def fit_decisions(
+    answered: Answered,
+    features: Features,
+    dataset: Dataset,
+    settings: DecisionSettings,
+) -> Decisions:
+    """Return the decisions of a model.
+
+    Parameters
+    ----------
+    answered : Answered
+        Out-of-fold logits on the training part, or logits on the validation part, if the network
+        was trained on the training part.
+    features : Features
+        Of the model's network.
+    dataset : Dataset
+        Its parts.
+    settings : DecisionSettings
+        Levels, and what may be kept.
+    """
+    units = clusters_of(dataset.samples) if settings.units is None else settings.units
+    held_out = bool(len(dataset.val)) and bool(np.isin(answered.rows, dataset.val).all())
+    weights = None
+    if settings.class_weight == "balanced":
+        weights = class_weights(dataset.labels(dataset.train), len(dataset.classes))
+    return Decisions(
+        typicality=_typicality(features, dataset, units, bank=settings.bank, held_out=held_out),
+        answers=_answers(answered, dataset, units, weights),
+        n_units=len(np.unique(units[dataset.train])),
+        class_weights=weights,
+        held_out=held_out,
+        levels=settings.levels,
+    )
+
+
+def decide(
+    rules: Rules, probabilities: NDArray[np.float32], features: Features, indices: NDArray[np.int64]
+) -> Decided:
+    """Decide about some samples, by their probabilities (n, K) and their pooled features."""
+    parts = []
+    for start in range(0, max(len(indices), 1), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        pooled = None
+        if rules.typicality is not None:
+            pooled = features.matrix(indices[some], (Block(POOLED),))
+        parts.append(rules.decide(probabilities[some], pooled))
+    return Decided.joined(parts, np.arange(len(indices)))
+
+
+def one_of_each(
+    indices: NDArray[np.int64], units: NDArray[np.int64], samples: Samples
+) -> NDArray[np.int64]:
+    """Return one sample of each unit among some samples, in the order of their hashes.
+
+    That is a random order, and a random one of each unit.
+    """
+    ordered = sorted_by_hash(indices, samples)
+    return ordered[np.sort(np.unique(units[ordered], return_index=True)[1])]
+
+
+def _typicality(
+    features: Features,
+    dataset: Dataset,
+    units: NDArray[np.int64],
+    *,
+    bank: bool,
+    held_out: bool,
+) -> Typicality:
+    fit = fit_neighbours if bank else fit_mahalanobis
+    block = (Block(POOLED),)
+    chosen = one_of_each(dataset.train, units, dataset.samples)[:_MOST_ROWS]
+    rows = features.matrix(chosen, block)
+    if not held_out:
+        return fit(rows)
+    others = one_of_each(dataset.val, units, dataset.samples)[:MOST_MEASURED]
+    return fit(rows, features.matrix(others, block))
+
+
+def _answers(
+    answered: Answered,
+    dataset: Dataset,
+    units: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+) -> Answers:
+    """Return the answers, with the probabilities that the bundle would give for such logits."""
+    fitted = answered.fitted
+    scored = np.flatnonzero(fitted.scored)
+    position = dict(zip(answered.rows[scored].tolist(), scored.tolist(), strict=True))
+    chosen = one_of_each(answered.rows[scored], units, dataset.samples)[:MOST_ANSWERS]
+    logits = fitted.oof_logits[[position[index] for index in chosen.tolist()]]
+    probabilities = (torch.from_numpy(logits) / fitted.temperature).softmax(1).numpy()
+    return Answers.of(probabilities, dataset.labels(chosen), weights)
