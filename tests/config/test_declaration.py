@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from regraft.cli.help import HelpFormatter
 from regraft.cli.options import combine, given, make_flags
-from regraft.config.declaration import Bounds, setting, settings_of
+from regraft.config.declaration import AutoOrShare, Bounds, setting, settings_of
 from regraft.config.settings import groups, harmless, read_by, refuse_unread, some_settings, unread
 from regraft.config.train_config import TrainConfig
 from regraft.config.yaml_file import from_yaml, parse, to_yaml
@@ -150,6 +150,9 @@ def test_every_setting_says_what_it_does_and_why_its_default_is_so(each):
     assert each.checked(each.default) == each.default
 
 
+LEVELS = ("unknown_level", "coverage", "coverage_by", "min_precision", "costs")
+
+
 def test_the_settings_of_each_command():
     """What a command reads is part of its interface: a change here is on purpose."""
     assert read_by("train") == list(settings_of(TrainConfig))
@@ -158,17 +161,19 @@ def test_the_settings_of_each_command():
     assert training - {*read_by("lr-find")} == {
         *("folds", "epochs", "patience", "lr", "schedule", "warmup", "ema", "resume"),
         *("save_every", "out", "overwrite", "log", "cached_views", "views", "tta"),
+        *(*LEVELS, "bank"),
     }
     computing = ["max_pixels", "device", "precision", "batch_size", "workers"]
-    assert read_by("predict") == computing
+    pixels, *rest = computing
+    assert read_by("predict") == [pixels, *LEVELS, *rest]
     chosen = ["exclude", "classes", "at_most", "image_root", "data_root", "strict", "max_refused"]
-    assert read_by("evaluate") == [*chosen, *computing, "cache", "cache_dir"]
+    assert read_by("evaluate") == [*chosen, pixels, *LEVELS, *rest, "cache", "cache_dir"]
     assert read_by("show") == [
         *("image_size", "group_by", *chosen, "max_pixels", "seed", "workers"),
     ]
     assert harmless() == {
         *("out", "overwrite", "log", "resume", "save_every", "workers", "cache", "cache_dir"),
-        *("data_root", "image_root"),
+        *("data_root", "image_root", *LEVELS, "bank"),
     }
     assert unread(TrainConfig(strategy="scratch")) == {"unfreeze", "start"}
     assert unread(TrainConfig(strategy="finetune")) == set()
@@ -181,6 +186,12 @@ def test_the_settings_of_each_command():
     ("rule", "wanted", "allowed", "refused"),
     [
         (Bounds(0, 16), "between 0 and 16", [0, 16], [-1, 17]),
+        (
+            AutoOrShare(),
+            "auto or a number between 0 and 1, both excluded",
+            ["auto", "0.05", "1e-3"],
+            ["0", "1", "nan", "-0.1", "five", ""],
+        ),
         (Bounds(0, 1, high_included=False), "between 0 and 1, 1 excluded", [0], [1]),
         (
             Bounds(0, 1, low_included=False, high_included=False),

@@ -257,7 +257,7 @@ def check_levels(levels: Levels) -> None:
     if levels.min_precision is not None and levels.costs is not None:
         raise ConfigError(
             "min_precision and costs both decide when no answer is given",
-            hint="give one of them; a column `abstain` in the costs says what no answer costs",
+            hint="give one of them; a column abstain in the costs says what no answer costs",
         )
 
 
