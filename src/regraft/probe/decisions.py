@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,13 +151,19 @@ def fit_decisions(
     weights = None
     if settings.class_weight == "balanced":
         weights = class_weights(dataset.labels(dataset.train), len(dataset.classes))
+    typicality = _typicality(features, dataset, units, bank=settings.bank, held_out=held_out)
+    levels = settings.levels
+    if levels.unknown is not None and typicality.least_level > levels.unknown:
+        # Copies that were found since the first check, or a round with fewer images: a note says
+        # that nothing is called unknown, and the training is not lost.
+        levels = dataclasses.replace(levels, unknown=None)
     return Decisions(
-        typicality=_typicality(features, dataset, units, bank=settings.bank, held_out=held_out),
+        typicality=typicality,
         answers=_answers(answered, dataset, units, weights),
         n_units=len(np.unique(units[dataset.train])),
         class_weights=weights,
         held_out=held_out,
-        levels=settings.levels,
+        levels=levels,
     )
 
 
