@@ -17,6 +17,7 @@ from huggingface_hub import close_session
 from hypothesis import settings
 from PIL import Image
 
+from forked import Forks
 from regraft.features.store.store import close_store
 
 # How long an example takes says something about the machine, not about the code.
@@ -41,6 +42,14 @@ def own_connections():
     yield
     urllib.request.install_opener(None)
     close_session()
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Processes of Python for the price of a fork."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 def texture(name: str, number: int, side: int = 48) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,15 +47,9 @@ def blocks():
 
 
 @pytest.mark.parametrize("block", list(blocks()))
-def test_code_blocks_run(block, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_code_blocks_run(block, forks, tmp_path):
+    """Each in a process of its own, which has imported nothing of regraft."""
+    result = forks.run(block, cwd=tmp_path, strict=True)
     assert result.returncode == 0, result.stderr
 
 

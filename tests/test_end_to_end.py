@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from conftest import CLASSES
+from forked import REGRAFT
 from regraft.cli import main as cli
 
 
@@ -76,13 +77,10 @@ def test_predict_prints_lines_json_and_csv(trained, photographs, here):
         assert len(list(csv.DictReader(file))) == 20
 
 
-def test_predict_reads_an_image_from_standard_input(trained, photographs):
+def test_predict_reads_an_image_from_standard_input(trained, photographs, forks):
     folder, _ = trained
-    data = (photographs / "blobs" / "001.png").read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-m", "regraft", "predict", "run", "-"],
-        cwd=folder, input=data, capture_output=True, timeout=240, check=False,
-    )  # fmt: skip
+    image = photographs / "blobs" / "001.png"
+    done = forks.run(REGRAFT, ["predict", "run", "-"], cwd=folder, stdin=image)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
 
@@ -152,26 +150,14 @@ def test_wrong_input_is_two_lines_and_exit_code_2(words, error, hint, photograph
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_the_middle_ends_cleanly(sent, code, photographs, tmp_path):
-    # Tests that a shell runs in the background ignore Ctrl-C, and so would their children.
-    interruptible = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    )
-    start = interruptible + "runpy.run_module('regraft', run_name='__main__', alter_sys=True)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", start, "train", str(photographs), "--out", "run"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "REGRAFT_CACHE": str(tmp_path / "store")},
-    )
-    for line in process.stderr:
-        if line.startswith("extract"):
-            break
-    process.send_signal(sent)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert output == ""
-    assert "Traceback" not in errors
+def test_a_signal_in_the_middle_ends_cleanly(sent, code, photographs, forks, tmp_path):
+    process = forks.start(
+        REGRAFT, ["train", photographs, "--out", "run"],
+        cwd=tmp_path, env={"REGRAFT_CACHE": str(tmp_path / "store")},
+    )  # fmt: skip
+    process.wait_for("\nextract")
+    os.kill(process.pid, sent)
+    assert process.wait() == code, process.err()
+    assert process.out() == ""
+    assert "Traceback" not in process.err()
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

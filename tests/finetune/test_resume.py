@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 
 from conftest import make_photographs
 from finetune_trials import equal, make_trial, rows
+from forked import REGRAFT
 from regraft.errors import RunError
 from regraft.finetune import checkpoint
 from regraft.finetune.state import copied
@@ -209,68 +208,21 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-#: Imports everything once, then answers each line of words with a process of its own, forked before
-#: any thread was started: four runs for the price of one import.
-FORKING = """
-import json, os, sys
-import regraft.commands.train, regraft.runs.write
-from regraft.cli import main as cli
-from regraft.backbones import registry
-from regraft.finetune import train
-registry.resolve("minivgg")
-for line in sys.stdin:
-    words, path = json.loads(line)
-    number = os.fork()
-    if number == 0:
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
-        os.dup2(2, 1)
-        try:
-            code = cli.main(words)
-        except SystemExit as error:
-            code = error.code
-        os._exit(code)
-    print(number, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), flush=True)
-"""
-
-
-class Commands:
-    """Runs commands one after the other; ends one by a signal once its stderr says something."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", FORKING],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, words, until="", number=None):
-        path = self.folder / f"stderr{len(list(self.folder.glob('stderr*')))}"
-        self.server.stdin.write(json.dumps([list(map(str, words)), str(path)]) + "\n")
-        self.server.stdin.flush()
-        process = int(self.server.stdout.readline())
-        if number is not None:
-            while not (path.exists() and until in path.read_text(encoding="utf-8")):
-                time.sleep(0.01)
-            sent = time.monotonic()
-            os.kill(process, number)
-        code = int(self.server.stdout.readline())
-        assert number is None or time.monotonic() - sent < 10
-        return code, path.read_text(encoding="utf-8")
-
-    def close(self):
-        self.server.stdin.close()
-        self.server.stdout.close()
-        assert self.server.wait() == 0
-
-
 @pytest.fixture
-def commands(tmp_path):
-    server = Commands(tmp_path)
-    yield server
-    server.close()
+def commands(forks, tmp_path):
+    """Run a command; end it by a signal once it says something."""
+
+    def run(words, until="", number=None):
+        process = forks.start(REGRAFT, words, cwd=tmp_path)
+        if number is not None:
+            process.wait_for(until)
+            sent = time.monotonic()
+            os.kill(process.pid, number)
+        code = process.wait()
+        assert number is None or time.monotonic() - sent < 10
+        return code, process.err()
+
+    return run
 
 
 def words(data, out, *more):
@@ -285,15 +237,13 @@ def words(data, out, *more):
 def test_killed_and_terminated_ends_in_the_same_bundle(commands, tmp_path):
     data = make_photographs(tmp_path / "data", a_class=12)
     out, whole = tmp_path / "out", tmp_path / "whole"
-    code, printed = commands.run(words(data, whole))
+    code, printed = commands(words(data, whole))
     assert code == 0, printed
-    first = commands.run(words(data, out, "-j", "1"), "epoch 0/3", signal.SIGKILL)
+    first = commands(words(data, out, "-j", "1"), "epoch 0/3", signal.SIGKILL)
     assert first[0] == -signal.SIGKILL
-    code, printed = commands.run(
-        words(data, out, "-j", "2", "--resume"), "epoch 1/3", signal.SIGTERM
-    )
+    code, printed = commands(words(data, out, "-j", "2", "--resume"), "epoch 1/3", signal.SIGTERM)
     assert (code, "saved after step" in printed) == (143, True), printed
-    code, printed = commands.run(words(data, out, "-j", "2", "--resume"))
+    code, printed = commands(words(data, out, "-j", "2", "--resume"))
     assert (code, "resumed in epoch" in printed) == (0, True), printed
     assert not out.with_name("out.checkpoints").exists()
     for name in ("bundle/network-1.safetensors", "bundle/head.safetensors", "predictions.csv"):

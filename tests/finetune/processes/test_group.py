@@ -97,6 +97,15 @@ def test_two_processes_end_where_one_does_and_one_of_them_writes(data, alone, tm
     assert "Traceback" not in printed
 
 
+def environments():
+    """Return what a launcher tells each of two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [{**shared, "RANK": str(rank)} for rank in range(2)]
+
+
 WAITS = """
 import sys, time, torch
 from regraft.errors import RegraftError
@@ -130,56 +139,41 @@ except RegraftError as error:
 
 
 @pytest.mark.parametrize("where", ["alone", "together"])
-def test_a_process_that_is_killed_does_not_let_the_other_one_wait(where, tmp_path):
+def test_a_process_that_is_killed_does_not_let_the_other_one_wait(where, forks, tmp_path):
     """Without a launcher that would kill it, too."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITS, where], env={**shared, "RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    jobs = [forks.start(WAITS, [where], cwd=tmp_path, env=each) for each in environments()]
     try:
         for job in jobs:
-            assert job.stdout.readline() == ("waits\n" if where == "alone" else "adds 1\n")
-        jobs[0].kill()
+            job.wait_for("waits\n" if where == "alone" else "adds 1\n")
+        os.kill(jobs[0].pid, signal.SIGKILL)
         killed = time.monotonic()
-        out, _ = jobs[1].communicate(timeout=60)
+        code = jobs[1].wait()
     finally:
         for job in jobs:
-            job.kill()
-            job.communicate()
+            job.end()
     assert time.monotonic() - killed < 30
-    assert jobs[1].returncode == 7
-    last = out.splitlines()[-1]
+    assert code == 7
+    last = jobs[1].out().splitlines()[-1]
     assert last.startswith("process 2 of 2: another process of this training is gone: ")
 
 
 ENDS = """
-import sys, weakref, torch
+import weakref, torch
 from regraft.finetune.processes.group import joined
 with joined("finetune") as group:
     there = weakref.ref(torch.distributed.group.WORLD)
     weight = torch.ones(1, requires_grad=True)
     torch.optim.AdamW([weight])  # imports a good part of torch
     group.largest(0)
-sys.stdout.write("left\\n" if there() else "gone\\n")  # at once: two processes share the pipe
+print("left" if there() else "gone")
 """
 
 
-def test_no_thread_of_the_processes_group_outlives_the_training(tmp_path):
+def test_no_thread_of_the_processes_group_outlives_the_training(forks, tmp_path):
     """One that did aborted the process at its end, once in 50 trainings."""
-    (tmp_path / "ends.py").write_text(ENDS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "ends.py"]
-    out = subprocess.run(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=120, check=True, text=True
-    ).stdout
-    assert out == "gone\ngone\n"
+    jobs = [forks.start(ENDS, cwd=tmp_path, env=each) for each in environments()]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert [job.out() for job in jobs] == ["gone\n", "gone\n"]
 
 
 @pytest.mark.heavy
