@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import zipfile
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -23,13 +24,14 @@ from attacks.bundle_mutations import MUTATIONS, Kinds, mutate
 from attacks.guard import ForbiddenError, Guard
 from attacks.hunting import Report, hunt
 from regraft.bundle.predictor import Predictor
+from regraft.decision.costs import Costs
 from regraft.errors import BundleError, visible
-from tiny_bundles import tiny_model, write_tiny
+from tiny_bundles import some_decisions, tiny_model, write_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOUND = ("linear", "knn", "views")
+SOUND = ("linear", "knn", "views", "version-2")
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
@@ -49,10 +51,20 @@ def prepared() -> Iterator[Path]:
         (outside / "secret").write_text("must not be read", encoding="utf-8")
         marks = f"open({str(outside / 'imported')!r}, 'w').close()\n"
         (outside / f"{CANARY_MODULE}.py").write_text(marks, encoding="utf-8")
-        write_tiny(folder / "linear", tiny_model())
-        write_tiny(folder / "knn", tiny_model("knn", taps="last"))
-        write_tiny(folder / "views", tiny_model(views=2))
+        write_sound(folder)
         yield folder
+
+
+def write_sound(folder: Path) -> None:
+    """Write sound bundles: with decisions of each kind, without, and one of version 2."""
+    write_tiny(folder / "linear", tiny_model(), some_decisions(unknown=0.05, min_precision=0.9))
+    write_tiny(folder / "knn", tiny_model("knn", taps="last"), some_decisions(""))
+    costs = Costs(np.eye(3, 5) + 0.25, ("abstain", "unknown"))
+    aggregate = some_decisions("mahalanobis", coverage_by="class", costs=costs)
+    write_tiny(folder / "views", tiny_model(views=2), aggregate)
+    kept = Path(__file__).parents[1] / "bundle" / "written-by-900496f.zip"
+    with zipfile.ZipFile(kept) as archive:
+        archive.extractall(folder / "version-2")
 
 
 class _Workplace:
@@ -69,6 +81,9 @@ class _Workplace:
     def write(self, draft: Draft) -> None:
         """Write the files that differ from the last bundle."""
         (self.bundle / "golden").mkdir(parents=True, exist_ok=True)
+        for name in self._written.keys() - draft.files.keys():
+            (self.bundle / name).unlink()
+            del self._written[name]
         for name, data in draft.files.items():
             if self._written.get(name) is not data:
                 (self.bundle / name).write_bytes(data)
@@ -102,7 +117,7 @@ def attack(folder: Path, seed: int, number: int, kinds: Kinds = MUTATIONS) -> st
     if number < 0:
         for draft in workplace.sound:
             workplace.write(draft)
-            assert _load(workplace) == "works"
+            assert _load(workplace).startswith("works")
         return "works"
     draft = mutate(seed, number, workplace.sound, kinds)
     workplace.write(draft)
@@ -129,7 +144,25 @@ def _load(workplace: _Workplace) -> str:
         return "works, and refuses an image"
     assert answer.label in predictor.classes
     assert abs(answer.probabilities.sum() - 1) < 1e-4
-    return "works"
+    if predictor.decisions is None:
+        return "works"
+    _decide(predictor)
+    return "works, and decides"
+
+
+def _decide(predictor: Predictor) -> None:
+    """Decide about images of all kinds; the levels of a bundle that was read can be borne."""
+    count, decisions = len(predictor.classes), predictor.decisions
+    rules = decisions.rules(count)
+    width = predictor.model.backbone.n_features
+    pooled = np.stack([np.full(width, value, np.float32) for value in (0, 1, 3e38, 1e-45)])
+    probabilities = np.full((4, count), 1 / count, np.float32)
+    probabilities[1] = np.eye(1, count)
+    decided = rules.decide(probabilities, pooled)
+    assert decided.sets.any(1).all()
+    if decided.p_values is not None:
+        assert ((decided.p_values > 0) & (decided.p_values <= 1)).all()
+    assert decided.actions.max() < count + 2
 
 
 def _refused(error: BundleError) -> str:
@@ -137,6 +170,6 @@ def _refused(error: BundleError) -> str:
     assert len(text) < 2000, f"{len(text)} characters: {text[:200]}"
     assert visible(text) == text, "control characters in the message"
     with suppress(StopIteration):
-        names = ("manifest.json", ".safetensors", "golden", "bundle")
+        names = ("manifest.json", ".safetensors", "golden", "README.md", "bundle")
         return "refused: " + next(name for name in names if name in text)
     return "refused: other"

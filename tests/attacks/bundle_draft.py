@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     import torch
 
-TENSORS = (
-    "backbone.safetensors", "head.safetensors", "statistics.safetensors", "golden.safetensors",
-)  # fmt: skip
 #: A file that an executed pickle writes, and a module that writes a file when it is imported.
 CANARY, CANARY_MODULE = "canary-executed", "canary_module"
 
@@ -45,14 +42,31 @@ class Draft:
         if isinstance(self.manifest.get("files"), dict):
             self.manifest["files"][name] = record
 
+    def network(self) -> dict:
+        """Return what the manifest says of the first network, in either version."""
+        versions = self.manifest, self.manifest.get("networks")
+        return versions[1][0] if isinstance(versions[1], list) else versions[0]["backbone"]
+
+    def pixels_name(self) -> str:
+        return "pixels" if "backbone" in self.manifest else "pixels-1"
+
+    def allow_all(self) -> None:
+        """Set the tolerances of the golden images to their largest values."""
+        place = self.manifest["golden"] if "backbone" in self.manifest else self.network()
+        place.update(pixel_tolerance=64, feature_tolerance={"float32": 1, "bfloat16": 1})
+        self.manifest["golden"]["logit_tolerance"] = 1
+
+    def tensor_files(self) -> list[str]:
+        return [name for name in self.files if name.endswith(".safetensors")]
+
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         return dict(sorted(load_tensors(self.files[name]).items()))  # it has no fixed order
 
     def put_tensors(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         self.put(name, save_tensors({k: v.contiguous() for k, v in tensors.items()}))
-        if name == "backbone.safetensors" and isinstance(self.manifest.get("backbone"), dict):
+        if name in ("network-1.safetensors", "backbone.safetensors"):
             like_a_module = SimpleNamespace(state_dict=lambda: tensors)
-            self.manifest["backbone"]["weights_sha256"] = state_hash(like_a_module)
+            self.network()["weights_sha256"] = state_hash(like_a_module)
 
     def encoded(self) -> bytes:
         return json.dumps(self.manifest).encode() if self.text is None else self.text
@@ -78,7 +92,8 @@ def hostile_string(rng: random.Random, outside: str) -> str:
         "{0.__class__}", "%s%n", "${HOME}", "`id`", "; touch x", "pickle", "True", "null", "NaN",
         "timm/resnet18", "embedded", "layer1", "layer1.0.conv1", "fc", "pooled", "linear", "knn",
         "0" * 64, "g" * 64, "0" * 64 + "\n", "golden/wide.jpg", "golden/wide.jpg\n", "golden/..",
-        "golden/x.png", "manifest.json", "backbone.safetensors", "CON", "aux.png", "bfloat16",
+        "golden/x.png", "manifest.json", "network-1.safetensors", "CON", "aux.png", "bfloat16",
+        "neighbours", "mahalanobis", "class", "abstain", "network-2.safetensors", "README.md",
     ])  # fmt: skip
 
 

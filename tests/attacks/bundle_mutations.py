@@ -22,6 +22,14 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
+from attacks.bundle_decisions import (
+    card,
+    decision_fields,
+    decision_tensors,
+    golden_typicality,
+    no_decisions,
+    other_networks,
+)
 from attacks.bundle_draft import (
     CANARY_MODULE,
     Draft,
@@ -86,8 +94,8 @@ def manifest_text(rng: random.Random, draft: Draft) -> None:
     """Write what only the text of JSON can have: equal keys, NaN, endless numbers and nesting."""
     text = json.dumps(draft.manifest).encode()
     keys = [b'"schema_version": ', b'"name": ', b'"channels": ', b'"bytes": ', b'"image_size": ',
-            b'"sha256": ', b'"classes": ', b'"temperature": ', b'"files": ',
-            b'"arguments": ']  # fmt: skip
+            b'"sha256": ', b'"classes": ', b'"temperature": ', b'"files": ', b'"coverage": ',
+            b'"arguments": ', b'"networks": ', b'"n": ', b'"extra": ', b'"unknown": ']  # fmt: skip
     key = rng.choice([key for key in keys if key in text] or [b"{"])
     at = text.index(key)
     digits = b"9" * rng.choice([400, 5_000, 100_000])
@@ -111,13 +119,14 @@ def manifest_text(rng: random.Random, draft: Draft) -> None:
         lambda: text + rng.choice([b"\0", b"}", b"{}", text, b" " * 10**6, b" " * (17 * 2**20)]),
         lambda: text.decode().encode(rng.choice(["utf-16", "utf-32", "utf-7"])),
         lambda: rng.choice(values),
-        lambda: b'{"schema_version": 1, "a": ' + rng.choice(values) + b"}",
+        lambda: b'{"schema_version": %d, "a": ' % rng.choice([1, 2, 3, 4])
+        + rng.choice(values) + b"}",
     ])()  # fmt: skip
 
 
 def network_name(rng: random.Random, draft: Draft) -> None:
     """Name another network: one that would be downloaded, a huge one, or none at all."""
-    backbone = draft.manifest["backbone"]
+    backbone = draft.network()
     backbone["name"] = rng.choice([
         "hf-hub:timm/resnet18", "timm/hf-hub:timm/resnet18", "timm/hf_hub:x",
         f"local-dir:{draft.outside}",
@@ -147,7 +156,7 @@ def network_arguments(rng: random.Random, draft: Draft) -> None:
              "block", "layers", "stem_width", "weights", "progress",
              "act_layer", "exportable", "self", "__class__", "a.b", "a" * 61, "é"]  # fmt: skip
     chosen = rng.sample(names, rng.choice([1, 1, 2]))
-    draft.manifest["backbone"]["arguments"] = {name: rng.choice(values) for name in chosen}
+    draft.network()["arguments"] = {name: rng.choice(values) for name in chosen}
 
 
 # --- false values that agree with each other --------------------------------------------------
@@ -165,7 +174,7 @@ def other_head(rng: random.Random, draft: Draft) -> None:
         block["width"] = block["width"] // block["grid"] ** 2 * grid**2
         block["grid"] = grid
     if rng.random() < 0.3:
-        rng.choice(manifest["backbone"]["stages"]).update(
+        rng.choice(draft.network()["stages"]).update(
             rng.choice(
                 [{"layout": "nhwc"}, {"layout": "tokens"}, {"prefix_tokens": 1}, {"path": "layer1"}]
             )
@@ -182,50 +191,46 @@ def other_head(rng: random.Random, draft: Draft) -> None:
     golden = draft.tensors("golden.safetensors")
     features = golden["features"]
     repeats = -(-width // features.shape[1])
-    draft.put_tensors("golden.safetensors", {
-        "pixels": golden["pixels"], "features": features.repeat(1, repeats)[:, :width],
-        "logits": torch.zeros(len(features), count),
-    })  # fmt: skip
-    manifest["golden"]["feature_tolerance"] = {"float32": 1, "bfloat16": 1}
+    golden["features"] = features.repeat(1, repeats)[:, :width]
+    golden["logits"] = torch.zeros(len(features), count)
+    draft.put_tensors("golden.safetensors", golden)
+    draft.allow_all()
 
 
 def other_size(rng: random.Random, draft: Draft) -> None:
     """Write another image size, with golden pixels of that size."""
     side = rng.choice([1, 2, 8, 16, 31, 33, 64, 96])
-    preprocess = draft.manifest["backbone"]["preprocess"]
+    preprocess = draft.network()["preprocess"]
     preprocess.update(image_size=side, resize_size=side * rng.choice([1, 1, 2, 10, 11]))
     golden = draft.tensors("golden.safetensors")
-    golden["pixels"] = torch.full((len(golden["features"]), 3, side, side), 100, dtype=torch.uint8)
+    pixels = torch.full((len(golden["features"]), 3, side, side), 100, dtype=torch.uint8)
+    golden[draft.pixels_name()] = pixels
     draft.put_tensors("golden.safetensors", golden)
     if rng.random() < 0.5:
-        draft.manifest["golden"].update(
-            pixel_tolerance=64, feature_tolerance={"float32": 1, "bfloat16": 1}, logit_tolerance=1
-        )
+        draft.allow_all()
 
 
 def other_views(rng: random.Random, draft: Draft) -> None:
     """Write another number of views, with golden pixels that fit or not."""
     views = rng.choice([0, 1, 2, 16, 17, -1, 2**40])
     augment = rng.choice(["none", "light", "standard", "strong", "digits", "auto", CANARY_MODULE])
-    draft.manifest["backbone"]["preprocess"].update(views=views, augment=augment)
+    draft.network()["preprocess"].update(views=views, augment=augment)
     golden = draft.tensors("golden.safetensors")
     if 0 < views < 100 and rng.random() < 0.8:
-        pixels = golden["pixels"]  # of a sound bundle: with views or without
+        pixels = golden[draft.pixels_name()]  # of a sound bundle: with views or without
         plain = pixels if pixels.ndim == 4 else pixels[:, 0]
-        golden["pixels"] = plain[:, None].repeat(1, 1 + views, 1, 1, 1)
+        golden[draft.pixels_name()] = plain[:, None].repeat(1, 1 + views, 1, 1, 1)
         draft.put_tensors("golden.safetensors", golden)
     if rng.random() < 0.5:
-        draft.manifest["golden"].update(
-            pixel_tolerance=64, feature_tolerance={"float32": 1, "bfloat16": 1}, logit_tolerance=1
-        )
+        draft.allow_all()
 
 
 def harmless(rng: random.Random, draft: Draft) -> None:
     """Change the bundle so that it stays valid."""
     manifest = draft.manifest
     rng.choice([
-        lambda: manifest["backbone"].update(licence=rng.choice([None, "MIT", "\x1b[2J"])),
-        lambda: manifest["backbone"].update(weights=rng.choice([CANARY_MODULE, "\x1b[2J"])),
+        lambda: draft.network().update(licence=rng.choice([None, "MIT", "\x1b[2J"])),
+        lambda: draft.network().update(weights=rng.choice([CANARY_MODULE, "\x1b[2J"])),
         lambda: manifest.update(classes=sorted({"a\x1b[2J", "b\n", f"c{rng.random()}"})),
         lambda: manifest.update(max_pixels=rng.randrange(1, 2**31)),
         lambda: manifest["head"].update(temperature=rng.uniform(0.01, 900)),
@@ -233,6 +238,7 @@ def harmless(rng: random.Random, draft: Draft) -> None:
         lambda: draft.disk.append(lambda folder: (folder / "extra.pkl").write_bytes(b"\x80\x04.")),
         lambda: setattr(draft, "text", json.dumps(manifest, indent=rng.randrange(9)).encode()),
         lambda: draft.put_tensors("head.safetensors", draft.tensors("head.safetensors")),
+        lambda: draft.put("README.md", "# A model card: \u00e9\x1b[2J".encode()),
     ])()  # fmt: skip
 
 
@@ -348,6 +354,12 @@ MUTATIONS: Kinds = {
     picture: 20,
     flipped_byte: 20,
     on_disk: 40,
+    decision_fields: 60,
+    decision_tensors: 90,
+    golden_typicality: 20,
+    no_decisions: 20,
+    other_networks: 20,
+    card: 10,
 }
 
 

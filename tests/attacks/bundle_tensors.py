@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from attacks.bundle_draft import CANARY, TENSORS, Draft, hostile_string, hostile_value
+from attacks.bundle_draft import CANARY, Draft, hostile_string, hostile_value
 
 if TYPE_CHECKING:
     import random
@@ -32,7 +32,7 @@ TYPES = ("F64", "F16", "BF16", "I8", "U8", "BOOL", "F8_E4M3", "F4", "C64", "U64"
 
 def tensor_entry(rng: random.Random, draft: Draft) -> None:
     """Write shapes that overflow, wrong types, gaps, overlaps and offsets outside of the file."""
-    name = rng.choice(TENSORS)
+    name = rng.choice(draft.tensor_files())
     header, payload = header_of(draft.files[name])
     names = [key for key in header if key != "__metadata__"]
     entry = header[rng.choice(names)]
@@ -63,7 +63,7 @@ def tensor_entry(rng: random.Random, draft: Draft) -> None:
 
 def tensor_header(rng: random.Random, draft: Draft) -> None:
     """Remove, add, rename or repeat entries; add bytes without an entry."""
-    name, outside = rng.choice(TENSORS), draft.outside
+    name, outside = rng.choice(draft.tensor_files()), draft.outside
     header, payload = header_of(draft.files[name])
     key = rng.choice([key for key in header if key != "__metadata__"])
     entry = header[key]
@@ -106,7 +106,7 @@ def tensor_header(rng: random.Random, draft: Draft) -> None:
 
 def tensor_text(rng: random.Random, draft: Draft) -> None:
     """Write headers that are not JSON, and false lengths."""
-    name = rng.choice(TENSORS)
+    name = rng.choice(draft.tensor_files())
     header, payload = header_of(draft.files[name])
     text = json.dumps(header).encode()
     many = rng.choice([100, 5_000, 200_000])
@@ -124,13 +124,17 @@ def tensor_text(rng: random.Random, draft: Draft) -> None:
 
 def tensor_values(rng: random.Random, draft: Draft) -> None:
     """Write numbers that are not finite or are huge, into a sound file."""
-    name = rng.choice(TENSORS)
+    name = rng.choice(draft.tensor_files())
     tensors = draft.tensors(name)
     key = rng.choice(list(tensors))
     value = rng.choice([float("nan"), float("inf"), -1.0, 0.0, 1e30, 3e38, 1e-45, 2.0, -(2.0**62)])
     tensor = tensors[key].clone()
     if tensor.dtype == torch.uint8:
         value = rng.randrange(256)
+    elif tensor.dtype == torch.int8:
+        value = rng.randrange(-128, 128)
+    elif tensor.dtype == torch.int32:
+        value = rng.choice([-(2**31), -1, 0, 2, 3, 2**31 - 1])
     elif not tensor.is_floating_point() and not abs(value) < 2**63:
         value = 2**62
     if tensor.numel() and rng.random() < 0.5:
@@ -143,7 +147,7 @@ def tensor_values(rng: random.Random, draft: Draft) -> None:
 
 def tensor_set(rng: random.Random, draft: Draft) -> None:
     """Remove, add or rename tensors, or change their type or shape, in a sound file."""
-    name = rng.choice(TENSORS)
+    name = rng.choice(draft.tensor_files())
     tensors = draft.tensors(name)
     key = rng.choice(list(tensors))
     tensor = tensors[key]
@@ -170,7 +174,7 @@ def not_safetensors(rng: random.Random, draft: Draft) -> None:
 
     zipped = io.BytesIO()
     torch.save({"weight": Bomb()}, zipped)
-    name = rng.choice([*TENSORS, *(n for n in draft.files if n.startswith("golden/"))])
+    name = rng.choice([*draft.tensor_files(), *(n for n in draft.files if n.startswith("golden/"))])
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\n"
     draft.put(name, rng.choice([
         pickle.dumps(Bomb()), pickle.dumps(Bomb(), protocol=0), zipped.getvalue(), b"\x80\x04.",

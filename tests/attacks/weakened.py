@@ -53,7 +53,7 @@ def raises_a_foreign_error(data: bytes) -> Manifest:
 
 def names_the_canary(_rng: random.Random, draft: Draft) -> None:
     """Name a module that writes a file when it is imported."""
-    draft.manifest["backbone"]["weights"] = CANARY_MODULE
+    draft.network()["weights"] = CANARY_MODULE
 
 
 #: Function of the format, its replacement, mutations that must find it, and words of the finding.
