@@ -43,7 +43,7 @@ def test_penalties_are_judged_by_fits_that_have_not_seen_the_row(rows_a_fold, cl
             model = Ridge(alpha=row["penalty"] * weights.sum(), solver="cholesky")
             model.fit(x[kept].astype(float), np.eye(3)[y[kept]], sample_weight=weights[kept])
             predictions[~kept] = model.predict(x[~kept])
-        scale = fit_temperature(predictions.astype(np.float32), y, weights, bounds=(1e-3, 10))
+        scale = fit_temperature(predictions, y, weights, bounds=(1e-3, 10))
         expected = log_loss(y, softmax(predictions / scale, axis=1), sample_weight=weights)
         assert row[column] == pytest.approx(expected, rel=1e-4)
         assert row["accuracy"] == (predictions.argmax(1) == y).mean()
@@ -96,11 +96,10 @@ def test_the_head_and_its_held_out_logits_are_those_of_scikit_learn(n):
     seen_by_none = folds >= 0
     expected = held_out[seen_by_none]
     assert scale * fitted.oof_logits[seen_by_none] == pytest.approx(expected, abs=1e-5)
+    assert fitted.oof_logits.dtype == np.float32
     assert np.array_equal(fitted.scored, scored & (folds >= 0))
     rows = fitted.scored
-    expected = fit_temperature(
-        held_out[rows].astype(np.float32), y[rows], weights[rows], bounds=(1e-3, 10)
-    )
+    expected = fit_temperature(held_out[rows], y[rows], weights[rows], bounds=(1e-3, 10))
     assert scale == pytest.approx(expected, rel=1e-3)
 
 
@@ -121,7 +120,30 @@ def test_penalties_fall_by_half_decades_until_the_loss_has_risen_by_half(d, sign
     assert len(losses) == 17 or too_high  # the weakest is 1e-7 of the largest eigenvalue
     # Time is counted once: of the first penalty from the start of the call on.
     seconds = [row["seconds"] for row in fitted.history]
+    assert [float(f"{one:.3f}") for one in seconds] == seconds
     assert 0 <= min(seconds) <= sum(seconds) <= elapsed + 0.0005 * len(seconds)
+
+
+def test_features_of_any_size_have_penalties_in_proportion_to_their_squares():
+    x, y, folds, weights = many_rows(40)
+    once, small = (
+        fit_head(
+            (x - 5) * np.float32(factor), y, folds=folds, n_classes=3, name="ridge",
+            own_weights=weights, standard=Standard.none(3),
+        )
+        for factor in (1, 2**-10)
+    )  # fmt: skip
+    penalties = [row["penalty"] for row in once.history]
+    assert [row["penalty"] * 2**20 for row in small.history] == pytest.approx(penalties)
+    assert small.oof_logits == pytest.approx(once.oof_logits, abs=1e-4)
+
+
+@pytest.mark.parametrize("folds", [np.full(50, -1), np.arange(50) % 5], ids=["no fold", "folds"])
+def test_constant_features_have_a_penalty_of_one(folds):
+    _, y, _, _ = many_rows(50)
+    fitted = fit_head(np.ones((50, 3), np.float32), y, folds=folds, n_classes=3, name="ridge")
+    assert fitted.record["penalty"] == 1
+    assert fitted.history == []
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -133,6 +155,7 @@ def test_where_nothing_can_be_scored_the_penalty_is_the_usual_one(constant):
     usual = 1.0 if constant else np.linalg.eigvalsh(np.cov(z.T, bias=True))[-1] / 50
     assert fitted.record["penalty"] == pytest.approx(usual, rel=1e-5)
     assert fitted.history == []
+    assert fitted.record["scale"] == 0.1  # logits are ten times as far apart as predictions
     assert not fitted.oof_logits.any()
     theirs = Ridge(alpha=usual * 50, solver="cholesky").fit(z, np.eye(3)[y])
     with torch.inference_mode():

@@ -84,9 +84,7 @@ def _choose(
     least = np.inf
     for penalty in (_PATH * largest).tolist() if scored.any() and largest > 0 else []:
         held_out = problem.held_out(penalty).numpy()
-        scale = fit_temperature(
-            held_out[scored].astype(np.float32), y[scored], weights[scored], bounds=_TEMPERATURES
-        )
+        scale = fit_temperature(held_out[scored], y[scored], weights[scored], bounds=_TEMPERATURES)
         logits = (held_out / scale)[scored]
         right = logits.argmax(1) == y[scored]
         scores = OutOfFoldScores.of(log_losses(logits, y[scored]), right, weights[scored])
@@ -157,8 +155,7 @@ class _Problem:
         residuals_out = residuals / (1 - leverage).clamp_min(1e-12)[:, None]
         for group in self.groups:  # (m,)
             hat = (1 + scaled[group] @ self.rotated[group].T) * self.share[group]  # (m, m)
-            matrix = torch.eye(len(group), dtype=hat.dtype) - hat
-            residuals_out[group] = torch.linalg.solve(matrix, residuals[group])
+            residuals_out[group] = torch.linalg.solve(torch.eye(len(group)) - hat, residuals[group])
         return self.class_shares + self.targets - residuals_out
 
 

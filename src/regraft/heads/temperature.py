@@ -17,7 +17,7 @@ LOWEST, HIGHEST = 0.25, 4.0
 
 
 def fit_temperature(
-    logits: NDArray[np.float32],  # (N, K), of samples that the head was not fitted on
+    logits: NDArray[np.float32] | NDArray[np.float64],  # (N, K), of samples the fit has not seen
     labels: NDArray[np.int64],  # (N,)
     weights: NDArray[np.float64] | None = None,  # (N,)
     *,
