@@ -24,7 +24,7 @@ def imbalanced(counts, d=4, seed=0, signal=1.5):
 
 @pytest.mark.parametrize(
     ("rows_a_fold", "class_weight", "column"),
-    [(1, "none", "log_loss"), (3, "balanced", "balanced_log_loss")],
+    [(1, "none", "log_loss"), (2, "none", "log_loss"), (3, "balanced", "balanced_log_loss")],
 )
 def test_penalties_are_judged_by_fits_that_have_not_seen_the_row(rows_a_fold, class_weight, column):
     """Fitted again by scikit-learn without each row, or group of rows, with an intercept."""

@@ -161,11 +161,6 @@ class _Problem:
 
 def _groups(folds: NDArray[np.int64]) -> tuple[Tensor, ...]:
     """Return the rows of each fold that has two or more."""
-    order = np.argsort(folds, kind="stable")
-    numbers, starts = np.unique(folds[order], return_index=True)
-    parts = np.split(order, starts[1:])
-    return tuple(
-        torch.from_numpy(part)
-        for number, part in zip(numbers, parts, strict=True)
-        if number >= 0 and len(part) > 1
-    )
+    numbers, sizes = np.unique(folds, return_counts=True)
+    held_out = numbers[(numbers >= 0) & (sizes > 1)]
+    return tuple(torch.from_numpy(np.flatnonzero(folds == number)) for number in held_out)
