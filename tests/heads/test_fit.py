@@ -343,13 +343,20 @@ def test_names_the_first_feature_that_is_not_finite(row, value):
         fit_head(x, y, folds=folds, n_classes=3)
 
 
-def test_arrays_of_other_types_and_layouts_are_fitted_the_same():
-    x, y, folds = blobs(60, 4, 3, noise=3.0)
-    wider = np.repeat(x, 2, axis=1)[:, ::2].astype(np.float64)
-    views = wider, y.astype(np.uint8), folds.astype(np.int32)
-    given = {"n_classes": 3, "name": "mean"}
-    once = fit_head(x, y, folds=folds, **given)
-    again = fit_head(views[0], views[1], folds=views[2], **given)
+@pytest.mark.parametrize("how", ["other types", "backwards in memory", "read-only"])
+def test_arrays_of_other_types_and_layouts_are_fitted_the_same(how):
+    """Torch cannot share memory that is read backwards, and warns about what is read-only."""
+    arrays = blobs(60, 4, 3, noise=3.0)
+    if how == "other types":
+        types = np.float64, np.uint8, np.int32
+        views = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
+    else:
+        views = [array[::-1].copy()[::-1] if how[0] == "b" else array.copy() for array in arrays]
+    for view in views:
+        view.flags.writeable = how != "read-only"
+    once, again = (
+        fit_head(x, y, folds=folds, n_classes=3) for x, y, folds in (arrays, tuple(views))
+    )
     assert np.array_equal(once.oof_logits, again.oof_logits)
 
 
