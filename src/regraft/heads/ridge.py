@@ -161,6 +161,6 @@ class _Problem:
 
 def _groups(folds: NDArray[np.int64]) -> tuple[Tensor, ...]:
     """Return the rows of each fold that has two or more."""
-    numbers, sizes = np.unique(folds, return_counts=True)
-    held_out = numbers[(numbers >= 0) & (sizes > 1)]
-    return tuple(torch.from_numpy(np.flatnonzero(folds == number)) for number in held_out)
+    order = np.argsort(folds)
+    parts = np.split(order, np.flatnonzero(np.diff(folds[order])) + 1)
+    return tuple(torch.from_numpy(part) for part in parts if len(part) > 1 and folds[part[0]] >= 0)
