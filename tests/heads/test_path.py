@@ -205,7 +205,6 @@ def test_the_first_fit_of_the_path_that_stops_early_is_what_the_warning_is_about
     penalty = next(penalty for penalty, iterations in tried.items() if iterations > most)
     expected = f"logistic regression with penalty {penalty:.3g} stopped after {most} iterations"
     assert str(caught[0].message).startswith(expected)
-    assert caught[0].filename == logistic.__file__
 
 
 @pytest.mark.parametrize("seed", range(20))
