@@ -19,6 +19,7 @@ from regraft.heads.fit import (
     sample_weights,
 )
 from regraft.heads.modules import HEADS, Head
+from regraft.heads.simple import fit_mean
 from regraft.heads.standardise import Standard
 from regraft.heads.temperature import HIGHEST, LOWEST, fit_temperature, log_losses
 
@@ -358,6 +359,27 @@ def test_arrays_of_other_types_and_layouts_are_fitted_the_same(how):
         fit_head(x, y, folds=folds, n_classes=3) for x, y, folds in (arrays, tuple(views))
     )
     assert np.array_equal(once.oof_logits, again.oof_logits)
+
+
+def test_a_fitter_of_ones_own_is_given_what_its_protocol_says(monkeypatch):
+    given = {}
+
+    def own(x, y, **others):
+        given.update({"x": x, "y": y, **others})
+        return fit_mean(x, y, **others)
+
+    monkeypatch.setitem(FITTERS, "mean", own)
+    x, y, folds = blobs(60, 4, 3)
+    fit_head(
+        x.astype(np.float64), y.astype(np.uint8), folds=folds.astype(np.int32), n_classes=3,
+        name="mean", own_weights=np.linspace(1, 2, 60),
+    )  # fmt: skip
+    types = [given[name].dtype for name in ("x", "y", "folds", "weights")]
+    assert types == [np.float32, np.int64, np.int64, np.float64]
+    assert all(np.array_equal(given[n], a) for n, a in (("x", x), ("y", y), ("folds", folds)))
+    assert given["weights"].mean() == pytest.approx(1)
+    assert given["n_classes"] == 3
+    assert torch.equal(given["standard"].scale, Standard.measure(torch.from_numpy(x)).scale)
 
 
 def test_a_width_of_one_is_a_block():
