@@ -313,3 +313,9 @@ def test_decisions_by_expected_costs_are_the_cheapest_in_a_simulation():
     paid = table[labels, Costs(table).cheapest(probabilities)].mean()
     for factors in itertools.product((0.5, 1, 2), repeat=3):
         assert paid <= table[labels, (probabilities * factors).argmax(1)].mean() + 0.03
+
+
+def test_a_table_for_more_classes_than_a_bundle_can_keep_is_refused(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        read_costs(tmp_path / "costs.csv", [f"{k:04}" for k in range(1001)])
+    assert str(caught.value) == "costs: a table has at most 1,000 classes, there are 1,001"

@@ -32,8 +32,7 @@ Width = Annotated[int, Meta(ge=1, le=1_000_000)]
 Number = Annotated[float, Meta(ge=-1000, le=1000)]
 Positive = Annotated[float, Meta(gt=0, le=1000)]
 Three = tuple[Number, Number, Number]
-#: Of images or answers. Closer to 0 or 1 than any number of answers can tell.
-Share = Annotated[float, Meta(ge=1e-6, le=1 - 1e-6)]
+Share = Annotated[float, Meta(gt=0, lt=1)]  # of images or answers
 FeatureTolerance = dict[Literal["float32", "bfloat16"], Annotated[float, Meta(ge=0, le=1)]]
 PixelTolerance = Annotated[int, Meta(ge=0, le=64)]  # largest difference, of 255
 

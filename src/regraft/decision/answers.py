@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: Most answers that a bundle keeps: the standard error of a share of 0.95 is then 0.0007.
+#: Most answers that are kept: the standard error of a share of 0.95 is then 0.0007.
 MOST_ANSWERS = 100_000
 #: Class weights that are not 0. Their inverses, times any probability, can be added up in float64.
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-300, 1e300

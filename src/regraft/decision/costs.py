@@ -99,8 +99,13 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
     Raises
     ------
     ConfigError
-        A class is missing, a name is unknown or comes twice, or a cost is no number from 0.
+        A class is missing, a name is unknown or comes twice, a cost is no number from 0, or there
+        are more classes than a bundle can keep costs of.
     """
+    if len(classes) > MOST_COSTLY:
+        raise ConfigError(
+            f"costs: a table has at most {MOST_COSTLY:,} classes, there are {len(classes):,}"
+        )
     try:
         text = read_bounded(path, _MOST_BYTES).decode("utf-8-sig")
         first = io.StringIO(text.lstrip("\r\n"), newline="").readline()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from regraft.decision.answers import Answers
+from regraft.decision.answers import MOST_ANSWERS, Answers
 from regraft.decision.costs import read_costs
 from regraft.decision.policy import Decided, Decisions, Levels, Rules, check_levels
 from regraft.decision.typicality import (
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 #: Rows whose typicality is fitted: those of the bank and those that are measured against it.
 _MOST_ROWS = MOST_UNITS + MOST_MEASURED
 _ROWS_AT_ONCE = 4096  # of pooled features in memory
-#: Answers that are kept; more say nothing new, and a bundle would be large.
-MOST_ANSWERS = 100_000
 
 
 @dataclass(frozen=True)
