@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from regraft.bundle.predictor import Prediction, Predictor
+from regraft.bundle.prediction import Prediction
+from regraft.bundle.predictor import Predictor
 from regraft.commands.evaluate import Evaluation
 from regraft.core.notebook import html_bars, html_table
 from regraft.errors import ImageError

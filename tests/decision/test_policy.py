@@ -241,7 +241,7 @@ def test_the_ends_of_the_levels_are_answered_or_refused_in_words(given):
 
 BOTH = (
     "min_precision and costs both decide when no answer is given\n"
-    "hint: give one of them; a column `abstain` in the costs says what no answer costs"
+    "hint: give one of them; a column abstain in the costs says what no answer costs"
 )
 
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
 
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
-from regraft.core.notebook import html_bars, html_table
+from regraft.bundle.prediction import Prediction
+from regraft.core.notebook import html_table
 from regraft.core.text import counted, listed
 from regraft.data.sources.given import images_of, is_one_image, payload_of
+from regraft.decision.levels import LevelChoices, levels_with
+from regraft.decision.policy import ABSTAINED, IS_UNKNOWN
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE
-from regraft.features.taps import TapReader, read_features
+from regraft.features.taps import TapReader, read_with_pooled
 from regraft.images.ahead import render_ahead
 from regraft.images.augment import render_views
 from regraft.images.decode import decode, inspect_header
@@ -37,56 +38,9 @@ if TYPE_CHECKING:
     from regraft.config.train_config import Precision
     from regraft.data.samples import Source
     from regraft.data.sources.given import ImageLike
-    from regraft.decision.policy import Decisions
+    from regraft.decision.policy import Decided, Decisions, Levels, Rules
     from regraft.features.compute import Compute
     from regraft.model import Model
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image. Later versions may add fields.
-
-    Attributes
-    ----------
-    id : str
-        Path or number of the image.
-    label : str or None
-        The most probable class; None if the image could not be read.
-    probability : float
-        Calibrated probability of ``label``, from 0 to 1; NaN if the image could not be read.
-    top : tuple of (str, float)
-        The most probable classes with their probabilities, best first.
-    probabilities : array of shape (K,), float32
-        Of all classes, in the order of ``Predictor.classes``; empty if the image could not be read.
-    error : ImageError, optional
-        The reason why there is no answer.
-    notes : tuple of str
-        What decoding left out, such as further frames.
-
-    Examples
-    --------
-    >>> answer = Prediction("a.jpg", "cat", 0.9, (("cat", 0.9), ("dog", 0.1)))
-    >>> answer.label, answer.error is None
-    ('cat', True)
-    >>> missing = Prediction("b.jpg", error=ImageError("missing", "there is no such file"))
-    >>> missing.label, missing.probability, missing.error.kind
-    (None, nan, 'missing')
-    """
-
-    id: str
-    label: str | None = None
-    probability: float = math.nan
-    top: tuple[tuple[str, float], ...] = ()
-    probabilities: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty(0, np.float32), repr=False
-    )
-    error: ImageError | None = None
-    notes: tuple[str, ...] = ()
-
-    def _repr_html_(self) -> str:
-        if self.error is not None:
-            return html_table(f"image {self.id}: no answer", [("error", str(self.error))])
-        return html_bars(f"image {self.id}: {self.label}", self.top, "; ".join(self.notes))
 
 
 #: An image's id, its tensor or the reason why there is none, and what decoding left out.
@@ -121,6 +75,7 @@ class Predictor:
         self.classes = model.classes
         self.compute = reader.compute
         self._reader = reader
+        self._rules: dict[Levels, Rules] = {}
 
     @classmethod
     def of(cls, model: Model, compute: Compute, decisions: Decisions | None = None) -> Predictor:
@@ -198,7 +153,9 @@ class Predictor:
             raise BundleError(what) from error
         return cls(model, reader, bundle.decisions)
 
-    def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
+    def predict(
+        self, image: ImageLike, top_k: int = 5, **levels: Unpack[LevelChoices]
+    ) -> Prediction:
         """Return the answer for one image.
 
         Parameters
@@ -209,6 +166,10 @@ class Predictor:
             from 0 to 1 in floating point. A tensor may also be (C, H, W).
         top_k : int
             Number of classes in ``top``, at least 1.
+        **levels
+            ``unknown_level``, ``coverage``, ``coverage_by``, ``min_precision`` and ``costs``, as in
+            docs/settings.md, instead of those of the training; ``costs`` may also be an array of
+            shape (K, K). They need a bundle of format 3.
 
         Returns
         -------
@@ -218,8 +179,10 @@ class Predictor:
         ------
         ImageError
             The image cannot be read.
+        ConfigError
+            A level cannot be had.
         """
-        (prediction,) = self.predict_many([image], top_k)
+        (prediction,) = self.predict_many([image], top_k, **levels)
         error = prediction.error
         if error is not None and isinstance(image, str | os.PathLike):
             raise ImageError(error.kind, f"{os.fsdecode(image)}: {error.reason}") from error
@@ -229,7 +192,9 @@ class Predictor:
             raise error
         return prediction
 
-    def predict_many(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
+    def predict_many(
+        self, images: Iterable[ImageLike], top_k: int = 5, **levels: Unpack[LevelChoices]
+    ) -> list[Prediction]:
         """Return the answers for several images, each as for the image alone, within 1e-4.
 
         Parameters
@@ -240,6 +205,8 @@ class Predictor:
             be one image.
         top_k : int
             Number of classes in each ``top``, at least 1.
+        **levels
+            As for ``predict``.
 
         Returns
         -------
@@ -255,9 +222,11 @@ class Predictor:
         rendered = (
             (str(index), *self._render(image)) for index, image in enumerate(_several(images))
         )
-        return list(self._answer(rendered, top_k))
+        return list(self._answer(rendered, top_k, self.rules(**levels)))
 
-    def stream(self, source: Source, *, workers: int, top_k: int = 5) -> Iterator[Prediction]:
+    def stream(
+        self, source: Source, *, workers: int, top_k: int = 5, **levels: Unpack[LevelChoices]
+    ) -> Iterator[Prediction]:
         """Yield the answers for all images of a source, in its order, with bounded memory.
 
         Parameters
@@ -268,6 +237,8 @@ class Predictor:
             Threads that read and decode.
         top_k : int
             Number of classes in ``top``, at least 1.
+        **levels
+            As for ``predict``.
 
         Yields
         ------
@@ -286,7 +257,32 @@ class Predictor:
         named = (
             (source.entries[index].id, image, losses.pop(index, ())) for index, image in rendered
         )
-        yield from self._answer(named, top_k)
+        yield from self._answer(named, top_k, self.rules(**levels))
+
+    def rules(self, **levels: Unpack[LevelChoices]) -> Rules | None:
+        """Return the thresholds that are used; None if the bundle tells nothing of this.
+
+        Parameters
+        ----------
+        **levels
+            As for ``predict``.
+
+        Returns
+        -------
+        Rules or None
+            With ``notes``: what could not be had, and why.
+        """
+        if self.decisions is None:
+            if levels:
+                raise ConfigError(
+                    f"{next(iter(levels))} needs a bundle that keeps decisions, and this has none",
+                    hint="train again: bundles of this version keep them",
+                )
+            return None
+        asked = levels_with(self.decisions.levels, self.classes, levels)
+        if asked not in self._rules:
+            self._rules = {asked: self.decisions.rules(len(self.classes), asked)}  # the last alone
+        return self._rules[asked]
 
     def _render(self, image: ImageLike) -> tuple[torch.Tensor | ImageError, tuple[str, ...]]:
         try:
@@ -298,31 +294,61 @@ class Predictor:
         except ImageError as error:
             return error, ()
 
-    def _answer(self, rendered: Iterator[_Rendered], top_k: int) -> Iterator[Prediction]:
+    def _answer(
+        self, rendered: Iterator[_Rendered], top_k: int, rules: Rules | None
+    ) -> Iterator[Prediction]:
         while batch := list(itertools.islice(rendered, self._reader.compute.batch_size)):
             images = [image for _, image, _ in batch if isinstance(image, torch.Tensor)]
-            answers: Iterator[tuple[bool, NDArray[np.float32]]] = iter(())
-            if images:
-                features = read_features(self._reader, torch.stack(images))
-                probabilities = self.model.probabilities(features)
-                numbers = np.hstack([features, probabilities])
-                finite = [bool(np.isfinite(row).all()) for row in numbers]
-                answers = zip(finite, probabilities, strict=True)
+            answers = iter(self._predictions(torch.stack(images), top_k, rules) if images else ())
             for name, image, notes in batch:
                 if isinstance(image, ImageError):
                     yield Prediction(name, error=image)
                     continue
-                usable, p = next(answers)
-                if usable:
-                    yield dataclasses.replace(self._prediction(name, p, top_k), notes=notes)
-                else:  # a new error each time: a raised error keeps its traceback
+                found = next(answers)
+                if found is None:  # a new error each time: a raised error keeps its traceback
                     error = ImageError(NOT_FINITE.kind, NOT_FINITE.reason)
                     yield Prediction(name, error=error)
+                else:
+                    yield dataclasses.replace(found, id=name, notes=notes)
 
-    def _prediction(self, name: str, p: NDArray[np.float32], top_k: int) -> Prediction:
+    def _predictions(
+        self, images: torch.Tensor, top_k: int, rules: Rules | None
+    ) -> Iterator[Prediction | None]:
+        """Yield the answer for each image (N, 3, S, S), without its id; None if not finite."""
+        features, pooled = read_with_pooled(self._reader, images)
+        probabilities = self.model.probabilities(features)  # (N, K)
+        numbers = np.hstack([features, probabilities, pooled])
+        finite = np.array([bool(np.isfinite(row).all()) for row in numbers])  # (N,)
+        decided = None
+        if rules is not None:
+            usable = finite[:, None]
+            decided = rules.decide(np.where(usable, probabilities, 0), np.where(usable, pooled, 0))
+        for k, p in enumerate(probabilities):
+            if not finite[k]:
+                yield None
+                continue
+            found = self._prediction(p, top_k)
+            yield found if decided is None else self._decided(found, decided, k)
+
+    def _prediction(self, p: NDArray[np.float32], top_k: int) -> Prediction:
         best = np.argsort(-p, kind="stable")[: max(top_k, 1)]  # p: (K,)
         top = tuple((self.classes[k], float(p[k])) for k in best)
-        return Prediction(name, top[0][0], top[0][1], top, p)
+        return Prediction("", top[0][0], top[0][1], top, p, decision=top[0][0])
+
+    def _decided(self, found: Prediction, decided: Decided, k: int) -> Prediction:
+        """Return an answer with what was decided about image k."""
+        inside = np.flatnonzero(decided.sets[k])
+        inside = inside[np.argsort(-found.probabilities[inside], kind="stable")]
+        action = int(decided.actions[k])
+        others = {ABSTAINED: "abstain", IS_UNKNOWN: "unknown"}
+        return dataclasses.replace(
+            found,
+            typicality=None if decided.p_values is None else float(decided.p_values[k]),
+            unknown=None if decided.unknown is None else bool(decided.unknown[k]),
+            set=tuple(self.classes[each] for each in inside),
+            abstained=None if decided.abstained is None else bool(decided.abstained[k]),
+            decision=others[action] if action < 0 else self.classes[action],
+        )
 
 
 def _several(images: Any) -> Iterable[ImageLike]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from regraft.cli.streams import tell, write
 from regraft.core.csv_text import as_csv, warn_of_formulas
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+#: The id, labels with probabilities, what was decided, and the error.
+_Row: TypeAlias = "tuple[str, list[object], list[object], str]"
+
 #: Fields of tables that hold bytes.
 BYTES = {"bytes", "download", "limit"}
+#: Of a line of ``predict --json``; a reader of this version may ignore further fields.
+PREDICTION_VERSION = 1
+#: What is decided about an image, in columns and JSON alike.
+_DECIDED = ("typicality", "unknown", "set", "abstained", "decision")
 
 
 def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
@@ -29,20 +36,21 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
     returned, is then 1.
     """
     refused = 0
-    rows: list[tuple[str, list[object], str]] = []  # id, pairs, error
+    rows: list[_Row] = []
     for result in results:
         if result.error is not None:
             refused += 1
             tell(f"{_one_line(result.id)}: {_one_line(result.error)}")
             if csv is not None:
-                rows.append((result.id, [], _one_line(result.error)))
+                rows.append((result.id, [], [""] * len(_DECIDED), _one_line(result.error)))
             if json:
                 write(_json_line(result))
             continue
         if csv is None or json:
             write(_json_line(result) if json else _line(result))
         if csv is not None:
-            rows.append((result.id, [value for pair in result.top for value in pair], ""))
+            pairs = [value for pair in result.top for value in pair]
+            rows.append((result.id, pairs, _decided_cells(result), ""))
     if csv is not None:
         _write_table(csv, rows)
         counts = counted(len(rows) - refused) + (f", {refused:,} refused" if refused else "")
@@ -50,27 +58,45 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
     return 1 if refused else 0
 
 
-def _write_table(path: Path, rows: Sequence[tuple[str, list[object], str]]) -> None:
-    width = max([2, *(len(pairs) for _, pairs, _ in rows)])
+def _decided_cells(result: Any) -> list[object]:
+    """Return what was decided about an image as cells: empty where it was not."""
+    cells = []
+    for name in _DECIDED:
+        value = getattr(result, name)
+        if isinstance(value, tuple):
+            value = json_module.dumps(list(value), ensure_ascii=False)
+        elif isinstance(value, bool):
+            value = str(value).lower()
+        cells.append("" if value is None else value)
+    return cells
+
+
+def _write_table(path: Path, rows: Sequence[_Row]) -> None:
+    width = max([2, *(len(pairs) for _, pairs, _, _ in rows)])
     # Not "label": that is the true class in every other table.
     names = ("predicted", "probability")
     further = [f"{name}_{k}" for k in range(2, width // 2 + 1) for name in names]
-    table: list[list[object]] = [["id", *names, *further, "error"]]
-    table += [[name, *pairs, *[""] * (width - len(pairs)), error] for name, pairs, error in rows]
+    table: list[list[object]] = [["id", *names, *further, *_DECIDED, "error"]]
+    table += [
+        [name, *pairs, *[""] * (width - len(pairs)), *decided, error]
+        for name, pairs, decided, error in rows
+    ]
     write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
-    warn_of_formulas(str(path), (cell for name, pairs, _ in rows for cell in (name, *pairs)))
+    warn_of_formulas(str(path), (cell for name, pairs, _, _ in rows for cell in (name, *pairs)))
 
 
 def _line(result: Any) -> str:
     pairs = ", ".join(f"{_one_line(label)} {probability:.3f}" for label, probability in result.top)
-    return f"{_one_line(result.id)}: {pairs}"
+    return "; ".join([f"{_one_line(result.id)}: {pairs}", *map(_one_line, result.remarks())])
 
 
 def _json_line(result: Any) -> str:
     top = [{"label": label, "probability": probability} for label, probability in result.top]
     best = top[0] if top else {"label": None, "probability": None}
     error = None if result.error is None else str(result.error)
-    return _json({"id": result.id, **best, "top": top, "error": error})
+    decided = {name: getattr(result, name) for name in _DECIDED}
+    version = {"schema_version": PREDICTION_VERSION}
+    return _json({**version, "id": result.id, **best, "top": top, **decided, "error": error})
 
 
 def _json(value: Any, **options: Any) -> str:

@@ -21,8 +21,9 @@ from regraft.data.notes import report_refused
 from regraft.data.refused import record_refused
 from regraft.data.scan import scan
 from regraft.data.sources.options import NO_GROUPS
+from regraft.decision.levels import LEVELS
 from regraft.features.extractor import Extractor
-from regraft.runs.summary import describe_test, figures
+from regraft.runs.summary import describe_decisions, describe_test, figures
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
+    from regraft.decision.policy import Rules
     from regraft.features.extract import Features
 
 
@@ -57,13 +59,13 @@ def evaluate(
     reporter : Reporter
         Follows the work; silent by default.
     **settings
-        Fields of TrainConfig that say how images are read and computed.
+        Fields of TrainConfig that say how images are read, computed and decided about.
 
     Returns
     -------
     dict
-        As ``test`` in metrics.json, with ``data`` and what was left out. A notebook shows it as a
-        small table.
+        As ``test`` in metrics.json, with ``decisions``, ``data`` and what was left out. A notebook
+        shows it as a small table.
 
     Raises
     ------
@@ -75,6 +77,8 @@ def evaluate(
     """
     asked, folder = some_settings(settings, "evaluate"), Path(run)
     predictor = _load_predictor(folder, asked)
+    levels: Any = {name: settings[name] for name in LEVELS if name in settings}
+    rules = predictor.rules(**levels)
     config = asked if "max_pixels" in settings else _as_trained(asked, predictor)
     # Classes are matched by name: of folders inside class folders nothing has to be known.
     scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
@@ -83,10 +87,13 @@ def evaluate(
     with Extractor(predictor.model.backbone, predictor.compute, config, reporter) as extractor:
         features = extractor.read(dataset)
         readable, ledger = _without_refused(dataset, features, strict=config.strict)
-        measured = _measure(predictor, features, readable, config.seed)
+        measured = _measure(predictor, features, readable, rules, config.seed)
     missing = missing_classes(readable.labels(readable.test), predictor.classes)
     report_refused(ledger, reporter, "among the figures")
-    _report(reporter, [*missing, *measured["warnings"], *describe_test(measured)])
+    decisions = describe_decisions(measured.get("decisions"))
+    notes_of_rules = rules.notes if rules else ()
+    lines = [*missing, *notes_of_rules, *measured["warnings"], *describe_test(measured)]
+    _report(reporter, [*lines, *decisions])
     about = {
         "source": scanned.source.location,
         "notes": [*notes, *missing],
@@ -128,14 +135,27 @@ def _without_refused(
 
 
 def _measure(
-    predictor: Predictor, features: Features, dataset: Dataset, seed: int
+    predictor: Predictor,
+    features: Features,
+    dataset: Dataset,
+    rules: Rules | None,
+    seed: int,
 ) -> dict[str, Any]:
+    from regraft.decision.measure import measure_decisions
     from regraft.evaluation.metrics import measure_classification
+    from regraft.probe.decisions import decide
     from regraft.probe.score import calibrated_probabilities
 
     probabilities = calibrated_probabilities(predictor.model, features, dataset.test)
     truth = dataset.labels(dataset.test)
-    return measure_classification(probabilities, truth, predictor.classes, seed=seed)
+    measured = measure_classification(probabilities, truth, predictor.classes, seed=seed)
+    if rules is not None:
+        decided = decide(rules, probabilities, features, dataset.test)
+        most_probable = probabilities.argmax(1)
+        measured["decisions"] = measure_decisions(
+            decided, truth, predictor.classes, rules.levels, most_probable
+        )
+    return measured
 
 
 def _report(reporter: Reporter, lines: Sequence[str]) -> None:

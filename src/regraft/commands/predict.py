@@ -13,13 +13,15 @@ from regraft.core.background import in_background
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.data.sources.unlabelled import open_unlabelled
+from regraft.decision.levels import LEVELS
 from regraft.images.losses import losses_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from regraft.bundle.predictor import Prediction
+    from regraft.bundle.prediction import Prediction
+    from regraft.decision.levels import LevelChoices
 
 
 def predict(
@@ -43,7 +45,7 @@ def predict(
     reporter : Reporter
         Follows the work; silent by default.
     **settings
-        Fields of TrainConfig that say how images are read and computed.
+        Fields of TrainConfig that say how images are read, computed and decided about.
 
     Yields
     ------
@@ -60,8 +62,14 @@ def predict(
     )
     if "max_pixels" in settings:
         predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
+    levels: LevelChoices = {name: settings[name] for name in LEVELS if name in settings}  # type: ignore[assignment]
+    rules = predictor.rules(**levels)
+    for note in rules.notes if rules else ():
+        reporter.say(note)
     names: dict[str, list[str]] = defaultdict(list)
-    for prediction in predictor.stream(source, workers=n_threads(config.workers), top_k=topk):
+    for prediction in predictor.stream(
+        source, workers=n_threads(config.workers), top_k=topk, **levels
+    ):
         yield prediction
         for note in prediction.notes:
             names[note].append(prediction.id)

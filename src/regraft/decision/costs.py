@@ -29,7 +29,7 @@ _AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}[.,][0-9]{3}")
 MOST_COSTLY = 1_000  # classes of a table that a bundle keeps; it then has 8 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Costs:
     """What each answer costs, by the true class.
 
@@ -43,6 +43,9 @@ class Costs:
 
     table: NDArray[np.float64]
     extra: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return ", ".join([counted(len(self.table), "class", "classes"), *self.extra])
 
     def column(self, answer: str) -> int | None:
         """Return the column of "abstain" or "unknown"; None if the table has none."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def measure_decisions(
     decided: Decided,
     labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
     classes: Sequence[str],
     levels: Levels,
+    most_probable: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Return what was aimed at and what was measured, ready for JSON.
 
@@ -34,12 +34,12 @@ def measure_decisions(
         About N images.
     labels : array of shape (N,), int64
         True classes.
-    probabilities : array of shape (N, K), float32
-        As the model gives them.
     classes : sequence of str
         K names.
     levels : Levels
         What was aimed at.
+    most_probable : array of shape (N,), int64, optional
+        Most probable class of each image, to compare costs with.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def measure_decisions(
     if levels.min_precision is not None and decided.abstained is not None:
         measured["answers"] = _of_answers(decided, labels, levels.min_precision)
     if levels.costs is not None:
-        measured["costs"] = _of_costs(decided, labels, probabilities, levels.costs)
+        measured["costs"] = _of_costs(decided, labels, most_probable, levels.costs)
     return measured
 
 
@@ -117,15 +117,17 @@ def costs_of(decided: Decided, labels: NDArray[np.int64], costs: Costs) -> NDArr
 def _of_costs(
     decided: Decided,
     labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
+    most_probable: NDArray[np.int64] | None,
     costs: Costs,
 ) -> dict[str, Any]:
     paid = costs_of(decided, labels, costs)
-    plainly = costs.table[labels, probabilities.argmax(1)] if len(labels) else paid
     most = float(max(costs.table.max(), 1e-12))
     given = decided.actions >= 0
-    return {
+    measured = {
         "expected": mean_estimate(paid, most, "no image"),
-        "most_probable": mean_estimate(plainly, most, "no image"),
         "answered": share_estimate(int(given.sum()), len(labels), "no image"),
     }
+    if most_probable is not None:
+        always = costs.table[labels, most_probable]
+        measured["most_probable"] = mean_estimate(always, most, "no image")
+    return measured

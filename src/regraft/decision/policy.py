@@ -101,6 +101,8 @@ class Rules:
 
     Parameters
     ----------
+    levels : Levels
+        What was asked for.
     level : float, optional
         Images with a p-value of at most this are unknown; None if there is no such level.
     notes : tuple of str
@@ -113,6 +115,7 @@ class Rules:
     promise: Promise | None
     costs: Costs | None
     class_weights: NDArray[np.float64] | None
+    levels: Levels = field(default_factory=Levels)
     notes: tuple[str, ...] = ()
 
     def decide(
@@ -215,7 +218,16 @@ class Decisions:
             promise = fit_promise(self.answers, asked.min_precision)
             if promise.threshold is None:
                 notes += (f"no precision is promised, so nothing is answered: {promise.reason}",)
-        return Rules(self.typicality, level, sets, promise, asked.costs, self.class_weights, notes)
+        return Rules(
+            typicality=self.typicality,
+            level=level,
+            sets=sets,
+            promise=promise,
+            costs=asked.costs,
+            class_weights=self.class_weights,
+            levels=asked,
+            notes=notes,
+        )
 
     def _level(self, asked: float | None) -> tuple[float | None, tuple[str, ...]]:
         """Return the level at which images are unknown, or None and the reason."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from regraft.decision.answers import MOST_ANSWERS, Answers
-from regraft.decision.costs import read_costs
-from regraft.decision.policy import Decided, Decisions, Levels, Rules, check_levels
+from regraft.decision.levels import LEVELS, levels_with
+from regraft.decision.policy import Decided, Decisions, Levels, Rules
 from regraft.decision.typicality import (
     MOST_MEASURED,
     MOST_UNITS,
@@ -95,15 +95,7 @@ class Answered:
 
 def levels_of(config: TrainConfig, classes: Sequence[str]) -> Levels:
     """Return the levels of a configuration; read the table of costs for these classes."""
-    levels = Levels(
-        unknown=None if config.unknown_level == "auto" else float(config.unknown_level),
-        coverage=config.coverage,
-        coverage_by=config.coverage_by,
-        min_precision=config.min_precision,
-        costs=None if config.costs is None else read_costs(config.costs, classes),
-    )
-    check_levels(levels)
-    return levels
+    return levels_with(Levels(), classes, {name: getattr(config, name) for name in LEVELS})
 
 
 def _check_units(levels: Levels, dataset: Dataset, *, trained: bool) -> None:

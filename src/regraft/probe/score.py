@@ -212,7 +212,7 @@ def measure_scores(
     results: dict[str, Any] = {"protocol": scores.protocol, "test": test, "baselines": {}}
     if scores.decided is not None:
         results["decisions"] = measure_decisions(
-            scores.decided, truth, scores.probabilities, dataset.classes, levels
+            scores.decided, truth, dataset.classes, levels, scores.probabilities.argmax(1)
         )
     if scores.rounds:
         results["rounds"] = scores.rounds

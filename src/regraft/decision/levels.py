@@ -1,0 +1,110 @@
+"""Levels that a person gives when asking, instead of those of the training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from regraft.core.text import did_you_mean
+from regraft.decision.costs import LARGEST, Costs, read_costs
+from regraft.decision.policy import Levels, check_levels
+from regraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from regraft.decision.conformal import CoverageBy
+
+
+class LevelChoices(TypedDict, total=False):
+    """Levels by the names of the settings."""
+
+    unknown_level: float | str | None
+    coverage: float
+    coverage_by: CoverageBy
+    min_precision: float | None
+    costs: Path | str | ArrayLike | Costs | None
+
+
+#: Names of the settings that are levels.
+LEVELS = tuple(LevelChoices.__annotations__)
+
+
+def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, Any]) -> Levels:
+    """Return levels with some of them replaced.
+
+    A precision replaces costs, and costs a precision: each says when no answer is given.
+
+    Parameters
+    ----------
+    levels : Levels
+        Those to begin with.
+    classes : sequence of str
+        K names, the order of a table of costs.
+    choices : mapping
+        Some of ``LevelChoices``. ``unknown_level`` may be "auto". ``costs`` is a CSV file, or an
+        array of shape (K, K) with a row for each true class and a column for each answer.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown, a level is out of its range, or the table of costs is wrong.
+
+    Examples
+    --------
+    >>> levels_with(Levels(min_precision=0.9), ["a", "b"], {"coverage": 0.8, "costs": np.eye(2)})
+    Levels(unknown=None, coverage=0.8, coverage_by='all', min_precision=None, costs=2 classes)
+    """
+    for name in choices:
+        if name not in LEVELS:
+            hint = did_you_mean(name, LEVELS) or f"one of {', '.join(LEVELS)}"
+            raise ConfigError(f"unknown level {name}", hint=hint)
+    changes = dict(choices)
+    if "unknown_level" in changes:
+        changes["unknown"] = _share("unknown_level", changes.pop("unknown_level"), auto=True)
+    for name in ("coverage", "min_precision"):
+        if name in changes:
+            changes[name] = _share(name, changes[name])
+    if changes.get("costs") is not None:
+        changes["costs"] = as_costs(changes["costs"], classes)
+        changes.setdefault("min_precision", None)
+    elif changes.get("min_precision") is not None:
+        changes.setdefault("costs", None)
+    changed = dataclasses.replace(levels, **changes)
+    check_levels(changed)
+    return changed
+
+
+def as_costs(given: Any, classes: Sequence[str]) -> Costs:
+    """Return costs that were given as a CSV file, as an array or as they are."""
+    if isinstance(given, Costs):
+        return given
+    if isinstance(given, str | Path):
+        return read_costs(Path(given), classes)
+    try:
+        table = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"costs are neither a file nor a table of numbers: {error}") from error
+    k = len(classes)
+    if table.shape != (k, k):
+        raise ConfigError(
+            f"costs have the shape {table.shape}; they must be ({k}, {k})",
+            hint="a row for each true class, a column for each answer; a CSV file may have more",
+        )
+    if not ((table >= 0) & (table <= LARGEST)).all():  # NaN is neither
+        raise ConfigError(f"costs hold what is no number from 0 to {LARGEST:,.0f}")
+    return Costs(table)
+
+
+def _share(name: str, value: Any, *, auto: bool = False) -> float | None:
+    if value is None or (auto and value == "auto"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} is {value!r}; it must be a number") from None
