@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from regraft.decision.answers import Answers, plain
+from regraft.decision.answers import Answers, check_class_weights, plain
 from regraft.errors import InputError
 
 
@@ -106,7 +106,17 @@ def test_what_a_bundle_keeps_comes_back():
     assert answers.true.tolist() == [0.5, 0.25, 0.125]
     assert answers.confidence.tolist() == [0.5, 0.75, 0.875]
     assert answers.right.tolist() == [True, False, False]
-    assert (answers.labels.dtype, answers.right.dtype) == (np.int64, np.bool_)
+    kinds = [array.dtype.name for array in vars(answers).values()]
+    assert kinds == ["int64", "float32", "float32", "bool"]
+
+
+def test_the_ends_of_what_may_be_kept_are_kept():
+    tensors = kept()
+    tensors["true"][:2], tensors["confidence"][1:] = (0, 1), (0, 1)
+    tensors["labels"][:], tensors["right"][:] = (0, 1, 0), (0, 1, 0)
+    answers = Answers.from_tensors(tensors, 2)
+    assert answers.true.tolist() == [0, 1, 0.125]
+    assert answers.confidence.tolist() == [0.5, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["labels", "true", "confidence", "right"])
@@ -153,3 +163,39 @@ def test_what_is_no_probability_is_refused(name, value):
     tensors[name][2] = value
     with pytest.raises(InputError, match=r"^true or confidence hold what is no probability$"):
         Answers.from_tensors(tensors, 2)
+
+
+def test_of_more_answers_than_are_kept_some_are_drawn_without_looking_at_them():
+    n = 500
+    positions = np.arange(n)
+    answers = Answers(positions, rows(positions)[0] / n, rows(positions)[0] / n, positions % 2 == 0)
+    assert answers.at_most(n) is answers
+    drawn = answers.at_most(200)
+    chosen = drawn.labels
+    assert len({*chosen.tolist()}) == len(drawn) == 200
+    assert (np.diff(chosen) > 0).all()
+    assert drawn.true.tolist() == answers.true[chosen].tolist()
+    assert drawn.confidence.tolist() == answers.confidence[chosen].tolist()
+    assert drawn.right.tolist() == answers.right[chosen].tolist()
+    others = Answers(positions[::-1], answers.true[::-1], answers.confidence, ~answers.right)
+    assert others.at_most(200).labels.tolist() == positions[::-1][chosen].tolist()
+    # by chance: as many of each half, within four standard errors
+    assert abs((chosen < n / 2).sum() - 100) < 4 * (200 * 0.25 * 300 / 499) ** 0.5
+
+
+def test_class_weights_come_back():
+    for weights in ([0.0, 1.0, 2.5], [5e-324, 0.0, 1e308]):
+        assert check_class_weights(np.array(weights), 3).tolist() == weights
+
+
+@pytest.mark.parametrize("weights", [[1.0], [[1.0], [1.0]], 1.0, [1.0, 1.0, 1.0]])
+def test_class_weights_of_another_shape_or_type_are_refused(weights):
+    for damaged in (np.array(weights), np.ones(2, np.float32), np.ones(2, ">f8")):
+        with pytest.raises(InputError, match=r"^class_weights must be 2 numbers of float64$"):
+            check_class_weights(damaged, 2)
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [-1, 1], [math.nan, 1], [1, math.inf], [-5e-324, 1]])
+def test_what_are_no_class_weights_is_refused(weights):
+    with pytest.raises(InputError, match=r"^class_weights must be finite, at least 0, and not all"):
+        check_class_weights(np.array(weights, float), 2)

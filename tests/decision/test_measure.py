@@ -21,7 +21,7 @@ IMAGES = [
     (1, 1, "111", False),
     (1, ABSTAINED, "101", False),
     (1, IS_UNKNOWN, "010", True),
-    (1, 1, "010", False),
+    (1, 0, "010", False),
 ]
 
 
@@ -38,6 +38,11 @@ def decided(images=tuple(IMAGES), *, unknown=True, abstained=True):
     )
 
 
+def measured_of(decided, labels, classes, levels):
+    """The most probable class is rose in each image."""
+    return measure_decisions(decided, labels, classes, levels, np.ones(len(labels), np.int64))
+
+
 LABELS = np.array([label for label, *_ in IMAGES])
 
 
@@ -50,7 +55,7 @@ def share(hits, n):
 
 
 def test_sets_are_counted_over_all_and_in_each_class():
-    measured = measure_decisions(
+    measured = measured_of(
         decided(unknown=False), LABELS, CLASSES, Levels(coverage=0.9, coverage_by="class")
     )
     assert measured["n"] == 8
@@ -70,7 +75,7 @@ def test_sets_are_counted_over_all_and_in_each_class():
 
 def test_unknown_images_are_counted_over_all_and_in_each_class():
     for level in (0.02, None):
-        measured = measure_decisions(decided(), LABELS, CLASSES, Levels(unknown=level))
+        measured = measured_of(decided(), LABELS, CLASSES, Levels(unknown=level))
         assert measured["unknown"] == {
             "level": level or 0.01,
             "share": share(2, 8),
@@ -83,23 +88,23 @@ def test_unknown_images_are_counted_over_all_and_in_each_class():
 
 
 def test_of_a_promise_the_share_answered_and_the_share_of_these_that_is_right():
-    measured = measure_decisions(decided(), LABELS, CLASSES, Levels(min_precision=0.9))
+    measured = measured_of(decided(), LABELS, CLASSES, Levels(min_precision=0.9))
     assert measured["answers"] == {
         "aimed_at": 0.9,
         "answered": share(5, 8),
-        "precision": share(4, 5),
+        "precision": share(3, 5),
     }
     none = decided([(0, ABSTAINED, "100", False)] * 3)
-    measured = measure_decisions(none, np.zeros(3, int), CLASSES, Levels(min_precision=0.9))
+    measured = measured_of(none, np.zeros(3, int), CLASSES, Levels(min_precision=0.9))
     assert measured["answers"]["answered"] == share(0, 3)
     assert measured["answers"]["precision"] == {**share(0, 0), "reason": "nothing is answered"}
 
 
 def test_without_a_promise_or_costs_neither_is_measured():
-    measured = measure_decisions(decided(), LABELS, CLASSES, Levels())
+    measured = measured_of(decided(), LABELS, CLASSES, Levels())
     assert {*measured} == {"n", "sets", "unknown"}
     undecided = decided(abstained=False)
-    measured = measure_decisions(undecided, LABELS, CLASSES, Levels(min_precision=0.9))
+    measured = measured_of(undecided, LABELS, CLASSES, Levels(min_precision=0.9))
     assert "answers" not in measured
 
 
@@ -115,13 +120,16 @@ TABLE = np.array([[0.0, 1.0, 2.0], [4.0, 0.0, 8.0], [16.0, 32.0, 0.0]])
 )
 def test_each_decision_costs_what_the_table_says(extra, abstained, unknown):
     costs = Costs(np.column_stack([TABLE, *extra.values()]), tuple(extra))
-    paid = [0, 0, 1, unknown[0], 0, abstained, unknown[1], 0]
+    paid = [0, 0, 1, unknown[0], 0, abstained, unknown[1], 4]
     found = decided()
     assert costs_of(found, LABELS, costs).tolist() == paid
     assert found.actions.tolist() == [action for _, action, _, _ in IMAGES]
-    measured = measure_decisions(found, LABELS, CLASSES, Levels(costs=costs))["costs"]
+    measured = measured_of(found, LABELS, CLASSES, Levels(costs=costs))["costs"]
     assert measured["answered"] == share(5, 8)
     assert measured["expected"]["value"] == pytest.approx(sum(paid) / 8)
+    assert measured["most_probable"]["value"] == pytest.approx(4 / 8)  # four daisies
+    without = measure_decisions(found, LABELS, CLASSES, Levels(costs=costs))["costs"]
+    assert without == {name: measured[name] for name in ("expected", "answered")}
     assert 0 <= measured["expected"]["low"] < sum(paid) / 8 < measured["expected"]["high"] <= 32
 
 
@@ -139,16 +147,20 @@ def test_the_interval_of_a_cost_reaches_no_further_than_the_largest_cost():
     labels = random.integers(0, 2, 5)
     images = [(label, 1 - label, "111", False) for label in labels]
     costs = Costs(np.array([[0, 1.0, 9], [0.99, 0, 9], [9, 9, 0]]))
-    expected = measure_decisions(decided(images), labels, CLASSES, Levels(costs=costs))
+    expected = measured_of(decided(images), labels, CLASSES, Levels(costs=costs))
     assert expected["costs"]["expected"]["high"] <= 9
     free = Costs(np.zeros((3, 3)))
-    measured = measure_decisions(decided(images), labels, CLASSES, Levels(costs=free))
-    assert measured["costs"]["expected"] == {
-        "value": 0.0,
-        "low": None,
-        "high": None,
-        "reason": "it is the same for every image",
-    }
+    measured = measured_of(decided(images), labels, CLASSES, Levels(costs=free))
+    assert (
+        measured["costs"]["expected"]
+        == measured["costs"]["most_probable"]
+        == {
+            "value": 0.0,
+            "low": None,
+            "high": None,
+            "reason": "it is the same for every image",
+        }
+    )
 
 
 def test_intervals_of_sizes_and_costs_hold_the_mean_in_nearly_all_samples():
@@ -158,10 +170,10 @@ def test_intervals_of_sizes_and_costs_hold_the_mean_in_nearly_all_samples():
     for _ in range(150):
         picked = [IMAGES[k] for k in random.integers(0, 8, 60)]
         labels = np.array([label for label, *_ in picked])
-        measured = measure_decisions(decided(picked), labels, CLASSES, Levels(costs=costs))
+        measured = measured_of(decided(picked), labels, CLASSES, Levels(costs=costs))
         for name, mean, found in (
             ("size", 13 / 8, measured["sets"]["size"]),
-            ("expected", 2.5 / 8, measured["costs"]["expected"]),
+            ("expected", 6.5 / 8, measured["costs"]["expected"]),
         ):
             held[name] += found["low"] <= mean <= found["high"]
     assert 130 < held["size"] < 150
@@ -174,11 +186,11 @@ def test_no_images_are_no_error_and_all_is_ready_for_json():
     empty, nobody = decided([]), np.zeros(0, np.int64)
     for asked in (levels, with_costs):
         for found, labels in ((decided(), LABELS), (empty, nobody)):
-            text = json.dumps(measure_decisions(found, labels, CLASSES, asked), allow_nan=False)
+            text = json.dumps(measured_of(found, labels, CLASSES, asked), allow_nan=False)
             assert json.loads(text)["n"] == len(labels)
-    measured = measure_decisions(empty, nobody, CLASSES, with_costs)
+    measured = measured_of(empty, nobody, CLASSES, with_costs)
     assert measured["sets"]["coverage"] == measured["unknown"]["share"] == share(0, 0)
     assert measured["sets"]["size"] == measured["costs"]["expected"] == share(0, 0)
     assert measured["sets"]["with_one_class"] == measured["costs"]["answered"] == share(0, 0)
-    answers = measure_decisions(empty, nobody, CLASSES, levels)["answers"]
+    answers = measured_of(empty, nobody, CLASSES, levels)["answers"]
     assert answers["answered"] == share(0, 0)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 #: Most answers that are kept: the standard error of a share of 0.95 is then 0.0007.
 MOST_ANSWERS = 100_000
-#: Class weights that are not 0. Their inverses, times any probability, can be added up in float64.
-_LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-300, 1e300
 #: Arrays of a bundle and their types.
 _TYPES = {"labels": np.int32, "true": np.float32, "confidence": np.float32, "right": np.uint8}
 
@@ -129,8 +127,7 @@ def check_class_weights(weights: NDArray[np.generic], n_classes: int) -> NDArray
     if weights.dtype != np.float64 or weights.shape != (n_classes,):
         raise InputError(f"class_weights must be {n_classes:,} numbers of float64")
     result: NDArray[np.float64] = weights.astype(np.float64)
-    positive = result[result != 0]
-    if not ((positive >= _LEAST_WEIGHT) & (positive <= _LARGEST_WEIGHT)).all() or not len(positive):
+    if not (np.isfinite(result) & (result >= 0)).all() or not result.any():
         raise InputError("class_weights must be finite, at least 0, and not all 0")
     return result
 

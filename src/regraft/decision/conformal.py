@@ -100,8 +100,8 @@ def fit_sets(answers: Answers, n_classes: int, coverage: float, by: CoverageBy =
     if by == "all":
         return SetRule(thresholds)
     alone = 0
-    order = np.argsort(answers.labels, kind="stable")  # once, not a pass for each class
-    ends = np.cumsum(np.bincount(answers.labels, minlength=n_classes))
+    order = np.argsort(answers.labels)  # once, not a pass for each class
+    ends = np.cumsum(np.bincount(answers.labels))
     for k, true in enumerate(np.split(answers.true[order], ends[:-1])):
         own = threshold(true, coverage)
         if own is not None:

@@ -81,7 +81,7 @@ def fit_promise(answers: Answers, precision: float) -> Promise:
     if n_right < needed:
         there = "there is 1" if n_right == 1 else f"there are {n_right:,}"
         return Promise(precision, None, f"{precision:g} needs {needed:,} right answers, {there}")
-    order = np.argsort(-answers.confidence, kind="stable")
+    order = np.argsort(-answers.confidence)
     confidence, right = answers.confidence[order], np.cumsum(answers.right[order])
     first = min(math.ceil(_FIRST * needed), n)
     found: Promise | None = None
