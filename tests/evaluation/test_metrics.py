@@ -10,7 +10,12 @@ from regraft.errors import InputError
 from regraft.evaluation import metrics
 from regraft.evaluation.calibration import calibration_error
 from regraft.evaluation.intervals import of_difference, of_mean_share
-from regraft.evaluation.metrics import accuracy_gain, measure_classification
+from regraft.evaluation.metrics import (
+    accuracy_gain,
+    mean_estimate,
+    measure_classification,
+    share_estimate,
+)
 
 NAMES = tuple("abcdefgh")
 
@@ -314,6 +319,18 @@ def test_where_no_interval_is_honest_there_is_the_reason():
     }
     assert unmet["per_class"][2]["f1"]["value"] == 0
     assert unmet["per_class"][2]["f1"]["high"] == pytest.approx(0.719, abs=1e-3)  # not 0 (0 to 0)
+
+
+def test_a_share_or_a_mean_of_nothing_has_the_reason_that_its_caller_gives():
+    none = {"value": None, "low": None, "high": None}
+    assert share_estimate(0, 0) == mean_estimate(np.empty(0), 2) == {**none, "reason": ""}
+    assert share_estimate(0, 0, "nothing asked") == {**none, "reason": "nothing asked"}
+    assert mean_estimate(np.empty(0), 2, "no image") == {**none, "reason": "no image"}
+    assert mean_estimate(np.array([0.5]), 2) == {**none, "value": 0.5, "reason": "n = 1"}
+    equal = {**none, "value": 0.5, "reason": "it is the same for every image"}
+    assert mean_estimate(np.array([0.5, 0.5]), 2) == equal
+    mean = mean_estimate(np.array([0.5, 0.6]), 2)
+    assert (mean["value"], *ends(mean)) == pytest.approx((0.55, 0, 0.55 + 12.706 * 0.05), abs=1e-4)
 
 
 @pytest.mark.parametrize("n", [20, 500])

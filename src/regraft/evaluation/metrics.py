@@ -269,10 +269,7 @@ def mean_loss(values: NDArray[np.float64], most: float, hits: NDArray[np.bool_])
         return _without_interval(mean, f"n = {n}")
     if wrong < LEAST_WRONG:
         return _without_interval(mean, f"{counted(wrong, 'wrong answer')} of {n:,}")
-    ends = of_mean(values, most)
-    if ends is None:
-        return _without_interval(mean, "it is the same for every image")
-    return _estimate(mean, *ends)
+    return mean_estimate(values, most)
 
 
 def mean_estimate(values: NDArray[np.float64], most: float, reason: str = "") -> Estimate:
