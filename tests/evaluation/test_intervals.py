@@ -126,7 +126,7 @@ def macro_f1_by_definition(confusion):
     both = hits[present] / union
     too_low = 2 / (1 + both) ** 3 * both * (1 - both) / np.maximum(union - 1, 1)
     value = (2 * both / (1 + both)).mean()
-    ends = np.ravel(wilson(np.array([min(1, value + too_low.mean())]), np.array([size])))
+    ends = np.ravel(wilson(np.array([value + too_low.mean()]), np.array([size])))
     return min(ends[0], value), max(ends[1], value)
 
 
@@ -207,6 +207,13 @@ def test_the_interval_of_a_difference_is_the_score_interval(b, c, n):
         if abs(end) < 1:
             assert score(end) == pytest.approx(sign * Z, abs=1e-4)
     assert (-high, -low) == pytest.approx(of_difference(c, b, n))
+
+
+def test_a_difference_may_be_as_large_as_can_be():
+    """Three for the first of three: at most Wilson's share of all would be for the second."""
+    least = scipys(3, 3)[0]
+    assert of_difference(3, 0, 3) == pytest.approx((least - (1 - least), 1))
+    assert of_difference(0, 3, 3)[0] == -of_difference(3, 0, 3)[1] == -1  # and not nearly
 
 
 REPEATS = 120

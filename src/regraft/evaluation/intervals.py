@@ -231,9 +231,9 @@ def of_macro_f1(confusion: NDArray[np.int64]) -> tuple[float, float]:
     present = actual > 0
     union = np.maximum(actual + predicted - hits, 1)
     both = hits / union  # (K,), J of ``of_f1``; F1 is concave in it
-    unbiased = both * (1 - both) / np.where(union > 1, union - 1, 1)
+    unbiased = both * (1 - both) / np.maximum(union - 1, 1)
     value = (2 * both / (1 + both))[present].mean()
-    centre = min(1.0, value + (2 / (1 + both) ** 3 * unbiased)[present].mean())
+    centre = value + (2 / (1 + both) ** 3 * unbiased)[present].mean()  # at most 1
     smoothed, variance = _smoothed_macro_f1(confusion, hits, actual, predicted)
     size = smoothed * (1 - smoothed) / (variance * _lost_variance(actual[present]).mean())
     low, high = wilson(np.array([centre]), np.array([size]))
