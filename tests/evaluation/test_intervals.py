@@ -210,7 +210,7 @@ def test_the_interval_of_a_difference_is_the_score_interval(b, c, n):
 
 
 def test_a_difference_may_be_as_large_as_can_be():
-    """Three for the first of three: at most Wilson's share of all would be for the second."""
+    """Where the first alone is right on all three, it is at least w - (1 - w), for Wilson's w."""
     least = scipys(3, 3)[0]
     assert of_difference(3, 0, 3) == pytest.approx((least - (1 - least), 1))
     assert of_difference(0, 3, 3)[0] == -of_difference(3, 0, 3)[1] == -1  # and not nearly

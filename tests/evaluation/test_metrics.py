@@ -272,6 +272,11 @@ def test_what_cannot_be_measured_is_refused(p, y, words):
         measure_classification(p, np.array(y, dtype=np.int64), ("a", "b"))
 
 
+def test_one_class_leaves_nothing_to_measure():
+    with pytest.raises(InputError, match="there is 1 class; a classifier needs two"):
+        measure_classification(np.ones((3, 1)), np.zeros(3, dtype=np.int64), ("a",))
+
+
 def test_where_no_interval_is_honest_there_is_the_reason():
     p, y = np.full((40, 2), 0.2), np.repeat([0, 1], 20)
     p[np.arange(40), y] = 0.8

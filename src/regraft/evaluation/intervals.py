@@ -209,7 +209,7 @@ def of_f1(counts: ClassCounts) -> tuple[Floats, Floats]:
 
 
 def of_macro_f1(confusion: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the ends of an interval of macro F1, of a confusion matrix whose classes have images.
+    """Return the ends of an interval of macro F1, of the confusion matrix of two classes or more.
 
     Rows of the matrix are true classes; those without images are left out of the mean. The variance
     is that of the asymptotic interval of Takahashi et al., of a smoothed matrix. It gives the
@@ -255,7 +255,7 @@ def _smoothed_macro_f1(
     right = (hits.sum() + 0.5) / (actual.sum() + 1)
     to = (predicted + 0.5) / (predicted + 0.5).sum()
     scale = np.where(present, actual / (actual + _PRIOR), 0.0)  # a row keeps its sum
-    wrong = _PRIOR * (1 - right) * scale / (1 - to) if len(to) > 1 else np.zeros_like(to)
+    wrong = _PRIOR * (1 - right) * scale / (1 - to)
     rows, columns = np.nonzero(confusion)
     off = rows != columns
     rows, columns = rows[off], columns[off]
@@ -263,9 +263,9 @@ def _smoothed_macro_f1(
     hits = (hits + _PRIOR * right) * scale
     missed = actual - hits
     false = np.bincount(columns, counts, len(to)) + to * (wrong.sum() - wrong)
-    total = actual + hits + false
-    f1 = np.where(total > 0, 2 * hits / np.maximum(total, 1e-300), 0.0)
-    weight = np.where(present, 1 / np.maximum(total, 1e-300), 0.0) / present.sum()
+    total = np.maximum(actual + hits + false, 1)  # the maximum is for classes without images
+    f1 = 2 * hits / total
+    weight = present / total / present.sum()
     loss = weight * f1  # what one wrong image takes from the mean, by its two classes
     variance = (hits * (2 * weight * (1 - f1)) ** 2).sum() + ((missed + false) * loss**2).sum()
     variance += 2 * (counts * loss[rows] * loss[columns]).sum()

@@ -43,7 +43,7 @@ from regraft.evaluation.intervals import (
     of_mean_share,
     wilson,
 )
-from regraft.task import check_labels
+from regraft.task import check_labels, check_n_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +153,7 @@ def _check(probabilities: NDArray[np.floating], labels: NDArray[np.int64], n_cla
             f"probabilities of shape {probabilities.shape} do not fit "
             f"{len(labels)} labels and {n_classes} classes"
         )
+    check_n_classes(n_classes)
     check_labels(labels, n_classes)
 
 
