@@ -28,10 +28,18 @@ def scipys(successes, n):
 def test_wilson_and_the_mean_of_one_share_are_scipys(n):
     successes = np.unique(np.linspace(0, n, 9).astype(int))
     low, high = wilson(successes / n, np.full(len(successes), float(n)))
-    assert (low[0], high[-1]) == (0, 1)  # and not nearly
     for k, *ends in zip(successes, low, high, strict=True):
         assert ends == pytest.approx(scipys(k, n), abs=1e-12)
         assert of_mean_share(np.array([k]), np.array([n])) == pytest.approx(ends, abs=1e-9)
+
+
+def test_no_success_and_no_failure_have_an_exact_end():
+    trials = np.arange(1, 200)
+    assert not wilson(np.zeros(199), trials.astype(float))[0].any()
+    assert (wilson(np.ones(199), trials.astype(float))[1] == 1).all()
+    for n in (trials[:1], trials[:2], trials[40:], np.array([1, 100_000])):
+        assert of_mean_share(0 * n, n)[0] == 0
+        assert of_mean_share(n, n)[1] == 1
 
 
 def test_a_mean_of_equal_shares_is_nearly_one_share_of_all():

@@ -94,7 +94,7 @@ def _last_inside(outside: Callable[[float], bool], start: float, end: float) -> 
     for _ in range(_HALVINGS):
         middle = (inside + out) / 2
         inside, out = (inside, middle) if outside(middle) else (middle, out)
-    return end if out == 1.0 else start + inside * (end - start)
+    return start + inside * (end - start)
 
 
 def of_mean(values: Floats, most: float) -> tuple[float, float] | None:
@@ -158,13 +158,14 @@ def of_mean_share(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> tu
         variance = float((larger * shares * (1 - shares) / n).sum()) / len(n) ** 2
         return mean, sign * (mean - value) - _Z * math.sqrt(variance)
 
-    low = 0.0 if value == 0 else _first_outside(lambda t: at(t, -1))
-    high = 1.0 if value == 1 else _first_outside(lambda t: at(t, 1))
-    return low, high
+    return _first_outside(lambda t: at(t, -1)), _first_outside(lambda t: at(t, 1))
 
 
 def _first_outside(at: Callable[[float], tuple[float, float]]) -> float:
-    """Return the mean where the distance is 0, by the Illinois variant of false position."""
+    """Return the mean where the distance is 0, by the Illinois variant of false position.
+
+    If none is outside, it is the farthest: exactly 0 or 1.
+    """
     inside, out = 0.0, 1.0
     below, above = at(inside)[1], at(out)[1]
     while above < 0 and out < _FARTHEST:
