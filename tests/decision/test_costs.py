@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from regraft.decision.costs import Costs, read_costs
-from regraft.errors import ConfigError
+from regraft.errors import ConfigError, InputError
 
 CLASSES = ("daisy", "rose", "tulip")
 TABLE = "true,daisy,rose,tulip\ndaisy,0,1,2\nrose,3,0,4.5\ntulip,5,6,0\n"
@@ -319,3 +319,35 @@ def test_a_table_for_more_classes_than_a_bundle_can_keep_is_refused(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_costs(tmp_path / "costs.csv", [f"{k:04}" for k in range(1001)])
     assert str(caught.value) == "costs: a table has at most 1,000 classes, there are 1,001"
+    path = tmp_path / "costs.csv"
+    names = [f"{k}" for k in range(1000)]
+    path.write_text("\n".join([",".join(["", *names]), *names]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"the cost of answering 0 for 0 is missing"):
+        read_costs(path, names)
+
+
+def test_costs_are_told_in_a_few_words():
+    assert repr(Costs(np.zeros((1, 1)))) == "1 class"
+    assert repr(Costs(np.zeros((2, 4)), ("abstain", "unknown"))) == "2 classes, abstain, unknown"
+
+
+@pytest.mark.parametrize("extra", [(), ("abstain",), ("unknown", "abstain")])
+def test_a_table_that_a_bundle_kept_comes_back(extra):
+    table = np.linspace(0, 1e9, 2 * (2 + len(extra))).reshape(2, -1)
+    costs = Costs.from_tensor(table, list(extra), 2)
+    assert costs.table.tolist() == table.tolist()
+    assert costs.extra == extra
+
+
+def test_a_damaged_table_of_a_bundle_is_refused():
+    good = np.ones((2, 3))
+    shape = "costs must be a table of float64 of the shape (2, 3)"
+    ends = "costs must be from 0 to 1,000,000,000"
+    others = [None, good.astype(np.float32), good.astype(">f8"), good[:, :2], np.ones((3, 3))]
+    damaged = [(table, shape) for table in [*others, np.ones(6)]]
+    for value in (-1e-300, 1.1e9, np.nan, np.inf):
+        damaged += [(np.where(np.eye(2, 3), value, good), ends)]
+    for table, message in damaged:
+        with pytest.raises(InputError) as refused:
+            Costs.from_tensor(table, ("abstain",), 2)
+        assert str(refused.value) == message

@@ -318,3 +318,21 @@ def test_decisions_of_several_models_are_joined_in_the_order_of_the_images():
     joined = Decided.joined(parts, np.arange(6))
     assert joined.unknown is joined.abstained is None
     assert joined.p_values.tolist() == [1, 1, 0.01] * 2
+
+
+def test_all_arrays_that_decide_are_kept():
+    weights = np.array([1.0, 2.0, 3.0])
+    whole = decisions_of(class_weights=weights, levels=Levels(costs=ABSTAINING))
+    tensors = whole.tensors()
+    answers = ["labels", "true", "confidence", "right"]
+    assert [*tensors] == [*answers, "rows", "scores", "class_weights", "costs"]
+    assert tensors["class_weights"] is weights
+    assert tensors["costs"] is ABSTAINING.table
+    assert tensors["scores"] is whole.typicality.scores
+    assert [*decisions_of(None).tensors()] == answers
+
+
+def test_rules_know_what_was_asked_for():
+    asked = Levels(coverage=0.75)
+    assert decisions_of().rules(3, asked).levels is asked
+    assert decisions_of(levels=asked).rules(3).levels is asked

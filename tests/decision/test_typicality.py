@@ -410,3 +410,40 @@ def test_damaged_mahalanobis_arrays_are_refused(changed, message):
     with pytest.raises(InputError) as refused:
         Mahalanobis.from_tensors(tensors)
     assert str(refused.value) == message
+
+
+def test_what_a_bundle_keeps_of_typicality_comes_back():
+    new = features(27, 6)
+    for fit in (fit_neighbours, fit_mahalanobis):
+        typicality = fit(features(28, 30))
+        tensors = typicality.tensors()
+        again = Typicality.from_tensors(typicality.scorer.kind, tensors)
+        np.testing.assert_array_equal(again.p_values(new), typicality.p_values(new))
+        kept = sum(array.nbytes for name, array in tensors.items() if name != "scores")
+        assert kept <= type(typicality.scorer).most_bytes(7)
+    assert Mahalanobis.most_bytes(7) == kept
+    assert Neighbours.most_bytes(7) == np.zeros((MOST_UNITS, 7), np.int8).nbytes
+
+
+def test_damaged_scores_are_refused():
+    def refusal(scores):
+        tensors = {"rows": np.ones((2, 3), np.int8)} | (
+            {} if scores is None else {"scores": scores}
+        )
+        with pytest.raises(InputError) as refused:
+            Typicality.from_tensors("neighbours", tensors)
+        return str(refused.value)
+
+    good = np.array([0, 0.25, 0.25, 1], np.float32)
+    for scores in (None, good.astype(np.float64), good[:, None], good[0].reshape(())):
+        assert refusal(scores) == "scores must be float32 in one row"
+    unsorted, nan, infinite = (
+        np.array([0, value, 1], np.float32) for value in (2, math.nan, -math.inf)
+    )
+    for scores in (unsorted, nan, infinite, np.zeros(8_193, np.float32)):
+        assert refusal(scores) == "scores must be finite, ascending and at most 8,192"
+    for scores in (good, good[:0], good[:1], np.zeros(8_192, np.float32)):
+        kept = Typicality.from_tensors(
+            "neighbours", {"rows": np.ones((2, 3), np.int8), "scores": scores}
+        )
+        assert kept.scores.tolist() == scores.tolist()

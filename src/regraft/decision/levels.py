@@ -33,6 +33,8 @@ class LevelChoices(TypedDict, total=False):
 
 #: Names of the settings that are levels.
 LEVELS = tuple(LevelChoices.__annotations__)
+#: What may be given in place of a share.
+_NO_LEVEL = {"unknown_level": (None, "auto"), "coverage": (), "min_precision": (None,)}
 
 
 def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, Any]) -> Levels:
@@ -65,11 +67,10 @@ def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, An
             hint = did_you_mean(name, LEVELS) or f"one of {', '.join(LEVELS)}"
             raise ConfigError(f"unknown level {name}", hint=hint)
     changes = dict(choices)
+    for name in changes.keys() & _NO_LEVEL.keys():
+        changes[name] = _share(name, changes[name])
     if "unknown_level" in changes:
-        changes["unknown"] = _share("unknown_level", changes.pop("unknown_level"), auto=True)
-    for name in ("coverage", "min_precision"):
-        if name in changes:
-            changes[name] = _share(name, changes[name])
+        changes["unknown"] = changes.pop("unknown_level")
     if changes.get("costs") is not None:
         changes["costs"] = as_costs(changes["costs"], classes)
         changes.setdefault("min_precision", None)
@@ -88,7 +89,7 @@ def as_costs(given: Any, classes: Sequence[str]) -> Costs:
         return read_costs(Path(given), classes)
     try:
         table = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"costs are neither a file nor a table of numbers: {error}") from error
     k = len(classes)
     if table.shape != (k, k):
@@ -101,10 +102,10 @@ def as_costs(given: Any, classes: Sequence[str]) -> Costs:
     return Costs(table)
 
 
-def _share(name: str, value: Any, *, auto: bool = False) -> float | None:
-    if value is None or (auto and value == "auto"):
+def _share(name: str, value: Any) -> float | None:
+    if value in _NO_LEVEL[name]:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{name} is {value!r}; it must be a number") from None
