@@ -52,7 +52,8 @@ FILES = {
     *("confusion.png", "curves.png", "predictions.png", "mistakes.png", "bundle"),
 }
 SMALL = {"image_size": "64", "batch_size": 8, "test_fraction": 0.3}
-QUICK = SMALL | {"taps": "last"}  # for tests of other things than the fit
+# For tests of other things than the digits: a small network, whose weights do not matter there.
+QUICK = SMALL | {"taps": "last", "model": "minivgg", "weights": "none", "image_size": "32"}
 
 
 @pytest.fixture(scope="module")

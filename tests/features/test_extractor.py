@@ -33,7 +33,10 @@ from tiny_bundles import edit_manifest, tiny_model, write_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
 
-QUICK = {"image_size": "64", "batch_size": 8, "test_fraction": 0.3, "taps": "last"}
+QUICK = {
+    "image_size": "32", "batch_size": 8, "test_fraction": 0.3, "taps": "last",
+    "model": "minivgg", "weights": "none",
+}  # fmt: skip
 
 
 def with_views(preprocess, views, augment):

@@ -23,7 +23,8 @@ from regraft.splits.rounds import test_folds as folds_to_test
 from regraft.splits.split import all_for_training
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
-SMALL = {"image_size": "64", "batch_size": 8}
+REAL = {"image_size": "64", "batch_size": 8}
+SMALL = {"image_size": "32", "batch_size": 8, "model": "minivgg", "weights": "none"}
 
 
 def test_every_image_is_tested_once_and_never_by_a_model_that_saw_it_or_its_copy(tmp_path):
@@ -188,7 +189,7 @@ def test_a_near_copy_that_was_learnt_from_in_a_round_is_reported(tmp_path):
             large = image.resize((128, 128))
         large.save(path)
         large.resize((80, 80)).save(path.with_name(f"copy of {path.name}"))
-    run = train(data, TrainConfig(folds=4, out=tmp_path / "run", **SMALL))
+    run = train(data, TrainConfig(folds=4, out=tmp_path / "run", **REAL))
     (line,) = [note for note in run.metrics["data"]["notes"] if "nearly the same" in note]
     n_near = int(line.split()[0])
     assert 10 < n_near <= 48
@@ -201,5 +202,5 @@ def test_a_near_copy_that_was_learnt_from_in_a_round_is_reported(tmp_path):
 @pytest.mark.parametrize("settings", [{"head": "mean", "taps": "all"}, {"taps": "last"}])
 def test_no_round_calls_another_model_the_last_stage(photographs, tmp_path, settings):
     """Where none was fitted beside, the model of all stages stood there under that name."""
-    config = TrainConfig(folds=2, out=tmp_path / "run", **settings, **SMALL)
+    config = TrainConfig(folds=2, out=tmp_path / "run", **settings, **REAL)
     assert set(train(photographs, config).metrics["baselines"]) == {"majority", "knn"}
