@@ -115,7 +115,7 @@ def full_conformal(rows):
     return sum(score >= scores[-1] for score in scores) / len(rows)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     st.integers(1, 11).flatmap(
         lambda n: st.lists(
