@@ -85,7 +85,7 @@ class Path:
 
 @pytest.mark.parametrize(
     ("seed", "k", "separation"),
-    [(0, 3, 1), (1, 3, 1), (2, 3, 2), (3, 3, 0), (4, 4, 0.3), (0, 20, 1)],
+    [(0, 3, 1), (1, 3, 1), (2, 3, 2), (24, 3, 0), (26, 3, 0), (4, 4, 0.3), (0, 20, 1)],
 )
 def test_the_path_ends_where_the_loss_has_clearly_risen_on_both_sides(seed, k, separation):
     n = 60 if k < 20 else 120
@@ -111,6 +111,10 @@ def test_the_path_ends_where_the_loss_has_clearly_risen_on_both_sides(seed, k, s
         assert row["accuracy"] == pytest.approx(right.mean(), abs=2.5 / len(losses))
         assert row["chosen"] == (row["penalty"] == fitted.record["penalty"])
     assert fitted.record["penalty"] == pytest.approx(path.best(), rel=1e-6)
+    with torch.inference_mode():
+        p = fitted.head(torch.from_numpy(x)).softmax(1).numpy()
+    theirs = fit_of_theirs(z, y, weights, fitted.record["penalty"])
+    assert p == pytest.approx(theirs.predict_proba(z), abs=5e-3)
     seconds = [row["seconds"] for row in fitted.history]
     assert 0 <= min(seconds) <= sum(seconds) <= elapsed + 0.0005 * len(seconds)
 
@@ -141,6 +145,15 @@ def test_where_nothing_can_be_scored_the_penalty_is_the_usual_one(k, n):
         with torch.inference_mode():
             p = fitted.head(torch.from_numpy(x)).softmax(1).numpy()
         assert p == pytest.approx(theirs.predict_proba(z), abs=0.01)
+
+
+def test_of_penalties_that_are_equally_good_the_first_is_kept():
+    """Constant features: any penalty gives weights of zero."""
+    _, y, folds, _ = overlapping(60)
+    fitted = fit_head(np.ones((60, 2), np.float32), y, folds=folds, n_classes=3)
+    assert fitted.record["penalty"] == pytest.approx(10 / 60)
+    assert not fitted.head.weight.any()
+    assert {row["log_loss"] for row in fitted.history} == {fitted.history[0]["log_loss"]}
 
 
 def near_fit(x, y, folds, **given):

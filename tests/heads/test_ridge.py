@@ -120,7 +120,7 @@ def test_penalties_fall_by_half_decades_until_the_loss_has_risen_by_half(d, sign
     assert len(losses) == 17 or too_high  # the weakest is 1e-7 of the largest eigenvalue
     # Time is counted once: of the first penalty from the start of the call on.
     seconds = [row["seconds"] for row in fitted.history]
-    assert [float(f"{one:.3f}") for one in seconds] == seconds
+    assert [f"{one!r}" for one in seconds] == [f"{float(f'{one:.3f}')!r}" for one in seconds]
     assert 0 <= min(seconds) <= sum(seconds) <= elapsed + 0.0005 * len(seconds)
 
 
