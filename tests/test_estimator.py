@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from conftest import CLASSES, texture
 from regraft import Classifier, Predictor, TrainConfig
 from regraft.errors import BundleError, EstimatorError, RunError, SmallSampleWarning
+from tiny_bundles import some_decisions
 
 SMALL = {
     "model": "timm/test_resnet", "weights": "none", "image_size": 32, "taps": "last",
@@ -218,6 +219,18 @@ def test_copies_answer_the_same(images, fitted):
     assert not hasattr(clone(fitted), "predictor_")
 
 
+def test_decisions_travel_with_copies_and_with_saved_classifiers(fitted, tmp_path):
+    classifier = pickle.loads(pickle.dumps(fitted))
+    width = classifier.predictor_.model.backbone.n_features
+    decisions = classifier.predictor_.decisions = some_decisions(width=width)
+    classifier.save(tmp_path / "saved")
+    for again in (pickle.loads(pickle.dumps(classifier)), Classifier.load(tmp_path / "saved")):
+        kept = again.predictor_.decisions.tensors()
+        assert kept.keys() == decisions.tensors().keys()
+        assert np.array_equal(kept["rows"], decisions.typicality.scorer.rows)
+        assert np.array_equal(kept["confidence"], decisions.answers.confidence)
+
+
 def test_tools_of_scikit_learn_work(images):
     scores = cross_val_score(Classifier(**SMALL), *images, cv=2)
     assert scores.shape == (2,)
@@ -313,6 +326,17 @@ def test_pickles_of_earlier_versions_find_their_class():
     """They name the module ``regraft.classifier``, where the class was."""
     earlier = importlib.import_module("regraft.classifier")
     assert earlier.Classifier is Classifier
+
+
+@pytest.mark.parametrize("module", ["regraft.bundle.format", "regraft.model"])
+def test_pickles_with_the_statistics_of_earlier_versions_are_read(fitted, module):
+    """They hold mean and covariance of the training features, which are dropped."""
+    statistics = pickle.loads(f"c{module}\nStatistics\n)\x81}}X\1\0\0\0nK\3sb.".encode("latin-1"))
+    assert vars(statistics) == {"n": 3}
+    again = Classifier()
+    again.__setstate__(fitted.__getstate__() | {"_statistics": statistics})
+    assert again.classes_.tolist() == fitted.classes_.tolist()
+    assert "_statistics" not in again.__getstate__()
 
 
 def test_a_class_whose_images_all_have_weight_0_is_left_out_with_a_warning(images):

@@ -9,14 +9,18 @@ from torch import nn
 
 from regraft.backbones.registry import load_backbone
 from regraft.errors import ConfigError
+from regraft.features.compute import Compute
 from regraft.features.taps import (
     POOLED,
     Block,
+    TapReader,
     attach_hooks,
     block_widths,
     pool,
     pool_each,
     pool_to,
+    read_features,
+    read_with_pooled,
     round_rows,
     row_blocks,
     select_blocks,
@@ -113,3 +117,16 @@ def test_grids_pooled_one_by_one_have_the_values_of_one_reading():
     x = torch.randn(5, 24, 14, 14, generator=torch.Generator().manual_seed(0))
     for alone, together in zip(pool_each(x, (1, 2, 4)), pool_to(x, (1, 2, 4)), strict=True):
         assert alone.equal(together)
+
+
+@pytest.mark.parametrize("taps", ["last", "blocks.3@2", "blocks.3@2,pooled"])
+@pytest.mark.parametrize("views", [(), (3,)])
+def test_pooled_features_are_read_beside_the_blocks_of_a_reader(embedded, taps, views):
+    """Whether the reader has them or not, and the blocks stay as they are."""
+    images = torch.randint(0, 256, (2, *views, 3, 64, 64), dtype=torch.uint8)
+    compute = Compute("cpu", "float32", 2)
+    reader = TapReader(embedded, select_blocks(embedded, taps), compute)
+    features, pooled = read_with_pooled(reader, images)
+    np.testing.assert_array_equal(features, read_features(reader, images))
+    expected = read_features(TapReader(embedded, (Block(POOLED),), compute), images)
+    np.testing.assert_array_equal(pooled, expected)
