@@ -10,22 +10,32 @@ from listed_samples import samples_of
 from regraft.errors import DataError
 from regraft.splits.clusters import Clusters
 from regraft.splits.draw import draw
-from regraft.splits.known_parts import LEFT_OUT, TEST, TRAIN, UNKNOWN, VAL, as_given, from_file
+from regraft.splits.known_parts import (
+    LEFT_OUT,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    VAL,
+    as_given,
+    from_file,
+    has_parts,
+)
 
 CODES = {"train": TRAIN, "val": VAL, "test": TEST}
 WORDS = {code: part for part, code in CODES.items()}
 
 
-def random_rows(chance, n=12):
+def random_rows(chance):
     """Return images, of which many share a group or their bytes with others."""
+    n, n_groups, n_contents = chance.randint(2, 20), chance.randint(1, 7), chance.randint(5, 40)
     return [
         {
             "label": chance.choice("aab"),
             "id": f"{k}",
-            "content": f"c{chance.randint(0, n)}",
-            "group": chance.choice([None, None, f"g{chance.randint(0, n // 2)}"]),
+            "content": f"c{chance.randint(0, n_contents)}",
+            "group": chance.choice([None, *(f"g{chance.randint(1, n_groups)}" for _ in "12")]),
         }
-        for k in range(chance.randint(2, n))
+        for k in range(n)
     ]
 
 
@@ -191,6 +201,22 @@ def test_images_are_where_the_file_has_them_or_what_is_next_to_them(tmp_path, se
 # --- parts of the data ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((None, None), False),
+        (("train", "train"), False),  # as if without parts: nothing is held out
+        (("train", None), True),
+        (("train", "val"), True),
+        (("test",), True),
+        ((None, "test"), True),
+    ],
+)
+def test_data_have_parts_unless_none_or_all_are_for_training(parts, expected):
+    samples = samples_of([{"label": "a", "part": part} for part in parts])
+    assert has_parts(samples) is expected
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_images_without_a_part_are_where_their_group_or_their_copies_are(seed):
     chance = random.Random(seed)
@@ -204,7 +230,8 @@ def test_images_without_a_part_are_where_their_group_or_their_copies_are(seed):
     clusters = Clusters.of(samples)
     parts = {row["part"] for row in rows}
     if not parts & {None, "train"}:
-        with pytest.raises(DataError, match="photos has no training images, only "):
+        others = " and ".join(part for part in ("val", "test") if part in parts)
+        with pytest.raises(DataError, match=f"photos has no training images, only {others} ones"):
             as_given(samples, clusters, 0.5, seed)
         return
     known = [CODES[row["part"]] if row["part"] else UNKNOWN for row in rows]
