@@ -72,3 +72,8 @@ def test_the_numbers_are_the_same_for_ever():
     """Another value here would move the images of every run that has no split.csv."""
     clusters = Clusters(np.arange(2), [b"group p1", b"image " + bytes(range(32))])
     assert clusters.numbers("test 0").tolist() == [0.7311117815400872, 0.09442563770634538]
+
+
+def test_no_images_are_no_clusters():
+    found = clusters_of(samples_of([]))
+    assert (found.tolist(), found.dtype) == ([], np.int64)  # an index, as any other
