@@ -249,9 +249,20 @@ class Decisions:
         if asked is not None:
             raise ConfigError(
                 f"unknown_level is {asked:g}: {reason}",
-                hint=f"{math.ceil(1000 / (n + 1)) / 1000:g} or more can be had" if n else None,
+                hint=bearable_level(n),
             )
         return None, (f"no image is called unknown: {reason}",)
+
+
+def bearable_level(n_units: int) -> str | None:
+    """Return a hint with a level that so many units can bear; None if there is none.
+
+    Examples
+    --------
+    >>> bearable_level(80)
+    '0.013 or more can be had'
+    """
+    return f"{math.ceil(1000 / (n_units + 1)) / 1000:g} or more can be had" if n_units else None
 
 
 def check_levels(levels: Levels) -> None:

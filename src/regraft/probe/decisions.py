@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from regraft.core.keyed_random import key_of
 from regraft.decision.answers import MOST_ANSWERS, Answers
 from regraft.decision.levels import LEVELS, levels_with
-from regraft.decision.policy import Decided, Decisions, Levels, Rules
+from regraft.decision.policy import Decided, Decisions, Levels, Rules, bearable_level
 from regraft.decision.typicality import (
     MOST_MEASURED,
     MOST_UNITS,
@@ -112,7 +113,7 @@ def _check_units(levels: Levels, dataset: Dataset, *, trained: bool) -> None:
         raise ConfigError(
             f"unknown_level is {levels.unknown:g}: that needs {needed:,} images of the {part} that "
             f"do not depend on each other, there are {n:,}",
-            hint=f"{1 / (n + 1):.2g} can be had" if n else "",
+            hint=bearable_level(n),
         )
 
 
@@ -174,12 +175,15 @@ def decide(
 def one_of_each(
     indices: NDArray[np.int64], units: NDArray[np.int64], samples: Samples
 ) -> NDArray[np.int64]:
-    """Return one sample of each unit among some samples, in the order of their hashes.
+    """Return one sample of each unit among some samples: a random one, in random order.
 
-    That is a random order, and a random one of each unit.
+    It is the one with the smallest hash. In the order of these hashes, units of many samples would
+    come first, and a bank of the first rows would know them best: another hash gives the order.
     """
     ordered = sorted_by_hash(indices, samples)
-    return ordered[np.sort(np.unique(units[ordered], return_index=True)[1])]
+    chosen = ordered[np.unique(units[ordered], return_index=True)[1]].tolist()
+    chosen.sort(key=lambda index: key_of("order of units", samples.hashes[index]))
+    return np.asarray(chosen, dtype=np.int64)
 
 
 def _typicality(
