@@ -1,8 +1,8 @@
 """One sample of each unit, in an order that does not know how many samples a unit has."""
 
 import numpy as np
-from listed_samples import images, samples_of
 
+from listed_samples import images, samples_of
 from regraft.probe.decisions import one_of_each
 
 
