@@ -55,6 +55,7 @@ WRITTEN = {
     "quoted": edited(("rose,3", '"rose","3"')),
     "no name for the classes": edited(("true", "")),
     "semicolons": TABLE.replace(",", ";"),
+    "blank rows and semicolons": "\r\n\n" + TABLE.replace(",", ";"),
     "semicolons and decimal commas": TABLE.replace(",", ";").replace("4.5", "4,5"),
     "tabs": TABLE.replace(",", "\t"),
     "tabs, and no name for the classes": edited(("true", "")).replace(",", "\t"),
@@ -203,6 +204,10 @@ NAMES = {
     "no names of answers": (
         "daisy,0,1,2\nrose,3,0,4\ntulip,5,6,0\n",
         ("costs: costs.csv has a column for '0', which is no class", FORM),
+    ),
+    "names of other classes": (
+        "true,x,y,z\ndaisy,0,1,2\nrose,3,0,4\ntulip,5,6,0\n",
+        ("costs: costs.csv has a column for 'x', which is no class", FORM),
     ),
     "nothing": ("", ("costs: costs.csv has no rows", FORM)),
     "only blanks": (" \n,,\n\n", ("costs: costs.csv has no rows", FORM)),

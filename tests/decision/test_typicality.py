@@ -330,6 +330,13 @@ def test_new_images_are_like_and_others_unlike_with_either_scorer(fit):
     assert SCORERS[typicality.scorer.kind] is type(typicality.scorer)
 
 
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+def test_scores_are_counted_in_float64_and_kept_in_float32(fit):
+    typicality = fit(features(29, 9))
+    assert typicality.scorer.score(features(30, 3)).dtype == np.float64
+    assert typicality.scores.dtype == np.float32
+
+
 def test_rows_of_unit_length_have_it_and_zeros_stay():
     rows = features(24, 5)
     rows[1], rows[2] = 0, rows[2] * np.float32(1e-30)
@@ -405,7 +412,8 @@ UNIT = "mean and whitening are not those of rows of unit length"
 )
 def test_damaged_mahalanobis_arrays_are_refused(changed, message):
     tensors = {"mean": np.zeros(2, np.float32), "whitening": np.eye(2, dtype=np.float32)}
-    Mahalanobis.from_tensors(tensors)
+    for mean in ([0, 0], [1, -1]):
+        Mahalanobis.from_tensors({**tensors, "mean": np.array(mean, np.float32)})
     tensors = {name: array for name, array in {**tensors, **changed}.items() if array is not None}
     with pytest.raises(InputError) as refused:
         Mahalanobis.from_tensors(tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         )
     try:
         text = read_bounded(path, _MOST_BYTES).decode("utf-8-sig")
-        first = io.StringIO(text.lstrip("\r\n"), newline="").readline()
+        first = io.StringIO(text.lstrip(), newline="").readline()
         delimiter = _delimiter(first, classes)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         rows = [cells for line in lines if (cells := _cells(line))]
@@ -198,7 +199,7 @@ def _cost(path: Path, names: tuple[str, str], cells: list[str], delimiter: str) 
     try:
         cost = float(cell)
     except ValueError:
-        cost = -1.0
+        cost = math.nan
     if not 0 <= cost <= LARGEST:
         raise ConfigError(f"{place} is {cells[0]!r}; it must be a number from 0 to {LARGEST:,.0f}")
     return cost

@@ -143,20 +143,21 @@ class Rules:
             actions = self.costs.cheapest(plain(probabilities, self.class_weights))
             abstained = actions == self.costs.column(ABSTAIN)
         elif self.promise is not None:
-            abstained = self._unsure(probabilities)
+            abstained = self._unsure(probabilities, self.promise.threshold)
         if abstained is not None:
             actions = np.where(abstained, ABSTAINED, actions)
         if unknown is not None and not (self.costs and not self.costs.extra):
             actions = np.where(unknown, IS_UNKNOWN, actions)
         return Decided(actions, self.sets.sets(probabilities), p_values, unknown, abstained)
 
-    def _unsure(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        threshold = None if self.promise is None else self.promise.threshold
+    def _unsure(
+        self, probabilities: NDArray[np.float32], threshold: float | None
+    ) -> NDArray[np.bool_]:
         if threshold is None:  # nothing can be promised: nothing is answered
-            return np.ones(len(probabilities), bool)
-        answered = probabilities.argmax(1)[:, None]
+            return np.full(len(probabilities), fill_value=True)
         shares = plain(probabilities, self.class_weights)
-        return np.take_along_axis(shares, answered, 1)[:, 0] < np.float32(threshold)
+        answered = probabilities.argmax(1)
+        return shares[np.arange(len(shares)), answered] < np.float32(threshold)
 
 
 @dataclass(frozen=True)
