@@ -40,7 +40,7 @@ def other_value(setting):
     if setting.base_type in (int, float):
         values = (setting.base_type(value) for value in (0.5, 1, 2, 3))
     else:
-        values = ("other", "1", "2", "32", "tensorboard,mlflow")
+        values = ("other", "1", "2", "32", "0.5", "tensorboard,mlflow")
     rule = setting.rule
     allowed = [value for value in values if rule is None or rule.allows(value)]
     return next(value for value in allowed if value != setting.default)

@@ -5,30 +5,45 @@ from dataclasses import dataclass
 
 import pytest
 
+from regraft.bundle.prediction import Prediction
 from regraft.cli.output import as_json, as_table, write_predictions
 from regraft.errors import ImageError, InputError, visible
 
 
-@dataclass
-class Result:
-    id: str
-    top: tuple = ()
-    error: ImageError | None = None
-
-    @property
-    def label(self):
-        return self.top[0][0]
-
-    @property
-    def probability(self):
-        return self.top[0][1]
+def answered(name, *top, **decided):
+    """Return an answer as a predictor gives it."""
+    return Prediction(name, *top[0], top, decision=decided.pop("decision", top[0][0]), **decided)
 
 
 RESULTS = [
-    Result("a/daisy, 1.jpg", (("daisy", 0.75), ("Löwenzahn", 0.25))),
-    Result("broken\n.jpg", error=ImageError("truncated", "ends after\n12 bytes")),
-    Result("b.jpg", (("Löwenzahn", 0.5), ("daisy", 0.5))),
+    answered("a/daisy, 1.jpg", ("daisy", 0.75), ("Löwenzahn", 0.25)),
+    Prediction("broken\n.jpg", error=ImageError("truncated", "ends after\n12 bytes")),
+    answered("b.jpg", ("Löwenzahn", 0.5), ("daisy", 0.5)),
 ]
+#: What a bundle of format 3 tells.
+DECIDED = [
+    answered(
+        "c.jpg",
+        ("daisy", 0.75),
+        ("Löwenzahn", 0.25),
+        typicality=0.0005,
+        unknown=True,
+        set=("daisy", "Löwenzahn"),
+        abstained=True,
+        decision="unknown",
+    ),
+    answered(
+        "d.jpg",
+        ("daisy", 0.75),
+        typicality=0.5,
+        unknown=False,
+        set=("daisy",),
+        abstained=False,
+        decision="Löwenzahn",
+    ),
+]
+UNDECIDED = {"typicality": None, "unknown": None, "set": None, "abstained": None}
+COLUMNS = ["typicality", "unknown", "set", "abstained", "decision"]
 
 
 def test_lines_for_people(capsys):
@@ -40,9 +55,20 @@ def test_lines_for_people(capsys):
     assert err == "broken .jpg: truncated: ends after 12 bytes\n"
 
 
+def test_what_was_decided_stands_in_the_line_where_it_is_more_than_the_class(capsys):
+    write_predictions(iter(DECIDED), csv=None, json=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        "c.jpg: daisy 0.750, Löwenzahn 0.250; fits no class: unlike the training images, "
+        "p 0.0005; no answer: not sure enough"
+    )
+    assert second == "d.jpg: daisy 0.750; costs least: Löwenzahn"
+
+
 def test_lines_for_programs(capsys):
     assert write_predictions(iter(RESULTS[:1]), csv=None, json=True) == 0
     assert json.loads(capsys.readouterr().out) == {
+        "schema_version": 1,
         "id": "a/daisy, 1.jpg",
         "label": "daisy",
         "probability": 0.75,
@@ -50,35 +76,71 @@ def test_lines_for_programs(capsys):
             {"label": "daisy", "probability": 0.75},
             {"label": "Löwenzahn", "probability": 0.25},
         ],
+        **UNDECIDED,
+        "decision": "daisy",
         "error": None,
     }
     assert write_predictions(iter(RESULTS), csv=None, json=True) == 1
     _, middle, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert middle == {
+        "schema_version": 1,
         "id": "broken\n.jpg",
         "label": None,
         "probability": None,
         "top": [],
+        **UNDECIDED,
+        "decision": None,
         "error": "truncated: ends after\n12 bytes",
     }
     assert (last["id"], last["error"]) == ("b.jpg", None)
+
+
+def test_programs_get_what_was_decided(capsys):
+    write_predictions(iter(DECIDED), csv=None, json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{name: line[name] for name in COLUMNS} for line in lines] == [
+        {
+            "typicality": 0.0005,
+            "unknown": True,
+            "set": ["daisy", "Löwenzahn"],
+            "abstained": True,
+            "decision": "unknown",
+        },
+        {
+            "typicality": 0.5,
+            "unknown": False,
+            "set": ["daisy"],
+            "abstained": False,
+            "decision": "Löwenzahn",
+        },
+    ]
 
 
 def test_a_table_for_spreadsheets(tmp_path, capsys):
     path = tmp_path / "predictions.csv"
     path.write_text("old", encoding="utf-8")
     assert write_predictions(iter(RESULTS), csv=path, json=False) == 1
+    undecided = [""] * 4  # a bundle of an earlier format tells nothing of it
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["id", "predicted", "probability", "predicted_2", "probability_2", "error"],
-            ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25", ""],
-            ["broken\n.jpg", "", "", "", "", "truncated: ends after 12 bytes"],
-            ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5", ""],
+            ["id", "predicted", "probability", "predicted_2", "probability_2", *COLUMNS, "error"],
+            ["a/daisy, 1.jpg", "daisy", "0.75", "Löwenzahn", "0.25", *undecided, "daisy", ""],
+            ["broken\n.jpg", *[""] * 9, "truncated: ends after 12 bytes"],
+            ["b.jpg", "Löwenzahn", "0.5", "daisy", "0.5", *undecided, "Löwenzahn", ""],
         ]
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == f"{path}: 2 images, 1 refused"
+
+
+def test_a_table_has_what_was_decided_and_a_set_as_a_json_list(tmp_path):
+    path = tmp_path / "predictions.csv"
+    write_predictions(iter(DECIDED), csv=path, json=False)
+    with path.open(encoding="utf-8", newline="") as file:
+        first, second = ([row[name] for name in COLUMNS] for row in csv.DictReader(file))
+    assert first == ["0.0005", "true", '["daisy", "Löwenzahn"]', "true", "unknown"]
+    assert second == ["0.5", "false", '["daisy"]', "false", "Löwenzahn"]
 
 
 def test_a_table_of_refused_images_has_its_heading_and_their_reasons(tmp_path, capsys):
@@ -90,6 +152,7 @@ def test_a_table_of_refused_images_has_its_heading_and_their_reasons(tmp_path, c
         "id": "broken\n.jpg",
         "predicted": "",
         "probability": "",
+        **dict.fromkeys(COLUMNS, ""),
         "error": "truncated: ends after 12 bytes",
     }
     assert capsys.readouterr().err.endswith(f"{path}: 0 images, 1 refused\n")
@@ -107,13 +170,18 @@ def test_a_table_and_lines_for_programs(tmp_path, capsys):
 
 @pytest.mark.parametrize("as_lines", [True, False])
 def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
-    result = Result("a\x1b[2J.jpg", (("tulip\x1b]0;owned\x07\u202e", 1.0),))
+    steering = "tulip\x1b]0;owned\x07\u202e"
+    result = answered(
+        "a\x1b[2J.jpg", ("rose", 1.0), set=("rose", steering), abstained=False, decision=steering
+    )
     write_predictions([result], csv=None, json=as_lines)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert out[:-1].isprintable()
     if as_lines:
-        assert json.loads(out)["label"] == result.label
+        assert json.loads(out)["set"] == ["rose", steering]
+    else:
+        assert out.count("tulip") == 2  # as the decision and in the set
 
 
 def test_a_table_that_cannot_be_written_is_an_error(tmp_path):
@@ -170,7 +238,7 @@ def test_names_that_a_spreadsheet_would_run_stay_and_are_told(name, runs, tmp_pa
     path = tmp_path / "p.csv"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        write_predictions([Result(name, (("daisy", 1.0),))], csv=path, json=False)
+        write_predictions([answered(name, ("daisy", 1.0))], csv=path, json=False)
     with path.open(encoding="utf-8", newline="") as file:
         assert next(csv.DictReader(file))["id"] == name
     message = f"{path} has 1 name that a spreadsheet may run as a formula, such as {visible(name)}"

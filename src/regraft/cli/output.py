@@ -82,7 +82,8 @@ def _write_table(path: Path, rows: Sequence[_Row]) -> None:
         for name, pairs, decided, error in rows
     ]
     write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
-    warn_of_formulas(str(path), (cell for name, pairs, _, _ in rows for cell in (name, *pairs)))
+    cells = (cell for name, *several, _ in rows for cell in (name, *several[0], *several[1]))
+    warn_of_formulas(str(path), cells)
 
 
 def _line(result: Any) -> str:
