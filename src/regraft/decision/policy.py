@@ -156,8 +156,9 @@ class Rules:
         if threshold is None:  # nothing can be promised: nothing is answered
             return np.full(len(probabilities), fill_value=True)
         shares = plain(probabilities, self.class_weights)
-        answered = probabilities.argmax(1)
-        return shares[np.arange(len(shares)), answered] < np.float32(threshold)
+        confidence = shares[np.arange(len(shares)), probabilities.argmax(1)]
+        unsure: NDArray[np.bool_] = confidence < np.float32(threshold)
+        return unsure
 
 
 @dataclass(frozen=True)
