@@ -135,3 +135,10 @@ def test_only_a_file_that_is_not_there_is_none(tmp_path):
     (tmp_path / "folder.csv" / "split.csv").mkdir(parents=True)
     with pytest.raises(InputError):
         fitted_hashes(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(tmp_path, end):
+    path = tmp_path / "split.csv"
+    path.write_bytes((HEADER + f"x,a,test,{SHA},\ny,a,val,{SHA},\n").replace("\n", end).encode())
+    assert [(row.id, row.part) for row in read_split(path)] == [("x", "test"), ("y", "val")]
