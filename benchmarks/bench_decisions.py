@@ -317,7 +317,7 @@ def _grouped(job: Job, scratch: Path, seed: int) -> dict[str, Any]:
     return {"data": folder, "group_by": r"([^/]+)_\d\.jpg"}
 
 
-def _variants(  # noqa: PLR0913 - one call for two layouts
+def _variants(
     job: Job,
     folder: Path,
     seed: int,
