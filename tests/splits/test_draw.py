@@ -73,11 +73,11 @@ def test_what_is_drawn_follows_the_rules(seed):
     rows, eligible = random_data(chance)
     samples = samples_of(rows)
     clusters = Clusters.of(samples)
-    numbers = clusters.numbers("salt")
+    numbers = clusters.numbers(f"salt {seed}")
     number = {row["group"]: numbers[k] for row, k in zip(rows, clusters.members, strict=True)}
     # Shares in halves of an image, which meet the limits exactly, and a fraction that is a number.
     for fraction in (0.125, 0.25, 0.5, 0.875, chance.choice(numbers.tolist())):
-        found = draw(samples, clusters, np.array(eligible), fraction, "salt")
+        found = draw(samples, clusters, np.array(eligible), fraction, f"salt {seed}")
         assert found.dtype == bool  # it is an index
         expected = drawn_by_hand(rows, eligible, number, fraction)
         assert found.tolist() == [
