@@ -251,8 +251,9 @@ BOTH = (
         (Levels(min_precision=0.9, costs=ABSTAINING), 3, BOTH),
         (Levels(coverage_by="classes"), 3, "coverage_by is 'classes'; it must be all or class"),
         (Levels(costs=ABSTAINING), 4, "the costs are of 3 classes, the model has 4"),
+        (Levels(costs=Costs(np.zeros((1, 1)))), 2, "the costs are of 1 class, the model has 2"),
     ],
-    ids=["both", "by", "classes"],
+    ids=["both", "by", "classes", "class"],
 )
 def test_levels_that_contradict_each_other_or_the_model_are_refused(levels, n_classes, message):
     for found, given in ((decisions_of(levels=levels), None), (decisions_of(), levels)):

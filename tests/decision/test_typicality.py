@@ -80,6 +80,16 @@ def test_a_small_bank_has_the_neighbours_that_it_has(n):
     np.testing.assert_allclose(typicality.scorer.score(new), wanted, rtol=0)
 
 
+def test_in_a_larger_bank_the_fifth_neighbour_is_that_of_a_sort():
+    rows, new = as_integers(features(31, 400, 3)), features(32, 30, 3)
+    units, own = unit_rows(rows), unit_rows(as_integers(new))
+    cosines = np.concatenate([units, own]).astype(np.float64) @ units.T.astype(np.float64)
+    cosines[np.diag_indices(400)] = -2
+    wanted = 1 - np.sort(cosines, axis=1)[:, -5]
+    np.testing.assert_allclose(Neighbours(rows).without_own(), wanted[:400], atol=1e-6)
+    np.testing.assert_allclose(Neighbours(rows).score(new), wanted[400:], atol=1e-6)
+
+
 def test_one_unit_calls_nothing_unlike():
     typicality = fit_neighbours(np.ones((1, 4), np.float32))
     assert typicality.p_values(np.eye(4, dtype=np.float32) - 0.5).tolist() == [1, 1, 1, 1]

@@ -133,6 +133,7 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
     _check_names(path, "row", [row[0] for row in rows[1:]], classes, classes)
     by_class = {row[0]: row[1:] for row in rows[1:]}
     for true, cells in by_class.items():
+        cells.extend([""] * (len(answers) - len(cells)))
         if len(cells) > len(answers):
             raise ConfigError(
                 f"costs: {path}: the row of {true} has {counted(len(cells), 'cost')} for "
@@ -141,7 +142,7 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
             )
     at = [answers.index(name) for name in (*classes, *extra)]
     table = [
-        [_cost(path, (true, answers[k]), by_class[true][k : k + 1], delimiter) for k in at]
+        [_cost(path, (true, answers[k]), by_class[true][k], delimiter) for k in at]
         for true in classes
     ]
     return Costs(np.array(table), extra)
@@ -183,25 +184,22 @@ def _check_names(
         )
 
 
-def _cost(path: Path, names: tuple[str, str], cells: list[str], delimiter: str) -> float:
-    """Return the cost in a cell, which is missing where a row ends before it."""
-    cell = cells[0] if cells else ""
+def _cost(path: Path, names: tuple[str, str], cell: str, delimiter: str) -> float:
+    """Return the cost in the cell of a true class and an answer."""
     place = f"costs: {path}: the cost of answering {names[1]} for {names[0]}"
     if not cell:
         raise ConfigError(f"{place} is missing", hint="0 where an answer costs nothing")
-    if delimiter != ",":
-        if _AMBIGUOUS.fullmatch(cell):
-            raise ConfigError(
-                f"{place} is {cell!r}: thousands, or decimal places?",
-                hint="write it without a mark between thousands, and not with three decimal places",
-            )
-        cell = cell.replace(",", ".")
+    if delimiter != "," and _AMBIGUOUS.fullmatch(cell):
+        raise ConfigError(
+            f"{place} is {cell!r}: thousands, or decimal places?",
+            hint="write it without a mark between thousands, and not with three decimal places",
+        )
     try:
-        cost = float(cell)
+        cost = float(cell if delimiter == "," else cell.replace(",", "."))
     except ValueError:
         cost = math.nan
     if not 0 <= cost <= LARGEST:
-        raise ConfigError(f"{place} is {cells[0]!r}; it must be a number from 0 to {LARGEST:,.0f}")
+        raise ConfigError(f"{place} is {cell!r}; it must be a number from 0 to {LARGEST:,.0f}")
     return cost
 
 

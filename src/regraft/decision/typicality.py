@@ -137,7 +137,7 @@ class Neighbours:
             cosines *= _inverse_lengths(part)[:, None]
             if own is not None:
                 cosines[np.arange(len(part)), own[start : start + len(part)]] = -np.inf
-            scores[start : start + len(part)] = 1 - np.partition(cosines, -k, axis=1)[:, -k]
+            scores[start : start + len(part)] = 1 - np.partition(cosines, -k)[:, -k]
         return scores
 
 
@@ -336,13 +336,13 @@ def largest_integer(width: int) -> int:
     >>> largest_integer(512), largest_integer(1280), largest_integer(2048)
     (127, 114, 90)
     """
-    return max(min(127, math.isqrt(2**24 // width)), 1)
+    return min(127, math.isqrt(2**24 // width))
 
 
 def as_integers(pooled: NDArray[np.float32]) -> NDArray[np.int8]:
     """Return rows (N, D) as integers: each row times one number, so that its largest fits."""
     limit = largest_integer(pooled.shape[1])
-    largest = np.abs(pooled).max(1, initial=0, keepdims=True)
+    largest = np.abs(pooled).max(1, keepdims=True)
     scaled = pooled / np.maximum(largest, np.finfo(np.float32).tiny) * np.float32(limit)
     integers: NDArray[np.int8] = np.rint(scaled).astype(np.int8)
     return integers
