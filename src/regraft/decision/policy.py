@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -198,6 +198,19 @@ class Decisions:
         if self.levels.costs is not None:
             kept["costs"] = self.levels.costs.table
         return kept
+
+    def record(self) -> dict[str, Any]:
+        """Return what the decisions come from, ready for JSON."""
+        typicality = None
+        if self.typicality is not None:
+            measured = len(self.typicality.scores)
+            typicality = {"kind": self.typicality.scorer.kind, "measured": measured}
+        return {
+            "units": self.n_units,
+            "answers": len(self.answers),
+            "typicality": typicality,
+            "held_out": self.held_out,
+        }
 
     def rules(self, n_classes: int, levels: Levels | None = None) -> Rules:
         """Return the thresholds at some levels.

@@ -65,13 +65,15 @@ def measure(
         scores = score_test(probe, features, dataset, settings, tuned)
         made = decide(rules, scores.probabilities, trained.features, scores.tested)
         scores = dataclasses.replace(scores, decided=made)
+    measured = measure_scores(scores, dataset, deciding.levels, config.seed)
+    measured["decisions"]["fitted_on"] = decisions.record()
     return Result(
         config=config,
         dataset=dataset,
         compute=extractor.compute,
         trained=trained,
         scores=scores,
-        measured=measure_scores(scores, dataset, deciding.levels, config.seed),
+        measured=measured,
         pairs=found.pairs,
         decisions=decisions,
     )

@@ -93,6 +93,14 @@ def describe_decisions(measured: dict[str, Any] | None) -> list[str]:
     covered = f"{interval(sets['coverage'])}, {aimed}"
     size = f"classes in a set: {interval(sets['size'])}"
     lines = [f"sets of classes that hold the true one: {covered}; {size}"]
+    if "fitted_on" in measured:
+        fitted = measured["fitted_on"]
+        part = "validation" if fitted["held_out"] else "training"
+        lines.insert(
+            0,
+            f"decisions are fitted on {counted(fitted['answers'], 'answer')} for "
+            f"images of the {part} part, one for each group or set of copies",
+        )
     if "unknown" in measured:
         unknown = measured["unknown"]
         worst = max(unknown["per_class"], key=lambda one: one["value"] or 0)
