@@ -16,6 +16,8 @@ from attacks.bundle_mutations import manifest_text, on_disk
 from attacks.bundle_tensors import not_safetensors
 from regraft.bundle import format as bundle_format
 from regraft.bundle.manifest import Manifest
+from regraft.decision.answers import Answers
+from regraft.decision.policy import Decisions, Levels
 from regraft.errors import BundleError
 
 if TYPE_CHECKING:
@@ -51,6 +53,20 @@ def raises_a_foreign_error(data: bytes) -> Manifest:
     return msgspec.json.decode(data, type=Manifest)
 
 
+def believes_answers(record: Any, tensors: Any, _n_classes: int, _widths: Any) -> Decisions:
+    """Take over answers without a look at them."""
+    arrays = [tensors[name] for name in ("labels", "true", "confidence", "right")]
+    levels = Levels(coverage_by="class")
+    return Decisions(None, Answers(*arrays), record.n_units, levels=levels)
+
+
+def of_no_class(rng: random.Random, draft: Draft) -> None:
+    """Answer for classes that there are not."""
+    tensors = draft.tensors("decisions.safetensors")
+    tensors["labels"][rng.randrange(120)] = rng.choice([-1, 3])
+    draft.put_tensors("decisions.safetensors", tensors)
+
+
 def names_the_canary(_rng: random.Random, draft: Draft) -> None:
     """Name a module that writes a file when it is imported."""
     draft.network()["weights"] = CANARY_MODULE
@@ -61,6 +77,12 @@ WEAKENED = [
     ("_tensors", loads_pickles, not_safetensors, "pickle.find_class"),
     ("read_regular", follows_links, on_disk, r"\[.open "),
     ("plan_backbone", imports_by_name, names_the_canary, "canary_module|imported"),
+    (
+        "read_decisions",
+        believes_answers,
+        of_no_class,
+        "ValueError|IndexError",
+    ),
     ("read_manifest", raises_a_foreign_error, manifest_text, "ValidationError|DecodeError"),
 ]
 
