@@ -72,8 +72,22 @@ class Model:
         array of shape (N, K), float32
             Each row sums to 1.
         """
-        scaled = torch.from_numpy(self.logits(features)) / self.temperature
-        return scaled.softmax(1).numpy()
+        return self.calibrated(self.logits(features))
+
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return calibrated probabilities of logits.
+
+        Parameters
+        ----------
+        logits : array of shape (N, K), float32
+            From ``logits``.
+
+        Returns
+        -------
+        array of shape (N, K), float32
+            Each row sums to 1.
+        """
+        return (torch.from_numpy(logits) / self.temperature).softmax(1).numpy()
 
 
 class Statistics:

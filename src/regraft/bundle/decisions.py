@@ -17,7 +17,8 @@ from regraft.core.text import listed
 from regraft.decision.answers import MOST_ANSWERS, Answers, check_class_weights
 from regraft.decision.costs import MOST_COSTLY, Costs
 from regraft.decision.policy import Decisions, Levels
-from regraft.decision.typicality import SCORERS, Typicality
+from regraft.decision.scorers import SCORERS
+from regraft.decision.typicality import Typicality
 from regraft.errors import BundleError, ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_SCALE = 4 * 8  # bytes
 _ANSWER = 4 + 4 + 4 + 1  # bytes of label, true, confidence and right
 
 
@@ -77,7 +79,7 @@ def most_bytes(record: DecisionsRecord, n_classes: int, widths: Sequence[int]) -
     if typicality is None:
         return answers + costs
     scorer = SCORERS[typicality.kind].most_bytes(widths[typicality.network])
-    return answers + costs + scorer + 4 * typicality.n
+    return answers + costs + scorer + 4 * typicality.n + _SCALE
 
 
 def read_decisions(

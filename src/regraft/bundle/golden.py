@@ -117,7 +117,7 @@ def record_golden(model: Model, compute: Compute, typicality: Typicality | None 
     golden = Golden(images, (pixels.contiguous(),), features, model.logits(features))
     if typicality is None:
         return golden
-    scores = typicality.scorer.score(pooled).astype(np.float32)
+    scores = typicality.score(pooled, golden.logits).astype(np.float32)
     return dataclasses.replace(golden, pooled=pooled, typicality=scores)
 
 
@@ -175,7 +175,7 @@ def check_typicality(golden: Golden, typicality: Typicality) -> None:
     if golden.pooled is None or golden.typicality is None:
         raise BundleError("golden.safetensors: there is no typicality")
     recorded = golden.typicality.astype(np.float64)
-    here = typicality.scorer.score(golden.pooled)
+    here = typicality.score(golden.pooled, golden.logits)
     differences = np.abs(here - recorded) / np.maximum(np.abs(recorded), 1)
     worst, allowed = int(differences.argmax()), typicality.scorer.tolerance
     if not differences[worst] <= allowed:

@@ -12,7 +12,8 @@ from msgspec import Meta, Struct
 from regraft.config.train_config import MAX_VIEWS
 from regraft.decision.answers import MOST_ANSWERS
 from regraft.decision.costs import MOST_COSTLY
-from regraft.decision.typicality import MOST_MEASURED, SCORERS
+from regraft.decision.scorers import SCORERS
+from regraft.decision.typicality import MOST_MEASURED
 from regraft.errors import BundleError, InputError
 from regraft.task import LEAST_CLASSES, MOST_CLASSES, Task, check_classes
 

@@ -316,13 +316,14 @@ class Predictor:
     ) -> Iterator[Prediction | None]:
         """Yield the answer for each image (N, 3, S, S), without its id; None if not finite."""
         features, pooled = read_with_pooled(self._reader, images)
-        probabilities = self.model.probabilities(features)  # (N, K)
-        numbers = np.hstack([features, probabilities, pooled])
+        logits = self.model.logits(features)  # (N, K)
+        probabilities = self.model.calibrated(logits)
+        numbers = np.hstack([features, probabilities, pooled, logits])
         finite = np.array([bool(np.isfinite(row).all()) for row in numbers])  # (N,)
         decided = None
         if rules is not None:
-            usable = finite[:, None]
-            decided = rules.decide(np.where(usable, probabilities, 0), np.where(usable, pooled, 0))
+            usable = [np.where(finite[:, None], x, 0) for x in (probabilities, pooled, logits)]
+            decided = rules.decide(*usable)
         for k, p in enumerate(probabilities):
             if not finite[k]:
                 yield None

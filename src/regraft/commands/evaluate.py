@@ -150,7 +150,7 @@ def _measure(
     truth = dataset.labels(dataset.test)
     measured = measure_classification(probabilities, truth, predictor.classes, seed=seed)
     if rules is not None:
-        decided = decide(rules, probabilities, features, dataset.test)
+        decided = decide(rules, predictor.model, features, dataset.test)
         most_probable = probabilities.argmax(1)
         measured["decisions"] = measure_decisions(
             decided, truth, predictor.classes, rules.levels, most_probable

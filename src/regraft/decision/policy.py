@@ -119,7 +119,10 @@ class Rules:
     notes: tuple[str, ...] = ()
 
     def decide(
-        self, probabilities: NDArray[np.float32], pooled: NDArray[np.float32] | None
+        self,
+        probabilities: NDArray[np.float32],
+        pooled: NDArray[np.float32] | None,
+        logits: NDArray[np.float32] | None = None,
     ) -> Decided:
         """Decide about N images.
 
@@ -129,6 +132,8 @@ class Rules:
             Calibrated, as the model gives them.
         pooled : array of shape (N, D), float32, optional
             Pooled features of the network; needed for typicality.
+        logits : array of shape (N, K), float32, optional
+            Of the head, before the temperature; needed for typicality.
 
         Returns
         -------
@@ -136,7 +141,7 @@ class Rules:
         """
         p_values = unknown = abstained = None
         if self.typicality is not None and pooled is not None:
-            p_values = self.typicality.p_values(pooled)
+            p_values = self.typicality.p_values(pooled, logits)
             unknown = None if self.level is None else p_values <= self.level
         actions = probabilities.argmax(1)
         if self.costs is not None:

@@ -13,10 +13,12 @@ from regraft.core.keyed_random import key_of
 from regraft.decision.answers import MOST_ANSWERS, Answers
 from regraft.decision.levels import LEVELS, levels_with
 from regraft.decision.policy import Decided, Decisions, Levels, Rules, bearable_level
+from regraft.decision.scorers import MOST_UNITS
 from regraft.decision.typicality import (
+    BANK_ROWS,
     MOST_MEASURED,
-    MOST_UNITS,
     Typicality,
+    energies_of,
     fit_mahalanobis,
     fit_neighbours,
     units_needed,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from regraft.data.samples import Samples
     from regraft.features.extract import Features
     from regraft.heads.fitted import FittedHead
+    from regraft.model import Model
 
 #: Rows whose typicality is fitted: those of the bank and those that are measured against it.
 _MOST_ROWS = MOST_UNITS + MOST_MEASURED
@@ -93,6 +96,11 @@ class Answered:
     fitted: FittedHead
     rows: NDArray[np.int64]
 
+    def positions(self) -> dict[int, int]:
+        """Return the row of each sample that has logits."""
+        scored = np.flatnonzero(self.fitted.scored)
+        return dict(zip(self.rows[scored].tolist(), scored.tolist(), strict=True))
+
 
 def levels_of(config: TrainConfig, classes: Sequence[str]) -> Levels:
     """Return the levels of a configuration; read the table of costs for these classes."""
@@ -142,9 +150,12 @@ def fit_decisions(
     weights = None
     if settings.class_weight == "balanced":
         weights = class_weights(dataset.labels(dataset.train), len(dataset.classes))
-    typicality = _typicality(features, dataset, units, bank=settings.bank, held_out=held_out)
+    typicality = _typicality(
+        answered, features, dataset, units, bank=settings.bank, held_out=held_out
+    )
     levels = settings.levels
-    if levels.unknown is not None and typicality.least_level > levels.unknown:
+    least = 1.0 if typicality is None else typicality.least_level
+    if levels.unknown is not None and least > levels.unknown:
         # Copies that were found since the first check, or a round with fewer images: a note says
         # that nothing is called unknown, and the training is not lost.
         levels = dataclasses.replace(levels, unknown=None)
@@ -158,17 +169,16 @@ def fit_decisions(
     )
 
 
-def decide(
-    rules: Rules, probabilities: NDArray[np.float32], features: Features, indices: NDArray[np.int64]
-) -> Decided:
-    """Decide about some samples, by their probabilities (n, K) and their pooled features."""
+def decide(rules: Rules, model: Model, features: Features, indices: NDArray[np.int64]) -> Decided:
+    """Decide about some samples, by what a model says of their features."""
     parts = []
     for start in range(0, max(len(indices), 1), _ROWS_AT_ONCE):
-        some = slice(start, start + _ROWS_AT_ONCE)
+        some = indices[start : start + _ROWS_AT_ONCE]
+        logits = model.logits(features.matrix(some, model.blocks))
         pooled = None
         if rules.typicality is not None:
-            pooled = features.matrix(indices[some], (Block(POOLED),))
-        parts.append(rules.decide(probabilities[some], pooled))
+            pooled = features.matrix(some, (Block(POOLED),))
+        parts.append(rules.decide(model.calibrated(logits), pooled, logits))
     return Decided.joined(parts, np.arange(len(indices)))
 
 
@@ -187,21 +197,32 @@ def one_of_each(
 
 
 def _typicality(
+    answered: Answered,
     features: Features,
     dataset: Dataset,
     units: NDArray[np.int64],
     *,
     bank: bool,
     held_out: bool,
-) -> Typicality:
+) -> Typicality | None:
+    """Return the typicality by one image of each unit; None for very few units."""
     fit = fit_neighbours if bank else fit_mahalanobis
+    position = answered.positions()
+    energies = energies_of(answered.fitted.oof_logits)  # (N,), of rows; only scored ones count
+    chosen = one_of_each(dataset.train, units, dataset.samples)
+    measured = chosen
+    if held_out:
+        chosen = chosen[:MOST_UNITS]
+        measured = one_of_each(dataset.val, units, dataset.samples)[:MOST_MEASURED]
+    elif len(chosen) > MOST_UNITS:  # of many images, those count that have logits
+        rest = chosen[BANK_ROWS:]
+        scored = np.isin(rest, list(position))
+        measured = (rest[scored] if scored.any() else rest)[:MOST_MEASURED]
+        chosen = measured = np.concatenate([chosen[:BANK_ROWS], measured])
+    own = np.array([energies[position[k]] if k in position else np.nan for k in measured.tolist()])
     block = (Block(POOLED),)
-    chosen = one_of_each(dataset.train, units, dataset.samples)[:_MOST_ROWS]
-    rows = features.matrix(chosen, block)
-    if not held_out:
-        return fit(rows)
-    others = one_of_each(dataset.val, units, dataset.samples)[:MOST_MEASURED]
-    return fit(rows, features.matrix(others, block))
+    others = features.matrix(measured, block) if held_out else None
+    return fit(features.matrix(chosen, block), others, own)
 
 
 def _answers(
@@ -212,9 +233,8 @@ def _answers(
 ) -> Answers:
     """Return the answers, with the probabilities that the bundle would give for such logits."""
     fitted = answered.fitted
-    scored = np.flatnonzero(fitted.scored)
-    position = dict(zip(answered.rows[scored].tolist(), scored.tolist(), strict=True))
-    chosen = one_of_each(answered.rows[scored], units, dataset.samples)[:MOST_ANSWERS]
+    position = answered.positions()
+    chosen = one_of_each(np.fromiter(position, np.int64), units, dataset.samples)[:MOST_ANSWERS]
     logits = fitted.oof_logits[[position[index] for index in chosen.tolist()]]
     probabilities = (torch.from_numpy(logits) / fitted.temperature).softmax(1).numpy()
     return Answers.of(probabilities, dataset.labels(chosen), weights)

@@ -132,7 +132,7 @@ def cross_validate(
             answers[""].append(scored)
             decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, each, deciding)
             rules = decisions.rules(len(each.classes))
-            decided.append(decide(rules, scored, features, each.test))
+            decided.append(decide(rules, probe.model, features, each.test))
             baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
             # The probe of a fold that chose the last stage is also the baseline.

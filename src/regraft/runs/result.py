@@ -63,7 +63,7 @@ def measure(
     else:
         tuned = (trained.model, trained.features) if fine_tuned else None
         scores = score_test(probe, features, dataset, settings, tuned)
-        made = decide(rules, scores.probabilities, trained.features, scores.tested)
+        made = decide(rules, trained.model, trained.features, scores.tested)
         scores = dataclasses.replace(scores, decided=made)
     measured = measure_scores(scores, dataset, deciding.levels, config.seed)
     measured["decisions"]["fitted_on"] = decisions.record()

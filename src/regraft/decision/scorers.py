@@ -1,0 +1,260 @@
+"""How unlike the training images the pooled features of an image are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from regraft.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+#: Which neighbour's distance counts. With the first, near copies in the training part, which a new
+#: image does not have, make new images look unlike.
+NEAREST = 5
+#: Nearest rows whose own distances say how dense the bank is around an image.
+AROUND = 10
+#: With fewer, there are too few neighbours to measure a unit without its own row.
+LEAST_UNITS = AROUND + 2
+#: Up to so many units, the bank has all of them.
+MOST_UNITS = 4_000
+_LEAST_DISTANCE = 1e-4  # nearer rows are copies: no distance is divided by less
+_LARGEST_DISTANCE = 2.001  # one minus a cosine, rounded
+_AT_ONCE = 1024  # rows in one product
+#: Share of the mean variance that is added to each, and the least mean: equal rows have an inverse.
+SHRINKAGE, LEAST_VARIANCE = 0.01, 1e-12
+_LARGEST_WHITENING = 1.01 / math.sqrt(SHRINKAGE * LEAST_VARIANCE)
+
+
+class Scorer(Protocol):
+    """Measures how unlike the training images are: a value of ``SCORERS``."""
+
+    kind: ClassVar[str]
+    #: How much a score of the same features may differ on another machine, relative to the score
+    #: where that is more than 1.
+    tolerance: ClassVar[float]
+
+    @property
+    def width(self) -> int:
+        """Number of pooled features, D."""
+
+    def score(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the score (N,) of pooled features (N, D); large is unlike."""
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Distance from the fifth nearest row of a bank, compared with that of the rows around.
+
+    Parameters
+    ----------
+    rows : array of shape (B, D), int8
+        Pooled features of training images, from ``as_integers``; at least ``LEAST_UNITS``.
+    reach : array of shape (B,), float32
+        Distance of each row from its fifth nearest other row.
+    """
+
+    rows: NDArray[np.int8]
+    reach: NDArray[np.float32]
+    kind: ClassVar[str] = "neighbours"
+    tolerance: ClassVar[float] = 1e-6  # products are exact: only the last digit of float32
+
+    @property
+    def width(self) -> int:
+        """Number of pooled features, D."""
+        return int(self.rows.shape[1])
+
+    @cached_property
+    def _bank(self) -> _Bank:
+        return _Bank.of(self.rows)
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int8]) -> Neighbours:
+        """Return the scorer of a bank."""
+        return cls.measured(rows)[0]
+
+    @classmethod
+    def measured(cls, rows: NDArray[np.int8]) -> tuple[Neighbours, NDArray[np.float64]]:
+        """Return the scorer of a bank, and the score of each row (B,) by the bank without it."""
+        distances, nearest = _Bank.of(rows).nearest(rows, AROUND, np.arange(len(rows)))
+        own, next_one = distances[:, NEAREST - 1], distances[:, NEAREST]  # (B,)
+        # Without row i, a row of whose five nearest it is one has its sixth as the fifth.
+        neighbours = nearest[:, :NEAREST]  # (B, 5)
+        lost = (neighbours[nearest] == np.arange(len(rows))[:, None, None]).any(2)  # (B, 10)
+        around = np.where(lost, next_one[nearest], own[nearest]).mean(1)
+        return cls(rows, own.astype(np.float32)), own**2 / around
+
+    def score(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the squared distance of each image (N,) relative to those of the rows around."""
+        distances, nearest = self._bank.nearest(as_integers(pooled), AROUND, None)
+        around = self.reach.astype(np.float64)[nearest].mean(1)
+        scores: NDArray[np.float64] = distances[:, NEAREST - 1] ** 2 / around
+        return scores
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+        return {"rows": self.rows, "reach": self.reach}
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+        return MOST_UNITS * (width + 4)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Neighbours:
+        """Check and take over what a bundle kept."""
+        rows, reach = tensors.get("rows"), tensors.get("reach")
+        if rows is None or rows.dtype != np.int8 or rows.ndim != 2 or not rows.size:
+            raise InputError("rows must be a table of int8")
+        limit, n = largest_integer(rows.shape[1]), len(rows)
+        if not LEAST_UNITS <= n <= MOST_UNITS or int(np.abs(rows.astype(np.int16)).max()) > limit:
+            raise InputError(
+                f"there may be {LEAST_UNITS} to {MOST_UNITS:,} rows of integers up to {limit}"
+            )
+        if reach is None or reach.dtype != np.float32 or reach.shape != (n,):
+            raise InputError("reach must be float32, a number for each row")
+        kept: NDArray[np.float32] = reach.astype(np.float32)
+        if not ((kept >= np.float32(_LEAST_DISTANCE)) & (kept <= _LARGEST_DISTANCE)).all():
+            raise InputError("reach holds what is no distance")
+        return cls(np.ascontiguousarray(rows, dtype=np.int8), kept)
+
+
+class _Bank(NamedTuple):
+    """Rows that are ready for products."""
+
+    rows: NDArray[np.float32]  # (B, D), whole numbers
+    inverse: NDArray[np.float64]  # (B,), of their lengths
+
+    @classmethod
+    def of(cls, integers: NDArray[np.int8]) -> _Bank:
+        rows = integers.astype(np.float32)
+        return cls(rows, _inverse_lengths(rows))
+
+    def nearest(
+        self, integers: NDArray[np.int8], k: int, own: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return distances and numbers (n, k) of the nearest rows, the nearest first.
+
+        ``own`` (n,) is a row for each that is left out: the image itself.
+        """
+        distances = np.empty((len(integers), k))
+        numbers = np.empty((len(integers), k), np.int64)
+        for start in range(0, len(integers), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            part = integers[some].astype(np.float32)  # (n, D)
+            cosines = (part @ self.rows.T) * self.inverse  # (n, B), float64
+            cosines *= _inverse_lengths(part)[:, None]
+            if own is not None:
+                cosines[np.arange(len(part)), own[some]] = -np.inf
+            found = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (n, k)
+            near = np.take_along_axis(cosines, found, 1)
+            order = np.argsort(-near, axis=1, kind="stable")
+            distances[some] = 1 - np.take_along_axis(near, order, 1)
+            numbers[some] = np.take_along_axis(found, order, 1)
+        return np.maximum(distances, _LEAST_DISTANCE), numbers
+
+
+@dataclass(frozen=True)
+class Mahalanobis:
+    """Mahalanobis distance of rows of unit length: keeps no row, and knows less.
+
+    Parameters
+    ----------
+    mean : array of shape (D,), float32
+        Of the training rows at unit length.
+    whitening : array of shape (D, D), float32
+        Lower triangle: centred rows times it have the identity as covariance.
+    """
+
+    mean: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+    kind: ClassVar[str] = "mahalanobis"
+    tolerance: ClassVar[float] = 1e-3  # other orders of summation in float32
+
+    @property
+    def width(self) -> int:
+        """Number of pooled features, D."""
+        return len(self.mean)
+
+    def score(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the squared distance of each image (N,)."""
+        centred = unit_rows(pooled) - self.mean
+        squares: NDArray[np.float64] = np.square(centred @ self.whitening, dtype=np.float64).sum(1)
+        return squares
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+        return {"mean": self.mean, "whitening": self.whitening}
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+        return 4 * width * (width + 1)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Mahalanobis:
+        """Check and take over what a bundle kept."""
+        mean, whitening = (tensors.get(name) for name in ("mean", "whitening"))
+        if mean is None or whitening is None:
+            raise InputError("mean and whitening are needed")
+        if mean.ndim != 1 or not mean.size or whitening.shape != (*mean.shape, *mean.shape):
+            raise InputError("mean and whitening must be (D,) and (D, D)")
+        both = (mean, whitening)
+        if not all(each.dtype == np.float32 and np.isfinite(each).all() for each in both):
+            raise InputError("mean and whitening must be finite float32")
+        if np.abs(mean).max() > 1 or np.abs(whitening).max() > _LARGEST_WHITENING:
+            raise InputError("mean and whitening are not those of rows of unit length")
+        return cls(mean.astype(np.float32), whitening.astype(np.float32))
+
+
+#: Kind of a scorer in a bundle to its class.
+SCORERS: dict[str, type[Neighbours | Mahalanobis]] = {
+    each.kind: each for each in (Neighbours, Mahalanobis)
+}
+
+
+def largest_integer(width: int) -> int:
+    """Return the largest integer of a row of ``width`` features whose products float32 holds.
+
+    Examples
+    --------
+    >>> largest_integer(512), largest_integer(1280), largest_integer(2048)
+    (127, 114, 90)
+    """
+    return min(127, math.isqrt(2**24 // width))
+
+
+def as_integers(pooled: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Return rows (N, D) as integers: each row times one number, so that its largest fits."""
+    limit = largest_integer(pooled.shape[1])
+    largest = np.abs(pooled).max(1, keepdims=True)
+    scaled = pooled / np.maximum(largest, np.finfo(np.float32).tiny) * np.float32(limit)
+    integers: NDArray[np.int8] = np.rint(scaled).astype(np.int8)
+    return integers
+
+
+def unit_rows(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows (N, D) at unit length; a row of zeros stays one."""
+    lengths = np.linalg.norm(pooled.astype(np.float64), axis=1, keepdims=True)
+    rows: NDArray[np.float32] = (pooled / np.maximum(lengths, 1e-30)).astype(np.float32)
+    return rows
+
+
+def _inverse_lengths(integers: NDArray[np.float32]) -> NDArray[np.float64]:
+    squares = np.square(integers, dtype=np.float64).sum(1)  # (N,), exact
+    inverse: NDArray[np.float64] = 1 / np.sqrt(np.maximum(squares, 1))
+    return inverse
