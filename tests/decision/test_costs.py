@@ -313,7 +313,7 @@ def test_decisions_by_expected_costs_are_the_cheapest_in_a_simulation():
     """Of all rules that follow the probabilities, none costs less than the cheapest answers."""
     random = np.random.default_rng(2)
     probabilities = random.dirichlet(np.full(3, 0.6), 5000).astype(np.float32)
-    labels = np.array([random.choice(3, p=p / p.sum()) for p in probabilities.astype(np.float64)])
+    labels = (random.random((5000, 1)) > probabilities.cumsum(1)[:, :2]).sum(1)
     table = np.array([[0, 1, 5], [10, 0, 1], [2, 2, 0]], float)
     paid = table[labels, Costs(table).cheapest(probabilities)].mean()
     for factors in itertools.product((0.5, 1, 2), repeat=3):
@@ -324,11 +324,13 @@ def test_a_table_for_more_classes_than_a_bundle_can_keep_is_refused(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_costs(tmp_path / "costs.csv", [f"{k:04}" for k in range(1001)])
     assert str(caught.value) == "costs: a table has at most 1,000 classes, there are 1,001"
-    path = tmp_path / "costs.csv"
-    names = [f"{k}" for k in range(1000)]
-    path.write_text("\n".join([",".join(["", *names]), *names]), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"the cost of answering 0 for 0 is missing"):
-        read_costs(path, names)
+
+
+def test_a_table_of_as_many_classes_as_a_bundle_can_keep_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("regraft.decision.costs.MOST_COSTLY", 3)
+    assert read(tmp_path, TABLE).table.tolist() == COSTS
+    message, _ = refusal(tmp_path, TABLE, (*CLASSES, "violet"))
+    assert message == "costs: a table has at most 3 classes, there are 4"
 
 
 def test_costs_are_told_in_a_few_words():
