@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -146,6 +147,60 @@ def test_images_of_every_kind_are_the_same(images, fitted, tmp_path):
     for kind in (*kinds[1:4], *kinds[5:]):
         # Folds follow the hash of what was given, and with them the penalty.
         assert np.abs(small.fit(kind, labels).predict_proba(pictures) - wanted).max() < 0.5
+
+
+def test_sets_have_the_answer_and_grow_with_the_coverage(images, fitted):
+    pictures, _ = images
+    probabilities = fitted.predict_proba(pictures)
+    small, usual, large = (fitted.predict_set(pictures, share) for share in (0.5, 0.95, 0.96))
+    assert np.array_equal(usual, fitted.predict_set(pictures))
+    assert small[np.arange(30), probabilities.argmax(1)].all()
+    assert not (small & ~usual).any()
+    assert not (usual & ~large).any()
+    assert small.sum() < large.sum()
+    # All classes of one probability and above, or the best one alone: no other rule was asked for.
+    least = probabilities[small & (small.sum(1) > 1)[:, None]].min(initial=1)
+    assert (probabilities[~small] < least).all()
+
+
+def test_columns_of_sets_are_those_of_probabilities(images, tmp_path):
+    """Classes in the order of numbers: as text, 10 comes before 2."""
+    classifier = Classifier(**SMALL).fit(images[0], np.array([10, 9, 2] * 10))
+    sets = classifier.predict_set(images[0], 0.6)
+    answers = classifier.predictor_.predict_many(images[0], coverage=0.6)
+    shown = [tuple(classifier.classes_[row].tolist()) for row in sets]
+    assert shown == [tuple(sorted(map(int, answer.set))) for answer in answers]
+    assert len(set(shown)) > 1
+    classifier.save(tmp_path / "saved")
+    for again in (Classifier.load(tmp_path / "saved"), pickle.loads(pickle.dumps(classifier))):
+        assert np.array_equal(again.predict_set(images[0], 0.6), sets)
+
+
+def test_with_too_few_images_for_a_coverage_sets_have_every_class(images, fitted):
+    """Thirty answers bear 0.96, and not 0.99, for which 99 are needed."""
+    assert fitted.predict_set(images[0], 0.99).all()
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0, -1, float("nan"), "much", None])
+def test_a_coverage_that_is_none_is_refused_as_scikit_learn_does(coverage, images, fitted):
+    with pytest.raises(ValueError, match=r"^coverage is .*; it must be "):
+        fitted.predict_set(images[0][:1], coverage)
+
+
+def test_an_image_that_cannot_be_read_has_no_set(fitted):
+    with pytest.raises(EstimatorError, match="image 1: "):
+        fitted.predict_set([np.zeros((8, 8), np.uint8), b"no image"])
+
+
+@pytest.mark.parametrize("bank", [True, False])
+def test_features_of_images_are_kept_only_where_they_may_be(bank, images, tmp_path):
+    classifier = Classifier(**SMALL, bank=bank).fit(*images)
+    classifier.save(tmp_path / "saved")
+    kept = load_file(tmp_path / "saved" / "bundle" / "decisions.safetensors")
+    assert ("rows" in kept) == bank
+    assert ("mean" in kept) != bank
+    assert Classifier.load(tmp_path / "saved").bank == bank
+    assert 0 < classifier.predictor_.predict(images[0][0]).typicality <= 1
 
 
 @pytest.mark.parametrize(
@@ -334,7 +389,9 @@ def test_pickles_with_the_statistics_of_earlier_versions_are_read(fitted, module
     statistics = pickle.loads(f"c{module}\nStatistics\n)\x81}}X\1\0\0\0nK\3sb.".encode("latin-1"))
     assert vars(statistics) == {"n": 3}
     again = Classifier()
-    again.__setstate__(fitted.__getstate__() | {"_statistics": statistics})
+    state = {name: value for name, value in fitted.__getstate__().items() if name != "bank"}
+    again.__setstate__(state | {"_statistics": statistics})
+    assert again.get_params() == fitted.get_params() | {"bank": False}  # theirs have none
     assert again.classes_.tolist() == fitted.classes_.tolist()
     assert "_statistics" not in again.__getstate__()
 

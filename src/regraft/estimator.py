@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from regraft.bundle.format import write_bundle
 from regraft.bundle.predictor import Predictor
 from regraft.config.train_config import TrainConfig
 from regraft.core.files import read_bounded, write_atomic
-from regraft.core.hints import remedies_with
+from regraft.core.hints import only_remedies, remedies_with
 from regraft.data.scan import scan
 from regraft.data.sources.arrays import open_some
 from regraft.data.sources.x_and_y import (
@@ -31,20 +31,25 @@ from regraft.data.sources.x_and_y import (
     several,
     warn_of_lost_classes,
 )
-from regraft.errors import BundleError, EstimatorError, InputError, RegraftError
+from regraft.decision.policy import Levels
+from regraft.errors import BundleError, EstimatorError, InputError
 from regraft.features.extractor import Extractor, load_network, split_model
 from regraft.heads.fit import check_weights
+from regraft.probe.decisions import Answered, DecisionSettings, fit_decisions
 from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.runs.reserve import reserve
 from regraft.splits.split import all_for_training
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
     from regraft.backbones.backbone import Backbone
+    from regraft.bundle.prediction import Prediction
     from regraft.data.sources.given import Images
+    from regraft.decision.conformal import CoverageBy
+    from regraft.decision.levels import LevelChoices
 
 
 _FILE = "classifier.json"
@@ -70,6 +75,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ``regraft.Backbone``.
     class_weight : {"balanced"} or None
         "balanced": rare classes count as much as common ones.
+    bank : bool
+        Whether features of training images may be kept, to tell how unlike an image is.
     device, precision, batch_size, workers, cache, cache_dir, max_pixels
         They decide how it is computed; as in ``regraft.TrainConfig``.
 
@@ -105,6 +112,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tta: bool = TrainConfig.tta,
         head: str = TrainConfig.head,
         class_weight: str | None = None,
+        bank: bool = TrainConfig.bank,
         seed: int = TrainConfig.seed,
         device: str = TrainConfig.device,
         precision: str = TrainConfig.precision,
@@ -122,6 +130,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.tta = tta
         self.head = head
         self.class_weight = class_weight
+        self.bank = bank
         self.seed = seed
         self.device = device
         self.precision = precision
@@ -182,8 +191,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 for index, error in features.refused.items():
                     raise EstimatorError(f"image {samples.ids[index]}: {error}")
                 backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
-                model = fit_probe(features, dataset, backbone, settings).model
-            self._set(Predictor.of(model, extractor.compute), classes)
+                probe = fit_probe(features, dataset, backbone, settings)
+                deciding = DecisionSettings(Levels(), config.bank, config.class_weight)
+                answered = Answered(probe.fitted, probe.rows)
+                decisions = fit_decisions(answered, features, dataset, deciding)
+            self._set(Predictor.of(probe.model, extractor.compute, decisions), classes)
         return self
 
     def _config(self) -> TrainConfig:
@@ -215,15 +227,54 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         EstimatorError
             An image cannot be read.
         """
+        answers = self._answers(X)
+        result = np.empty((len(answers), len(self.classes_)), np.float32)
+        for row, answer in zip(result, answers, strict=True):
+            row[self._order] = answer.probabilities
+        return result
+
+    def predict_set(
+        self,
+        X: Images,  # noqa: N803
+        coverage: float = TrainConfig.coverage,
+        coverage_by: CoverageBy = TrainConfig.coverage_by,
+    ) -> NDArray[np.bool_]:
+        """Return for each image the classes that are aimed to hold the true one.
+
+        Parameters
+        ----------
+        X : array or list of N images
+            As for ``fit``.
+        coverage, coverage_by
+            Share of images whose set is to hold the true class; as in ``regraft.TrainConfig``.
+
+        Returns
+        -------
+        array of shape (N, K), bool
+            As scikit-learn has several labels of one image; columns in the order of ``classes_``.
+            ``sets.sum(1)`` are the sizes, ``classes_[sets[0]]`` is the first set.
+
+        Raises
+        ------
+        EstimatorError
+            An image cannot be read, or the coverage cannot be had.
+        """
+        answers = self._answers(X, coverage=coverage, coverage_by=coverage_by)
+        columns = dict(zip(self.predictor_.classes, self._order.tolist(), strict=True))
+        result = np.zeros((len(answers), len(self.classes_)), bool)
+        for row, answer in zip(result, answers, strict=True):
+            row[[columns[name] for name in answer.set or ()]] = True
+        return result
+
+    def _answers(self, images: Images, **levels: Unpack[LevelChoices]) -> list[Prediction]:
+        """Return the answer for each image; none of them has an error."""
         check_is_fitted(self)
         with _as_value_errors():
-            answers = self.predictor_.predict_many(list(several(X)))
-            result = np.empty((len(answers), len(self.classes_)), np.float32)
-            for row, answer in zip(result, answers, strict=True):
+            answers = self.predictor_.predict_many(list(several(images)), **levels)
+            for answer in answers:
                 if answer.error is not None:
                     raise EstimatorError(f"image {answer.id}: {answer.error}")
-                row[self._order] = answer.probabilities
-            return result
+            return answers
 
     def predict(self, X: Images) -> NDArray[Any]:  # noqa: N803
         """Return the most probable class of each image.
@@ -264,7 +315,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         with (
-            _remedies_of(()),
+            only_remedies(()),
             reserve(Path(path), None, overwrite=False) as reserved,
             reserved.new_folder() as folder,
         ):
@@ -338,16 +389,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif predictor is not None:
             with tempfile.TemporaryDirectory(prefix="regraft-") as name:
                 self._write(folder := Path(name))
-                paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-                state["_files"] = {
-                    str(path.relative_to(folder)): path.read_bytes() for path in paths
-                }
+                paths = filter(Path.is_file, sorted(folder.rglob("*")))
+                state["_files"] = {str(p.relative_to(folder)): p.read_bytes() for p in paths}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files, model = state.pop("_files", {}), state.pop("_model", None)
         state.pop("_statistics", None)  # of earlier versions
-        self.__dict__.update(state)
+        self.__dict__.update({"bank": False} | state)  # earlier versions had no bank
         if model is not None:
             self.predictor_ = Predictor.of(*model)
         if files:
@@ -357,16 +406,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(data)
                 self.predictor_ = self._load_predictor(Path(name))
-
-
-@contextmanager
-def _remedies_of(known: Collection[str]) -> Iterator[None]:
-    """Take from the hints of errors what names settings that the caller does not have."""
-    try:
-        yield
-    except RegraftError as error:
-        error.hint = remedies_with(error.hint, known)
-        raise
 
 
 @contextmanager

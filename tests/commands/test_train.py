@@ -49,7 +49,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarni
 
 FILES = {
     *("config.yaml", "metrics.json", "history.csv", "split.csv", "predictions.csv", "ledger.json"),
-    *("confusion.png", "curves.png", "predictions.png", "mistakes.png", "bundle"),
+    *("confusion.png", "curves.png", "decisions.png", "predictions.png", "mistakes.png", "bundle"),
 }
 SMALL = {"image_size": "64", "batch_size": 8, "test_fraction": 0.3}
 # For tests of other things than the digits: a small network, whose weights do not matter there.

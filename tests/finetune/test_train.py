@@ -63,7 +63,7 @@ def test_the_run_folder_is_the_probes(run):
     assert {path.name for path in run.folder.iterdir()} == {
         *("config.yaml", "metrics.json", "history.csv", "split.csv", "predictions.csv"),
         *("ledger.json", "confusion.png", "curves.png", "predictions.png", "mistakes.png"),
-        "bundle",
+        *("decisions.png", "bundle"),
     }
     assert [path.name for path in run.folder.parent.iterdir()] == ["run"]  # no checkpoints left
     with Image.open(run.folder / "curves.png") as picture:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.backbones.local_files import refuse_missing_files
+from regraft.decision.costs import read_text_of
 from regraft.finetune.paths import refuse_existing
 from regraft.splits.split_csv import read_split
 
@@ -28,6 +29,8 @@ def check_first(config: Any, checkpoints: Path | None = None) -> None:
     refuse_missing_files(config.model, config.weights)
     if config.split is not None:
         read_split(config.split)
+    if config.costs is not None:
+        read_text_of(config.costs)  # what it says needs the classes
     if config.device not in {"auto", "cpu"}:
         from regraft.features.compute import choose_compute
 

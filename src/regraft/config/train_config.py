@@ -602,6 +602,7 @@ class TrainConfig(metaclass=_ChecksNames):
         self._check_weights()
         self._check_head()
         self._check_cached_views()
+        self._check_promises()
 
     def _check_folds(self) -> None:
         """Refuse folds with what has one test part."""
@@ -652,6 +653,15 @@ class TrainConfig(metaclass=_ChecksNames):
             raise ConfigError(
                 f"cached_views is {self.cached_views}, and images are blended: one of the two",
                 hint="mixup and CutMix blend pixels before the frozen stages see them",
+            )
+
+    def _check_promises(self) -> None:
+        """Refuse two settings that say when no answer is given."""
+        if self.min_precision is not None and self.costs is not None:
+            raise ConfigError(
+                f"min_precision is {self.min_precision:g}, and costs is given: one of the two",
+                hint="both say when no answer is given; a column abstain in the costs says what "
+                "that costs",
             )
 
     @property

@@ -9,10 +9,13 @@ them; one that names a setting which the reader does not have is left out.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from regraft.errors import RegraftError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
 _NAME, _TEXT = "[a-z][a-z_]*", r"'(?:[^'\\`]|\\.)*'|\"(?:[^\"\\`]|\\.)*\""
 _SETTING = rf"{_NAME}(?:=(?:{_TEXT}|[\w.+-]+))?"
@@ -51,3 +54,13 @@ def remedies_with(hint: str | None, known: Collection[str]) -> str | None:
     remedies = (hint or "").split("; ")
     kept = [each for each in remedies if {name for name, _ in settings_in(each)} <= set(known)]
     return "; ".join(kept) or None
+
+
+@contextmanager
+def only_remedies(known: Collection[str]) -> Iterator[None]:
+    """Take from the hints of errors what names settings that the caller does not have."""
+    try:
+        yield
+    except RegraftError as error:
+        error.hint = remedies_with(error.hint, known)
+        raise

@@ -110,19 +110,12 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         raise ConfigError(
             f"costs: a table has at most {MOST_COSTLY:,} classes, there are {len(classes):,}"
         )
+    text = read_text_of(path)
     try:
-        text = read_bounded(path, _MOST_BYTES).decode("utf-8-sig")
         first = io.StringIO(text.lstrip(), newline="").readline()
         delimiter = _delimiter(first, classes)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         rows = [cells for line in lines if (cells := _cells(line))]
-    except InputError as error:
-        raise ConfigError(f"costs: {error.message}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"costs: {path} is not UTF-8 text: {error.reason} at byte {error.start}",
-            hint="save it as CSV in UTF-8",
-        ) from error
     except csv.Error as error:
         raise ConfigError(f"costs: {path} is no CSV table: {error}") from error
     if len(rows) < 2:
@@ -146,6 +139,19 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         for true in classes
     ]
     return Costs(np.array(table), extra)
+
+
+def read_text_of(path: Path) -> str:
+    """Return the text of a table of costs; raise ConfigError if it is none, or there is no file."""
+    try:
+        return read_bounded(path, _MOST_BYTES).decode("utf-8-sig")
+    except InputError as error:
+        raise ConfigError(f"costs: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"costs: {path} is not UTF-8 text: {error.reason} at byte {error.start}",
+            hint="save it as CSV in UTF-8",
+        ) from error
 
 
 def _delimiter(first: str, classes: Sequence[str]) -> str:

@@ -37,6 +37,8 @@ class Scorer(Protocol):
     """Measures how unlike the training images are: a value of ``SCORERS``."""
 
     kind: ClassVar[str]
+    #: Whether it holds a row for each of some training images.
+    has_images: ClassVar[bool]
     #: How much a score of the same features may differ on another machine, relative to the score
     #: where that is more than 1.
     tolerance: ClassVar[float]
@@ -71,6 +73,7 @@ class Neighbours:
     rows: NDArray[np.int8]
     reach: NDArray[np.float32]
     kind: ClassVar[str] = "neighbours"
+    has_images: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-6  # products are exact: only the last digit of float32
 
     @property
@@ -183,6 +186,7 @@ class Mahalanobis:
     mean: NDArray[np.float32]
     whitening: NDArray[np.float32]
     kind: ClassVar[str] = "mahalanobis"
+    has_images: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-3  # other orders of summation in float32
 
     @property

@@ -149,7 +149,9 @@ def fit_decisions(
     held_out = bool(len(dataset.val)) and bool(np.isin(answered.rows, dataset.val).all())
     weights = None
     if settings.class_weight == "balanced":
-        weights = class_weights(dataset.labels(dataset.train), len(dataset.classes))
+        train = dataset.train
+        own = dataset.weights(train)
+        weights = class_weights(dataset.labels(train), len(dataset.classes), own)
     typicality = _typicality(
         answered, features, dataset, units, bank=settings.bank, held_out=held_out
     )

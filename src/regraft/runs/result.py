@@ -57,6 +57,13 @@ def measure(
     rules = decisions.rules(len(dataset.classes))
     for note in rules.notes:
         reporter.say(note)
+    typicality = decisions.typicality
+    if trained.model.backbone.no_bundle is None and typicality and typicality.scorer.has_images:
+        reporter.say(
+            "the bundle keeps features of training images, to tell how unlike an image is: who has "
+            "it can ask whether an image was in the training; `bank=False` keeps a mean and a "
+            "covariance instead"
+        )
     if config.folds:  # every image once, by probes of other images
         folds = test_folds(dataset, config.folds, config.seed)
         scores = cross_validate(features, folds, extractor.backbone, settings, deciding, reporter)

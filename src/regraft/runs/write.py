@@ -12,9 +12,11 @@ from regraft.config.yaml_file import to_yaml
 from regraft.core.files import write_atomic
 from regraft.core.machine import n_threads
 from regraft.core.version import __version__
+from regraft.decision.answers import plain
 from regraft.errors import ImageError, RegraftError
 from regraft.images.decode import DECODER_VERSION
 from regraft.plots.confusion import draw_confusion
+from regraft.plots.decisions import DrawnDecisions, KnownAnswers, draw_decisions
 from regraft.plots.epochs import draw_epochs
 from regraft.plots.grid import Item, draw_grid
 from regraft.plots.pairs import Shown, pair_grid
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from regraft.check.near_duplicates import NearDuplicate
     from regraft.core.reporter import Stopwatch
     from regraft.data.samples import Samples
+    from regraft.decision.policy import Decided
     from regraft.runs.logs.registry import Logs
     from regraft.runs.reserve import Reservation
     from regraft.runs.result import Result
@@ -159,11 +162,30 @@ def _write_predictions(path: Path, result: Result) -> None:
 
 
 def _draw_figures(folder: Path, result: Result) -> None:
-    """Draw the confusion matrix and the curves."""
+    """Draw the confusion matrix, the curves and the decisions."""
     confusion = np.asarray(result.measured["test"]["confusion"])  # (K, K)
     draw_confusion(folder / "confusion.png", confusion, result.dataset.classes)
     draw_curves = draw_penalties if result.config.strategy == "probe" else draw_epochs
     draw_curves(folder / "curves.png", result.trained.fitted.history)
+    if result.scores.decided is not None:
+        draw_decisions(folder / "decisions.png", _drawn_decisions(result, result.scores.decided))
+
+
+def _drawn_decisions(result: Result, decided: Decided) -> DrawnDecisions:
+    decisions, p = result.decisions, result.scores.probabilities  # (n, K)
+    truth, best = result.dataset.labels(result.scores.tested), p.argmax(1)
+    confidence = plain(p, decisions.class_weights)[np.arange(len(p)), best]
+    fitted = "validation images" if decisions.held_out else "training images, out of fold"
+    asked, sets = decisions.levels.min_precision, result.measured["decisions"]["sets"]
+    return DrawnDecisions(
+        tested=KnownAnswers("test images", confidence, best == truth),
+        fitted=KnownAnswers(fitted, decisions.answers.confidence, decisions.answers.right),
+        kept=None if asked is None else decided.actions >= 0,
+        sizes=decided.sets.sum(1),
+        coverage=sets["coverage"]["value"],
+        aimed_at=sets["aimed_at"],
+        p_values=decided.p_values,
+    )
 
 
 def _draw_predictions(folder: Path, result: Result) -> None:
