@@ -11,7 +11,8 @@ from regraft.decision.conformal import SetRule
 from regraft.decision.costs import Costs
 from regraft.decision.policy import ABSTAINED, IS_UNKNOWN, Decided, Decisions, Levels, Rules
 from regraft.decision.promise import Promise
-from regraft.decision.typicality import Neighbours, Typicality
+from regraft.decision.scorers import Neighbours
+from regraft.decision.typicality import Typicality
 from regraft.errors import ConfigError
 
 #: Features of an image like those of the bank, and of one at a right angle to them.
@@ -21,7 +22,7 @@ LIKE, UNLIKE = [1.0, 0.0], [0.0, 1.0]
 def typicality_of(n):
     """Of n units; unlike images get the least p-value, like ones get 1."""
     scores = np.linspace(0.1, 0.9, n, dtype=np.float32)
-    return Typicality(Neighbours(np.tile(np.array([[127, 0]], np.int8), (6, 1))), scores)
+    return Typicality(Neighbours.of(np.tile(np.array([[127, 0]], np.int8), (12, 1))), scores)
 
 
 def answers_of(n=100, right=None, seed=0):
@@ -326,7 +327,7 @@ def test_all_arrays_that_decide_are_kept():
     whole = decisions_of(class_weights=weights, levels=Levels(costs=ABSTAINING))
     tensors = whole.tensors()
     answers = ["labels", "true", "confidence", "right"]
-    assert [*tensors] == [*answers, "rows", "scores", "class_weights", "costs"]
+    assert [*tensors] == [*answers, "rows", "reach", "scores", "class_weights", "costs"]
     assert tensors["class_weights"] is weights
     assert tensors["costs"] is ABSTAINING.table
     assert tensors["scores"] is whole.typicality.scores
