@@ -11,7 +11,7 @@ from regraft.decision.conformal import SetRule
 from regraft.decision.costs import Costs
 from regraft.decision.policy import ABSTAINED, IS_UNKNOWN, Decided, Decisions, Levels, Rules
 from regraft.decision.promise import Promise
-from regraft.decision.scorers import Neighbours
+from regraft.decision.scorers import LEAST_UNITS, Neighbours
 from regraft.decision.typicality import Typicality
 from regraft.errors import ConfigError
 
@@ -22,7 +22,8 @@ LIKE, UNLIKE = [1.0, 0.0], [0.0, 1.0]
 def typicality_of(n):
     """Of n units; unlike images get the least p-value, like ones get 1."""
     scores = np.linspace(0.1, 0.9, n, dtype=np.float32)
-    return Typicality(Neighbours.of(np.tile(np.array([[127, 0]], np.int8), (12, 1))), scores)
+    bank = np.tile(np.array([[127, 0]], np.int8), (LEAST_UNITS, 1))
+    return Typicality(Neighbours.of(bank), scores)
 
 
 def answers_of(n=100, right=None, seed=0):

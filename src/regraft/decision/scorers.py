@@ -94,19 +94,18 @@ class Neighbours:
     def measured(cls, rows: NDArray[np.int8]) -> tuple[Neighbours, NDArray[np.float64]]:
         """Return the scorer of a bank, and the score of each row (B,) by the bank without it."""
         distances, nearest = _Bank.of(rows).nearest(rows, AROUND, np.arange(len(rows)))
-        own, next_one = distances[:, NEAREST - 1], distances[:, NEAREST]  # (B,)
+        # As a bundle keeps them: a bank of the others would give the same score to the last digit.
+        own, next_one = distances[:, NEAREST - 1 : NEAREST + 1].astype(np.float32).T  # (B,)
         # Without row i, a row of whose five nearest it is one has its sixth as the fifth.
         neighbours = nearest[:, :NEAREST]  # (B, 5)
         lost = (neighbours[nearest] == np.arange(len(rows))[:, None, None]).any(2)  # (B, 10)
-        around = np.where(lost, next_one[nearest], own[nearest]).mean(1)
-        return cls(rows, own.astype(np.float32)), own**2 / around
+        around = np.where(lost, next_one[nearest], own[nearest])
+        return cls(rows, own), _compared(distances, around)
 
     def score(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the squared distance of each image (N,) relative to those of the rows around."""
         distances, nearest = self._bank.nearest(as_integers(pooled), AROUND, None)
-        around = self.reach.astype(np.float64)[nearest].mean(1)
-        scores: NDArray[np.float64] = distances[:, NEAREST - 1] ** 2 / around
-        return scores
+        return _compared(distances, self.reach[nearest])
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
@@ -152,7 +151,8 @@ class _Bank(NamedTuple):
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return distances and numbers (n, k) of the nearest rows, the nearest first.
 
-        ``own`` (n,) is a row for each that is left out: the image itself.
+        ``own`` (n,) is a row for each that is left out: the image itself. Of rows that are equally
+        near, the first come first: on every machine, the same rows are taken.
         """
         distances = np.empty((len(integers), k))
         numbers = np.empty((len(integers), k), np.int64)
@@ -163,12 +163,22 @@ class _Bank(NamedTuple):
             cosines *= _inverse_lengths(part)[:, None]
             if own is not None:
                 cosines[np.arange(len(part)), own[some]] = -np.inf
-            found = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (n, k)
+            found = np.sort(np.argpartition(cosines, -k, axis=1)[:, -k:], axis=1)  # (n, k)
             near = np.take_along_axis(cosines, found, 1)
+            tied = (cosines >= near.min(1, keepdims=True)).sum(1) > k  # more than k are so near
+            if tied.any():
+                found[tied] = np.argsort(-cosines[tied], axis=1, kind="stable")[:, :k]
+                near[tied] = np.take_along_axis(cosines[tied], found[tied], 1)
             order = np.argsort(-near, axis=1, kind="stable")
             distances[some] = 1 - np.take_along_axis(near, order, 1)
             numbers[some] = np.take_along_axis(found, order, 1)
         return np.maximum(distances, _LEAST_DISTANCE), numbers
+
+
+def _compared(distances: NDArray[np.float64], around: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the score (n,): distances (n, k) from rows, and the same rows' own ones (n, k)."""
+    means: NDArray[np.float64] = around.astype(np.float64).mean(1)
+    return distances[:, NEAREST - 1] ** 2 / means
 
 
 @dataclass(frozen=True)

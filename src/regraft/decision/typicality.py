@@ -53,7 +53,10 @@ if TYPE_CHECKING:
 BANK_ROWS = 2_000
 #: Most units that are measured: the standard error of a p-value of 0.01 is then 0.001.
 MOST_MEASURED = 8_192
-_LEAST_DEVIATION, _LARGEST_MEAN = 1e-12, 1e12  # of the parts of a score
+#: Of the parts of a score. What varies less among the units than rounding does on other machines
+#: would make each new image unlike, were it divided by its deviation.
+_LEAST_DEVIATION, _LARGEST_MEAN = 1e-6, 1e12
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -188,10 +191,10 @@ def energies_of(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _combined(parts: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum (n,) of two parts (2, n), each in its standard deviations."""
+    """Return the sum (n,) of two parts (2, n), each in its deviations, as float32 can be."""
     means, deviations = scale.T
     scores: NDArray[np.float64] = ((parts - means[:, None]) / deviations[:, None]).sum(0)
-    return scores
+    return np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
 
 
 def units_needed(level: float) -> int:
