@@ -268,6 +268,7 @@ def test_a_wrong_device_is_reported_before_the_images_are_read(run, photographs,
         ({"weights": "none.pth"}, "cannot read the weights none.pth: there is no such file"),
         ({"model": "local-dir:none"}, "local-dir:none: there is no file none/config.json"),
         ({"split": "none.csv"}, "none.csv cannot be read"),
+        ({"costs": "none.csv"}, "costs: none.csv cannot be read"),
     ],
 )
 def test_missing_files_are_reported_before_the_images_are_read(
@@ -461,6 +462,10 @@ def test_leave_one_out_scores_no_class_that_the_fit_would_lack(tmp_path):
         ({"grids": "1,3"}, "grids is 1,3; it must be auto, or some of 1, 2, 4 with commas"),
         ({"views": 17}, "views is 17; it must be between 0 and 16"),
         ({"tta": True}, "tta is given, and views is 0"),
+        (
+            {"min_precision": 0.9, "costs": "costs.csv"},
+            "min_precision is 0.9, and costs is given: one of the two",
+        ),
         ({"views": 2, "head": "knn"}, "views is 2, and head knn is given: one of the two"),
     ],
 )

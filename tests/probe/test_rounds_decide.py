@@ -1,0 +1,75 @@
+"""In rounds, each decides about the images that it tests by thresholds that it fitted itself."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from conftest import CLASSES, texture
+from regraft.backbones.image_size import at_image_size
+from regraft.backbones.registry import load_backbone
+from regraft.config.train_config import TrainConfig
+from regraft.data.dataset import Dataset
+from regraft.data.scan import scan
+from regraft.decision.policy import Levels
+from regraft.features.compute import Compute
+from regraft.features.extract import RowExtractor, extract
+from regraft.features.store.store import FeatureStore
+from regraft.probe.decisions import DecisionSettings
+from regraft.probe.fit import ProbeSettings
+from regraft.probe.score import cross_validate
+from regraft.splits.rounds import test_folds as rounds_of
+from regraft.splits.split import all_for_training
+
+N = 90
+SETTINGS = DecisionSettings(Levels(unknown=0.2, coverage=0.8, min_precision=0.6))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return the network, features of ninety images, and three rounds of them."""
+    images = [texture(CLASSES[k % 3], k, 32) for k in range(N)]
+    config = TrainConfig(taps="last")
+    samples = scan((images, [CLASSES[k % 3] for k in range(N)]), config)
+    backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
+    store = FeatureStore(tmp_path_factory.mktemp("store"))
+    network = RowExtractor(samples, backbone, Compute("cpu", "float32", 16), 1)
+    features = extract(network, np.arange(N), store)
+    yield backbone, features, rounds_of(all_for_training(samples), 3, 0), ProbeSettings.of(config)
+    store.close()
+
+
+def scored(made, folds):
+    backbone, features, _, settings = made
+    return cross_validate(features, folds, backbone, settings, SETTINGS)
+
+
+def test_labels_of_the_images_that_a_round_tests_move_none_of_its_decisions(made):
+    """They are training images of the other rounds, whose decisions move."""
+    rounds = made[2]
+    first = rounds[0].test
+    labels = rounds[0].samples.labels.copy()
+    labels[first] = (labels[first] + 1) % 3
+    changed = [
+        Dataset(dataclasses.replace(each.samples, labels=labels), each.parts) for each in rounds
+    ]
+    before, after = scored(made, rounds), scored(made, changed)
+    same = {
+        name: (getattr(before.decided, name) == getattr(after.decided, name)).reshape(N, -1).all(1)
+        for name in ("actions", "sets", "unknown", "abstained")
+    }
+    of_first = before.round_of == 1
+    assert np.array_equal(np.flatnonzero(of_first), np.sort(first))
+    assert all(each[of_first].all() for each in same.values())
+    assert not same["sets"][~of_first].all()
+    assert not same["abstained"][~of_first].all()
+
+
+def test_each_image_is_compared_with_the_images_of_its_round_alone(made):
+    """A p-value is a whole number of parts: one for each image that the round was fitted on."""
+    rounds = made[2]
+    scores = scored(made, rounds)
+    for number, each in enumerate(rounds, 1):
+        parts = scores.decided.p_values[scores.round_of == number] * (len(each.train) + 1)
+        assert parts == pytest.approx(parts.round(), abs=1e-6)
+        assert parts.min() >= 1
