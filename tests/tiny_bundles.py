@@ -65,7 +65,7 @@ def some_decisions(kind: str = "neighbours", width: int = 96, **levels) -> Decis
     labels = np.array([rng.choice(len(CLASSES), p=row / row.sum()) for row in probabilities])
     weights = np.array([0.5, 1.0, 2.0])
     return Decisions(
-        typicality=fit[kind](pooled) if kind else None,
+        typicality=fit[kind](pooled, energies=rng.normal(-3, 1, N_UNITS)) if kind else None,
         answers=Answers.of(probabilities, labels, weights),
         n_units=N_UNITS,
         class_weights=weights,

@@ -158,7 +158,8 @@ def _decide(predictor: Predictor) -> None:
     pooled = np.stack([np.full(width, value, np.float32) for value in (0, 1, 3e38, 1e-45)])
     probabilities = np.full((4, count), 1 / count, np.float32)
     probabilities[1] = np.eye(1, count)
-    decided = rules.decide(probabilities, pooled)
+    logits = np.stack([np.full(count, value, np.float32) for value in (0, 1, 3e38, -3e38)])
+    decided = rules.decide(probabilities, pooled, logits)
     assert decided.sets.any(1).all()
     if decided.p_values is not None:
         assert ((decided.p_values > 0) & (decided.p_values <= 1)).all()

@@ -72,6 +72,9 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
     elif name == "class_weights":
         values = [0.0, -1.0, math.nan, math.inf, 5e-324, 1e-300, 1e300, 1e308, -0.0]
         flat[at if rng.random() < 0.5 else slice(None)] = rng.choice(values)
+    elif name in ("scale", "reach"):
+        values = [math.nan, math.inf, 0.0, -1.0, 1e-4, 9e-5, 1e-12, 1e-13, 1e12, 1e13, 2.001, 3.0]
+        flat[at if rng.random() < 0.5 else slice(None)] = rng.choice(values)
     else:  # costs, true, confidence, scores
         values = [-1.0, -0.0, 1.5, 1e9, 1.1e9, 1e38, 5e-324, math.nan, math.inf, -math.inf]
         flat[at if rng.random() < 0.7 else slice(None)] = rng.choice(values)
@@ -82,8 +85,9 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
 
 def _resize(rng: random.Random, draft: Draft, tensors: dict[str, torch.Tensor], name: str) -> None:
     decisions = draft.manifest["decisions"]
-    count = rng.choice([0, 1, 2, 5, 119, 4_001, 8_193])
-    group = ("labels", "true", "confidence", "right") if name == "labels" else (name,)
+    count = rng.choice([0, 1, 2, 5, 11, 12, 119, 4_001, 8_193])
+    groups = {"labels": ("labels", "true", "confidence", "right"), "rows": ("rows", "reach")}
+    group = groups.get(name, (name,))
     for each in group:
         old = tensors[each]
         repeats = -(-count // max(len(old), 1))

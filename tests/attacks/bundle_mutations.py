@@ -371,8 +371,8 @@ def mutate(seed: int, number: int, sound: list[Draft], kinds: Kinds = MUTATIONS)
     for mutation in rng.choices([*kinds], [*kinds.values()], k=1 if rng.random() < 0.8 else 2):
         try:
             mutation(rng, draft)
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError, struct.error,
-                SafetensorError):  # fmt: skip
+        except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError,
+                struct.error, SafetensorError):  # fmt: skip
             continue  # the first one removed what the second would change
         draft.kinds.append(mutation.__name__)
     return draft

@@ -102,9 +102,14 @@ def test_the_golden_images_have_the_scores_that_the_typicality_gives_them(writte
     pooled = golden.features[:, -WIDTH:]  # the last block of the tiny network is the pooled one
     np.testing.assert_array_equal(golden.pooled, pooled)
     rows = typicality.scorer.rows.astype(float)
-    image = pooled[2] / pooled[2].max() * 127
-    cosines = rows @ image.round() / np.linalg.norm(rows, axis=1) / np.linalg.norm(image.round())
-    assert golden.typicality[2] == pytest.approx(1 - np.sort(cosines)[-5], abs=1e-6)
+    image = (pooled[2] / pooled[2].max() * 127).round()
+    distances = 1 - rows @ image / np.linalg.norm(rows, axis=1) / np.linalg.norm(image)
+    near = np.argsort(distances)[:10]
+    unlike = distances[near[4]] ** 2 / typicality.scorer.reach[near].mean()
+    energy = -np.log(np.exp(golden.logits[2].astype(float)).sum())
+    means, deviations = typicality.scale.T
+    expected = (unlike - means[0]) / deviations[0] + (energy - means[1]) / deviations[1]
+    assert golden.typicality[2] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_views_of_a_bundle_are_averaged_in_its_pooled_features_too(tmp_path):
@@ -116,8 +121,8 @@ def test_the_views_of_a_bundle_are_averaged_in_its_pooled_features_too(tmp_path)
 
 
 def test_a_bundle_of_version_3_as_it_was_first_written_decides_the_same(tmp_path):
-    """Commit 7e9d67a: timm/test_convnext at 32 pixels, weights of random sixteenths, a card."""
-    folder = unpacked("written-by-7e9d67a.zip", tmp_path)
+    """Commit e9848b5: timm/test_convnext at 32 pixels, weights of random sixteenths, a card."""
+    folder = unpacked("written-by-e9848b5.zip", tmp_path)
     predictor = Predictor.load(folder, device="cpu", precision="float32")
     answers = predictor.predict_many([folder / "golden/wide.jpg", folder / "golden/alpha.png"])
     assert [answer.label for answer in answers] == ["cat", "fish"]
@@ -126,8 +131,9 @@ def test_a_bundle_of_version_3_as_it_was_first_written_decides_the_same(tmp_path
     rules = decisions.rules(3)
     assert rules.level == 0.02
     np.testing.assert_allclose(rules.sets.thresholds, [0.35778, 0.143573, 0.054124], atol=1e-5)
-    decided = rules.decide(predictor.model.probabilities(golden.features), golden.pooled)
-    np.testing.assert_allclose(decided.p_values, [1 / 121, 1 / 121, 9 / 121, 1 / 121])
+    probabilities = predictor.model.probabilities(golden.features)
+    decided = rules.decide(probabilities, golden.pooled, golden.logits)
+    np.testing.assert_allclose(decided.p_values, [1 / 121, 1 / 121, 25 / 121, 1 / 121])
     assert decided.actions.tolist() == [-2, -2, -1, -2]
     assert decided.sets.sum(1).tolist() == [2, 1, 1, 2]
     assert (decisions.n_units, len(decisions.answers), decisions.held_out) == (130, 120, False)
@@ -225,10 +231,17 @@ def at(name, index, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (at("rows", (3, 5), -128), "there may be 4,000 rows of integers up to 127"),
-        (lambda t: t.update(rows=np.ones((4001, WIDTH), np.int8)), "there may be 4,000 rows"),
-        (lambda t: t.update(rows=t["rows"][:, :95]), "is of 95 features; the network has 96"),
+        (at("rows", (3, 5), -128), "there may be 12 to 4,000 rows of integers up to 127"),
+        (lambda t: t.update(rows=np.ones((4001, WIDTH), np.int8)), "there may be 12 to 4,000 rows"),
+        (lambda t: t.update(rows=t["rows"][:, :95].copy()), "of 95 features; the network has 96"),
         (lambda t: t.update(rows=t["rows"].astype(np.int16)), "rows must be a table of int8"),
+        (at("reach", 4, 0), "reach holds what is no distance"),
+        (at("reach", 4, np.nan), "reach holds what is no distance"),
+        (lambda t: t.update(reach=t["reach"][1:]), "reach must be float32, a number for each row"),
+        (at("scale", (1, 1), 0), "scale must be two means, and two standard deviations above 0"),
+        (at("scale", (0, 0), np.nan), "scale must be two means"),
+        (at("scale", (0, 0), 1e13), "scale must be two means"),
+        (lambda t: t.update(scale=t["scale"][0]), "scale must be float64 of shape (2, 2)"),
         (at("scores", 4, np.nan), "scores must be finite, ascending and at most 8,192"),
         (at("scores", -1, np.inf), "scores must be finite, ascending"),
         (at("scores", 0, 3), "scores must be finite, ascending"),
@@ -296,7 +309,7 @@ def test_aggregates_and_costs_that_no_training_gives_are_refused(change, message
             "the manifest has 120 and",
         ),
         ({"typicality": {"kind": "mahalanobis", "network": 0, "n": 120}}, "mean and whitening are"),
-        ({"typicality": None}, "tensors that it should not have: rows, scores"),
+        ({"typicality": None}, "tensors that it should not have: reach, rows, s"),
         ({"levels": {"unknown": 0.001}}, "decisions.levels: unknown_level is 0.001: "),
         ({"levels": {"min_precision": 0.9, "costs": {"extra": []}}}, "costs must be a table"),
     ],
@@ -378,10 +391,17 @@ def test_a_huge_file_of_decisions_is_not_read(bundle):
 
 def test_scores_of_golden_images_that_differ_are_refused(bundle):
     def change(tensors):
-        tensors["typicality"][1] += 1e-5
+        tensors["typicality"][1] *= 1.001
 
     edit_tensors(bundle, "golden.safetensors", change)
-    refused(bundle, "golden/rotated.jpg: from the same features the typicality differs by 1e-05")
+    refused(bundle, "golden/rotated.jpg: from the same features the typicality differs by 0.001")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.int64])
+def test_kinds_of_numbers_that_decisions_do_not_have_are_refused(bundle, dtype):
+    """The first two are none of numpy's: they were a TypeError."""
+    edit_tensors(bundle, "decisions.safetensors", lambda t: {**t, "true": t["true"].to(dtype)})
+    refused(bundle, f"decisions.safetensors: true is {dtype}")
 
 
 def test_another_bank_is_noticed_by_the_golden_images(bundle):

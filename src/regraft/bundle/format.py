@@ -59,12 +59,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from regraft.backbones.backbone import Backbone
     from regraft.decision.policy import Decisions
     from regraft.features.compute import Compute
 
 _HEADER = 16 * 2**20  # bytes of a safetensors header: names and shapes of 100,000 tensors
 _LARGEST_IMAGE = 4 * 2**20  # bytes of an encoded golden image; those of regraft have 10,000
+_KINDS = {torch.int8, torch.uint8, torch.int32, torch.float32, torch.float64}  # of decisions
 LARGEST_HEAD = 4 * 2**30  # bytes of a k-NN head: 500,000 images, all stages at 1x1
 
 
@@ -184,7 +188,7 @@ def read_bundle(folder: Path) -> Bundle:
     check_pixels(manifest, golden, [plan.preprocess for plan in plans])
     decisions = None
     if manifest.decisions is not None:
-        arrays = {name: t.numpy() for name, t in _tensors(contents[DECISIONS], DECISIONS).items()}
+        arrays = _arrays(contents[DECISIONS], DECISIONS)
         widths = [plan.n_features for plan in plans]
         decisions = read_decisions(manifest.decisions, arrays, len(manifest.classes), widths)
         if decisions.typicality is not None:
@@ -337,6 +341,14 @@ def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BundleError(f"{name}: {str(error)[:300]}") from error
+
+
+def _arrays(data: bytes, name: str) -> dict[str, NDArray[np.generic]]:
+    tensors = _tensors(data, name)
+    for key, tensor in tensors.items():
+        if tensor.dtype not in _KINDS:  # numpy knows no bfloat16, and none of 8 bits
+            raise BundleError(f"{name}: {key[:100]} is {tensor.dtype}")
+    return {key: tensor.numpy() for key, tensor in tensors.items()}
 
 
 def _read_checked(folder: Path, name: str, record: FileRecord, most: int) -> bytes:

@@ -171,8 +171,9 @@ class Typicality:
 
     def p_values_of(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the p-value of each score (N,)."""
-        n = len(self.scores)
-        smaller = np.searchsorted(self.scores, scores.astype(np.float32), side="left")
+        n, largest = len(self.scores), np.finfo(np.float32).max
+        bounded = scores.clip(-largest, largest).astype(np.float32)
+        smaller = np.searchsorted(self.scores, bounded, side="left")
         return (1 + n - smaller) / (n + 1)
 
 
