@@ -241,19 +241,6 @@ SCORERS: dict[str, type[Neighbours | Mahalanobis]] = {
 }
 
 
-def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Return the columns (n, k) of the largest values of each row; of equal ones, the first."""
-    found = np.argpartition(values, -k, axis=1)[:, -k:]
-    found.sort(axis=1)
-    chosen = np.take_along_axis(values, found, 1)
-    # More are as large as the k-th: which of them were found is chance.
-    tied = (values >= chosen.min(1, keepdims=True)).sum(1) > k
-    found[tied] = np.sort(np.argsort(-values[tied], axis=1, kind="stable")[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(values, found, 1), axis=1, kind="stable")
-    columns: NDArray[np.int64] = np.take_along_axis(found, order, 1)
-    return columns
-
-
 def largest_integer(width: int) -> int:
     """Return the largest integer of a row of ``width`` features whose products float32 holds.
 
