@@ -137,18 +137,48 @@ def test_a_score_of_two_parts_needs_logits():
         Typicality.of(some_bank(), UNLIKE, ENERGIES).score(features(46, 5, 3))
 
 
+def test_few_energies_do_not_count_and_all_units_are_measured_without():
+    """Ten units; of more than 2,000, a thousand energies are enough."""
+    energies = np.full(10, math.nan)
+    energies[:4] = ENERGIES
+    few = Typicality.of(some_bank(), np.arange(10.0), energies)
+    assert few.scale is None
+    assert few.scores.tolist() == [*range(10)]
+    energies[9] = 1
+    half = Typicality.of(some_bank(), np.arange(10.0), energies)
+    assert len(half.scores) == 5
+    unlike, energies = np.arange(5000.0), np.full(5000, math.nan)
+    energies[:999] = unlike[:999]
+    assert len(Typicality.of(some_bank(), unlike, energies).scores) == 5000
+    energies[999] = 3
+    assert len(Typicality.of(some_bank(), unlike, energies).scores) == 1000
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_energies_that_differ_by_rounding_alone_do_not_count(size):
+    """As those of k-NN, whose logits are logarithms of probabilities."""
+    shares = np.random.default_rng(0).dirichlet([0.3] * 4, 50).clip(1e-6)
+    logits = np.log(shares / shares.sum(1, keepdims=True)) + size
+    energies = energies_of(logits.astype(np.float32))
+    assert 0 < energies.std() < 1e-6 * size
+    typicality = Typicality.of(some_bank(), np.arange(50.0), energies)
+    assert typicality.scale is None
+    assert typicality.scores.tolist() == [*range(50)]
+
+
 def test_of_units_that_are_all_alike_rounding_makes_no_new_one_unlike():
-    """A black image a thousand times: what differs in the last digits is no other image."""
-    typicality = Typicality.of(some_bank(), np.full(50, 0.1), np.full(50, -3.0))
+    """Copies of one image as units of their own: what differs in the last digits is no other."""
+    typicality = Typicality.of(some_bank(), np.full(4, 0.1), ENERGIES)
     kept = Typicality.from_tensors("neighbours", typicality.tensors())
-    assert (kept.scale[:, 1] > 1e-12 * 3).all()
-    assert np.abs(kept.scores).max() < 1e-6
-    assert kept.p_values_of(kept.scores.astype(np.float64)).tolist() == [1] * 50
+    assert kept.scale[0].tolist() == [0.1, 1e-6]
+    parts = np.stack([np.full(4, 0.1) + 1e-14, ENERGIES])
+    scores = (parts - kept.scale[:, :1]) / kept.scale[:, 1:]
+    np.testing.assert_allclose(np.sort(scores.sum(0)), kept.scores, atol=1e-6)
 
 
 def test_the_score_of_the_largest_logits_is_one_that_float32_holds():
     largest = np.finfo(np.float32).max
-    typicality = Typicality.of(some_bank(), UNLIKE, np.full(4, -3.0))
+    typicality = Typicality.of(some_bank(), UNLIKE, ENERGIES / 1000)
     logits = np.array([[largest, 0], [-largest, -largest]], np.float32)
     new = features(46, 2, 3)
     assert typicality.score(new, logits).astype(np.float32).tolist() == [-largest, largest]

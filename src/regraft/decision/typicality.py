@@ -56,6 +56,8 @@ MOST_MEASURED = 8_192
 #: Of the parts of a score. What varies less among the units than rounding does on other machines
 #: would make each new image unlike, were it divided by its deviation.
 _LEAST_DEVIATION, _LARGEST_MEAN = 1e-6, 1e12
+#: Of more units, fewer than half may have an energy.
+_ENOUGH = 1_000
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -88,9 +90,14 @@ class Typicality:
         """Return the typicality by what a scorer gave for n units that it had not seen.
 
         ``energies`` (n,) are by models that had not seen the unit either; NaN where there is none.
+        They count if enough units have one, and if they differ: where logits are logarithms of
+        probabilities, as those of k-NN are, each energy is 0 but for rounding.
         """
         known = np.zeros(len(unlike), bool) if energies is None else np.isfinite(energies)
-        if energies is None or not known.any():
+        if energies is None or known.sum() < max(min(len(unlike) / 2, _ENOUGH), 1):
+            return cls(scorer, np.sort(unlike.astype(np.float32)))
+        least = _LEAST_DEVIATION * max(1, abs(energies[known].mean()))
+        if energies[known].std() < least:
             return cls(scorer, np.sort(unlike.astype(np.float32)))
         both = np.stack([unlike[known], energies[known]])  # (2, n)
         scale = np.stack([both.mean(1), np.maximum(both.std(1), _LEAST_DEVIATION)], axis=1)
