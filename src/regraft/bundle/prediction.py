@@ -52,6 +52,8 @@ class Prediction:
     decision : str, optional
         What to do with all this: the name of a class, "abstain" or "unknown" (``abstained`` and
         ``unknown`` tell these from classes of the same name); None if there is no answer.
+    pooled : array of shape (D,), float32, optional
+        Pooled features of the network; None unless they were asked for.
 
     Examples
     --------
@@ -78,6 +80,7 @@ class Prediction:
     set: tuple[str, ...] | None = None
     abstained: bool | None = None
     decision: str | None = None
+    pooled: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def remarks(self) -> list[str]:
         """Return what was decided in words, where that is more than the most probable class.

@@ -225,7 +225,13 @@ class Predictor:
         return list(self._answer(rendered, top_k, self.rules(**levels)))
 
     def stream(
-        self, source: Source, *, workers: int, top_k: int = 5, **levels: Unpack[LevelChoices]
+        self,
+        source: Source,
+        *,
+        workers: int,
+        top_k: int = 5,
+        keep_pooled: bool = False,
+        **levels: Unpack[LevelChoices],
     ) -> Iterator[Prediction]:
         """Yield the answers for all images of a source, in its order, with bounded memory.
 
@@ -237,6 +243,8 @@ class Predictor:
             Threads that read and decode.
         top_k : int
             Number of classes in ``top``, at least 1.
+        keep_pooled : bool
+            Whether answers have ``pooled``.
         **levels
             As for ``predict``.
 
@@ -257,7 +265,7 @@ class Predictor:
         named = (
             (source.entries[index].id, image, losses.pop(index, ())) for index, image in rendered
         )
-        yield from self._answer(named, top_k, self.rules(**levels))
+        yield from self._answer(named, top_k, self.rules(**levels), keep_pooled=keep_pooled)
 
     def rules(self, **levels: Unpack[LevelChoices]) -> Rules | None:
         """Return the thresholds that are used; None if the bundle tells nothing of this.
@@ -295,7 +303,12 @@ class Predictor:
             return error, ()
 
     def _answer(
-        self, rendered: Iterator[_Rendered], top_k: int, rules: Rules | None
+        self,
+        rendered: Iterator[_Rendered],
+        top_k: int,
+        rules: Rules | None,
+        *,
+        keep_pooled: bool = False,
     ) -> Iterator[Prediction]:
         while batch := list(itertools.islice(rendered, self._reader.compute.batch_size)):
             images = [image for _, image, _ in batch if isinstance(image, torch.Tensor)]
@@ -309,7 +322,8 @@ class Predictor:
                     error = ImageError(NOT_FINITE.kind, NOT_FINITE.reason)
                     yield Prediction(name, error=error)
                 else:
-                    yield dataclasses.replace(found, id=name, notes=notes)
+                    pooled = found.pooled if keep_pooled else None
+                    yield dataclasses.replace(found, id=name, notes=notes, pooled=pooled)
 
     def _predictions(
         self, images: torch.Tensor, top_k: int, rules: Rules | None
@@ -328,7 +342,7 @@ class Predictor:
             if not finite[k]:
                 yield None
                 continue
-            found = self._prediction(p, top_k)
+            found = dataclasses.replace(self._prediction(p, top_k), pooled=pooled[k])
             yield found if decided is None else self._decided(found, decided, k)
 
     def _prediction(self, p: NDArray[np.float32], top_k: int) -> Prediction:

@@ -162,6 +162,7 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
     *paths: str,
     stdin: Annotated[bool, Parameter(negative=())] = False,
     csv: Annotated[Path | None, Parameter(metavar="PATH")] = None,
+    keep_unknown: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
@@ -183,8 +184,11 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
     csv
         Write the predictions to this new file instead of lines. Names stay as they are: where one
         begins like a formula, import the columns as text into a spreadsheet.
+    keep_unknown
+        Copy images that are called unknown into this folder, named by a hash, with unknown.csv and
+        unknown.png: clusters of them, from which a new class can be named.
     overwrite
-        Replace the file that is already at --csv.
+        Replace the file that is already at --csv, or the table and picture in --keep-unknown.
     json
         Print one JSON object per line, of every image in order; with --csv, the file is written
         too.
@@ -196,14 +200,22 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
     if csv is not None:
         prepare_table(csv, overwrite=overwrite)
-    elif overwrite:
+    elif overwrite and keep_unknown is None:
         raise InputError("--overwrite is given without --csv", hint="--csv PATH --overwrite")
     tune_process()
     from regraft.cli.output import write_predictions
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import predict as command
 
-    results = command.predict(run, sources, topk=topk, reporter=ConsoleReporter(), **given(flags))
+    results = command.predict(
+        run,
+        sources,
+        topk=topk,
+        keep_unknown=keep_unknown,
+        overwrite=overwrite,
+        reporter=ConsoleReporter(),
+        **given(flags),
+    )
     return write_predictions(results, csv=csv, json=json)
 
 

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.commands.keep_unknown import UnknownImages, prepare_folder, require_level
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
+from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.decision.levels import LEVELS
 from regraft.images.losses import losses_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from regraft.bundle.prediction import Prediction
     from regraft.decision.levels import LevelChoices
@@ -29,6 +33,8 @@ def predict(
     paths: Sequence[str],
     *,
     topk: int = 1,
+    keep_unknown: Path | None = None,
+    overwrite: bool = False,
     reporter: Reporter = SILENT,
     **settings: Any,
 ) -> Iterator[Prediction]:
@@ -42,6 +48,10 @@ def predict(
         Files, folders, patterns, zip or tar files, ``-`` for standard input.
     topk : int
         How many classes each answer lists.
+    keep_unknown : Path, optional
+        Folder for copies of images that are called unknown, with a table and a picture of clusters.
+    overwrite : bool
+        Replace the table and the picture that are already there.
     reporter : Reporter
         Follows the work; silent by default.
     **settings
@@ -52,6 +62,8 @@ def predict(
     Prediction
         In the order of the images; with ``error`` for an image that cannot be read.
     """
+    if keep_unknown is not None:
+        prepare_folder(Path(keep_unknown), paths, overwrite=overwrite)
     with in_background(_import_predictor) as importing:
         config = some_settings(settings, "predict")
         source = open_unlabelled(paths)
@@ -66,10 +78,24 @@ def predict(
     rules = predictor.rules(**levels)
     for note in rules.notes if rules else ():
         reporter.say(note)
+    answers = partial(predictor.stream, workers=n_threads(config.workers), top_k=topk, **levels)
+    if keep_unknown is None:
+        yield from _with_losses(answers(source), reporter)
+        return
+    limit = predictor.model.max_pixels
+    with closing(UnknownImages(Path(keep_unknown), require_level(rules), limit)) as keeping:
+        recorded = Recorded(source, bytes)
+        found = answers(recorded.source, keep_pooled=True)
+        for index, prediction in enumerate(_with_losses(found, reporter)):
+            keeping.add(prediction, recorded.take(index))
+            yield dataclasses.replace(prediction, pooled=None)
+        reporter.say(keeping.finish())
+
+
+def _with_losses(answers: Iterator[Prediction], reporter: Reporter) -> Iterator[Prediction]:
+    """Yield predictions; at the end, say what decoding left out."""
     names: dict[str, list[str]] = defaultdict(list)
-    for prediction in predictor.stream(
-        source, workers=n_threads(config.workers), top_k=topk, **levels
-    ):
+    for prediction in answers:
         yield prediction
         for note in prediction.notes:
             names[note].append(prediction.id)

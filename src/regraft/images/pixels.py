@@ -78,6 +78,19 @@ def to_pixels(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     return array
 
 
+def shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a picture of an image (H, W, 3) with no side longer than ``side``; none grows.
+
+    Examples
+    --------
+    >>> shrunk(np.zeros((30, 60, 3), np.uint8), 20).shape
+    (10, 20, 3)
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
 def _from_tensor(tensor: Any) -> NDArray[Any]:
     """Return a tensor's values; those without a type in numpy as float32."""
     try:

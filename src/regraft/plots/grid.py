@@ -59,7 +59,7 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
         row, column = divmod(number, columns)
         x = _GAP + column * (_CELL + _GAP)
         y = height - top - row * (_CELL + _LINES + _GAP) - _LINES
-        _draw_item(page, item, _Box(x, y, _CELL, _CELL))
+        _draw_item(page, item, Box(x, y, _CELL, _CELL))
         _write_lines(figure, item, x / width, (y + 0.21) / height, (y + 0.07) / height)
     write_figure(figure, path)
 
@@ -96,7 +96,7 @@ def _write_lines(figure: Figure, item: Item, x: float, y_classes: float, y_name:
     draw_text(figure, (x, y_name), item.name, size=6, va="bottom", color="0.4")
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
     """A rectangle on the page, in inches from the lower left corner."""
 
     left: float
@@ -106,36 +106,38 @@ class _Box(NamedTuple):
 
     @property
     def bottom(self) -> float:
+        """The height of the lower side."""
         return self.top - self.height
 
 
-def _draw_item(page: Axes, item: Item, cell: _Box) -> None:
+def _draw_item(page: Axes, item: Item, cell: Box) -> None:
     """Draw an image in its frame; without an image, a grey cell with the reason."""
     right = item.predicted is None or item.predicted == item.true
     if item.image is None:
         _write_reason(page, item.reason, cell)
         _draw_frame(page, cell, right=right, fill="0.95", zorder=_BELOW_WORDS)
     else:
-        box = _box_of_image(item.image, cell)
-        _draw_image(page, item.image, box)
+        box = box_of_image(item.image, cell)
+        draw_image(page, item.image, box)
         _draw_frame(page, box, right=right, fill="none", zorder=_ABOVE_IMAGES)
 
 
-def _write_reason(page: Axes, reason: str, cell: _Box) -> None:
+def _write_reason(page: Axes, reason: str, cell: Box) -> None:
     page.text(
         cell.left + cell.width / 2, cell.top - cell.height / 2, label(reason, 30),
         ha="center", va="center", fontsize=8, color="0.3", **as_written(),
     )  # fmt: skip
 
 
-def _box_of_image(image: NDArray[np.uint8], cell: _Box) -> _Box:
+def box_of_image(image: NDArray[np.uint8], cell: Box) -> Box:
     """Return the largest box of the image's shape at the top of a square cell, in its middle."""
     longest = max(image.shape[:2])
     height, width = (cell.width * side / longest for side in image.shape[:2])  # in inches
-    return _Box(cell.left + (cell.width - width) / 2, cell.top, width, height)
+    return Box(cell.left + (cell.width - width) / 2, cell.top, width, height)
 
 
-def _draw_image(page: Axes, image: NDArray[np.uint8], box: _Box) -> None:
+def draw_image(page: Axes, image: NDArray[np.uint8], box: Box) -> None:
+    """Draw an image into a box of its shape."""
     longest = max(image.shape[:2])
     step = max(1, longest // 768)  # a photograph has far more pixels than its box
     page.imshow(
@@ -145,7 +147,7 @@ def _draw_image(page: Axes, image: NDArray[np.uint8], box: _Box) -> None:
     )  # fmt: skip
 
 
-def _draw_frame(page: Axes, box: _Box, *, right: bool, fill: str, zorder: int) -> None:
+def _draw_frame(page: Axes, box: Box, *, right: bool, fill: str, zorder: int) -> None:
     page.add_patch(
         Rectangle(
             (box.left, box.bottom), box.width, box.height,

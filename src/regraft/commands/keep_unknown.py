@@ -1,0 +1,183 @@
+"""Images that are called unknown, kept in a folder from which a new class can be named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from regraft.core.csv_text import as_csv, warn_of_formulas
+from regraft.core.files import read_regular, write_atomic
+from regraft.core.text import counted
+from regraft.data.sources.folder import LARGEST_FILE
+from regraft.decision.alike import distance_within, group_alike, most_central
+from regraft.errors import ConfigError, RunError
+from regraft.images.decode import decode
+from regraft.images.headers import read_header
+from regraft.images.pixels import shrunk
+from regraft.runs.lock import write_errors_as_run_errors
+from regraft.runs.names import refuse_existing_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from regraft.bundle.prediction import Prediction
+    from regraft.decision.policy import Rules
+    from regraft.decision.typicality import Typicality
+
+TABLE, PICTURE = "unknown.csv", "unknown.png"
+COLUMNS = ("name", "id", "typicality", "predicted", "cluster")
+_SUFFIXES = {
+    "JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif",
+    "AVIF": ".avif", "HEIC": ".heic", "JPEG 2000": ".jp2",
+}  # fmt: skip
+_SHORT = 16  # letters of a hash in a name; all of them where another file has the name
+_SIDE = 192  # pixels of a small picture
+
+
+def require_level(rules: Rules | None) -> Typicality:
+    """Return the typicality; raise ConfigError if no image can be called unknown."""
+    if rules is None or rules.typicality is None:
+        raise ConfigError(
+            "keep_unknown needs a bundle that tells how unlike an image is, and this does not",
+            hint="train again: bundles of this version do",
+        )
+    if rules.level is None:
+        reason = next((note for note in rules.notes if "unknown" in note), "there is no level")
+        raise ConfigError(
+            f"keep_unknown needs a level: {reason}", hint="`unknown_level` names a higher one"
+        )
+    return rules.typicality
+
+
+def prepare_folder(folder: Path, paths: Sequence[str], *, overwrite: bool) -> None:
+    """Make the folder; raise RunError if it is in the data, or has a table or a picture already."""
+    for path in map(Path, paths):
+        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            raise RunError(
+                f"{folder} would be in {path}: what is kept there would be asked about again",
+                hint="`keep_unknown` names another folder",
+            )
+    for name in () if overwrite else (TABLE, PICTURE):
+        hint = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
+        refuse_existing_file(folder / name, hint)
+    with write_errors_as_run_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+class _Kept(NamedTuple):
+    name: str
+    id: str
+    typicality: float
+    predicted: str
+
+
+class UnknownImages:
+    """Copies unknown images into a folder as they come; ``finish`` writes table and picture.
+
+    The bytes of an image are written at once, and its features to a temporary file: neither stays
+    in memory.
+    """
+
+    def __init__(self, folder: Path, typicality: Typicality, max_pixels: int) -> None:
+        self.folder = folder
+        self._within = distance_within(typicality)
+        self._max_pixels = max_pixels
+        self._images: list[_Kept] = []
+        self._width = 0
+        self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._rows.close()
+
+    def add(self, prediction: Prediction, data: bytes | None) -> None:
+        """Keep an image if it is unknown; ``data`` are its bytes."""
+        if not prediction.unknown or data is None or prediction.pooled is None:
+            return
+        name = _keep(self.folder, data)
+        typicality = 0.0 if prediction.typicality is None else prediction.typicality
+        self._images.append(_Kept(name, prediction.id, typicality, prediction.label or ""))
+        row = prediction.pooled.astype(np.float32)
+        self._width = len(row)
+        self._rows.write(row.tobytes())
+
+    def finish(self) -> str:
+        """Write table and picture; return a sentence for the user."""
+        clusters, rows = np.empty(0, np.int64), np.empty((0, 1), np.float32)
+        if self._images:
+            self._rows.flush()
+            shape = (len(self._images), self._width)
+            rows = np.memmap(self._rows, np.float32, "r", shape=shape)
+            clusters = group_alike(rows, self._within)
+        table: list[Sequence[object]] = [COLUMNS]
+        order = sorted(range(len(self._images)), key=lambda at: (clusters[at], at))
+        table += [(*self._images[at], int(clusters[at]) + 1) for at in order]
+        path = self.folder / TABLE
+        write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
+        warn_of_formulas(str(path), (cell for row in table[1:] for cell in row))
+        if not self._images:
+            return f"no image is unknown; {path} has no row"
+        self._draw(rows, clusters)
+        n_clusters = counted(int(clusters.max()) + 1, "cluster")
+        n_images = counted(len(self._images), "unknown image")
+        return f"{n_images} in {n_clusters}: {self.folder / PICTURE}, {path}"
+
+    def _draw(self, rows: NDArray[np.float32], clusters: NDArray[np.int64]) -> None:
+        from regraft.plots.alike import IN_A_ROW, SHOWN, Row, draw_rows  # noqa: PLC0415 - matplotlib
+
+        sizes = np.bincount(clusters)
+        several = int((sizes > 1).sum())  # these come first
+        alone = np.flatnonzero(sizes[clusters] == 1)
+        shown = min(several, SHOWN - bool(len(alone)))
+        lines = []
+        for number in range(shown):
+            members = np.flatnonzero(clusters == number)
+            answers = Counter(self._images[at].predicted for at in members.tolist())
+            (answer, count), *_ = answers.most_common(1)
+            what = f"{counted(len(members))}, {count:,} predicted as {answer}"
+            lines.append((f"cluster {number + 1}: {what}", most_central(rows, members)))
+        if len(alone):
+            lines.append((f"like no other: {counted(len(alone))}", alone))
+        drawn = []
+        for line, members in lines:
+            names = dict.fromkeys(self._images[at].name for at in members.tolist())
+            images = [self._small(name) for name in [*names][:IN_A_ROW]]
+            drawn.append(Row(line, images))
+        title = f"{counted(len(clusters), 'image')} unlike the training images"
+        if several > shown:
+            title += f"; the largest {shown} of {several:,} clusters"
+        draw_rows(self.folder / PICTURE, drawn, title)
+
+    def _small(self, name: str) -> NDArray[np.uint8]:
+        data = read_regular(self.folder / name, LARGEST_FILE)
+        return shrunk(decode(data, self._max_pixels), _SIDE)
+
+
+def _keep(folder: Path, data: bytes) -> str:
+    """Write an image under the hash of its bytes unless it is there already; return its name."""
+    digest = hashlib.sha256(data).hexdigest()
+    suffix = _SUFFIXES.get(read_header(data).format, "")
+    for length in (_SHORT, len(digest)):
+        name = f"{digest[:length]}{suffix}"
+        path = folder / name
+        if not os.path.lexists(path):
+            write_atomic(path, data)
+            return name
+        if _holds(path, data):
+            return name
+    raise RunError(f"{path} exists and is another file; it is left alone")
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return read_regular(path, len(data)) == data
+    except OSError:  # larger, or no regular file
+        return False
