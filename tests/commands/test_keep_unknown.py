@@ -108,7 +108,7 @@ def test_unknown_images_are_copied_once_by_their_bytes(bundle, archive, tmp_path
 
 def test_an_image_that_is_not_unknown_is_not_copied(tmp_path):
     everything = some_decisions()
-    scores = np.full_like(everything.typicality.scores, 2)  # no image is as far as this
+    scores = np.full_like(everything.typicality.scores, 1e30)  # no image is as far as this
     typicality = dataclasses.replace(everything.typicality, scores=scores)
     decisions = dataclasses.replace(everything, typicality=typicality)
     bundle = write_tiny(tmp_path / "b", decisions=decisions)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.decision.typicality import Neighbours, unit_rows
+from regraft.decision.scorers import Neighbours, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Images that are compared with each other; more are put to the nearest group.
 MOST_COMPARED = 2_000
-#: Of the distances from the fifth neighbour that images of the training have: the mean distance
-#: within a group is at most this quantile. Digits, pages and patterns then are a group each, and
+#: Of the distances of training images from their fifth neighbours: the mean distance within a group
+#: is at most this quantile. Digits, pages and patterns then are a group each, and
 #: flowers of three classes are hardly mixed (docs/design/decisions-drift.md).
 _QUANTILE = 0.75
 #: That distance for the default network on photographs, where the bundle has no bank.
@@ -28,8 +28,8 @@ _AT_ONCE = 1024  # rows
 
 def distance_within(typicality: Typicality) -> float:
     """Return the largest mean distance of images that are alike, one minus their cosine."""
-    if isinstance(typicality.scorer, Neighbours) and len(typicality.scores):
-        return float(np.quantile(typicality.scores, _QUANTILE))
+    if isinstance(typicality.scorer, Neighbours):
+        return float(np.quantile(typicality.scorer.reach, _QUANTILE))
     return _USUAL
 
 
