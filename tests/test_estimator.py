@@ -192,6 +192,16 @@ def test_an_image_that_cannot_be_read_has_no_set(fitted):
         fitted.predict_set([np.zeros((8, 8), np.uint8), b"no image"])
 
 
+def test_balanced_classes_are_undone_by_the_weights_that_images_had(images):
+    """So that the shares of the classes are those of the weights, as without balancing."""
+    y, weights = np.array(["a", "b", "b"] * 10), np.linspace(1, 3, 30)
+    classifier = Classifier(**SMALL, class_weight="balanced").fit(images[0], y, weights)
+    in_all = np.array([weights[y == name].sum() for name in ("a", "b")])
+    kept = classifier.predictor_.decisions.class_weights
+    assert kept * in_all == pytest.approx([(kept * in_all).mean()] * 2)
+    assert Classifier(**SMALL).fit(images[0], y, weights).predictor_.decisions.class_weights is None
+
+
 @pytest.mark.parametrize("bank", [True, False])
 def test_features_of_images_are_kept_only_where_they_may_be(bank, images, tmp_path):
     classifier = Classifier(**SMALL, bank=bank).fit(*images)

@@ -7,7 +7,7 @@ import pytest
 
 from regraft.bundle.prediction import Prediction
 from regraft.cli.output import as_json, as_table, write_predictions
-from regraft.errors import ImageError, InputError, visible
+from regraft.errors import ImageError, InputError, RegraftWarning, visible
 
 
 def answered(name, *top, **decided):
@@ -245,3 +245,10 @@ def test_names_that_a_spreadsheet_would_run_stay_and_are_told(name, runs, tmp_pa
     assert [visible(str(each.message)) for each in caught] == runs * [
         f"{message}: import its columns as text"
     ]
+
+
+def test_a_decision_that_a_spreadsheet_would_run_is_told_too(tmp_path):
+    """The answer that costs least need not be among the most probable ones."""
+    result = answered("a.jpg", ("rose", 1.0), abstained=False, decision="=1+1")
+    with pytest.warns(RegraftWarning, match=r"1 name that .* such as =1\+1: import its columns"):
+        write_predictions([result], csv=tmp_path / "p.csv", json=False)

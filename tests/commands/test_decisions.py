@@ -180,6 +180,22 @@ def test_few_images_are_told_by_sentences_and_not_by_errors(tmp_path):
     assert (answer.unknown, answer.abstained, answer.decision) == (None, True, "abstain")
 
 
+def test_four_images_make_a_run_that_says_what_they_are_too_few_for(tmp_path):
+    """Of three or fewer to train, no fold can answer for any."""
+    lines, images = Lines(), [np.full((8, 8), 60 * k, np.uint8) for k in range(4)]
+    run = train((images, list("abab")), TrainConfig(**TINY), lines, out=tmp_path / "run")
+    n = run.metrics["data"]["n"]["train"]
+    nothing = "no image is called unknown: nothing tells how unlike an image is here"
+    assert {line for line in lines.lines if "answers" in line or "unlike" in line} == {
+        "a coverage of 0.95 cannot be aimed at with 0 answers: each set has all classes",
+        f"{nothing}: that needs 12 images, there are {n}",
+    }
+    answer = Predictor.load(run.folder).predict(images[0])
+    assert (answer.typicality, answer.unknown, set(answer.set)) == (None, None, {"a", "b"})
+    with Image.open(run.folder / "decisions.png") as picture:
+        assert min(picture.size) > 200
+
+
 # --- costs ------------------------------------------------------------------------------------
 
 

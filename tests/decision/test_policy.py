@@ -1,5 +1,6 @@
 """What is decided where several rules have a say, and levels that cannot be borne."""
 
+import dataclasses
 import itertools
 import math
 
@@ -176,7 +177,6 @@ def test_too_few_units_for_the_usual_level_are_told():
         assert found.level is None
         reason = f"{INDEPENDENT}, a level of 0.01 needs 99, there {there}"
         assert found.notes == (f"no image is called unknown: {reason}",)
-    assert decisions_of(None).rules(3).notes == ()
     assert decisions_of(99).rules(3).level == 0.01
 
 
@@ -212,12 +212,21 @@ def test_a_level_that_can_just_be_borne_calls_the_least_p_value_unknown():
             decisions_of(n).rules(3, Levels(unknown=np.nextafter(level, 0)))
 
 
-def test_a_level_without_anything_that_measures_is_refused():
+@pytest.mark.parametrize(
+    ("n", "why"),
+    [
+        (12, ""),  # the images were enough: it was left out
+        (11, ": that needs 12 images, there are 11"),
+        (1, ": that needs 12 images, there is 1"),
+    ],
+)
+def test_where_nothing_measures_a_level_is_refused_and_too_few_images_are_told(n, why):
+    found = dataclasses.replace(decisions_of(None), n_units=n)
     with pytest.raises(ConfigError) as refused:
-        decisions_of(None).rules(3, Levels(unknown=0.05))
-    assert str(refused.value) == (
-        "unknown_level is 0.05, but nothing tells how unlike an image is here"
-    )
+        found.rules(3, Levels(unknown=0.05))
+    reason = f"nothing tells how unlike an image is here{why}"
+    assert str(refused.value) == f"unknown_level is 0.05, but {reason}"
+    assert found.rules(3).notes == ((f"no image is called unknown: {reason}",) if why else ())
 
 
 @pytest.mark.parametrize(

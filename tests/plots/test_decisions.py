@@ -87,6 +87,12 @@ def test_without_p_values_two_panels_are_left(monkeypatch, tmp_path):
     assert len(axes_of(monkeypatch, tmp_path, drawn(p_values=None))) == 2
 
 
+def test_without_answers_of_the_training_the_curve_of_the_test_is_left(monkeypatch, tmp_path):
+    none = KnownAnswers("none", np.empty(0, np.float32), np.empty(0, bool))
+    axes = axes_of(monkeypatch, tmp_path, drawn(fitted=none, kept=None))[0]
+    assert [line.get_label() for line in axes.lines] == ["40 images"]
+
+
 def test_the_picture_is_written(tmp_path):
     draw_decisions(tmp_path / "d.png", drawn())
     picture = read(tmp_path / "d.png").astype(int)

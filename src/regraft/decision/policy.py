@@ -13,6 +13,7 @@ from regraft.decision.answers import plain
 from regraft.decision.conformal import SetRule, answers_needed, fit_sets
 from regraft.decision.costs import ABSTAIN, Costs
 from regraft.decision.promise import Promise, fit_promise
+from regraft.decision.scorers import LEAST_UNITS
 from regraft.decision.typicality import units_needed
 from regraft.errors import ConfigError
 
@@ -252,11 +253,14 @@ class Decisions:
     def _level(self, asked: float | None) -> tuple[float | None, tuple[str, ...]]:
         """Return the level at which images are unknown, or None and the reason."""
         if self.typicality is None:
+            few = self.n_units < LEAST_UNITS
+            reason = "nothing tells how unlike an image is here"
+            if few:
+                there = "there is 1" if self.n_units == 1 else f"there are {self.n_units:,}"
+                reason += f": that needs {LEAST_UNITS} images, {there}"
             if asked is not None:
-                raise ConfigError(
-                    f"unknown_level is {asked:g}, but nothing tells how unlike an image is here"
-                )
-            return None, ()
+                raise ConfigError(f"unknown_level is {asked:g}, but {reason}")
+            return None, (f"no image is called unknown: {reason}",) if few else ()
         level = USUAL_LEVEL if asked is None else asked
         if self.typicality.least_level <= level:
             return level, ()

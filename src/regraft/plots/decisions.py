@@ -104,6 +104,8 @@ def errors_of(answered: KnownAnswers) -> tuple[NDArray[np.float64], NDArray[np.f
 def _draw_errors(axes: Axes, drawn: DrawnDecisions) -> None:
     highest = 0.0
     for answered, colour, line in ((drawn.fitted, "0.55", DASHED), (drawn.tested, RIGHT, "-")):
+        if not len(answered.right):  # so few images that no fold could answer
+            continue
         shares, errors = errors_of(answered)
         axes.plot(shares, errors, color=colour, linestyle=line, label=answered.name)
         highest = max(highest, *errors[shares >= 0.1], errors[-1])
