@@ -60,10 +60,8 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
     elif name == "rows":
         value = rng.choice([-128, 127, 0])
         flat[at if rng.random() < 0.5 else slice(None)] = value
-    elif name == "labels":
+    elif name in ("labels", "answered"):
         flat[at] = rng.choice([3, -1, 2**31 - 1, -(2**31), 10**6])
-    elif name == "right":
-        flat[at] = rng.choice([2, 255, 128])
     elif name == "scores" and rng.random() < 0.4:
         tensor = rng.choice([tensor.flip(0), torch.zeros_like(tensor), tensor[[2, 0, 1]]])
     elif name in ("mean", "whitening"):
@@ -86,7 +84,7 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
 def _resize(rng: random.Random, draft: Draft, tensors: dict[str, torch.Tensor], name: str) -> None:
     decisions = draft.manifest["decisions"]
     count = rng.choice([0, 1, 2, 5, 11, 12, 119, 4_001, 8_193])
-    groups = {"labels": ("labels", "true", "confidence", "right"), "rows": ("rows", "reach")}
+    groups = {"labels": ("labels", "true", "confidence", "answered"), "rows": ("rows", "reach")}
     group = groups.get(name, (name,))
     for each in group:
         old = tensors[each]

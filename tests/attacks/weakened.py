@@ -55,7 +55,7 @@ def raises_a_foreign_error(data: bytes) -> Manifest:
 
 def believes_answers(record: Any, tensors: Any, _n_classes: int, _widths: Any) -> Decisions:
     """Take over answers without a look at them."""
-    arrays = [tensors[name] for name in ("labels", "true", "confidence", "right")]
+    arrays = [tensors[name] for name in ("labels", "true", "confidence", "answered")]
     levels = Levels(coverage_by="class")
     return Decisions(None, Answers(*arrays), record.n_units, levels=levels)
 

@@ -179,7 +179,7 @@ def test_of_more_than_100_000_answers_the_same_are_kept_whatever_their_classes()
     def of(labels):
         n = len(labels)
         return Answers(
-            labels, np.arange(n, dtype=np.float32) / n, np.ones(n, np.float32), labels < 2
+            labels, np.arange(n, dtype=np.float32) / n, np.ones(n, np.float32), labels % 2
         )
 
     first, again = (
@@ -251,11 +251,11 @@ def at(name, index, value):
         (lambda t: t.update(scores=t["scores"][1:]), "120 answers and 119 scores; the manifest"),
         (at("labels", 7, 3), "decisions.safetensors: labels "),
         (at("labels", 7, -1), "decisions.safetensors: labels "),
-        (at("right", 7, 2), "decisions.safetensors: "),
+        (at("answered", 7, 3), "labels or answered hold what is no class"),
         (at("true", 7, 1.01), "decisions.safetensors: "),
         (at("confidence", 7, np.nan), "decisions.safetensors: "),
         (lambda t: t.update(true=t["true"][1:]), "true must be float32 of the length of labels"),
-        (lambda t: t.update({k: t[k][1:] for k in ("labels", "true", "confidence", "right")}),
+        (lambda t: t.update({k: t[k][1:] for k in ("labels", "true", "confidence", "answered")}),
          "has 119 answers and 120 scores; the manifest has 120 and 120"),
         (lambda t: t.pop("labels"), "there is no labels"),
         (at("class_weights", slice(None), 0), "class_weights must be finite, at least 0, and not"),

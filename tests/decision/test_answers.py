@@ -99,7 +99,7 @@ def test_what_a_bundle_keeps_comes_back():
         "labels": "int32",
         "true": "float32",
         "confidence": "float32",
-        "right": "uint8",
+        "answered": "int32",
     }
     answers = Answers.from_tensors(tensors, 2)
     assert answers.labels.tolist() == [0, 0, 1]
@@ -107,19 +107,20 @@ def test_what_a_bundle_keeps_comes_back():
     assert answers.confidence.tolist() == [0.5, 0.75, 0.875]
     assert answers.right.tolist() == [True, False, False]
     kinds = [array.dtype.name for array in vars(answers).values()]
-    assert kinds == ["int64", "float32", "float32", "bool"]
+    assert kinds == ["int64", "float32", "float32", "int64"]
 
 
 def test_the_ends_of_what_may_be_kept_are_kept():
     tensors = kept()
     tensors["true"][:2], tensors["confidence"][1:] = (0, 1), (0, 1)
-    tensors["labels"][:], tensors["right"][:] = (0, 1, 0), (0, 1, 0)
+    tensors["labels"][:], tensors["answered"][:] = (0, 1, 0), (1, 1, 0)
     answers = Answers.from_tensors(tensors, 2)
     assert answers.true.tolist() == [0, 1, 0.125]
     assert answers.confidence.tolist() == [0.5, 0, 1]
+    assert answers.right.tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("name", ["labels", "true", "confidence", "right"])
+@pytest.mark.parametrize("name", ["labels", "true", "confidence", "answered"])
 def test_an_array_that_is_missing_or_of_another_form_is_refused_by_name(name):
     tensors = kept()
     array = tensors[name]
@@ -148,11 +149,13 @@ def test_arrays_of_no_dimension_are_refused():
         Answers.from_tensors(tensors, 2)
 
 
-@pytest.mark.parametrize(("name", "value"), [("labels", -1), ("labels", 2), ("right", 2)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("labels", -1), ("labels", 2), ("answered", 2), ("answered", -1)]
+)
 def test_numbers_that_are_no_class_are_refused(name, value):
     tensors = kept()
     tensors[name][1] = value
-    with pytest.raises(InputError, match=r"^labels or right hold numbers that are none of theirs$"):
+    with pytest.raises(InputError, match=r"^labels or answered hold what is no class$"):
         Answers.from_tensors(tensors, 2)
 
 
@@ -168,7 +171,7 @@ def test_what_is_no_probability_is_refused(name, value):
 def test_of_more_answers_than_are_kept_some_are_drawn_without_looking_at_them():
     n = 500
     positions = np.arange(n)
-    answers = Answers(positions, rows(positions)[0] / n, rows(positions)[0] / n, positions % 2 == 0)
+    answers = Answers(positions, rows(positions)[0] / n, rows(positions)[0] / n, positions // 2 * 2)
     assert answers.at_most(n) is answers
     drawn = answers.at_most(200)
     chosen = drawn.labels
@@ -177,7 +180,7 @@ def test_of_more_answers_than_are_kept_some_are_drawn_without_looking_at_them():
     assert drawn.true.tolist() == answers.true[chosen].tolist()
     assert drawn.confidence.tolist() == answers.confidence[chosen].tolist()
     assert drawn.right.tolist() == answers.right[chosen].tolist()
-    others = Answers(positions[::-1], answers.true[::-1], answers.confidence, ~answers.right)
+    others = Answers(positions[::-1], answers.true[::-1], answers.confidence, positions)
     assert others.at_most(200).labels.tolist() == positions[::-1][chosen].tolist()
     # by chance: as many of each half, within four standard errors
     assert abs((chosen < n / 2).sum() - 100) < 4 * (200 * 0.25 * 300 / 499) ** 0.5

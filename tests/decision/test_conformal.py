@@ -15,7 +15,7 @@ def answers_of(true, labels=None):
     """Answers of which only the probability of the true class matters."""
     true = np.asarray(true, np.float32)
     labels = np.zeros(len(true), np.int64) if labels is None else np.asarray(labels)
-    return Answers(labels, true, true, np.ones(len(true), bool))
+    return Answers(labels, true, true, labels)
 
 
 def drawn(random, n, k=4):

@@ -31,7 +31,8 @@ def answers_of(n=100, right=None, seed=0):
     random = np.random.default_rng(seed)
     right = np.ones(n, bool) if right is None else right
     confidence = random.permutation(np.linspace(0.4, 1, n)).astype(np.float32)
-    return Answers(np.arange(n) % 3, confidence, confidence, right)
+    labels = np.arange(n) % 3
+    return Answers(labels, confidence, confidence, np.where(right, labels, (labels + 1) % 3))
 
 
 def decisions_of(n_units=99, answers=None, **kept):
@@ -336,7 +337,7 @@ def test_all_arrays_that_decide_are_kept():
     weights = np.array([1.0, 2.0, 3.0])
     whole = decisions_of(class_weights=weights, levels=Levels(costs=ABSTAINING))
     tensors = whole.tensors()
-    answers = ["labels", "true", "confidence", "right"]
+    answers = ["labels", "true", "confidence", "answered"]
     assert [*tensors] == [*answers, "rows", "reach", "scores", "class_weights", "costs"]
     assert tensors["class_weights"] is weights
     assert tensors["costs"] is ABSTAINING.table

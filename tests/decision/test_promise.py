@@ -12,7 +12,8 @@ from regraft.decision.promise import fit_promise, lower_bound, rights_needed
 
 def answers_of(confidence, right):
     confidence, right = np.asarray(confidence, np.float32), np.asarray(right, bool)
-    return Answers(np.zeros(len(right), np.int64), confidence, confidence, right)
+    answered = np.where(right, 0, 1)
+    return Answers(np.zeros(len(right), np.int64), confidence, confidence, answered)
 
 
 def surest_first(right):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SCALE = 4 * 8  # bytes
-_ANSWER = 4 + 4 + 4 + 1  # bytes of label, true, confidence and right
+_ANSWER = 4 * 4  # bytes of label, true, confidence and answered
 
 
 def kept(decisions: Decisions, n_classes: int, widths: Sequence[int]) -> Decisions:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Most answers that are kept: the standard error of a share of 0.95 is then 0.0007.
 MOST_ANSWERS = 100_000
 #: Arrays of a bundle and their types.
-_TYPES = {"labels": np.int32, "true": np.float32, "confidence": np.float32, "right": np.uint8}
+_TYPES = {"labels": np.int32, "true": np.float32, "confidence": np.float32, "answered": np.int32}
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,20 @@ class Answers:
         Probability of the true class.
     confidence : array of shape (n,), float32
         Probability of the class that was answered, with the classes' own shares (``plain``).
-    right : array of shape (n,), bool
-        Whether the class that was answered is the true one.
+    answered : array of shape (n,), int64
+        Classes that were answered: the most probable ones.
     """
 
     labels: NDArray[np.int64]
     true: NDArray[np.float32]
     confidence: NDArray[np.float32]
-    right: NDArray[np.bool_]
+    answered: NDArray[np.int64]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each answer is the true class (n,)."""
+        right: NDArray[np.bool_] = self.answered == self.labels
+        return right
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +74,7 @@ class Answers:
             labels,
             probabilities[rows, labels],
             plain(probabilities, class_weights)[rows, answered],
-            answered == labels,
+            answered,
         )
 
     def at_most(self, most: int) -> Answers:
@@ -79,7 +85,9 @@ class Answers:
         if len(self) <= most:
             return self
         kept = np.sort(np.random.default_rng(0).choice(len(self), most, replace=False))
-        return Answers(self.labels[kept], self.true[kept], self.confidence[kept], self.right[kept])
+        return Answers(
+            self.labels[kept], self.true[kept], self.confidence[kept], self.answered[kept]
+        )
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
@@ -87,7 +95,7 @@ class Answers:
             "labels": self.labels.astype(np.int32),
             "true": self.true,
             "confidence": self.confidence,
-            "right": self.right.astype(np.uint8),
+            "answered": self.answered.astype(np.int32),
         }
 
     @classmethod
@@ -106,14 +114,15 @@ class Answers:
         for name, dtype in _TYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != (n,):
                 raise InputError(f"{name} must be {np.dtype(dtype).name} of the length of labels")
-        labels, right = (tensors[name].astype(np.int64) for name in ("labels", "right"))
+        labels, answered = (tensors[name].astype(np.int64) for name in ("labels", "answered"))
         shares = np.stack([tensors["true"], tensors["confidence"]])
-        if not (((labels >= 0) & (labels < n_classes)).all() and (right <= 1).all()):
-            raise InputError("labels or right hold numbers that are none of theirs")
+        classes = np.stack([labels, answered])
+        if not ((classes >= 0) & (classes < n_classes)).all():
+            raise InputError("labels or answered hold what is no class")
         if not ((shares >= 0) & (shares <= 1)).all():
             raise InputError("true or confidence hold what is no probability")
         true, confidence = shares.astype(np.float32)
-        return cls(labels, true, confidence, right.astype(np.bool_))
+        return cls(labels, true, confidence, answered)
 
 
 def check_class_weights(weights: NDArray[np.generic], n_classes: int) -> NDArray[np.float64]:
