@@ -121,8 +121,8 @@ def test_the_views_of_a_bundle_are_averaged_in_its_pooled_features_too(tmp_path)
 
 
 def test_a_bundle_of_version_3_as_it_was_first_written_decides_the_same(tmp_path):
-    """Commit e9848b5: timm/test_convnext at 32 pixels, weights of random sixteenths, a card."""
-    folder = unpacked("written-by-e9848b5.zip", tmp_path)
+    """Commit ae3eee4: timm/test_convnext at 32 pixels, weights of random sixteenths, a card."""
+    folder = unpacked("written-by-ae3eee4.zip", tmp_path)
     predictor = Predictor.load(folder, device="cpu", precision="float32")
     answers = predictor.predict_many([folder / "golden/wide.jpg", folder / "golden/alpha.png"])
     assert [answer.label for answer in answers] == ["cat", "fish"]
