@@ -71,7 +71,10 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
         values = [0.0, -1.0, math.nan, math.inf, 5e-324, 1e-300, 1e300, 1e308, -0.0]
         flat[at if rng.random() < 0.5 else slice(None)] = rng.choice(values)
     elif name in ("scale", "reach"):
-        values = [math.nan, math.inf, 0.0, -1.0, 1e-4, 9e-5, 1e-12, 1e-13, 1e12, 1e13, 2.001, 3.0]
+        values = [
+            math.nan, math.inf, -math.inf, 0.0, -1.0, 1e-4, 9e-5, 1e-6, 9e-7, 1e-12, 1e12, 1e13,
+            2.001, 3.0, 3e38, -3e38,
+        ]  # fmt: skip
         flat[at if rng.random() < 0.5 else slice(None)] = rng.choice(values)
     else:  # costs, true, confidence, scores
         values = [-1.0, -0.0, 1.5, 1e9, 1.1e9, 1e38, 5e-324, math.nan, math.inf, -math.inf]
@@ -121,7 +124,9 @@ def no_decisions(rng: random.Random, draft: Draft) -> None:
     """Remove decisions from one place and not from the others, or from all."""
     manifest, decisions = draft.manifest, draft.manifest["decisions"]
     tensors = draft.tensors(FILE)
-    extra = rng.choice(["class_weights", "costs", "mean", "rows", "scores", "labels", "x"])
+    extra = rng.choice(
+        ["class_weights", "costs", "mean", "rows", "reach", "scale", "scores", "labels", "x"]
+    )
 
     def from_manifest() -> None:
         manifest["decisions"] = None

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from regraft.heads.fitted import FittedHead
     from regraft.model import Model
 
-#: Rows whose typicality is fitted: those of the bank and those that are measured against it.
-_MOST_ROWS = MOST_UNITS + MOST_MEASURED
 _ROWS_AT_ONCE = 4096  # of pooled features in memory
 
 
