@@ -12,6 +12,7 @@ from regraft.core.version import __version__
 if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Predictor
+    from regraft.commands.drift import drift
     from regraft.commands.evaluate import evaluate
     from regraft.commands.find_rate import find_rate
     from regraft.commands.predict import predict
@@ -34,6 +35,7 @@ __all__ = [
     "Run",
     "TrainConfig",
     "__version__",
+    "drift",
     "evaluate",
     "find_rate",
     "predict",
@@ -50,6 +52,7 @@ _HOMES = {
     "Reporter": "regraft.core.reporter",
     "Run": "regraft.runs.run",
     "TrainConfig": "regraft.config.train_config",
+    "drift": "regraft.commands.drift",
     "evaluate": "regraft.commands.evaluate",
     "find_rate": "regraft.commands.find_rate",
     "predict": "regraft.commands.predict",

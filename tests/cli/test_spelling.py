@@ -20,7 +20,7 @@ from regraft.errors import RegraftError, RunError, WeightsError
 SOURCE = Path(__file__).parents[2] / "src" / "regraft"
 SETTINGS = settings_of(TrainConfig)
 #: Of the command line, or of ``compare_trainings``, alone.
-OTHERS = {"csv", "models", "strategies"}
+OTHERS = {"csv", "keep_unknown", "models", "strategies"}
 #: A command that anybody can type in a terminal; flags of other programs.
 COMMANDS = re.compile(r"regraft [a-z-]+ [^;]*--|pip install --|tensorboard --")
 HOLE = "HOLE"  # for what an f-string puts in

@@ -16,6 +16,7 @@ from cyclopts.validators import Number
 
 from regraft.cli.compare import compare
 from regraft.cli.console import end, guarded
+from regraft.cli.drift import drift
 from regraft.cli.help import HelpFormatter, usage_error
 from regraft.cli.options import (
     OPTIONS,
@@ -217,6 +218,9 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
         **given(flags),
     )
     return write_predictions(results, csv=csv, json=json)
+
+
+app.command(drift, usage="Usage: regraft drift RUN PATHS... [OPTIONS]", sort_key=3.5)
 
 
 @app.command(usage="Usage: regraft show DATA [OPTIONS]", sort_key=4)

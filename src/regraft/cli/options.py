@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     CompareFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
     PredictFlags: TypeAlias = Any
+    DriftFlags: TypeAlias = Any
     ShowFlags: TypeAlias = Any
 else:
     TrainFlags = make_flags("train")
@@ -89,6 +90,7 @@ else:
     CompareFlags = make_flags("compare")
     EvaluateFlags = make_flags("evaluate")
     PredictFlags = make_flags("predict")
+    DriftFlags = make_flags("drift")
     ShowFlags = make_flags("show")
 
 

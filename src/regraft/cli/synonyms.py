@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "fit finetune fine-tune learn run embed extract features",
     "evaluate": "eval test val valid validate validation score measure",
     "predict": "infer inference classify detect apply label embed extract features",
+    "drift": "shift monitor ood outliers novelty",
     "show": "view display plot explore inspect visualize visualise stats",
     "compare": "bench benchmark diff versus vs",
     "lr-find": "find-lr lr-finder lrfind tune",

@@ -6,7 +6,6 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,11 +19,10 @@ from regraft.errors import ConfigError, RunError
 from regraft.images.decode import decode
 from regraft.images.headers import read_header
 from regraft.images.pixels import shrunk
-from regraft.runs.lock import write_errors_as_run_errors
-from regraft.runs.names import refuse_existing_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -55,21 +53,6 @@ def require_level(rules: Rules | None) -> Typicality:
             f"keep_unknown needs a level: {reason}", hint="`unknown_level` names a higher one"
         )
     return rules.typicality
-
-
-def prepare_folder(folder: Path, paths: Sequence[str], *, overwrite: bool) -> None:
-    """Make the folder; raise RunError if it is in the data, or has a table or a picture already."""
-    for path in map(Path, paths):
-        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
-            raise RunError(
-                f"{folder} would be in {path}: what is kept there would be asked about again",
-                hint="`keep_unknown` names another folder",
-            )
-    for name in () if overwrite else (TABLE, PICTURE):
-        hint = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
-        refuse_existing_file(folder / name, hint)
-    with write_errors_as_run_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 class _Kept(NamedTuple):

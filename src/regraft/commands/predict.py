@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.keep_unknown import UnknownImages, prepare_folder, require_level
+from regraft.commands.keep_unknown import PICTURE, TABLE, UnknownImages, require_level
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
@@ -20,6 +20,7 @@ from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.decision.levels import LEVELS
 from regraft.images.losses import losses_lines
+from regraft.runs.names import prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,8 @@ def predict(
         In the order of the images; with ``error`` for an image that cannot be read.
     """
     if keep_unknown is not None:
-        prepare_folder(Path(keep_unknown), paths, overwrite=overwrite)
+        hint = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
+        prepare_folder(Path(keep_unknown), () if overwrite else (TABLE, PICTURE), paths, hint)
     with in_background(_import_predictor) as importing:
         config = some_settings(settings, "predict")
         source = open_unlabelled(paths)

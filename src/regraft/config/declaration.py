@@ -22,7 +22,7 @@ from regraft.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Command = Literal["train", "compare", "lr-find", "evaluate", "predict", "show"]
+Command = Literal["train", "compare", "lr-find", "evaluate", "predict", "drift", "show"]
 
 
 def _texts(value: Any) -> tuple[str, ...]:

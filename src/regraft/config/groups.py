@@ -14,22 +14,25 @@ data_setting = partial(setting, group="The data")
 head_setting = partial(setting, group="The head")
 training_setting = partial(setting, group="Fine-tuning", strategies=("finetune", "scratch"))
 machine_setting = partial(setting, group="The machine")
+#: The default of what a bundle knows.
+AS_TRAINED = dict.fromkeys(("evaluate", "predict", "drift"), "as in training")
 decision_setting = partial(
     setting,
     group="Decisions",
     harmless=True,
     commands=("train", "compare", "evaluate", "predict"),
-    defaults={"evaluate": "as in training", "predict": "as in training"},
+    defaults=AS_TRAINED,
 )
 result_setting = partial(setting, group="The result", harmless=True)
 
 # The commands that read a setting; without a declaration, train, compare and lr-find.
 TRAIN_COMPARE = ("train", "compare")  # lr-find takes a few steps, and writes no run
 ALL_BUT_PREDICT = ("train", "compare", "lr-find", "evaluate", "show")
-ALL_BUT_SHOW = ("train", "compare", "lr-find", "evaluate", "predict")
+ALL_BUT_SHOW = ("train", "compare", "lr-find", "evaluate", "predict", "drift")
 ALL_BUT_PREDICT_SHOW = ("train", "compare", "lr-find", "evaluate")
 ALL_BUT_EVALUATE_PREDICT = ("train", "compare", "lr-find", "show")
-ALL_COMMANDS = ("train", "compare", "lr-find", "evaluate", "predict", "show")
+ALL_WITH_GROUPS = (*ALL_BUT_EVALUATE_PREDICT, "drift")
+ALL_COMMANDS = ("train", "compare", "lr-find", "evaluate", "predict", "drift", "show")
 
 INSIDE = Bounds(0, 1, low_included=False, high_included=False)
 BELOW_ONE = Bounds(0, 1, high_included=False)

@@ -30,6 +30,8 @@ from regraft.config.groups import (
     ALL_BUT_PREDICT_SHOW,
     ALL_BUT_SHOW,
     ALL_COMMANDS,
+    ALL_WITH_GROUPS,
+    AS_TRAINED,
     BELOW_ONE,
     INSIDE,
     TRAIN_COMPARE,
@@ -195,7 +197,7 @@ class TrainConfig(metaclass=_ChecksNames):
         "names the group, or none: folders inside class folders mean nothing.",
         why="Only you know. Images of one patient or burst in two parts make results too good.",
         placeholder="RULE",
-        commands=ALL_BUT_EVALUATE_PREDICT,
+        commands=ALL_WITH_GROUPS,
     )
     exclude: tuple[str, ...] = data_setting(
         (),
@@ -258,7 +260,7 @@ class TrainConfig(metaclass=_ChecksNames):
         unit="pixels",
         rule=Bounds(1, 2**31),
         commands=ALL_COMMANDS,
-        defaults={"evaluate": "as in training", "predict": "as in training"},
+        defaults=AS_TRAINED,
     )
     # --- the head ----------------------------------------------------------------------------
     head: HeadName = head_setting(
@@ -487,6 +489,7 @@ class TrainConfig(metaclass=_ChecksNames):
         why="One false alarm in a hundred; 99 images that do not depend on each other bear it.",
         rule=AutoOrShare(),
         placeholder="SHARE|auto",
+        commands=("train", "compare", "evaluate", "predict", "drift"),
     )
     coverage: float = decision_setting(
         0.95,

@@ -12,7 +12,7 @@ from regraft.errors import RunError
 from regraft.runs.lock import write_errors_as_run_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_RUNS_FOLDER = Path("regraft-runs")
 _NAMES_SEARCHED = 1000  # for stopped trainings: NAME, NAME-2, ...
@@ -45,6 +45,24 @@ def refuse_existing_file(path: Path, hint: str) -> None:
     """Raise RunError if something is at the path of a new file."""
     if os.path.lexists(path):
         raise RunError(f"{path} exists; it is left alone", hint=hint)
+
+
+def prepare_folder(folder: Path, names: Sequence[str], paths: Sequence[str], hint: str) -> None:
+    """Make a folder that new files are written into.
+
+    Raises RunError, before any work, if a file of one of the names is there, or if the folder is in
+    one of ``paths``, whose images it would join.
+    """
+    for path in map(Path, paths):
+        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            raise RunError(
+                f"{folder} would be in {path}: what is kept there would be asked about again",
+                hint=hint.partition(";")[0],
+            )
+    for name in names:
+        refuse_existing_file(folder / name, hint)
+    with write_errors_as_run_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def prepare_table(path: Path, *, overwrite: bool) -> None:
