@@ -15,8 +15,8 @@ new ones:
 
 AUROC is that of the candidate, power the share of such images with a p-value of at most 0.05, or
 0.01. Prints Markdown, with standard errors over the splits in brackets; docs/design/novelty.md says
-what was concluded. The first run extracts features for some minutes. After that, five splits take
-at most half an hour on two cores. ``--seeds 100 --a-class 200`` is a try of a few minutes.
+what was concluded. The first run extracts features for some minutes. After that, five splits are
+estimated at half an hour on two cores. ``--seeds 100 --a-class 200`` is a try of a few minutes.
 """
 
 from __future__ import annotations
