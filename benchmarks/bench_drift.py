@@ -1,6 +1,8 @@
 """Does ``regraft drift`` keep its level, and what does it find?
 
-    python benchmarks/bench_drift.py FLOWERS.zip [--seeds 100-109] [--sizes 300,1000] [--out FOLDER]
+    python benchmarks/bench_drift.py FLOWERS.zip [--seeds 100-109] [--sizes 300,1000] [--no-bank]
+        [--out FOLDER]
+    python benchmarks/bench_drift.py simulated
 
 For each seed and size, so many photographs at random are a training (``regraft.train`` with its
 defaults, all of them for training but a tenth), and the others are new images of the same kind: 20,
@@ -14,6 +16,9 @@ seeds, of
     answers      the same test with counts of most probable classes, for comparison
 
 and the power: a share of the new images replaced by those of a class that was left out (``near``).
+
+``simulated`` compares statistics on random numbers: Mann and Whitney's, the logarithms alone, both
+(the test of ``regraft drift``), and p-values taken for independent.
 
 With features in the store a training of 300 takes seconds. docs/design/decisions-drift.md has the
 output.
@@ -29,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import chi2, mannwhitneyu, norm
 
 import regraft
 from regraft.bundle.predictor import Predictor
@@ -53,7 +58,8 @@ TESTS = ("typicality", "independent", "shares", "answers")
 class Photographs:
     """All photographs, each content once, in a folder."""
 
-    def __init__(self, archive: Path, scratch: Path) -> None:
+    def __init__(self, archive: Path, scratch: Path, *, bank: bool = True) -> None:
+        self.bank = bank
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(scratch)
         self.root = scratch
@@ -93,7 +99,7 @@ def one_training(
     table = photographs.root / f"{out.name}.csv"
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
     if not (out / "metrics.json").exists():
-        regraft.train(table, out=out, seed=seed, test_fraction=0.1)
+        regraft.train(table, out=out, seed=seed, test_fraction=0.1, bank=photographs.bank)
     predictor = Predictor.load(out)
     samples = photographs.samples
     everything = Dataset.only_test(samples, np.arange(len(samples)))
@@ -159,6 +165,40 @@ def near(photographs: Photographs, seeds: Sequence[int], size: int, out: Path) -
             print(f"| {size:,} | {m} | {share} | {np.mean(small):.2f} |", flush=True)
 
 
+def simulated() -> None:
+    """Print the shares of p-values of at most 0.05 of several statistics, for random numbers."""
+    cases: dict[str, tuple[int, int, Any]] = {
+        "nothing, 500 and 100": (500, 100, lambda _, new: new),
+        "nothing, 40 and 200": (40, 200, lambda _, new: new),
+        "all by 0.3 deviations": (500, 100, lambda _, new: new + 0.3),
+        "a third by 1 deviation": (500, 100, lambda r, new: new + (r.random(100) < 0.33)),
+        "one in twenty by 6 deviations": (
+            500,
+            100,
+            lambda r, new: new + 6 * (r.random(100) < 0.05),
+        ),
+    }
+    print("| changed | Mann and Whitney | logarithms | both | independent |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, (n, m, change) in cases.items():
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(400):
+            scores, new = rng.normal(size=n), change(rng, rng.normal(size=m))
+            p = (1 + (scores[None] >= new[:, None]).sum(1)) / (n + 1)
+            share = 1 - (np.concatenate([scores, new]).argsort().argsort() + 0.0) / (n + m)
+            logs = -np.log(share)
+            draws = np.array([logs[rng.permutation(n + m)[:m]].sum() for _ in range(199)])
+            found.append((
+                mannwhitneyu(new, scores, alternative="greater").pvalue,
+                (1 + (draws >= logs[n:].sum()).sum()) / 200,
+                compare_typicality(p, n),
+                norm.cdf((p.mean() - (n + 2) / (2 * (n + 1))) * np.sqrt(12 * m)),
+            ))  # fmt: skip
+        shares = (np.array(found) <= 0.05).mean(0)
+        print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |", flush=True)
+
+
 def numbers(text: str) -> list[int]:
     """Return the whole numbers of a list with commas, or of a range."""
     if "-" in text:
@@ -173,11 +213,15 @@ def main() -> int:
     parser.add_argument("archive", type=Path)
     parser.add_argument("--seeds", type=numbers, default=list(range(100, 110)))
     parser.add_argument("--sizes", type=numbers, default=[300, 1000])
+    parser.add_argument("--no-bank", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "drift")
     given = parser.parse_args()
+    if str(given.archive) == "simulated":
+        simulated()
+        return 0
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        photographs = Photographs(given.archive, Path(scratch))
+        photographs = Photographs(given.archive, Path(scratch), bank=not given.no_bank)
         print("| training | new | test | p <= 0.05 | p <= 0.01 |\n| --- | --- | --- | --- | --- |")
         for size in given.sizes:
             level(photographs, given.seeds, size, given.out)

@@ -110,3 +110,15 @@ def test_a_class_that_neither_has_changes_nothing():
     with_one = compare_shares(answers(new, 3), labels, 3)
     assert with_one.found.tolist() == [0.75, 0.25, 0]
     assert with_one.p_value == pytest.approx(without.p_value, abs=0.01)
+
+
+def test_the_level_of_unsure_answers_is_kept_and_not_by_being_far_too_careful(few_draws):
+    """Counts of answers vary more than means of probabilities: with these, 0.02 were refused."""
+    rng = np.random.default_rng(4)
+    small = []
+    for _ in range(200):
+        sure = rng.dirichlet([0.5, 0.5, 0.3], 900).astype(np.float32)
+        labels = (sure.cumsum(1) < rng.random((900, 1))).sum(1).clip(0, 2)  # as probable as said
+        small.append(compare_shares(sure[800:], labels[:800], 3).p_value)
+    assert (np.array(small) <= 0.05).mean() == pytest.approx(0.05, abs=0.046)
+    assert np.mean(small) == pytest.approx(0.5, abs=0.061)  # three standard errors

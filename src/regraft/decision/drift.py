@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Draws of a test: the smallest p-value is 1 / (DRAWS + 1).
 DRAWS = 9_999
 _STEPS = 16  # of a weight of 1; weights are rounded, so that images of one weight are drawn at once
+#: Bounds where images are alike, or a model is unsure of everything.
+_LEAST_VARIANCE, _LEAST_RATIO = 1e-9, 0.05
 _AT_ONCE = 500  # draws in one table
 
 
@@ -91,8 +93,9 @@ def compare_shares(
 
     The share of a class is the mean of its probability. Where two classes are confused, answers
     prefer the more frequent one, and their shares are not those of the labels; the mean of
-    calibrated probabilities is. It varies less than a share of answers does, so that the test is a
-    little too careful.
+    calibrated probabilities is. It varies less than a share of answers does, as if the images were
+    more (Rao and Scott, On chi-squared tests for multiway contingency tables, 1984). The model was
+    fitted to labels with the very shares that are compared, which makes the test careful.
 
     Parameters
     ----------
@@ -110,25 +113,44 @@ def compare_shares(
     >>> compare_shares(same, labels, 2).p_value, compare_shares(others, labels, 2).p_value
     (1.0, 0.0001)
     """
-    n, m = len(labels), len(probabilities)
-    known = np.bincount(labels, minlength=n_classes).astype(np.float64)
-    new = probabilities.sum(0, dtype=np.float64)
-    pooled = (known + new) / (n + m)
-    found = _distance(known[None], new[None])[0]
+    n = len(labels)
+    known = np.bincount(labels, minlength=n_classes) / n
+    new = probabilities.mean(0, dtype=np.float64)
+    new /= new.sum()
+    m = round(len(probabilities) / _relative_variance(probabilities, new))
+    pooled = (n * known + m * new) / (n + m)
+    found = _distance(known[None], new[None], pooled)[0]
     rng, extreme = np.random.default_rng(0), 0
     for start in range(0, DRAWS, _AT_ONCE):
         size = min(_AT_ONCE, DRAWS - start)
-        drawn = [rng.multinomial(each, pooled, size).astype(np.float64) for each in (n, m)]
-        extreme += int((_distance(*drawn) >= found * (1 - 1e-9)).sum())
-    return ComparedShares(known / n, new / m, (1 + extreme) / (DRAWS + 1))
+        one, other = (rng.multinomial(each, pooled, size) / each for each in (n, m))
+        both = (n * one + m * other) / (n + m)
+        extreme += int((_distance(one, other, both) >= found * (1 - 1e-9)).sum())
+    return ComparedShares(known, new, (1 + extreme) / (DRAWS + 1))
 
 
-def _distance(known: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the chi-square distance of counts (R, K) and other counts (R, K)."""
-    n, m = known.sum(1, keepdims=True), new.sum(1, keepdims=True)
-    both = known + new
-    squares = np.square(known / n - new / m) * (n + m)
+def _relative_variance(probabilities: NDArray[np.float32], means: NDArray[np.float64]) -> float:
+    """Return the variance of probabilities (m, K), summed, over that of answers with these means.
+
+    Examples
+    --------
+    >>> sure, unsure = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.25, 0.75]])
+    >>> [float(_relative_variance(each, np.array([0.5, 0.5]))) for each in (sure, unsure)]
+    [1.0, 0.25]
+    """
+    of_answers = 1 - np.square(means).sum()
+    if of_answers < _LEAST_VARIANCE:  # all of one class
+        return 1
+    squares = np.square(probabilities, dtype=np.float64).sum(1).mean()
+    return max(float((squares - np.square(means).sum()) / of_answers), _LEAST_RATIO)
+
+
+def _distance(
+    known: NDArray[np.float64], new: NDArray[np.float64], pooled: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the chi-square distance (R,) of shares (R, K) and other shares (R, K)."""
+    squares = np.square(known - new)
     result: NDArray[np.float64] = np.divide(
-        squares, both, out=np.zeros(both.shape), where=both > 0
+        squares, pooled, out=np.zeros(squares.shape), where=pooled > 0
     ).sum(1)
     return result
