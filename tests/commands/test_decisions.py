@@ -17,6 +17,7 @@ from regraft.cli.main import main
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
+from regraft.plots import decisions as plotted
 from regraft.runs.summary import describe_decisions
 
 pytestmark = pytest.mark.filterwarnings("ignore::regraft.errors.SmallSampleWarning")
@@ -86,6 +87,12 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def of_class(folder, part):
+    """Count the images of each class in a part."""
+    split = rows_of(folder / "split.csv")
+    return Counter(row["id"].split("/")[0] for row in split if row["part"] == part)
+
+
 def predicted(folder, run, images, *words):
     """Return the table of predictions of the test images, and their true classes."""
     split = rows_of(run.folder / "split.csv")
@@ -140,6 +147,28 @@ def test_a_training_prints_what_it_measured_beside_what_was_aimed_at(run):
     assert "called unknown: " in text
     assert ", 0.01 aimed at" in text
     assert ", 0.95 aimed at" in text
+
+
+def test_the_picture_has_the_figures_of_the_run(images, tmp_path, monkeypatch):
+    """Its curve begins with the surest answers, by the shares that the classes have in the data."""
+    drawn = []
+    monkeypatch.setattr(plotted, "write_figure", lambda figure, _: drawn.extend(figure.axes))
+    config = TrainConfig(class_weight="balanced", min_precision=0.95, **TINY)
+    run = train(images, config, out=tmp_path / "run")
+    n = of_class(run.folder, "train")
+    tested = rows_of(run.folder / "predictions.csv")
+    p = np.array([[float(row[f"p({name})"]) for name in COUNTS] for row in tested])
+    best, shares = p.argmax(1), p * [n[name] for name in COUNTS]
+    sure = (shares / shares.sum(1, keepdims=True))[np.arange(len(p)), best]
+    wrong = np.array([row["true"] != row["predicted"] for row in tested])[np.argsort(-sure)]
+    curve, point = drawn[0].lines[1:]  # after that of the training images
+    errors = np.cumsum(wrong) / np.arange(1, len(p) + 1)
+    at = np.rint(curve.get_xdata() * len(p)).astype(int) - 1  # all but equally sure answers
+    assert len(at) > len(p) / 2
+    assert curve.get_ydata() == pytest.approx(errors[at])
+    answers = run.metrics["decisions"]["answers"]
+    assert point.get_xdata() == pytest.approx([answers["answered"]["value"]])
+    assert point.get_ydata() == pytest.approx([1 - answers["precision"]["value"]])
 
 
 def test_where_a_bank_is_written_one_line_says_what_that_allows(printed, costly):
@@ -204,12 +233,8 @@ def test_costs_are_weighed_with_the_shares_of_the_data_and_not_of_equal_classes(
 ):
     """Where classes count the same in the fit, a probability p(k) stands for p(k) n(k) there."""
     run, _ = costly
-    parts = Counter(
-        row["id"].split("/")[0]
-        for row in rows_of(run.folder / "split.csv")
-        if row["part"] == "train"
-    )
-    n, table = np.array([parts[name] for name in COUNTS]), np.array(list(COSTS.values()))
+    parts, table = of_class(run.folder, "train"), np.array(list(COSTS.values()))
+    n = np.array([parts[name] for name in COUNTS])
     rows, truths = predicted(tmp_path, run, images)
     answers, naive, paid = [*COUNTS, "abstain"], 0, []
     probabilities = {
@@ -350,11 +375,7 @@ def test_after_fine_tuning_images_that_nothing_was_fitted_on_give_the_levels(ima
     config = TrainConfig(strategy="finetune", epochs=1, val_fraction=0.3, batch_size=32, **TINY)
     tuned = train(images, config, out=tmp_path / "run")
     decisions = Predictor.load(tuned.folder).decisions
-    validated = Counter(
-        row["id"].split("/")[0]
-        for row in rows_of(tuned.folder / "split.csv")
-        if row["part"] == "val"
-    )
+    validated = of_class(tuned.folder, "val")
     n = sum(validated.values())
     assert 30 < n < 60
     assert decisions.held_out
