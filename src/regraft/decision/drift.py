@@ -71,7 +71,10 @@ def compare_typicality(p_values: NDArray[np.float64], n_scores: int) -> float:
     # A p-value tells how many scores are at least as strange: the place of the image among them.
     places = np.rint(p_values * (n_scores + 1)) - 0.5
     everybody = np.concatenate([np.arange(1, n_scores + 1), places])
-    at_least = np.searchsorted(np.sort(everybody), everybody, side="right") / len(everybody)
+    # Images between the same two scores are all new: their order changes nothing.
+    at_least = np.empty(len(everybody))
+    at_least[np.argsort(everybody, kind="stable")] = np.arange(1, len(everybody) + 1)
+    at_least /= len(everybody)
     steps, kind = np.unique(np.rint(-np.log(at_least) * _STEPS), return_inverse=True)
     values = np.stack([steps / _STEPS, -np.exp(-steps / _STEPS)], axis=1)  # (kinds, 2)
     rng = np.random.default_rng(0)
