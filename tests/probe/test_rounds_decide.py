@@ -15,8 +15,8 @@ from regraft.decision.policy import Levels
 from regraft.features.compute import Compute
 from regraft.features.extract import RowExtractor, extract
 from regraft.features.store.store import FeatureStore
-from regraft.probe.decisions import DecisionSettings
-from regraft.probe.fit import ProbeSettings
+from regraft.probe.decisions import Answered, DecisionSettings, fit_decisions
+from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.probe.score import cross_validate
 from regraft.splits.rounds import test_folds as rounds_of
 from regraft.splits.split import all_for_training
@@ -73,3 +73,14 @@ def test_each_image_is_compared_with_the_images_of_its_round_alone(made):
         parts = scores.decided.p_values[scores.round_of == number] * (len(each.train) + 1)
         assert parts == pytest.approx(parts.round(), abs=1e-6)
         assert parts.min() >= 1
+
+
+@pytest.mark.parametrize(
+    ("head", "energies"), [("logistic", True), ("ridge", True), ("mean", False), ("knn", False)]
+)
+def test_images_are_told_apart_by_energies_of_heads_whose_logits_have_a_scale(made, head, energies):
+    backbone, features, (first, *_), settings = made
+    probe = fit_probe(features, first, backbone, dataclasses.replace(settings, head=head))
+    decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, first, SETTINGS)
+    assert (decisions.typicality.scale is not None) == energies
+    assert len(decisions.typicality.scores) == decisions.n_units == 60
