@@ -12,8 +12,8 @@ seeds, of
 
     typicality   the test of ``regraft drift``
     independent  Fisher's test of the same p-values taken for independent, for comparison
-    shares       the test of the classes' shares
-    answers      the same test with counts of most probable classes, for comparison
+    shares       the test of the predicted classes' shares
+    labels       the same against the labels of the training, for comparison
 
 and the power: a share of the new images replaced by those of a class that was left out (``near``).
 
@@ -42,7 +42,6 @@ from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import SILENT
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
-from regraft.decision.answers import plain
 from regraft.decision.drift import compare_shares, compare_typicality
 from regraft.features.extractor import Extractor
 from regraft.probe.decisions import decide
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NEW = (20, 100, 500)
-TESTS = ("typicality", "independent", "shares", "answers")
+TESTS = ("typicality", "independent", "shares", "labels")
 
 
 class Photographs:
@@ -66,11 +65,13 @@ class Photographs:
         self.config = TrainConfig()
         found = scan(scratch, self.config, SILENT)
         self.samples = found
+        first = next(scratch.glob(f"**/{found.ids[0]}"))
+        self._home = str(first)[: -len(found.ids[0])]  # folders that all photographs are in
         self.distinct = np.unique(np.array(found.hashes), return_index=True)[1]
 
     def name(self, index: int) -> str:
         """Return the path of a photograph."""
-        return str(next(self.root.glob(f"**/{self.samples.ids[index]}")))
+        return self._home + self.samples.ids[index]
 
 
 def tests_of(
@@ -78,13 +79,12 @@ def tests_of(
 ) -> tuple[float, ...]:
     """Return the p-values of all four tests for some new images."""
     k = probabilities.shape[1]
-    counted = np.eye(k, dtype=np.float32)[probabilities.argmax(1)]
-    usual = p_values > 0.01
+    new = probabilities[p_values > 0.01].argmax(1)
     return (
         compare_typicality(p_values, n_scores),
         float(chi2.sf(-2 * np.log(p_values).sum(), 2 * len(p_values))),
-        compare_shares(probabilities[usual], answers.labels, k).p_value,
-        compare_shares(counted[usual], answers.labels, k).p_value,
+        compare_shares(new, answers.answered, k).p_value,
+        compare_shares(new, answers.labels, k).p_value,
     )
 
 
@@ -109,8 +109,7 @@ def one_training(
         rules = predictor.rules()
         decided = decide(rules, predictor.model, features, everything.test)
         probabilities = calibrated_probabilities(predictor.model, features, everything.test)
-    weights = predictor.decisions.class_weights if predictor.decisions else None
-    return predictor, decided.p_values, plain(probabilities, weights)
+    return predictor, decided.p_values, probabilities
 
 
 def level(photographs: Photographs, seeds: Sequence[int], size: int, out: Path) -> None:

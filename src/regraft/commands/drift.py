@@ -19,7 +19,6 @@ from regraft.core.text import columns, counted, listed
 from regraft.data.sources.options import with_groups
 from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
-from regraft.decision.answers import plain
 from regraft.decision.drift import compare_shares, compare_typicality
 from regraft.decision.levels import levels_with
 from regraft.errors import ConfigError, DataError, ImageError
@@ -59,13 +58,13 @@ class Drift(dict[str, Any]):
     def summary(self) -> str:
         """Return what was found, in lines for people."""
         classes = self["shares"]["classes"]
-        header = ["class", "in training", "here", "predicted"]
+        header = ["predicted", "in training", "here", "images"]
         rows = [
             [
                 each["class"][:_LONGEST_NAME],
                 f"{each['training']:.3f}",
-                "" if each["found"] is None else f"{each['found']:.3f}",
-                f"{each['predicted']:,}",
+                f"{each['found']:.3f}",
+                f"{each['n']:,}",
             ]
             for each in classes
         ]
@@ -87,7 +86,7 @@ class Drift(dict[str, Any]):
             figures.append(("called unknown", f"{share}, {unknown['level']:g} aimed at"))
         meaning = "small: others than in the training, which need not be bad"
         told = shares["reason"] or f"p {shares['p_value']:.4f} ({meaning})"
-        figures.append(("shares of the classes", told))
+        figures.append(("shares of the predicted classes", told))
         return figures
 
     def _repr_html_(self) -> str:
@@ -202,7 +201,6 @@ class _Seen(NamedTuple):
     all: list[Prediction]
     read: NDArray[np.int64]  # (R,), their places in ``all``
     p_values: NDArray[np.float64]  # (R,)
-    probabilities: NDArray[np.float16]  # (R, K)
     unit_of: NDArray[np.int64]  # (R,)
     units: NDArray[np.int64]  # (U,), the row that stands for each unit
 
@@ -210,14 +208,13 @@ class _Seen(NamedTuple):
     def of(cls, predictor: Predictor, source: Source, workers: int, levels: Any) -> _Seen:
         recorded = Recorded(source, hash_payload)
         every: list[Prediction] = []
-        rows, digests, read = [], [], []
+        digests, read = [], []
         answers = predictor.stream(recorded.source, workers=workers, top_k=1, **levels)
         for index, answer in enumerate(answers):
             digest = recorded.take(index)
             if answer.error is None and digest is not None:
                 read.append(index)
                 digests.append(digest)
-                rows.append(answer.probabilities.astype(np.float16))
             every.append(dataclasses.replace(answer, probabilities=np.empty(0, np.float32)))
         groups = [source.entries[index].group for index in read]
         unit_of = _units(digests, groups)
@@ -228,7 +225,6 @@ class _Seen(NamedTuple):
             every,
             np.array(read, dtype=np.int64),
             np.array([every[index].typicality for index in read], dtype=np.float64),
-            np.array(rows, dtype=np.float16).reshape(len(rows), len(predictor.classes)),
             unit_of,
             units,
         )
@@ -254,24 +250,24 @@ def _unknown(seen: _Seen, rules: Rules) -> dict[str, Any] | None:
 
 def _shares(seen: _Seen, decisions: Decisions, names: Sequence[str]) -> dict[str, Any]:
     """Return shares of classes among units that are not strange, beside those of the training."""
-    labels = decisions.answers.labels
+    known = decisions.answers.answered
     usual = seen.units[seen.p_values[seen.units] > _STRANGE]
-    rows = plain(seen.probabilities[usual].astype(np.float32), decisions.class_weights)
-    predicted = np.bincount(rows.argmax(1), minlength=len(names)).tolist()
-    p_value, reason, found = None, None, [None] * len(names)
-    known = (np.bincount(labels, minlength=len(names)) / max(len(labels), 1)).tolist()
-    if len(usual) < LEAST_UNITS or not len(labels):
-        reason = f"not compared: {counted(len(usual), 'unit')} with a p-value above {_STRANGE:g}"
+    number = {name: k for k, name in enumerate(names)}
+    new = np.array([number[seen.all[at].label] for at in seen.read[usual].tolist()], dtype=np.int64)
+    p_value, reason = None, None
+    if len(new) < LEAST_UNITS or not len(known):
+        reason = f"not compared: {counted(len(new), 'unit')} with a p-value above {_STRANGE:g}"
     else:
-        compared = compare_shares(rows, labels, len(names))
-        p_value, found = compared.p_value, compared.found.tolist()
-    each = zip(names, known, found, predicted, strict=True)
+        p_value = compare_shares(new, known, len(names)).p_value
+    counts = [np.bincount(each, minlength=len(names)) for each in (known, new)]
+    training, found = (count / max(count.sum(), 1) for count in counts)
+    each = zip(names, training.tolist(), found.tolist(), counts[1].tolist(), strict=True)
     return {
         "p_value": p_value,
         "reason": reason,
-        "n": len(usual),
+        "n": len(new),
         "classes": [
-            {"class": name, "training": share, "found": here, "predicted": count}
+            {"class": name, "training": share, "found": here, "n": count}
             for name, share, here, count in each
         ],
     }

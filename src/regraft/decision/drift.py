@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 #: Draws of a test: the smallest p-value is 1 / (DRAWS + 1).
 DRAWS = 9_999
 _STEPS = 16  # of a weight of 1; weights are rounded, so that images of one weight are drawn at once
-#: Bounds where images are alike, or a model is unsure of everything.
-_LEAST_VARIANCE, _LEAST_RATIO = 1e-9, 0.05
 _AT_ONCE = 500  # draws in one table
 
 
@@ -29,9 +27,9 @@ class ComparedShares:
     Parameters
     ----------
     expected : array of shape (K,), float64
-        Shares in the training.
+        Shares of the answers for images of the training.
     found : array of shape (K,), float64
-        Mean probabilities of the new images.
+        Shares of the answers for new images.
     p_value : float
         Small where the shares are others.
     """
@@ -90,70 +88,44 @@ def compare_typicality(p_values: NDArray[np.float64], n_scores: int) -> float:
 
 
 def compare_shares(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], n_classes: int
+    new: NDArray[np.int64], known: NDArray[np.int64], n_classes: int
 ) -> ComparedShares:
-    """Return the classes' shares among new images, compared with those of the training's labels.
+    """Return the classes' shares among new answers, compared with those of the training.
 
-    The share of a class is the mean of its probability. Where two classes are confused, answers
-    prefer the more frequent one, and their shares are not those of the labels; the mean of
-    calibrated probabilities is. It varies less than a share of answers does, as if the images were
-    more (Rao and Scott, On chi-squared tests for multiway contingency tables, 1984). The model was
-    fitted to labels with the very shares that are compared, which makes the test careful.
+    Answers are compared with answers, and not with labels: where two classes are confused, answers
+    prefer one of them. The chi-square distance of the two shares is compared with that of as many
+    answers drawn from all.
 
     Parameters
     ----------
-    probabilities : array of shape (m, K), float32
-        Of the new images, one of each unit; as where no class counts more than another.
-    labels : array of shape (n,), int64
-        True classes of images of the training, one of each unit.
+    new : array of shape (m,), int64
+        Classes that were answered for new images, one of each unit.
+    known : array of shape (n,), int64
+        Classes that were answered for images of the training, by models that had not seen them.
     n_classes : int
         K.
 
     Examples
     --------
-    >>> labels = np.arange(100) % 2
-    >>> same, others = (np.eye(2, dtype=np.float32)[each] for each in (labels[:50], [0] * 50))
-    >>> compare_shares(same, labels, 2).p_value, compare_shares(others, labels, 2).p_value
-    (1.0, 0.0001)
+    >>> known = np.arange(100) % 2
+    >>> [compare_shares(new, known, 2).p_value for new in (known[:50], known[:50] * 0)]
+    [1.0, 0.0001]
     """
-    n = len(labels)
-    known = np.bincount(labels, minlength=n_classes) / n
-    new = probabilities.mean(0, dtype=np.float64)
-    new /= new.sum()
-    m = round(len(probabilities) / _relative_variance(probabilities, new))
-    pooled = (n * known + m * new) / (n + m)
-    found = _distance(known[None], new[None], pooled)[0]
+    n, m = len(known), len(new)
+    of_new = np.bincount(new, minlength=n_classes)
+    both = of_new + np.bincount(known, minlength=n_classes)
+    found = _distance(of_new[None], both)[0]
     rng, extreme = np.random.default_rng(0), 0
     for start in range(0, DRAWS, _AT_ONCE):
         size = min(_AT_ONCE, DRAWS - start)
-        one, other = (rng.multinomial(each, pooled, size) / each for each in (n, m))
-        both = (n * one + m * other) / (n + m)
-        extreme += int((_distance(one, other, both) >= found * (1 - 1e-9)).sum())
-    return ComparedShares(known, new, (1 + extreme) / (DRAWS + 1))
+        drawn = rng.multivariate_hypergeometric(both, m, size=size, method="marginals")
+        extreme += int((_distance(drawn, both) >= found * (1 - 1e-9)).sum())
+    return ComparedShares((both - of_new) / n, of_new / m, (1 + extreme) / (DRAWS + 1))
 
 
-def _relative_variance(probabilities: NDArray[np.float32], means: NDArray[np.float64]) -> float:
-    """Return the variance of probabilities (m, K), summed, over that of answers with these means.
-
-    Examples
-    --------
-    >>> sure, unsure = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.25, 0.75]])
-    >>> [float(_relative_variance(each, np.array([0.5, 0.5]))) for each in (sure, unsure)]
-    [1.0, 0.25]
-    """
-    of_answers = 1 - np.square(means).sum()
-    if of_answers < _LEAST_VARIANCE:  # all of one class
-        return 1
-    squares = np.square(probabilities, dtype=np.float64).sum(1).mean()
-    return max(float((squares - np.square(means).sum()) / of_answers), _LEAST_RATIO)
-
-
-def _distance(
-    known: NDArray[np.float64], new: NDArray[np.float64], pooled: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the chi-square distance (R,) of shares (R, K) and other shares (R, K)."""
-    squares = np.square(known - new)
-    result: NDArray[np.float64] = np.divide(
-        squares, pooled, out=np.zeros(squares.shape), where=pooled > 0
-    ).sum(1)
+def _distance(new: NDArray[np.int64], both: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the chi-square distance (R,) of new counts (R, K) and the rest of all counts (K,)."""
+    m = new.sum(1, keepdims=True)
+    differences = new / m - (both - new) / (both.sum() - m)
+    result: NDArray[np.float64] = (differences**2 / np.maximum(both, 1)).sum(1)
     return result
