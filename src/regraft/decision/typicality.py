@@ -172,7 +172,7 @@ class Typicality:
         >>> typicality = fit_neighbours(rows)
         >>> images = np.array([[3.0] * 8, [3.0, -3.0] * 4], np.float32)
         >>> typicality.p_values(images).round(3).tolist()
-        [0.977, 0.003]
+        [0.99, 0.003]
         """
         return self.p_values_of(self.score(pooled, logits))
 
