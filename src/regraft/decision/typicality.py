@@ -15,7 +15,7 @@ unit: images that are not independent of each other, such as copies or photograp
 Where the bank holds a row for each unit, a unit is measured without its own row, and by the logits
 of a model that had not seen it. So training images are measured as new ones are, but for two
 differences: a new image is not in the bank of the others, and its logits come from the final model.
-Neither moves the level by more than chance (docs/design/decisions-in-the-bundle.md). That holds for
+Neither moves the level by more than chance (docs/design/novelty.md). That holds for
 a network that was not trained on these images; after fine-tuning, images of the validation part are
 measured instead.
 
