@@ -14,8 +14,8 @@ FOLDER holds flowers.zip, cifar10.zip (parts train and test) and mnist/MNIST. Th
 
 Everything runs by the public interface with its defaults: ``regraft.train``, the bundle it writes,
 ``regraft.evaluate`` and ``Predictor``. Prints Markdown, with standard errors over the seeds in
-brackets. With features in the store the parts take minutes, ``near`` and ``own`` up to an hour on two
-cores.
+brackets. With features in the store the parts take minutes, ``near`` and ``own`` up to an hour on
+two cores.
 """
 
 from __future__ import annotations
