@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from regraft.commands.predictors import import_predictor, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.csv_text import as_csv, warn_of_formulas
@@ -20,7 +21,7 @@ from regraft.data.sources.options import with_groups
 from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.decision.drift import compare_shares, compare_typicality
-from regraft.decision.levels import levels_with
+from regraft.decision.levels import chosen_levels, levels_with
 from regraft.errors import ConfigError, DataError, ImageError
 from regraft.evaluation.metrics import share_estimate
 from regraft.images.ahead import decode_ahead
@@ -132,17 +133,14 @@ def drift(
     given = [str(paths)] if isinstance(paths, str | Path) else list(paths)
     if out is not None:
         prepare_folder(Path(out), (TABLE, PICTURE), given, "`out` names another folder")
-    with in_background(_import_predictor) as importing:
+    with in_background(import_predictor) as importing:
         config = some_settings(settings, "drift")
         source = with_groups(open_unlabelled(given), config.group_by)
     for note in source.notes:
         reporter.say(note)
-    predictor = importing.result().load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-    if "max_pixels" in settings:
-        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    levels = {"unknown_level": config.unknown_level} if "unknown_level" in settings else {}
+    importing.result()
+    predictor = load_predictor(run, config, settings)
+    levels = chosen_levels(settings)
     decisions, rules, n_scores = _required(predictor, levels)
     seen = _Seen.of(predictor, source, n_threads(config.workers), levels)
     if len(seen.units) < LEAST_UNITS:
@@ -169,12 +167,6 @@ def drift(
         _write(Path(out), seen, source, predictor.model.max_pixels, config.workers)
         reporter.say(f"{Path(out) / PICTURE}, {Path(out) / TABLE}")
     return found
-
-
-def _import_predictor() -> Any:
-    from regraft.bundle.predictor import Predictor  # noqa: PLC0415 - imports torch
-
-    return Predictor
 
 
 def _required(predictor: Predictor, levels: Any) -> tuple[Decisions, Rules, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regraft.commands.predictors import load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
@@ -21,7 +22,7 @@ from regraft.data.notes import report_refused
 from regraft.data.refused import record_refused
 from regraft.data.scan import scan
 from regraft.data.sources.options import NO_GROUPS
-from regraft.decision.levels import LEVELS
+from regraft.decision.levels import chosen_levels
 from regraft.features.extractor import Extractor
 from regraft.runs.summary import describe_decisions, describe_test, figures
 from regraft.splits.matching import choose_unseen, match_classes, missing_classes
@@ -76,10 +77,10 @@ def evaluate(
         The bundle is damaged or altered, or this machine computes other answers.
     """
     asked, folder = some_settings(settings, "evaluate"), Path(run)
-    predictor = _load_predictor(folder, asked)
-    levels: Any = {name: settings[name] for name in LEVELS if name in settings}
+    predictor = load_predictor(folder, asked, settings)
+    levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
-    config = asked if "max_pixels" in settings else _as_trained(asked, predictor)
+    config = asked.replace(max_pixels=predictor.model.max_pixels)
     # Classes are matched by name: of folders inside class folders nothing has to be known.
     scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
     dataset, notes = _unseen_images(scanned, predictor.classes, folder)
@@ -100,19 +101,6 @@ def evaluate(
         "refused": _refused(ledger),
     }
     return Evaluation({"run": str(folder), "data": about, **measured})
-
-
-def _load_predictor(folder: Path, config: Any) -> Predictor:
-    from regraft.bundle.predictor import Predictor
-
-    return Predictor.load(
-        folder, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-
-
-def _as_trained(config: Any, predictor: Predictor) -> Any:
-    """Return the settings with the limit of pixels that the run was trained with."""
-    return config.replace(max_pixels=predictor.model.max_pixels)
 
 
 def _unseen_images(

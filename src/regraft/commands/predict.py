@@ -1,7 +1,5 @@
 """``regraft predict``: a trained classifier asked about images."""
 
-# ruff: noqa: PLC0415 - torch takes seconds to import: that happens while files are being listed
-
 from __future__ import annotations
 
 import dataclasses
@@ -12,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.commands.keep_unknown import PICTURE, TABLE, UnknownImages, require_level
+from regraft.commands.predictors import import_predictor, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
 from regraft.core.reporter import SILENT, Reporter
 from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
-from regraft.decision.levels import LEVELS
+from regraft.decision.levels import chosen_levels
 from regraft.images.losses import losses_lines
 from regraft.runs.names import prepare_folder
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from regraft.bundle.prediction import Prediction
-    from regraft.decision.levels import LevelChoices
 
 
 def predict(
@@ -66,17 +64,14 @@ def predict(
     if keep_unknown is not None:
         hint = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
         prepare_folder(Path(keep_unknown), () if overwrite else (TABLE, PICTURE), paths, hint)
-    with in_background(_import_predictor) as importing:
+    with in_background(import_predictor) as importing:
         config = some_settings(settings, "predict")
         source = open_unlabelled(paths)
     for note in source.notes:
         reporter.say(note)
-    predictor = importing.result().load(
-        run, device=config.device, precision=config.precision, batch_size=config.batch_size
-    )
-    if "max_pixels" in settings:
-        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
-    levels: LevelChoices = {name: settings[name] for name in LEVELS if name in settings}  # type: ignore[assignment]
+    importing.result()
+    predictor = load_predictor(run, config, settings)
+    levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
     for note in rules.notes if rules else ():
         reporter.say(note)
@@ -103,9 +98,3 @@ def _with_losses(answers: Iterator[Prediction], reporter: Reporter) -> Iterator[
             names[note].append(prediction.id)
     for line in losses_lines(names):
         reporter.say(line)
-
-
-def _import_predictor() -> Any:
-    from regraft.bundle.predictor import Predictor
-
-    return Predictor

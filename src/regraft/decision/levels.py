@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
@@ -35,6 +35,18 @@ class LevelChoices(TypedDict, total=False):
 LEVELS = tuple(LevelChoices.__annotations__)
 #: What may be given in place of a share.
 _NO_LEVEL = {"unknown_level": (None, "auto"), "coverage": (), "min_precision": (None,)}
+
+
+def chosen_levels(settings: Mapping[str, Any]) -> LevelChoices:
+    """Return those of some settings that are levels.
+
+    Examples
+    --------
+    >>> chosen_levels({"coverage": 0.9, "device": "cpu"})
+    {'coverage': 0.9}
+    """
+    chosen = {name: settings[name] for name in LEVELS if name in settings}
+    return cast("LevelChoices", chosen)
 
 
 def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, Any]) -> Levels:
