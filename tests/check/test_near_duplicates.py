@@ -8,7 +8,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from conftest import CLASSES, texture
 from image_trees import write_tar, write_tree
-from regraft.check.near_duplicates import duplicate_notes, find_near_duplicates, likeness
+from regraft.check.near_duplicates import (
+    Directions,
+    duplicate_notes,
+    find_near_duplicates,
+    likeness,
+)
 from regraft.config.train_config import TrainConfig
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
@@ -68,7 +73,11 @@ def found_in(data, weights="default"):
     network = RowExtractor(samples, backbone, choose_compute("cpu", "float32", 8), 1)
     with temporary_store() as store:
         features = extract(network, np.arange(len(samples)), store)
-        return samples, dataset.parts, find_near_duplicates([dataset], features, 1, 24)
+        return (
+            samples,
+            dataset.parts,
+            find_near_duplicates([dataset], Directions(features, len(samples)), 1, 24),
+        )
 
 
 def names(samples, pairs):

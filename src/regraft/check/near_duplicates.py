@@ -87,14 +87,15 @@ def report_near_duplicates(
     """Find the near duplicates of a training, and report those of tested images."""
     config, threads = extractor.config, n_threads(extractor.config.workers)
     folds = test_folds(dataset, config.folds, config.seed)
-    pairs = find_near_duplicates(folds, features, threads, N_PICTURES)
+    directions = Directions(features, len(dataset.samples))
+    pairs = find_near_duplicates(folds, directions, threads, N_PICTURES)
     n_tested = sum(len(each.test) for each in folds)
     for note in duplicate_notes(pairs, dataset.samples, n_tested):
         extractor.reporter.say(note)
-    return NearDuplicates(pairs, units_of(dataset, features, threads))
+    return NearDuplicates(pairs, units_of(dataset, directions, threads))
 
 
-def units_of(dataset: Dataset, features: Features, threads: int) -> NDArray[np.int64]:
+def units_of(dataset: Dataset, directions: Directions, threads: int) -> NDArray[np.int64]:
     """Return the unit of each sample (N,); see ``NearDuplicates``.
 
     Of each image, only the nearest one outside its unit is compared by its pixels.
@@ -106,7 +107,7 @@ def units_of(dataset: Dataset, features: Features, threads: int) -> NDArray[np.i
         some = _bounded(large, samples, _MOST_IN_PART)
         if len(some) < 2:
             continue
-        reduced = _reduced(features, some)
+        reduced = directions.of(some)
         nearest, similarity = _nearest(reduced, reduced, units[some])
         near = list(zip(similarity.tolist(), some.tolist(), some[nearest].tolist(), strict=True))
         found = _confirm_nearest(samples, near, threads, n_pictures=0)
@@ -115,7 +116,7 @@ def units_of(dataset: Dataset, features: Features, threads: int) -> NDArray[np.i
 
 
 def find_near_duplicates(
-    folds: Sequence[Dataset], features: Features, threads: int, n_pictures: int
+    folds: Sequence[Dataset], directions: Directions, threads: int, n_pictures: int
 ) -> list[NearDuplicate]:
     """Find test images that are nearly the same as an image of training or validation.
 
@@ -130,7 +131,7 @@ def find_near_duplicates(
     samples = folds[0].samples
     near: list[tuple[float, int, int]] = []
     for fold in folds:
-        near += _candidates(fold, features, _MOST_PRODUCTS // len(folds))
+        near += _candidates(fold, directions, _MOST_PRODUCTS // len(folds))
     return _confirm_nearest(samples, near, threads, n_pictures)
 
 
@@ -149,7 +150,7 @@ def _confirm_nearest(
     return pairs
 
 
-def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[float, int, int]]:
+def _candidates(fold: Dataset, directions: Directions, most: int) -> list[tuple[float, int, int]]:
     """Return (similarity, test image, its nearest training image) for each test image of a fold."""
     large = fold.samples.sizes.min(axis=1) >= LEAST_SIDE
     rest = np.sort(np.concatenate([fold.train, fold.val]))
@@ -157,7 +158,7 @@ def _candidates(fold: Dataset, features: Features, most: int) -> list[tuple[floa
     if not len(rest) or not len(tested):
         return []
     tested = _bounded(tested, fold.samples, max(most // len(rest), 1))
-    nearest, similarity = _nearest(_reduced(features, tested), _reduced(features, rest))
+    nearest, similarity = _nearest(directions.of(tested), directions.of(rest))
     return list(zip(similarity.tolist(), tested.tolist(), rest[nearest].tolist(), strict=True))
 
 
@@ -205,20 +206,30 @@ def _bounded(test: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np
     return np.sort(np.asarray(by_hash[:most], dtype=np.int64))
 
 
-def _reduced(features: Features, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the features of some images as unit vectors of few dimensions, (n, d)."""
-    block = Block(POOLED)
-    width = features.widths[block]
-    random_axes = np.random.default_rng(0).standard_normal((width, _DIMENSIONS), dtype=np.float32)
-    pieces = []
-    for start in range(0, len(indices), _ROWS):
-        rows = features.matrix(indices[start : start + _ROWS], (block,))
-        # Without this all vectors have nearly one direction, since no feature is negative.
-        rows -= rows.mean(axis=1, keepdims=True)
-        pieces.append(rows @ random_axes)
-    reduced: NDArray[np.float32] = np.concatenate(pieces)
-    reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
-    return reduced
+class Directions:
+    """Features of samples as unit vectors of few dimensions, each computed once."""
+
+    def __init__(self, features: Features, n_samples: int) -> None:
+        self._features, self._block = features, Block(POOLED)
+        width = features.widths[self._block]
+        random = np.random.default_rng(0)
+        self._axes = random.standard_normal((width, _DIMENSIONS), dtype=np.float32)
+        self._rows = np.empty((n_samples, _DIMENSIONS), np.float32)  # memory comes with the values
+        self._known = np.zeros(n_samples, dtype=bool)
+
+    def of(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of some samples, (n, d)."""
+        missing = indices[~self._known[indices]]
+        for start in range(0, len(missing), _ROWS):
+            some = missing[start : start + _ROWS]
+            rows = self._features.matrix(some, (self._block,))
+            # Without this all vectors have nearly one direction, since no feature is negative.
+            rows -= rows.mean(axis=1, keepdims=True)
+            reduced = rows @ self._axes
+            reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
+            self._rows[some], self._known[some] = reduced, True
+        found: NDArray[np.float32] = self._rows[indices]
+        return found
 
 
 def _nearest(
