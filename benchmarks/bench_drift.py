@@ -104,7 +104,7 @@ def one_training(
     samples = photographs.samples
     everything = Dataset.only_test(samples, np.arange(len(samples)))
     config = photographs.config
-    with Extractor(predictor.model.backbone, predictor.compute, config, SILENT) as extractor:
+    with Extractor(predictor.model.networks, predictor.compute, config, SILENT) as extractor:
         features = extractor.read(everything)
         rules = predictor.rules()
         decided = decide(rules, predictor.model, features, everything.test)

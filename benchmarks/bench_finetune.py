@@ -68,11 +68,11 @@ def prepared(given, precision: str):
     train = parts.train[:: max(len(parts.train) // count, 1)][:count] if cached else parts.train
     parts = Parts(train, parts.val[: given.batch], parts.test, {})
     backbone = at_image_size(load_backbone(given.model), given.size, crop=False)
-    blocks = select_blocks(backbone, "last")
+    blocks = select_blocks((backbone,), "last")
     head = random_head(backbone.n_features, len(samples.classes), 0)
     model = Model(backbone, blocks, head, 1.0, samples.classes, config.max_pixels)
     compute = choose_compute("cpu", config.precision, given.batch)
-    return model, Dataset(samples, parts), Extractor(backbone, compute, config)
+    return model, Dataset(samples, parts), Extractor([backbone], compute, config)
 
 
 class Enough(Exception):  # noqa: N818

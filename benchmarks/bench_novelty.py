@@ -39,7 +39,7 @@ from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.decision.scorers import MOST_UNITS, Neighbours, as_integers, unit_rows
 from regraft.decision.typicality import BANK_ROWS, Typicality, energies_of, fit_neighbours
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor, load_networks
 from regraft.features.taps import POOLED, Block, select_blocks
 from regraft.probe.decisions import Answered, one_of_each
 from regraft.probe.fit import ProbeSettings, fit_probe
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Backbone
     from regraft.data.samples import Parts, Samples
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
     from regraft.model import Model
 
     Floats = NDArray[np.float64]
@@ -146,7 +146,7 @@ def without_classes(
 
 def look(features: Features, indices: NDArray[np.int64], model: Model) -> Seen:
     """Return what is known of some images."""
-    blocks = select_blocks(model.backbone, "all", "1")
+    blocks = select_blocks((model.backbone,), "all", "1")
     found = features.matrix(indices, blocks)
     column, rows = 0, {}
     for block in blocks:
@@ -262,7 +262,7 @@ def measure(material: Material, parts: Parts, left_out: Sequence[str], seed: int
     dataset, gone = without_classes(material.samples, parts, left_out)
     features = material.features
     settings = ProbeSettings("all", "1", "logistic", "none", "auto", seed)
-    probe = fit_probe(features, dataset, material.backbone, settings)
+    probe = fit_probe(features, dataset, (material.backbone,), settings)
     position = Answered(probe.fitted, probe.rows).positions()
     every = one_of_each(dataset.train, clusters_of(dataset.samples), dataset.samples)
     chosen = np.array([k for k in every.tolist() if k in position][:MOST_UNITS])
@@ -321,7 +321,7 @@ def compare(job: Job, name: str, a_class: int | None) -> None:
     splits = []
     with tempfile.TemporaryDirectory() as scratch:
         others = scan(written(foreign(job), name, Path(scratch, "foreign")), TrainConfig())
-        with Extractor.for_samples(load_network(config), samples, config) as extractor:
+        with Extractor.for_samples(load_networks(config), samples, config) as extractor:
             features, of_others = (extractor.read(all_for_training(s)) for s in (samples, others))
             material = Material(extractor.backbone, samples, features, others, of_others)
             for seed in job.seeds:

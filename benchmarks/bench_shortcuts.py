@@ -75,7 +75,7 @@ def fuse(given: argparse.Namespace) -> dict[str, object]:
 def tangent(given: argparse.Namespace) -> dict[str, object]:
     from regraft.config.train_config import TrainConfig
     from regraft.data.scan import scan
-    from regraft.features.extractor import Extractor, load_network
+    from regraft.features.extractor import Extractor, load_networks
     from regraft.heads import softmax
     from regraft.probe.fit import fit_by
     from regraft.splits.split import split_by_config
@@ -83,7 +83,7 @@ def tangent(given: argparse.Namespace) -> dict[str, object]:
     config = TrainConfig(data_root=given.data_root)
     dataset = split_by_config(scan(given.data, config), config)
     kept, pairs, losses = softmax._SETTLED, [], []
-    with Extractor.for_samples(load_network(config), dataset.samples, config) as extractor:
+    with Extractor.for_samples(load_networks(config), dataset.samples, config) as extractor:
         features = extractor.read(dataset)
         for _ in range(given.rounds):
             seconds = []

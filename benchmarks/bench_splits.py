@@ -31,7 +31,7 @@ from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.samples import Parts  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
 from regraft.evaluation.metrics import measure_classification  # noqa: E402
-from regraft.features.extractor import Extractor, load_network  # noqa: E402
+from regraft.features.extractor import Extractor, load_networks  # noqa: E402
 from regraft.heads import standardise as rows  # noqa: E402
 from regraft.probe.fit import ProbeSettings, fit_probe  # noqa: E402
 from regraft.probe.score import calibrated_probabilities  # noqa: E402
@@ -66,7 +66,7 @@ def main() -> None:
     names = ("taps", "precision", "model", "weights", "image_size", "views", "tta", "data_root")
     config = TrainConfig(**{name: getattr(given, name) for name in names})
     samples = scan(given.data, config)
-    extractor = Extractor.for_samples(load_network(config), samples, config)
+    extractor = Extractor.for_samples(load_networks(config), samples, config)
     backbone, config = extractor.backbone, extractor.config
     every = np.arange(len(samples))
     if given.images:
@@ -87,7 +87,7 @@ def main() -> None:
             parts = dataclasses.replace(parts, train=train)
         start = time.perf_counter()
         settings = ProbeSettings.of(config.replace(seed=seed))
-        probe = fit_probe(features, Dataset(samples, parts), backbone, settings)
+        probe = fit_probe(features, Dataset(samples, parts), (backbone,), settings)
         seconds.append(time.perf_counter() - start)
         chosen[next(row["taps"] for row in probe.fitted.record["candidates"] if row["chosen"])] += 1
         truth = samples.labels[parts.test]

@@ -33,7 +33,7 @@ from regraft.config.train_config import TrainConfig  # noqa: E402
 from regraft.core.machine import n_processors  # noqa: E402
 from regraft.data.dataset import Dataset  # noqa: E402
 from regraft.data.scan import scan  # noqa: E402
-from regraft.features.extractor import Extractor, load_network  # noqa: E402
+from regraft.features.extractor import Extractor, load_networks  # noqa: E402
 from regraft.finetune.reader import ImageReader  # noqa: E402
 from regraft.finetune.train import Job, run_loop  # noqa: E402
 from regraft.finetune.validation import Validation  # noqa: E402
@@ -107,7 +107,7 @@ def main() -> None:
         image_size=given.size, augment="light",
     )  # fmt: skip
     samples = scan(given.data, config)
-    chosen = Extractor.for_samples(load_network(config), samples, config)
+    chosen = Extractor.for_samples(load_networks(config), samples, config)
     backbone, compute = chosen.backbone, chosen.compute
     found = np.zeros((given.count, len(pulls), len(shares), 2))
     for draw, seed in enumerate(range(given.first, given.first + given.count)):
@@ -116,9 +116,9 @@ def main() -> None:
         train, val = few(samples, parts.train, given.a_class, seed)
         parts = dataclasses.replace(parts, train=train, val=val)
         dataset = Dataset(samples, parts)
-        with Extractor(backbone, compute, config) as extractor:
+        with Extractor([backbone], compute, config) as extractor:
             features = extractor.read(Dataset(samples, dataclasses.replace(parts, test=val[:0])))
-            probe = fit_probe(features, dataset, backbone, ProbeSettings.of(config))
+            probe = fit_probe(features, dataset, (backbone,), ProbeSettings.of(config))
         reader = ImageReader(samples, backbone.preprocess, n_processors())
         testing = Validation(reader, parts.test, compute)
         truth = samples.labels[parts.test]

@@ -60,7 +60,7 @@ class Trial:
     def job(self, reporter=SILENT, **changes):
         """Return the arguments of a training, with other settings."""
         config = self.config.replace(**changes)
-        extractor = Extractor(self.probe.backbone, self.compute, config, reporter)
+        extractor = Extractor([self.probe.backbone], self.compute, config, reporter)
         return Job(self.probe, Dataset(self.samples, self.parts), extractor)
 
     def validation(self, probe=None, samples=None, parts=None, n_threads=1):
@@ -81,7 +81,7 @@ def make_trial(folder, a_class=8, side=32, **changes):
     samples = scan((images, [name for name, _ in names]), config)
     parts = split(samples, test_fraction=0.2, seed=0, val_fraction=config.val_fraction)
     backbone = load_backbone(config.model, "none", image_size=int(config.image_size))
-    blocks = select_blocks(backbone, config.taps)
+    blocks = select_blocks((backbone,), config.taps)
     channels = {stage.name: stage.channels for stage in backbone.stages}
     channels["pooled"] = backbone.n_features
     width = sum(channels[block.tap] * block.grid**2 for block in blocks)

@@ -30,8 +30,8 @@ def tiny_model(head: str = "linear", taps: str = "all", views: int = 0) -> Model
     if views:
         preprocess = dataclasses.replace(backbone.preprocess, views=views, augment="light")
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
-    blocks = select_blocks(backbone, taps)
-    width = sum(block_widths(backbone, blocks).values())
+    blocks = select_blocks((backbone,), taps)
+    width = sum(block_widths((backbone,), blocks).values())
     generator = torch.Generator().manual_seed(0)
     mean, scale = torch.rand(width, generator=generator), torch.rand(width, generator=generator)
     rows = torch.nn.functional.normalize(torch.randn(3, width, generator=generator))

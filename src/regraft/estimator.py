@@ -33,7 +33,7 @@ from regraft.data.sources.x_and_y import (
 )
 from regraft.decision.policy import Levels
 from regraft.errors import BundleError, EstimatorError, InputError
-from regraft.features.extractor import Extractor, load_network, split_model
+from regraft.features.extractor import Extractor, load_networks, split_model
 from regraft.heads.fit import check_weights
 from regraft.probe.decisions import Answered, DecisionSettings, fit_decisions
 from regraft.probe.fit import ProbeSettings, fit_probe
@@ -185,13 +185,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if sample_weight is not None:
                 samples = replace(samples, weights=weights[counted])
             dataset = all_for_training(samples)
-            network = load_network(config, split_model(self.get_params())[0])
-            with Extractor.for_samples(network, samples, config) as extractor:
+            networks = load_networks(config, split_model(self.get_params())[0])
+            with Extractor.for_samples(networks, samples, config) as extractor:
                 features = extractor.read(dataset)
                 for index, error in features.refused.items():
                     raise EstimatorError(f"image {samples.ids[index]}: {error}")
-                backbone, settings = extractor.backbone, ProbeSettings.of(extractor.config)
-                probe = fit_probe(features, dataset, backbone, settings)
+                settings = ProbeSettings.of(extractor.config)
+                probe = fit_probe(features, dataset, extractor.networks, settings)
                 deciding = DecisionSettings(Levels(), config.bank, config.class_weight)
                 answered = Answered(probe.fitted, probe.rows)
                 decisions = fit_decisions(answered, features, dataset, deciding)
@@ -383,7 +383,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the files of the bundle instead of the network: joblib pickles estimators."""
         state = dict(self.__dict__)
         predictor = state.pop("predictor_", None)
-        if predictor is not None and predictor.model.backbone.no_bundle is not None:
+        if predictor is not None and predictor.model.no_bundle is not None:
             # The user's own class as it is.
             state["_model"] = predictor.model, predictor.compute, predictor.decisions
         elif predictor is not None:

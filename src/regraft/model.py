@@ -1,4 +1,4 @@
-"""The trained model: a backbone, the blocks that are read, a head and a temperature."""
+"""The trained model: networks, the blocks that are read, a head and a temperature."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Model:
     Attributes
     ----------
     backbone : Backbone
-        Frozen network with its preprocessing.
+        Network with its preprocessing; the first one, if there are several.
     blocks : tuple of Block
         The parts of the features that the head reads, side by side; D numbers in all.
     head : nn.Module
@@ -34,6 +34,8 @@ class Model:
         K names, sorted by code point.
     max_pixels : int
         Largest height times width of an image; a larger image is refused.
+    others : tuple of Backbone
+        Further networks, whose features are beside those of the first: A + B.
     """
 
     backbone: Backbone
@@ -42,6 +44,17 @@ class Model:
     temperature: float
     classes: tuple[str, ...]
     max_pixels: int
+    others: tuple[Backbone, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Backbone, ...]:
+        """Return all networks, in the order that ``Block.network`` counts."""
+        return (self.backbone, *self.others)
+
+    @property
+    def no_bundle(self) -> str | None:
+        """Return the reason why no bundle can hold the model; None if one can."""
+        return next((each.no_bundle for each in self.networks if each.no_bundle), None)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the head's logits, before the temperature.

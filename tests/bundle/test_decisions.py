@@ -365,8 +365,10 @@ def test_a_wrong_record_is_refused(written, tmp_path, place, value, message):
     ("change", "message"),
     [
         (lambda m: m.update(networks=[]), "length >= 1 - at `$.networks`"),
-        (lambda m: m.update(networks=m["networks"] * 2), "length <= 1 - at `$.networks`"),
-        (lambda m: m["blocks"][0].update(network=1), "<= 0 - at `$.blocks[0].network`"),
+        (lambda m: m.update(networks=m["networks"] * 5), "length <= 4 - at `$.networks`"),
+        (lambda m: m.update(networks=m["networks"] * 2), "unexpected: ['network-2.safetensors']"),
+        (lambda m: m["blocks"][0].update(network=1), "blocks name a tap twice, or an unknown tap"),
+        (lambda m: m["blocks"][0].update(network=4), "<= 3 - at `$.blocks[0].network`"),
         (lambda m: m.update(decisions=None), "missing or unexpected: ['decisions.safetensors']"),
         (lambda m: m["files"].pop("decisions.safetensors"), "unexpected: ['decisions.s"),
         (lambda m: m.pop("decisions"), "missing required field `decisions`"),

@@ -35,8 +35,8 @@ CLASSES = ("cat", "dog", "fish")
 
 def make_model(taps: str = "all", weights: str = "default") -> Model:
     backbone = at_image_size(load_backbone("embedded", weights), 64, crop=False)
-    blocks = select_blocks(backbone, taps)
-    width = sum(block_widths(backbone, blocks).values())
+    blocks = select_blocks((backbone,), taps)
+    width = sum(block_widths((backbone,), blocks).values())
     generator = torch.Generator().manual_seed(0)
     head = LinearHead(
         mean=torch.rand(width, generator=generator),

@@ -19,7 +19,6 @@ from regraft.data.sources.registry import open_unlabelled
 from regraft.errors import ConfigError, ImageError, InputError
 from regraft.features.compute import Compute
 from regraft.features.extract import NOT_FINITE
-from regraft.features.taps import TapReader
 from regraft.heads.modules import LinearHead
 from regraft.images.losses import DARK, FRAMES
 from tiny_bundles import CLASSES, tiny_model, write_tiny
@@ -28,7 +27,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
 
 def predictor_of(model):
-    return Predictor(model, TapReader(model.backbone, model.blocks, Compute("cpu", "float32", 4)))
+    return Predictor.of(model, Compute("cpu", "float32", 4))
 
 
 @pytest.fixture(scope="module")

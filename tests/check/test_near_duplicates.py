@@ -19,7 +19,8 @@ from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.features.compute import choose_compute
 from regraft.features.extract import RowExtractor, extract
-from regraft.features.extractor import load_network
+from regraft.features.extractor import load_networks
+from regraft.features.features import Features
 from regraft.features.store.store import temporary_store
 from regraft.runs.write import draw_pairs
 from regraft.splits.split import split
@@ -69,10 +70,10 @@ def files():
 def found_in(data, weights="default"):
     samples = scan(data, CONFIG)
     dataset = Dataset(samples, split(samples, test_fraction=0.2, seed=0))
-    backbone = load_network(CONFIG.replace(weights=weights))
+    (backbone,) = load_networks(CONFIG.replace(weights=weights))
     network = RowExtractor(samples, backbone, choose_compute("cpu", "float32", 8), 1)
     with temporary_store() as store:
-        features = extract(network, np.arange(len(samples)), store)
+        features = Features.of(extract(network, np.arange(len(samples)), store))
         return (
             samples,
             dataset.parts,

@@ -38,6 +38,7 @@ from regraft.errors import (
 )
 from regraft.features.compute import Compute, has_bfloat16
 from regraft.features.extract import RowExtractor, extract
+from regraft.features.features import Features
 from regraft.features.store.store import FeatureStore
 from regraft.probe.fit import ProbeSettings, fit_probe
 from regraft.probe.score import calibrated_probabilities
@@ -400,13 +401,13 @@ def test_test_labels_influence_no_choice(photographs, tmp_path):
     backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
     store = FeatureStore(tmp_path)
     network = RowExtractor(samples, backbone, Compute("cpu", "float32", 8), 2)
-    features = extract(network, np.arange(len(samples)), store)
+    features = Features.of(extract(network, np.arange(len(samples)), store))
     settings = ProbeSettings.of(config)
-    first = fit_probe(features, Dataset(samples, parts), backbone, settings).model
+    first = fit_probe(features, Dataset(samples, parts), (backbone,), settings).model
     labels = samples.labels.copy()
     labels[parts.test] = (labels[parts.test] + 1) % 3
     swapped = dataclasses.replace(samples, labels=labels)
-    second = fit_probe(features, Dataset(swapped, parts), backbone, settings).model
+    second = fit_probe(features, Dataset(swapped, parts), (backbone,), settings).model
     for name, tensor in first.head.tensors().items():
         assert tensor.equal(second.head.tensors()[name]), name
     assert first.temperature == second.temperature
@@ -425,9 +426,9 @@ def test_the_probes_of_bfloat16_and_float32_disagree_on_few_test_images(tmp_path
     for precision in ("bfloat16", "float32"):
         store = FeatureStore(tmp_path / precision)
         network = RowExtractor(samples, backbone, Compute("cpu", precision, 16), 2)
-        features = extract(network, np.arange(len(samples)), store)
+        features = Features.of(extract(network, np.arange(len(samples)), store))
         settings = ProbeSettings.of(config)
-        model = fit_probe(features, Dataset(samples, parts), backbone, settings).model
+        model = fit_probe(features, Dataset(samples, parts), (backbone,), settings).model
         answers.append(calibrated_probabilities(model, features, parts.test).argmax(1))
         store.close()
     assert len(parts.test) > 550

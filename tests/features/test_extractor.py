@@ -48,7 +48,7 @@ def seen(data, **settings):
     config = TrainConfig(**settings)
     backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
     samples = scan(data, config)
-    extractor = Extractor.for_samples(backbone, samples, config.replace(image_size="32"))
+    extractor = Extractor.for_samples([backbone], samples, config.replace(image_size="32"))
     return extractor.backbone, extractor.config
 
 
@@ -102,7 +102,7 @@ def test_one_view_is_named_as_one(tmp_path):
     data = make_photographs(tmp_path / "data", a_class=2)
     config = TrainConfig(views=1, tta=True)
     backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
-    Extractor.for_samples(backbone, scan(data, config), config, Says())
+    Extractor.for_samples([backbone], scan(data, config), config, Says())
     assert "over each image and 1 view of it (augment light): 2 times slower" in "\n".join(lines)
 
 
@@ -151,7 +151,7 @@ def test_a_bundle_answers_alike_for_a_file_and_its_pixels(tmp_path, augment):
     Image.fromarray(image).save(buffer, "PNG")
     pixels, file = predictor.predict(image), predictor.predict(buffer.getvalue())
     assert np.array_equal(pixels.probabilities, file.probabilities)
-    plain = Predictor(model, TapReader(model.backbone, model.blocks, Compute("cpu", "float32", 8)))
+    plain = Predictor.of(model, Compute("cpu", "float32", 8))
     assert not np.array_equal(pixels.probabilities, plain.predict(image).probabilities)
     many = predictor.predict_many([image] * 3)
     for answer in many:  # as if it were alone, within 1e-4
@@ -303,11 +303,11 @@ def test_no_score_of_an_image_comes_from_its_own_views(tmp_path, head):
     config = config.replace(cache_dir=tmp_path / "store", precision="float32")
     backbone = at_image_size(load_backbone("embedded"), 64, crop=False)
     dataset, every = all_for_training(samples), np.arange(len(samples))
-    with Extractor.for_samples(backbone, samples, config) as extractor:
+    with Extractor.for_samples([backbone], samples, config) as extractor:
         features = extractor.read(dataset)
         assert len(features.views) == 3
         settings = ProbeSettings.of(extractor.config)
-        probe = fit_probe(features, dataset, extractor.backbone, settings)
+        probe = fit_probe(features, dataset, extractor.networks, settings)
         record = probe.fitted.record["out_of_fold"]
         assert record["n"] == len(samples)  # views are learnt from, and say nothing of their own
         assert record["accuracy"] < 0.55  # a third by chance

@@ -9,18 +9,14 @@ from torch import nn
 
 from regraft.backbones.registry import load_backbone
 from regraft.errors import ConfigError
-from regraft.features.compute import Compute
 from regraft.features.taps import (
     POOLED,
     Block,
-    TapReader,
     attach_hooks,
     block_widths,
     pool,
     pool_each,
     pool_to,
-    read_features,
-    read_with_pooled,
     round_rows,
     row_blocks,
     select_blocks,
@@ -78,19 +74,19 @@ def test_rounding_keeps_what_float16_cannot_hold():
 
 
 def test_taps_by_name(embedded):
-    assert [str(b) for b in select_blocks(embedded, "last")] == ["pooled@1"]
-    assert len(select_blocks(embedded, "all")) == len(embedded.stages) + 1
-    finer = select_blocks(embedded, "all@2")
+    assert [str(b) for b in select_blocks((embedded,), "last")] == ["pooled@1"]
+    assert len(select_blocks((embedded,), "all")) == len(embedded.stages) + 1
+    finer = select_blocks((embedded,), "all@2")
     assert {b.grid for b in finer[:-1]} == {2}
     assert len(finer) == len(embedded.stages) + 1
     stage = embedded.stages[3].name
-    chosen = select_blocks(embedded, f"pooled, {stage}@2")
+    chosen = select_blocks((embedded,), f"pooled, {stage}@2")
     assert [str(b) for b in chosen] == [f"{stage}@2", "pooled@1"]
     unknown = "taps: embedded has no poled@1\nhint: auto, last, all, all@2, or"
     with pytest.raises(ConfigError, match=unknown):
-        select_blocks(embedded, "poled")
+        select_blocks((embedded,), "poled")
     with pytest.raises(ConfigError, match="after @ comes the grid"):
-        select_blocks(embedded, "pooled@x")
+        select_blocks((embedded,), "pooled@x")
 
 
 def test_hooks_fill_one_tensor_for_each_block_of_a_stage(embedded):
@@ -100,7 +96,7 @@ def test_hooks_fill_one_tensor_for_each_block_of_a_stage(embedded):
     found = attach_hooks(module, embedded.stages, blocks)
     with torch.inference_mode():
         module(torch.rand(2, 3, 64, 64))
-    widths = block_widths(embedded, blocks)
+    widths = block_widths((embedded,), blocks)
     assert {block: values.shape for block, values in found.items()} == {
         block: (2, widths[block]) for block in blocks[:2]
     }
@@ -109,7 +105,7 @@ def test_hooks_fill_one_tensor_for_each_block_of_a_stage(embedded):
 def test_widths_are_those_of_the_row(embedded):
     channels = {stage.name: stage.channels for stage in embedded.stages}
     channels[POOLED] = embedded.n_features
-    for block, width in block_widths(embedded, row_blocks(embedded)).items():
+    for block, width in block_widths((embedded,), row_blocks(embedded)).items():
         assert width == channels[block.tap] * block.grid**2
 
 
@@ -119,14 +115,37 @@ def test_grids_pooled_one_by_one_have_the_values_of_one_reading():
         assert alone.equal(together)
 
 
-@pytest.mark.parametrize("taps", ["last", "blocks.3@2", "blocks.3@2,pooled"])
-@pytest.mark.parametrize("views", [(), (3,)])
-def test_pooled_features_are_read_beside_the_blocks_of_a_reader(embedded, taps, views):
-    """Whether the reader has them or not, and the blocks stay as they are."""
-    images = torch.randint(0, 256, (2, *views, 3, 64, 64), dtype=torch.uint8)
-    compute = Compute("cpu", "float32", 2)
-    reader = TapReader(embedded, select_blocks(embedded, taps), compute)
-    features, pooled = read_with_pooled(reader, images)
-    np.testing.assert_array_equal(features, read_features(reader, images))
-    expected = read_features(TapReader(embedded, (Block(POOLED),), compute), images)
-    np.testing.assert_array_equal(pooled, expected)
+@pytest.fixture(scope="module")
+def two(embedded):
+    return embedded, load_backbone("timm/test_resnet", "none")
+
+
+def test_the_blocks_of_two_networks_come_one_network_after_the_other(two):
+    assert [str(block) for block in select_blocks(two, "last")] == ["pooled@1", "2:pooled@1"]
+    every = [str(block) for block in select_blocks(two, "all")]
+    assert every[:8] == [str(block) for block in select_blocks(two[:1], "all")]
+    assert every[8:] == [f"2:{block}" for block in select_blocks(two[1:], "all")]
+
+
+def test_a_tap_without_a_number_is_of_each_network_that_has_it(two):
+    chosen = [str(block) for block in select_blocks(two, "blocks.3, 2:pooled, layer2@2")]
+    assert chosen == ["blocks.3@1", "2:layer2@2", "2:pooled@1"]
+    assert [str(b) for b in select_blocks(two, "pooled")] == ["pooled@1", "2:pooled@1"]
+    assert [str(b) for b in select_blocks(two, "1:pooled")] == ["pooled@1"]
+
+
+@pytest.mark.parametrize("taps", ["2:blocks.3", "3:pooled", "1:layer2", "layer9"])
+def test_a_tap_that_no_network_has_is_an_error_with_the_nearest(two, taps):
+    with pytest.raises(ConfigError, match=r"^taps: embedded\+timm/test_resnet has no ") as caught:
+        select_blocks(two, taps)
+    assert any(name in caught.value.hint for name in ("pooled@1", "layer", "blocks"))
+
+
+def test_widths_of_blocks_are_those_of_their_network(two):
+    widths = block_widths(two, select_blocks(two, "last"))
+    assert list(widths.values()) == [network.n_features for network in two]
+
+
+@pytest.mark.parametrize("block", [Block("a.b", 4), Block("pooled"), Block("x", 2, 3)])
+def test_a_block_is_read_from_its_text(block):
+    assert Block.parse(str(block)) == block

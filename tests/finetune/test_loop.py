@@ -31,6 +31,7 @@ from regraft.errors import (
 from regraft.features.compute import choose_compute
 from regraft.features.extract import RowExtractor, extract
 from regraft.features.extractor import Extractor
+from regraft.features.features import Features
 from regraft.features.store.store import temporary_store
 from regraft.features.taps import TapReader, read_features, select_blocks
 from regraft.finetune.batches import n_batches
@@ -87,10 +88,10 @@ def losses_of(trial, **changes):
 def test_validation_has_the_bits_of_extraction_and_store(tmp_path, taps, precision):
     """So epoch 0 is the probe: the same features from the store, the same product with the head."""
     trial = make_trial(tmp_path / "x", taps=taps, precision=precision)
-    blocks = select_blocks(trial.probe.backbone, taps)
+    blocks = select_blocks((trial.probe.backbone,), taps)
     with temporary_store() as store:
         network = RowExtractor(trial.samples, trial.probe.backbone, trial.compute, 2)
-        features = extract(network, np.arange(len(trial.samples)), store)
+        features = Features.of(extract(network, np.arange(len(trial.samples)), store))
         expected = trial.probe.logits(features.matrix(trial.parts.val, blocks))
     scores = trial.validation().score(trial.probe)
     assert np.array_equal(scores.logits, expected)
@@ -153,7 +154,7 @@ def test_where_no_epoch_is_better_the_probe_itself_comes_back(tmp_path):
 def test_the_trainable_network_computes_what_the_reader_reads(name, size, taps):
     """Within rounding: norms are not folded and features not rounded, in float32."""
     backbone = load_backbone(name, "none", image_size=size)
-    blocks = select_blocks(backbone, taps)
+    blocks = select_blocks((backbone,), taps)
     channels = {stage.name: stage.channels for stage in backbone.stages} | {
         "pooled": backbone.n_features
     }

@@ -13,7 +13,7 @@ from regraft.cli.main import main
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import DataError, DivergedError, RunError
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor, load_networks
 from regraft.finetune.rate_trial import HIGHEST, LOWEST, STEPS, _read
 from regraft.finetune.train import try_rates_from
 from regraft.probe.fit import fit_by
@@ -137,7 +137,7 @@ def rates_after_a_probe(data, config):
     """Return the same trial with a probe fitted first, as ``train`` does."""
     samples = scan(data, config)
     dataset = split_by_config(samples, config)
-    with Extractor.for_samples(load_network(config), samples, config) as extractor:
+    with Extractor.for_samples(load_networks(config), samples, config) as extractor:
         probe = fit_by(extractor, extractor.read(dataset.only_train()), dataset)
         return try_rates_from(probe.model, dataset, extractor)
 

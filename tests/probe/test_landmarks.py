@@ -385,14 +385,14 @@ def test_a_penalty_is_taken_over_where_nothing_can_be_scored():
 
 
 def test_grids_by_name(embedded_backbone):
-    names = [str(block) for block in select_blocks(embedded_backbone, "all", "2,4")]
+    names = [str(block) for block in select_blocks((embedded_backbone,), "all", "2,4")]
     assert "blocks.3@1" not in names
     assert {"blocks.3@2", "blocks.3@4", "pooled@1"} <= set(names)
-    assert {b.grid for b in select_blocks(embedded_backbone, "auto")} == {1, 2, 4}
-    assert {b.grid for b in select_blocks(embedded_backbone, "auto", "1")} == {1}
+    assert {b.grid for b in select_blocks((embedded_backbone,), "auto")} == {1, 2, 4}
+    assert {b.grid for b in select_blocks((embedded_backbone,), "auto", "1")} == {1}
     message = "grids is 1,3; '3' is none of 1, 2, 4\nhint: one or several of them, with commas"
     with pytest.raises(ConfigError, match=message):
-        select_blocks(embedded_backbone, "all", "1,3")
+        select_blocks((embedded_backbone,), "all", "1,3")
 
 
 @pytest.fixture(scope="module")

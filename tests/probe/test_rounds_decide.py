@@ -14,6 +14,7 @@ from regraft.data.scan import scan
 from regraft.decision.policy import Levels
 from regraft.features.compute import Compute
 from regraft.features.extract import RowExtractor, extract
+from regraft.features.features import Features
 from regraft.features.store.store import FeatureStore
 from regraft.probe.decisions import Answered, DecisionSettings, fit_decisions
 from regraft.probe.fit import ProbeSettings, fit_probe
@@ -34,14 +35,14 @@ def made(tmp_path_factory):
     backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
     store = FeatureStore(tmp_path_factory.mktemp("store"))
     network = RowExtractor(samples, backbone, Compute("cpu", "float32", 16), 1)
-    features = extract(network, np.arange(N), store)
+    features = Features.of(extract(network, np.arange(N), store))
     yield backbone, features, rounds_of(all_for_training(samples), 3, 0), ProbeSettings.of(config)
     store.close()
 
 
 def scored(made, folds):
     backbone, features, _, settings = made
-    return cross_validate(features, folds, backbone, settings, SETTINGS)
+    return cross_validate(features, folds, (backbone,), settings, SETTINGS)
 
 
 def test_labels_of_the_images_that_a_round_tests_move_none_of_its_decisions(made):
@@ -80,7 +81,7 @@ def test_each_image_is_compared_with_the_images_of_its_round_alone(made):
 )
 def test_images_are_told_apart_by_energies_of_heads_whose_logits_have_a_scale(made, head, energies):
     backbone, features, (first, *_), settings = made
-    probe = fit_probe(features, first, backbone, dataclasses.replace(settings, head=head))
+    probe = fit_probe(features, first, (backbone,), dataclasses.replace(settings, head=head))
     decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, first, SETTINGS)
     assert (decisions.typicality.scale is not None) == energies
     assert len(decisions.typicality.scores) == decisions.n_units == 60

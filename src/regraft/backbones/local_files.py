@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from regraft.backbones.sums import SAVED_FOLDER, split_sum
 from regraft.errors import BackboneError, WeightsError
 
-#: A model that timm saved into a folder: config.json and a file of weights.
-SAVED_FOLDER = "local-dir:"
 _FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
 
 
@@ -33,11 +32,13 @@ def refuse_missing_files(model: str, weights: str) -> None:
             f"cannot read the weights {file}: there is no such file",
             hint="`weights=FILE` takes a .safetensors or .pth file; `model='embedded'` needs none",
         )
-    if model.startswith(SAVED_FOLDER):
-        folder = Path(model.removeprefix(SAVED_FOLDER))
+    for name in split_sum(model):
+        if not name.startswith(SAVED_FOLDER):
+            continue
+        folder = Path(name.removeprefix(SAVED_FOLDER))
         if not (folder / "config.json").is_file():
             raise BackboneError(
-                f"{model}: there is no file {folder / 'config.json'}",
+                f"{name}: there is no file {folder / 'config.json'}",
                 hint="give the folder that timm's save_for_hf wrote: config.json and "
                 "model.safetensors",
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.backbones.downloads import fetch_hub, fetch_hub_file
-from regraft.backbones.local_files import SAVED_FOLDER
+from regraft.backbones.sums import SAVED_FOLDER
 from regraft.backbones.timm_models import FAMILY, POOLS, WEIGHT_FILES, record_from
 from regraft.backbones.weights import read_weights
 from regraft.core.files import read_bounded

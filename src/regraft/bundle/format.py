@@ -24,7 +24,7 @@ from regraft.bundle.golden import (
     Golden,
     check_pixels,
     check_typicality,
-    feature_tolerance,
+    feature_tolerances,
     record_golden,
 )
 from regraft.bundle.manifest import (
@@ -42,6 +42,7 @@ from regraft.bundle.manifest import (
     NetworkRecord,
     PreprocessRecord,
     StageRecord,
+    network_file,
     read_manifest,
     write_manifest,
 )
@@ -92,27 +93,30 @@ def write_bundle(
     """
     _check_writable(model)
     if decisions is not None:
-        decisions = kept(decisions, len(model.classes), [model.backbone.n_features])
+        widths = [network.n_features for network in model.networks]
+        decisions = kept(decisions, len(model.classes), widths)
     golden = record_golden(model, compute, None if decisions is None else decisions.typicality)
     contents = {
         **golden.images,
-        "network-1.safetensors": _to_bytes(model.backbone.module.state_dict()),
+        **{
+            network_file(k): _to_bytes(network.module.state_dict())
+            for k, network in enumerate(model.networks)
+        },
         "head.safetensors": _to_bytes(model.head.tensors()),  # type: ignore[operator]
         "golden.safetensors": _to_bytes(golden.tensors()),
     }
     if decisions is not None:
         tensors = {name: torch.from_numpy(array) for name, array in decisions.tensors().items()}
         contents[DECISIONS] = _to_bytes(tensors)
-    widths = block_widths(model.backbone, model.blocks)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         regraft=__version__,
         task=SINGLE_LABEL,
         classes=list(model.classes),
-        networks=[_network_record(model, compute, golden)],
+        networks=_network_records(model, compute, golden),
         blocks=[
-            BlockRecord(network=0, tap=block.tap, grid=block.grid, width=widths[block])
-            for block in model.blocks
+            BlockRecord(network=block.network, tap=block.tap, grid=block.grid, width=width)
+            for block, width in block_widths(model.networks, model.blocks).items()
         ],
         head=HeadRecord(kind=model.head.kind, temperature=model.temperature),  # type: ignore[arg-type]
         max_pixels=model.max_pixels,
@@ -136,10 +140,11 @@ def write_bundle(
 
 def _check_writable(model: Model) -> None:
     """Refuse a model that is larger than the limits of the reader."""
-    backbone, head = model.backbone, bytes_of(model.head.state_dict().values())
-    if backbone.no_bundle is not None:
-        raise BundleError(f"{backbone.name} cannot be in a bundle: {backbone.no_bundle}")
-    check_buffers(backbone.module, f"{backbone.name} at {backbone.preprocess.image_size} pixels")
+    for network in model.networks:
+        if network.no_bundle is not None:
+            raise BundleError(f"{network.name} cannot be in a bundle: {network.no_bundle}")
+        check_buffers(network.module, f"{network.name} at {network.preprocess.image_size} pixels")
+    head = bytes_of(model.head.state_dict().values())
     if model.head.kind != "linear" and head > LARGEST_HEAD:
         raise BundleError(
             f"the head has {head / 2**30:.1f} GiB; in a bundle it has at most {LARGEST_HEAD >> 30}",
@@ -147,20 +152,23 @@ def _check_writable(model: Model) -> None:
         )
 
 
-def _network_record(model: Model, compute: Compute, golden: Golden) -> NetworkRecord:
-    backbone = model.backbone
-    return NetworkRecord(
-        name=backbone.name,
-        arguments=dict(backbone.arguments),
-        weights=backbone.weights,
-        weights_sha256=backbone.weights_sha256,
-        licence=backbone.licence,
-        preprocess=PreprocessRecord(**backbone.preprocess.recorded()),
-        stages=[StageRecord(**dataclasses.asdict(stage)) for stage in backbone.stages],
-        n_features=backbone.n_features,
-        pixel_tolerance=PIXEL_TOLERANCE,
-        feature_tolerance=feature_tolerance(model, compute, golden),
-    )
+def _network_records(model: Model, compute: Compute, golden: Golden) -> list[NetworkRecord]:
+    tolerances = feature_tolerances(model, compute, golden)
+    return [
+        NetworkRecord(
+            name=network.name,
+            arguments=dict(network.arguments),
+            weights=network.weights,
+            weights_sha256=network.weights_sha256,
+            licence=network.licence,
+            preprocess=PreprocessRecord(**network.preprocess.recorded()),
+            stages=[StageRecord(**dataclasses.asdict(stage)) for stage in network.stages],
+            n_features=network.n_features,
+            pixel_tolerance=PIXEL_TOLERANCE,
+            feature_tolerance=tolerance,
+        )
+        for network, tolerance in zip(model.networks, tolerances, strict=True)
+    ]
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -198,11 +206,11 @@ def read_bundle(folder: Path) -> Bundle:
     for index, plan in enumerate(plans):
         file = manifest.network_file(index)
         backbones.append(fill_backbone(plan, _tensors(contents.pop(file), file), file))
-    (backbone,) = backbones
-    blocks = tuple(Block(block.tap, block.grid) for block in manifest.blocks)
+    backbone, *others = backbones
+    blocks = tuple(Block(block.tap, block.grid, block.network) for block in manifest.blocks)
     model = Model(
         backbone, blocks, head, manifest.head.temperature, tuple(manifest.classes),
-        manifest.max_pixels,
+        manifest.max_pixels, tuple(others),
     )  # fmt: skip
     return Bundle(model, manifest, golden, decisions)
 
@@ -235,7 +243,7 @@ def _check_blocks(manifest: Manifest, plans: Sequence[Backbone]) -> int:
         plan, block = plans[record.network], Block(record.tap, record.grid)
         if block not in row_blocks(plan):
             raise BundleError(f"manifest.json: {plan.name} does not have the blocks that it names")
-        if record.width != block_widths(plan, (block,))[block]:
+        if record.width != block_widths((plan,), (block,))[block]:
             raise BundleError("manifest.json: a block's width does not follow from its stage")
     return sum(block.width for block in manifest.blocks)
 

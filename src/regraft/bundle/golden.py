@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from regraft.errors import BundleError, ImageError
-from regraft.features.taps import TapReader, read_with_pooled
+from regraft.features.reader import FeatureReader
+from regraft.features.taps import block_widths
 from regraft.images.augment import render_views
 from regraft.images.decode import decode
 
@@ -107,34 +108,51 @@ def _encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
 def record_golden(model: Model, compute: Compute, typicality: Typicality | None = None) -> Golden:
     """Compute what is recorded of the golden images, in float32."""
     images = golden_images()
-    preprocess = model.backbone.preprocess
-    pixels = torch.stack(
-        [render_views(decode(data, _MOST_PIXELS), preprocess) for data in images.values()]
+    decoded = [decode(data, _MOST_PIXELS) for data in images.values()]
+    pixels = tuple(
+        torch.stack([render_views(each, network.preprocess) for each in decoded]).contiguous()
+        for network in model.networks
     )
     reference = dataclasses.replace(compute, precision="float32")
-    reader = TapReader(model.backbone, model.blocks, reference)
-    features, pooled = read_with_pooled(reader, pixels)
-    golden = Golden(images, (pixels.contiguous(),), features, model.logits(features))
+    reader = FeatureReader(model.networks, model.blocks, reference)
+    features, pooled = reader(pixels)
+    golden = Golden(images, pixels, features, model.logits(features))
     if typicality is None:
         return golden
     scores = typicality.score(pooled, golden.logits).astype(np.float32)
     return dataclasses.replace(golden, pooled=pooled, typicality=scores)
 
 
-def feature_tolerance(
+def feature_tolerances(
     model: Model, compute: Compute, golden: Golden
-) -> dict[Literal["float32", "bfloat16"], float]:
-    """Return how much the golden features may differ on another machine, by precision."""
-    tolerance = dict(FEATURE_TOLERANCE)
+) -> list[dict[Literal["float32", "bfloat16"], float]]:
+    """Return how much the golden features of each network may differ on another machine."""
+    tolerances = [dict(FEATURE_TOLERANCE) for _ in model.networks]
     if compute.precision == "bfloat16":
-        reader = TapReader(model.backbone, model.blocks, compute)
-        here, pooled = read_with_pooled(reader, golden.pixels[0])
-        lost = _distances(here, golden.features).max()
-        if golden.pooled is not None:
-            lost = max(lost, _distances(pooled, golden.pooled).max())
-        # Features that nearly cancel lose more: allow four times the loss of this machine.
-        tolerance["bfloat16"] = min(max(tolerance["bfloat16"], 4 * float(lost)), 1.0)
-    return tolerance
+        here = FeatureReader(model.networks, model.blocks, compute)(golden.pixels)
+        recorded = golden.features, golden.pooled
+        for allowed, parts in zip(tolerances, _by_network(model, here, recorded), strict=True):
+            lost = max((float(_distances(*each).max()) for _, *each in parts), default=0.0)
+            # Features that nearly cancel lose more: allow four times the loss of this machine.
+            allowed["bfloat16"] = min(max(allowed["bfloat16"], 4 * lost), 1.0)
+    return tolerances
+
+
+def _by_network(
+    model: Model,
+    here: tuple[NDArray[np.float32], NDArray[np.float32]],
+    recorded: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+) -> list[list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]]:
+    """Return what there is to compare of each network: its name, this machine's, the recorded."""
+    widths = block_widths(model.networks, model.blocks)
+    numbers = np.repeat([b.network for b in model.blocks], [widths[b] for b in model.blocks])
+    parts = []
+    for k in range(len(model.networks)):
+        own = numbers == k
+        parts.append([("features", here[0][:, own], recorded[0][:, own])] if own.any() else [])
+    if recorded[1] is not None:
+        parts[0].append(("pooled features", here[1], recorded[1]))
+    return parts
 
 
 def check_pixels(manifest: Manifest, golden: Golden, preprocesses: Sequence[Preprocess]) -> None:
@@ -185,7 +203,7 @@ def check_typicality(golden: Golden, typicality: Typicality) -> None:
         )
 
 
-def check_golden(bundle: Bundle, reader: TapReader) -> None:
+def check_golden(bundle: Bundle, reader: FeatureReader) -> None:
     """Check that this machine computes the golden features and logits as the writer did.
 
     Each step begins from the values that the writer recorded one step before, so that the error
@@ -198,24 +216,24 @@ def check_golden(bundle: Bundle, reader: TapReader) -> None:
         Names the golden image, the step and the difference.
     """
     golden, manifest = bundle.golden, bundle.manifest
-    features, pooled = read_with_pooled(reader, golden.pixels[0])
+    here = reader(golden.pixels)
     precision: Literal["bfloat16", "float32"] = (
         "bfloat16" if reader.compute.precision == "bfloat16" else "float32"
     )
-    allowed = manifest.networks[0].feature_tolerance[precision]
-    for what, here, recorded in (
-        ("features", features, golden.features), ("pooled features", pooled, golden.pooled)
-    ):  # fmt: skip
-        if recorded is None:
-            continue
-        distances = _distances(here, recorded)
-        worst = int(distances.argmax())
-        if not distances[worst] <= allowed:
-            raise BundleError(
-                f"{[*golden.images][worst]}: the {what} differ by {distances[worst]:.2g} of their "
-                f"norm in {precision}; {allowed:g} is allowed",
-                hint="try `precision='float32'`; if that fails, the weights or libraries differ",
-            )
+    compared = _by_network(bundle.model, here, (golden.features, golden.pooled))
+    for network, parts in zip(manifest.networks, compared, strict=True):
+        allowed = network.feature_tolerance[precision]
+        of = f" of {network.name}" if len(manifest.networks) > 1 else ""
+        for what, ours, recorded in parts:
+            distances = _distances(ours, recorded)
+            worst = int(distances.argmax())
+            if not distances[worst] <= allowed:
+                raise BundleError(
+                    f"{[*golden.images][worst]}: the {what}{of} differ by {distances[worst]:.2g} "
+                    f"of their norm in {precision}; {allowed:g} is allowed",
+                    hint="try `precision='float32'`; if that fails, the weights or libraries "
+                    "differ",
+                )
     logits = bundle.model.logits(golden.features)
     scale = max(float(np.abs(golden.logits).max()), 1e-6)
     difference = float(np.abs(logits - golden.logits).max()) / scale

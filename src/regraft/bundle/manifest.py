@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from regraft.backbones.sums import MOST_NETWORKS
 from regraft.config.train_config import MAX_VIEWS
 from regraft.decision.answers import MOST_ANSWERS
 from regraft.decision.costs import MOST_COSTLY
@@ -24,7 +25,6 @@ _MOST_RESIZED = 10  # times the image size; the smallest crop of any record of w
 CARD, MOST_CARD = "README.md", 2**20  # text for people: it may be there, and bytes
 DECISIONS = "decisions.safetensors"
 STATISTICS = "statistics.safetensors"  # of version 2
-_MOST_NETWORKS = 1
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -109,7 +109,7 @@ class _Block(_Strict, frozen=True):
 class BlockRecord(_Block, frozen=True, kw_only=True):
     """One block of features that the head reads, of a network by its index from 0."""
 
-    network: Annotated[int, Meta(ge=0, lt=_MOST_NETWORKS)]
+    network: Annotated[int, Meta(ge=0, lt=MOST_NETWORKS)]
 
 
 class HeadRecord(_Strict, frozen=True):
@@ -131,7 +131,7 @@ class TypicalityRecord(_Strict, frozen=True):
     """What measures how unlike an image is, and the number of scores it is compared with."""
 
     kind: Name  # a key of ``SCORERS``
-    network: Annotated[int, Meta(ge=0, lt=_MOST_NETWORKS)]
+    network: Annotated[int, Meta(ge=0, le=0)]  # so far always the first
     n: Annotated[int, Meta(ge=0, le=MOST_MEASURED)]
 
 
@@ -187,7 +187,7 @@ class _Common(_Strict, frozen=True, kw_only=True):
 class Manifest(_Common, frozen=True, kw_only=True):
     """The fields of manifest.json; see FORMAT.md."""
 
-    networks: Annotated[list[NetworkRecord], Meta(min_length=1, max_length=_MOST_NETWORKS)]
+    networks: Annotated[list[NetworkRecord], Meta(min_length=1, max_length=MOST_NETWORKS)]
     blocks: Annotated[list[BlockRecord], Meta(min_length=1, max_length=1000)]
     golden: GoldenRecord
     decisions: DecisionsRecord | None
@@ -195,9 +195,7 @@ class Manifest(_Common, frozen=True, kw_only=True):
 
     def network_file(self, index: int) -> str:
         """Return the name of the file with the tensors of a network."""
-        if self.schema_version == 2:
-            return "backbone.safetensors"
-        return f"network-{index + 1}.safetensors"
+        return "backbone.safetensors" if self.schema_version == 2 else network_file(index)
 
     def pixels_name(self, index: int) -> str:
         """Return the name of the tensor with the golden pixels of a network."""
@@ -210,6 +208,11 @@ class Manifest(_Common, frozen=True, kw_only=True):
         if self.schema_version == 2:
             names.add(STATISTICS)
         return names | (set() if self.decisions is None else {DECISIONS})
+
+
+def network_file(index: int) -> str:
+    """Return the name of the file with the tensors of a network, by its index from 0."""
+    return f"network-{index + 1}.safetensors"
 
 
 class _GoldenOfVersion2(GoldenRecord, frozen=True, kw_only=True):

@@ -23,15 +23,15 @@ from regraft.decision.policy import ABSTAINED, IS_UNKNOWN
 from regraft.errors import BundleError, ConfigError, ImageError, InputError
 from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE
-from regraft.features.taps import TapReader, read_with_pooled
-from regraft.images.ahead import render_ahead
+from regraft.features.reader import FeatureReader
+from regraft.images.ahead import render_all_ahead
 from regraft.images.augment import render_views
 from regraft.images.decode import decode, inspect_header
 from regraft.images.losses import losses_of
 from regraft.images.pixels import is_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from regraft.model import Model
 
 
-#: An image's id, its tensor or the reason why there is none, and what decoding left out.
-_Rendered: TypeAlias = tuple[str, torch.Tensor | ImageError, tuple[str, ...]]
+#: An image's id, its tensor for each network or an error, and what decoding left out.
+_Rendered: TypeAlias = tuple[str, tuple[torch.Tensor, ...] | ImageError, tuple[str, ...]]
 
 
 class Predictor:
@@ -55,7 +55,7 @@ class Predictor:
     classes : tuple of str
         In the order of ``Prediction.probabilities``.
     model : Model
-        Network, head and temperature, as in the bundle.
+        Networks, head and temperature, as in the bundle.
     compute : Compute
         Device and precision of the forward pass.
     decisions : Decisions, optional
@@ -69,7 +69,9 @@ class Predictor:
         predictor.predict("photo.jpg").label
     """
 
-    def __init__(self, model: Model, reader: TapReader, decisions: Decisions | None = None) -> None:
+    def __init__(
+        self, model: Model, reader: FeatureReader, decisions: Decisions | None = None
+    ) -> None:
         self.model = model
         self.decisions = decisions
         self.classes = model.classes
@@ -80,20 +82,20 @@ class Predictor:
     @classmethod
     def of(cls, model: Model, compute: Compute, decisions: Decisions | None = None) -> Predictor:
         """Return the predictor of a model in memory."""
-        return cls(model, TapReader(model.backbone, model.blocks, compute), decisions)
+        return cls(model, FeatureReader(model.networks, model.blocks, compute), decisions)
 
     def __repr__(self) -> str:
         classes = f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes, 5)}"
-        name, side = self.model.backbone.name, self.model.backbone.preprocess.image_size
-        return f"Predictor({classes}; {name} at {side} pixels)"
+        networks = [f"{each.name} at {each.preprocess.image_size}" for each in self.model.networks]
+        return f"Predictor({classes}; {' + '.join(networks)} pixels)"
 
     def _repr_html_(self) -> str:
         model, compute = self.model, self.compute
         blocks = listed([str(block) for block in model.blocks], 8)
         rows = [
             (counted(len(self.classes), "class", "classes"), listed(self.classes, 20)),
-            ("network", f"{model.backbone.name}, weights {model.backbone.weights}"),
-            ("image size", f"{model.backbone.preprocess.image_size} pixels"),
+            *(("network", f"{each.name}, weights {each.weights}") for each in model.networks),
+            *(("image size", f"{each.preprocess.image_size} pixels") for each in model.networks),
             ("features", blocks),
             ("head", f"{model.head.kind}, temperature {model.temperature:.3g}"),
             ("computes on", f"{compute.device} in {compute.precision}"),
@@ -142,9 +144,9 @@ class Predictor:
         model = bundle.model
         if precision == "auto" and bundle.manifest.compute.get("precision") == "float32":
             precision = "float32"  # as in training, though bfloat16 may be faster here
-        at_once = images_at_once(batch_size, model.backbone.preprocess.image_size)
-        compute = choose_compute(device, precision, at_once)
-        reader = TapReader(model.backbone, model.blocks, compute)
+        largest = max(network.preprocess.image_size for network in model.networks)
+        compute = choose_compute(device, precision, images_at_once(batch_size, largest))
+        reader = FeatureReader(model.networks, model.blocks, compute)
         try:
             check_golden(bundle, reader)
         except (ValueError, IndexError, RuntimeError, TypeError, AttributeError) as error:
@@ -255,9 +257,9 @@ class Predictor:
         """
         model = self.model
         losses: dict[int, tuple[str, ...]] = {}
-        rendered = render_ahead(
+        rendered = render_all_ahead(
             source.stream(range(len(source.entries))),
-            model.backbone.preprocess,
+            [network.preprocess for network in model.networks],
             workers,
             model.max_pixels,
             losses=losses,
@@ -292,13 +294,16 @@ class Predictor:
             self._rules = {asked: self.decisions.rules(len(self.classes), asked)}  # the last alone
         return self._rules[asked]
 
-    def _render(self, image: ImageLike) -> tuple[torch.Tensor | ImageError, tuple[str, ...]]:
+    def _render(
+        self, image: ImageLike
+    ) -> tuple[tuple[torch.Tensor, ...] | ImageError, tuple[str, ...]]:
         try:
             limit = self.model.max_pixels
             payload = payload_of(image, limit)
             pixels = decode(payload, limit)
             notes = losses_of(inspect_header(payload, limit), pixels)
-            return render_views(pixels, self.model.backbone.preprocess), notes
+            networks = self.model.networks
+            return tuple(render_views(pixels, each.preprocess) for each in networks), notes
         except ImageError as error:
             return error, ()
 
@@ -311,8 +316,8 @@ class Predictor:
         keep_pooled: bool = False,
     ) -> Iterator[Prediction]:
         while batch := list(itertools.islice(rendered, self._reader.compute.batch_size)):
-            images = [image for _, image, _ in batch if isinstance(image, torch.Tensor)]
-            answers = iter(self._predictions(torch.stack(images), top_k, rules) if images else ())
+            images = [image for _, image, _ in batch if not isinstance(image, ImageError)]
+            answers = iter(self._predictions(images, top_k, rules) if images else ())
             for name, image, notes in batch:
                 if isinstance(image, ImageError):
                     yield Prediction(name, error=image)
@@ -326,10 +331,10 @@ class Predictor:
                     yield dataclasses.replace(found, id=name, notes=notes, pooled=pooled)
 
     def _predictions(
-        self, images: torch.Tensor, top_k: int, rules: Rules | None
+        self, images: Sequence[tuple[torch.Tensor, ...]], top_k: int, rules: Rules | None
     ) -> Iterator[Prediction | None]:
-        """Yield the answer for each image (N, 3, S, S), without its id; None if not finite."""
-        features, pooled = read_with_pooled(self._reader, images)
+        """Yield the answer for each image, without its id; None if it is not finite."""
+        features, pooled = self._reader([torch.stack(each) for each in zip(*images, strict=True)])
         logits = self.model.logits(features)  # (N, K)
         probabilities = self.model.calibrated(logits)
         numbers = np.hstack([features, probabilities, pooled, logits])

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
-    from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
+    from regraft.features.features import Features
 
 #: Least correlation of two grey pictures of 32 by 32 pixels that are nearly the same.
 THRESHOLD = 0.9

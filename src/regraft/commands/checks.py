@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from regraft.backbones.local_files import refuse_missing_files
+from regraft.backbones.sums import check_sum
 from regraft.decision.costs import read_text_of
 from regraft.finetune.paths import refuse_existing
 from regraft.splits.split_csv import read_split
@@ -26,6 +27,7 @@ def check_first(config: Any, checkpoints: Path | None = None) -> None:
     """
     if checkpoints and config.strategy != "probe" and not (config.resume or config.overwrite):
         refuse_existing(checkpoints)
+    check_sum(config.model, config.weights, config.strategy)
     refuse_missing_files(config.model, config.weights)
     if config.split is not None:
         read_split(config.split)
@@ -37,17 +39,17 @@ def check_first(config: Any, checkpoints: Path | None = None) -> None:
         choose_compute(config.device, config.precision, config.batch_size)
 
 
-def load_checked(config: Any, given: Backbone | None = None) -> Backbone:
-    """Load the network; refuse taps and stages that it does not have.
+def load_checked(config: Any, given: Backbone | None = None) -> tuple[Backbone, ...]:
+    """Load the networks; refuse taps and stages that they do not have.
 
-    Any other mistake in its name, its weights or its image size is found here too. ``given`` is the
-    network if a user has given it as an object.
+    Any other mistake in a name, in weights or an image size is found here too. ``given`` is the
+    only network if a user has given it as an object.
     """
-    from regraft.features.extractor import load_network
+    from regraft.features.extractor import load_networks
     from regraft.features.taps import select_blocks
     from regraft.finetune.network import trained_stages
 
-    backbone = load_network(config, given)
-    select_blocks(backbone, config.taps, config.grids)
-    trained_stages(backbone, config.unfreeze)
-    return backbone
+    networks = load_networks(config, given)
+    select_blocks(networks, config.taps, config.grids)
+    trained_stages(networks[0], config.unfreeze)
+    return networks

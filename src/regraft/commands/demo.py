@@ -14,7 +14,7 @@ from regraft.config.settings import configured
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.evaluation.metrics import measure_classification
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor, load_networks
 from regraft.heads.fit import fit_head
 from regraft.probe.fit import FOLDS, ProbeSettings, fit_probe
 from regraft.probe.score import calibrated_probabilities
@@ -92,13 +92,13 @@ def _fit_probes(
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Return two answers on each test part: of the probe of the last stage, and of the probe."""
     config = configured(None, {"weights": weights})
-    extractor = Extractor.for_samples(load_network(config), datasets[0].samples, config)
+    extractor = Extractor.for_samples(load_networks(config), datasets[0].samples, config)
     extractor.reporter = reporter  # follows the images; the choices are the run's
     answers = []
     with extractor:
         features = extractor.read(all_for_training(datasets[0].samples))
         for dataset in datasets:
-            probe = fit_probe(features, dataset, extractor.backbone, ProbeSettings.of(config))
+            probe = fit_probe(features, dataset, extractor.networks, ProbeSettings.of(config))
             models = (probe.last_stage or probe.model, probe.model)
             last, chosen = (
                 calibrated_probabilities(model, features, dataset.test) for model in models

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from regraft.data.ledger import Ledger
     from regraft.data.samples import Samples
     from regraft.decision.policy import Rules
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
 
 
 class Evaluation(dict[str, Any]):
@@ -85,7 +85,7 @@ def evaluate(
     scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
     dataset, notes = _unseen_images(scanned, predictor.classes, folder)
     _report(reporter, [*scanned.notes, *notes])
-    with Extractor(predictor.model.backbone, predictor.compute, config, reporter) as extractor:
+    with Extractor(predictor.model.networks, predictor.compute, config, reporter) as extractor:
         features = extractor.read(dataset)
         readable, ledger = _without_refused(dataset, features, strict=config.strict)
         measured = _measure(predictor, features, readable, rules, config.seed)

@@ -22,7 +22,7 @@ from regraft.splits.split import split_by_config
 if TYPE_CHECKING:
     from regraft.config.train_config import TrainConfig
     from regraft.data.dataset import Dataset
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
     from regraft.finetune.rate_trial import Rates
     from regraft.model import Model
 
@@ -79,8 +79,8 @@ def find_rate(
         samples = scan(data, asked, reporter, meanwhile=loading)
         found = split_by_config(samples, asked)
     report_notes(found, reporter)
-    network = loading.result()
-    with Extractor.for_samples(network, found.samples, asked, reporter) as extractor:
+    networks = loading.result()
+    with Extractor.for_samples(networks, found.samples, asked, reporter) as extractor:
         start, dataset = _start(found, extractor)
         rates = _try_rates(start, dataset, extractor)
     _draw(path, rates)
@@ -134,10 +134,10 @@ def _random_start(found: Dataset, extractor: Extractor) -> Model | None:
         return None
     weighs = ProbeSettings.of(config).weighs
     taps = "last" if config.taps == "auto" and not weighs else config.taps
-    blocks = select_blocks(backbone, taps, config.grids)
+    blocks = select_blocks((backbone,), taps, config.grids)
     if weighs and len(blocks) > 1:
         return None
-    width = sum(block_widths(backbone, blocks).values())
+    width = sum(block_widths((backbone,), blocks).values())
     head = random_head(width, len(found.classes), config.seed)
     return Model(backbone, blocks, head, 1.0, found.classes, found.samples.max_pixels)
 

@@ -100,7 +100,7 @@ def train(
                 scanned = split_by_config(samples, asked)  # disjoint parts
             seconds.lap("scan")
             report_dataset(scanned, reporter)
-            network = loading.result()
+            networks = loading.result()
             from regraft.check.near_duplicates import report_near_duplicates
             from regraft.finetune.train import Trained, remove_checkpoints, train_network
             from regraft.probe.decisions import DecisionSettings
@@ -109,7 +109,7 @@ def train(
             from regraft.runs.write import write_result
 
             deciding = DecisionSettings.of(asked, scanned)  # a wrong table or level ends here
-            with Extractor.for_samples(network, scanned.samples, asked, reporter) as extractor:
+            with Extractor.for_samples(networks, scanned.samples, asked, reporter) as extractor:
                 seconds.lap("load")
                 features = extractor.read(scanned)  # one pass through the frozen network, kept
                 dataset = scanned.without(features.refused, strict=asked.strict)

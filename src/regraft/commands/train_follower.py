@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.data.scan import scan
 from regraft.errors import RegraftWarning
-from regraft.features.extractor import Extractor, load_network
+from regraft.features.extractor import Extractor, load_networks
 from regraft.runs.run import Run
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def train_as_follower(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegraftWarning)  # the first process reports them
         samples = scan(data, own)
-        extractor = Extractor.for_samples(load_network(own, given), samples, own)  # opens no store
+        extractor = Extractor.for_samples(load_networks(own, given), samples, own)  # no store
         probe, dataset = receive_probe(group, samples, extractor.backbone)
         model = follow_network(probe, dataset, extractor, group)
     folder, metrics = json.loads(group.receive("written"))

@@ -42,8 +42,8 @@ NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined f
 
 
 @dataclass(frozen=True)
-class Features:
-    """The rows of some samples; they are read from the store when they are needed."""
+class StoredRows:
+    """The rows of some samples by one network; they are read from the store when needed."""
 
     store: FeatureStore
     keys: dict[int, bytes]  # by sample
@@ -52,18 +52,6 @@ class Features:
     n_extracted: int  # samples with a new row
     n_reused: int  # samples whose row was in the store
     rows: RowExtractor  # extracts a row again if the store has removed it since
-    views: tuple[Features, ...] = ()  # of augmented views of some of the samples
-
-    def with_views(self, views: Sequence[Features]) -> Features:
-        """Return these features with those of views; refuse samples with a refused view."""
-        every = (self, *views)
-        return dataclasses.replace(
-            self,
-            refused={index: error for each in every for index, error in each.refused.items()},
-            n_extracted=sum(each.n_extracted for each in every),
-            n_reused=sum(each.n_reused for each in every),
-            views=tuple(views),
-        )
 
     def matrix(self, indices: NDArray[np.int64], blocks: Sequence[Block]) -> NDArray[np.float32]:
         """Return the blocks of some samples side by side (n, D), float32, in the given order.
@@ -114,8 +102,8 @@ class Features:
 
 def extract(
     rows: RowExtractor, indices: NDArray[np.int64], store: FeatureStore, reporter: Reporter = SILENT
-) -> Features:
-    """Extract the rows that the store does not have; return the features of the samples.
+) -> StoredRows:
+    """Extract the rows that the store does not have; return the rows of the samples.
 
     ``indices`` (n,) are the samples, ascending. Raises StoreError or DiskFullError if rows cannot
     be written; those that were written before stay.
@@ -130,9 +118,8 @@ def extract(
     failed: dict[bytes, ImageError] = {}
     if missing:
         todo = {index: key for key, index in missing.items()}
-        label = f"extract view {rows.view}" if rows.view else "extract"
         with (
-            reporter.track(label, len(todo)) as advance,
+            reporter.track(rows.label, len(todo)) as advance,
             closing(rows.make(todo, advance)) as made,
             _Writer(store) as writer,
         ):
@@ -144,7 +131,7 @@ def extract(
 
     refused = {index: failed[key] for index, key in keys.items() if key in failed}
     n_new = sum(key in missing for key in keys.values()) - len(refused)
-    return Features(
+    return StoredRows(
         store, keys, rows.widths, refused, n_new, len(keys) - n_new - len(refused), rows
     )
 
@@ -175,12 +162,18 @@ class RowExtractor:
     """Extracts rows: it runs images through a frozen network."""
 
     def __init__(
-        self, samples: Samples, backbone: Backbone, compute: Compute, n_threads: int
+        self,
+        samples: Samples,
+        backbone: Backbone,
+        compute: Compute,
+        n_threads: int,
+        label: str = "extract",
     ) -> None:
+        self.label = label  # of the progress
         self.blocks = row_blocks(backbone)
-        self.widths = block_widths(backbone, self.blocks)
+        self.widths = block_widths((backbone,), self.blocks)
         self.layout = tuple((str(block), width) for block, width in self.widths.items())
-        self.view = backbone.preprocess.view
+        self._view = backbone.preprocess.view
         self._samples = samples
         self._backbone = backbone
         self._compute = compute
@@ -194,7 +187,7 @@ class RowExtractor:
         """Return the key of each sample's row: a hash of image, view and computation."""
         fingerprint = feature_fingerprint(self._backbone, self.blocks, self._compute)
         hashes = self._samples.hashes
-        return {int(index): row_key(hashes[index], self.view, fingerprint) for index in indices}
+        return {int(index): row_key(hashes[index], self._view, fingerprint) for index in indices}
 
     def make(
         self, todo: dict[int, bytes], advance: Callable[[int], None] | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from regraft.backbones.sums import MOST_NETWORKS
 from regraft.core.text import nearest
 from regraft.errors import ConfigError
 from regraft.features.compute import Compute, prepare
 from regraft.images.render import normalise_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -28,31 +31,47 @@ GRIDS = (1, 2, 4)  # of every stage, in each stored row
 #: Wider blocks are not stored: 4x4 cells of 2,048 channels would be 65 kB an image, for a map with
 #: little information about positions. Stages of up to 2,048 channels keep at least 1x1 and 2x2.
 _WIDEST = 8192
+_NUMBERED = re.compile(rf"(?:([1-{MOST_NETWORKS}]):)?(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Block:
     """One tap at one grid: a map of activations averaged to ``grid`` by ``grid`` cells.
 
+    ``network`` is the index of the network among those that are read side by side. As text, all but
+    the first have their number, from 2, before the tap.
+
     Examples
     --------
-    >>> str(Block("layer3", 2)), str(Block.parse("pooled"))
-    ('layer3@2', 'pooled@1')
+    >>> str(Block("layer3", 2)), str(Block.parse("pooled")), str(Block("layer3", network=1))
+    ('layer3@2', 'pooled@1', '2:layer3@1')
+    >>> Block.parse("2:layer3@4")
+    Block(tap='layer3', grid=4, network=1)
     """
 
     tap: str
     grid: int = 1
+    network: int = 0
 
     def __str__(self) -> str:
-        return f"{self.tap}@{self.grid}"
+        return f"{self.network + 1}:{self.alone}" if self.network else f"{self.tap}@{self.grid}"
+
+    @property
+    def alone(self) -> Block:
+        """Return the block as one of its network alone."""
+        return Block(self.tap, self.grid)
 
     @classmethod
     def parse(cls, text: str) -> Block:
-        """Read ``tap@grid`` or ``tap``; ConfigError if the grid is not a number from 1 to 64."""
-        tap, at, grid = text.partition("@")
+        """Read ``tap@grid`` or ``tap``, perhaps with a network's number before it.
+
+        Raises ConfigError if the grid is not a number from 1 to 64.
+        """
+        number, rest = _NUMBERED.fullmatch(text).groups()  # type: ignore[union-attr]
+        tap, at, grid = rest.partition("@")
         if at and not (grid.isascii() and grid.isdecimal() and 1 <= int(grid[:4]) <= 64):
             raise ConfigError(f"{text}: after @ comes the grid, a number from 1 to 64")
-        return cls(tap, int(grid) if at else 1)
+        return cls(tap, int(grid) if at else 1, int(number) - 1 if number else 0)
 
 
 def row_blocks(backbone: Backbone) -> tuple[Block, ...]:
@@ -69,48 +88,71 @@ def row_blocks(backbone: Backbone) -> tuple[Block, ...]:
     return (*stages, Block(POOLED))
 
 
-def block_widths(backbone: Backbone, blocks: Sequence[Block]) -> dict[Block, int]:
-    """Return the number of features of each block: channels times cells."""
-    channels = {stage.name: stage.channels for stage in backbone.stages}
-    channels[POOLED] = backbone.n_features
-    return {block: channels[block.tap] * block.grid**2 for block in blocks}
+def block_widths(networks: Sequence[Backbone], blocks: Sequence[Block]) -> dict[Block, int]:
+    """Return the number of features of each block of some networks: channels times cells."""
+    channels = [
+        {stage.name: stage.channels for stage in each.stages} | {POOLED: each.n_features}
+        for each in networks
+    ]
+    return {block: channels[block.network][block.tap] * block.grid**2 for block in blocks}
 
 
-def select_blocks(backbone: Backbone, taps: str, grids: str = "auto") -> tuple[Block, ...]:
-    """Return the blocks that the head may read, in the order of the row.
+def select_blocks(
+    networks: Sequence[Backbone], taps: str, grids: str = "auto"
+) -> tuple[Block, ...]:
+    """Return the blocks that the head may read: network after network, in the order of a row.
 
     ``taps`` is "last" (the pooled features), "all" (every stage, and the pooled features), "auto"
     (the same; the probe then chooses among them), or names separated by commas, such as
     "layer3@2,pooled", with the grid after @. ``grids`` are the grids of names without @, separated
     by commas; "auto" is 1, or 1, 2 and 4 if ``taps`` is "auto". A stage that is too wide for a grid
-    is read at the next coarser grid.
+    is read at the next coarser grid. Of several networks, a name means the stage of each that has
+    it, and "2:layer3" that of the second.
 
     Raises
     ------
     ConfigError
         A name or a grid is unknown; the hint lists the nearest ones.
     """
-    known = row_blocks(backbone)
+    every = [(k, block) for k, network in enumerate(networks) for block in row_blocks(network)]
+    known = {dataclasses.replace(block, network=k): None for k, block in every}
     if taps == "last":
-        return (Block(POOLED),)
+        return tuple(block for block in known if block.tap == POOLED)
     usual = _parse_grids(grids, GRIDS if taps == "auto" else (1,))
     wanted: set[Block] = set()
-    for name in taps.split(","):
-        tap, at, _ = name.strip().partition("@")
-        for grid in (Block.parse(name.strip()).grid,) if at else usual:
-            every = tap in ("all", "auto")
-            stages = [stage.name for stage in backbone.stages] if every else [tap]
-            wanted |= {_stored(Block(stage, grid), known) for stage in stages}
-            wanted |= {Block(POOLED)} if every else set()
-    unknown = sorted(wanted - set(known))
-    if unknown:
-        names = [str(block) for block in known]
-        near = nearest(str(unknown[0]), names) or names
-        raise ConfigError(
-            f"taps: {backbone.name} has no {unknown[0]}",
-            hint=f"auto, last, all, all@2, or some of {', '.join(near)}",
-        )
+    for name in (part.strip() for part in taps.split(",")):
+        named = Block.parse(name)
+        for grid in (named.grid,) if "@" in name else usual:
+            block = dataclasses.replace(named, grid=grid)
+            found = _named(block, networks, known, numbered=":" in name)
+            if not found:
+                raise _unknown(block, networks, known)
+            wanted |= found
     return tuple(block for block in known if block in wanted)
+
+
+def _named(
+    block: Block, networks: Sequence[Backbone], known: Collection[Block], *, numbered: bool
+) -> set[Block]:
+    """Return the known blocks that a name means; "auto" and "all" are a tap of every network."""
+    found: set[Block] = set()
+    for k, network in enumerate(networks):
+        if numbered and k != block.network:
+            continue
+        each = dataclasses.replace(block, network=k)
+        taps = [block.tap]
+        if block.tap in ("all", "auto"):
+            taps = [*(stage.name for stage in network.stages), POOLED]
+        found |= {_stored(dataclasses.replace(each, tap=tap), known) for tap in taps}
+    return found & set(known)
+
+
+def _unknown(block: Block, networks: Sequence[Backbone], known: Collection[Block]) -> ConfigError:
+    names = [str(each) for each in known]
+    return ConfigError(
+        f"taps: {'+'.join(network.name for network in networks)} has no {block}",
+        hint="auto, last, all, all@2, or some of " + ", ".join(nearest(str(block), names) or names),
+    )
 
 
 def _parse_grids(grids: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,11 +169,12 @@ def _parse_grids(grids: str, default: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(allowed[grid] for grid in given)
 
 
-def _stored(block: Block, known: Sequence[Block]) -> Block:
+def _stored(block: Block, known: Collection[Block]) -> Block:
     """Return the block if rows hold it, else its stage at the next coarser grid that they hold."""
     if block.tap == POOLED:
-        return Block(POOLED)
-    coarser = [each for each in known if each.tap == block.tap and each.grid <= block.grid]
+        return dataclasses.replace(block, grid=1)
+    same = [each for each in known if (each.tap, each.network) == (block.tap, block.network)]
+    coarser = [each for each in same if each.grid <= block.grid]
     return block if block in known or block.grid not in GRIDS else max(coarser, default=block)
 
 
@@ -334,14 +377,3 @@ def side_by_side(blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def read_features(reader: TapReader, images: torch.Tensor) -> NDArray[np.float32]:
     """Return the blocks of rendered images side by side (N, D), rounded as in the store."""
     return side_by_side(list(reader(images).values()))
-
-
-def read_with_pooled(
-    reader: TapReader, images: torch.Tensor
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the blocks as ``read_features`` does, and the pooled features (N, D), rounded too."""
-    found = reader(images, (Block(POOLED),))
-    return (
-        side_by_side([found[block] for block in reader.blocks]),
-        side_by_side([found[Block(POOLED)]]),
-    )

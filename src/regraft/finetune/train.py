@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
     from regraft.features.compute import Compute
-    from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
+    from regraft.features.features import Features
     from regraft.finetune.rate_trial import Rates
     from regraft.heads.fitted import FittedHead
     from regraft.model import Model

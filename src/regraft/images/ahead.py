@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from regraft.errors import ImageError
@@ -90,17 +91,32 @@ def render_ahead(
     n_threads: int,
     max_pixels: int,
     hashes: Sequence[bytes] | None = None,
-    losses: dict[int, tuple[str, ...]] | None = None,
 ) -> Generator[tuple[int, torch.Tensor | ImageError]]:
     """Yield each image's index with its tensor as from ``render_views``, or with its error.
 
     ``hashes[index]`` is an image's hash when it was scanned. An image that has changed since then
-    gives an error, because its features would be stored under the key of the old image. What
-    decoding leaves out of an image is written to ``losses[index]`` before the image is yielded.
+    gives an error, because its features would be stored under the key of the old image.
+    """
+    with closing(render_all_ahead(stream, (preprocess,), n_threads, max_pixels, hashes)) as made:
+        for index, rendered in made:
+            yield index, rendered if isinstance(rendered, ImageError) else rendered[0]
+
+
+def render_all_ahead(
+    stream: Iterable[tuple[int, Load]],
+    preprocesses: Sequence[Preprocess],
+    n_threads: int,
+    max_pixels: int,
+    hashes: Sequence[bytes] | None = None,
+    losses: dict[int, tuple[str, ...]] | None = None,
+) -> Generator[tuple[int, tuple[torch.Tensor, ...] | ImageError]]:
+    """Yield each image's index with its tensor for each preprocessing, or with its error.
+
+    What decoding leaves out of an image is written to ``losses[index]`` before it is yielded.
     """
     from regraft.images.augment import render_views  # noqa: PLC0415 - imports torch
 
-    def render_one(item: tuple[int, Load]) -> tuple[int, torch.Tensor | ImageError]:
+    def render_one(item: tuple[int, Load]) -> tuple[int, tuple[torch.Tensor, ...] | ImageError]:
         index, load = item
         content = None if hashes is None else hashes[index]
         try:
@@ -108,7 +124,7 @@ def render_ahead(
             pixels = decode(payload, max_pixels)
             if losses is not None:
                 losses[index] = losses_of(inspect_header(payload, max_pixels), pixels)
-            return index, render_views(pixels, preprocess, content or b"")
+            return index, tuple(render_views(pixels, p, content or b"") for p in preprocesses)
         except ImageError as error:
             return index, error.with_traceback(None)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from regraft.config.train_config import ClassWeight, TrainConfig
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
     from regraft.heads.fitted import FittedHead
     from regraft.model import Model
 

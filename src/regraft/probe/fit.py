@@ -11,7 +11,7 @@ import numpy as np
 
 from regraft.core.machine import memory_limit
 from regraft.core.reporter import SILENT, Reporter
-from regraft.features.taps import POOLED, Block, select_blocks
+from regraft.features.taps import POOLED, select_blocks
 from regraft.heads.fit import fit_head, sample_weights
 from regraft.heads.standardise import Standard
 from regraft.model import Model
@@ -28,15 +28,16 @@ from regraft.splits.clusters import clusters_of
 from regraft.splits.folds import assign_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from regraft.backbones.backbone import Backbone
     from regraft.config.train_config import ClassWeight, HeadName, TrainConfig
     from regraft.data.dataset import Dataset
-    from regraft.features.extract import Features
     from regraft.features.extractor import Extractor
+    from regraft.features.features import Features
+    from regraft.features.taps import Block
     from regraft.heads.fitted import FittedHead
     from regraft.heads.modules import LinearHead
 
@@ -108,26 +109,26 @@ class _ProjectedFit:
 def fit_by(extractor: Extractor, features: Features, dataset: Dataset) -> Probe:
     """Fit the probe that the extractor's settings ask for."""
     settings = ProbeSettings.of(extractor.config)
-    return fit_probe(features, dataset, extractor.backbone, settings, extractor.reporter)
+    return fit_probe(features, dataset, extractor.networks, settings, extractor.reporter)
 
 
 def fit_probe(
     features: Features,
     dataset: Dataset,
-    backbone: Backbone,
+    networks: Sequence[Backbone],
     settings: ProbeSettings,
     reporter: Reporter = SILENT,
 ) -> Probe:
     """Fit the head on the training part; choose blocks, penalty and temperature by folds of it."""
     if not settings.weighs:
         taps = "last" if settings.taps == "auto" else settings.taps
-        blocks = select_blocks(backbone, taps, settings.grids)
+        blocks = select_blocks(networks, taps, settings.grids)
         plain = fit_plain(features, dataset, dataset.train, blocks, settings)
         return Probe(
-            make_model(backbone, blocks, plain, dataset), plain, None, features, dataset.train
+            make_model(networks, blocks, plain, dataset), plain, None, features, dataset.train
         )
 
-    projections = _projections(features, dataset, candidate_sets(backbone, settings))
+    projections = _projections(features, dataset, candidate_sets(networks, settings))
     # Each view costs as much as an image, and is not scored: use at least two thousand images.
     most = _ROWS_FOR_CHOICE // min(1 + len(features.views), 4)
     few = choose_by_hash(dataset.train, dataset.samples, most)
@@ -140,7 +141,7 @@ def fit_probe(
         both = {name: projections[name] for name in wanted}
         fits = _fit_projections(features, dataset, dataset.train, both, settings, start=fits)
     models = {
-        name: make_model(backbone, projections[name].blocks, fits[name].fitted, dataset)
+        name: make_model(networks, projections[name].blocks, fits[name].fitted, dataset)
         for name in wanted
     }
     fitted = fits[chosen].fitted
@@ -152,19 +153,21 @@ def fit_probe(
     return Probe(models[chosen], fitted, last_stage, features, rows)
 
 
-def candidate_sets(backbone: Backbone, settings: ProbeSettings) -> dict[str, tuple[Block, ...]]:
+def candidate_sets(
+    networks: Sequence[Backbone], settings: ProbeSettings
+) -> dict[str, tuple[Block, ...]]:
     """Return the nested sets of blocks to fit, from small to large; "last" is the first.
 
     Examples
     --------
     >>> from regraft.backbones.registry import load_backbone
     >>> from regraft.config.train_config import TrainConfig
-    >>> sets = candidate_sets(load_backbone("embedded"), ProbeSettings.of(TrainConfig()))
+    >>> sets = candidate_sets([load_backbone("embedded")], ProbeSettings.of(TrainConfig()))
     >>> {name: len(blocks) for name, blocks in sets.items()}
     {'last': 1, 'all': 8, 'all, grids': 22}
     """
-    blocks = select_blocks(backbone, settings.taps, settings.grids)
-    sets: dict[str, tuple[Block, ...]] = {"last": (Block(POOLED),)}
+    blocks = select_blocks(networks, settings.taps, settings.grids)
+    sets = {"last": select_blocks(networks, "last")}
     if settings.taps == "auto":
         coarsest = min((block.grid for block in blocks if block.tap != POOLED), default=1)
         sets["all"] = tuple(b for b in blocks if b.tap == POOLED or b.grid == coarsest)
@@ -222,13 +225,14 @@ def fit_plain(
 
 
 def make_model(
-    backbone: Backbone, blocks: tuple[Block, ...], fitted: FittedHead, dataset: Dataset
+    networks: Sequence[Backbone], blocks: tuple[Block, ...], fitted: FittedHead, dataset: Dataset
 ) -> Model:
     """Return the model of a fitted head."""
-    samples = dataset.samples
+    samples, (first, *others) = dataset.samples, networks
     return Model(
-        backbone, blocks, fitted.head, fitted.temperature, samples.classes, samples.max_pixels
-    )
+        first, blocks, fitted.head, fitted.temperature, samples.classes, samples.max_pixels,
+        tuple(others),
+    )  # fmt: skip
 
 
 def _projections(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
     from regraft.features.taps import Block
 
 #: Images whose kernels weigh the blocks: enough for about twenty weights; the cost grows with the

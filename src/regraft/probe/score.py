@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
     from regraft.data.dataset import Dataset
     from regraft.decision.policy import Levels
-    from regraft.features.extract import Features
+    from regraft.features.features import Features
     from regraft.model import Model
     from regraft.probe.decisions import DecisionSettings
     from regraft.probe.fit import Probe, ProbeSettings
@@ -109,7 +109,7 @@ def score_test(
 def cross_validate(
     features: Features,
     folds: Sequence[Dataset],
-    backbone: Backbone,
+    networks: Sequence[Backbone],
     settings: ProbeSettings,
     deciding: DecisionSettings,
     reporter: Reporter = SILENT,
@@ -127,7 +127,7 @@ def cross_validate(
         reporter.say(note)
     with reporter.track("test", len(folds)) as advance:
         for each in folds:
-            probe = fit_probe(features, each, backbone, settings)
+            probe = fit_probe(features, each, networks, settings)
             scored = calibrated_probabilities(probe.model, features, each.test)
             answers[""].append(scored)
             decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, each, deciding)
@@ -188,7 +188,7 @@ def score_baselines(
         blocks = (Block(POOLED),)
         by_neighbours = dataclasses.replace(settings, head="knn")
         fitted = fit_plain(features, dataset, near, blocks, by_neighbours)
-        neighbours = make_model(probe.model.backbone, blocks, fitted, dataset)
+        neighbours = make_model(probe.model.networks, blocks, fitted, dataset)
         baselines["knn"] = (
             calibrated_probabilities(neighbours, features, test),
             f"nearest neighbours among {len(near):,} training images, by the last stage",

@@ -12,7 +12,7 @@ import numpy as np
 from regraft.config.yaml_file import read_config
 from regraft.core.files import read_bounded
 from regraft.errors import InputError, RunError
-from regraft.runs.metrics_file import read_metrics
+from regraft.runs.metrics_file import networks_of, read_metrics
 from regraft.splits.split_csv import read_split
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_finished(folder: Path, name: str) -> FinishedRun:
         return FinishedRun(
             folder,
             name,
-            network=metrics["backbone"]["name"],
+            network="+".join(each["name"] for each in networks_of(metrics)),
             method=config.head if config.strategy == "probe" else config.strategy,
             accuracy=metrics["test"]["accuracy"],
             log_loss=metrics["test"]["log_loss"]["value"],

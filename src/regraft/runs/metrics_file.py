@@ -52,6 +52,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def networks_of(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of the networks of a run, in their order."""
+    return [metrics["backbone"], *metrics.get("other_networks", [])]
+
+
 def write_metrics(folder: Path, value: Mapping[str, Any]) -> dict[str, Any]:
     """Write metrics.json with the schema version first; return it as a reader gets it."""
     data = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **value})

@@ -58,7 +58,7 @@ def measure(
     for note in rules.notes:
         reporter.say(note)
     typicality = decisions.typicality
-    if trained.model.backbone.no_bundle is None and typicality and typicality.scorer.has_images:
+    if trained.model.no_bundle is None and typicality and typicality.scorer.has_images:
         reporter.say(
             "the bundle keeps features of training images, to tell how unlike an image is: who has "
             "it can ask whether an image was in the training; `bank=False` keeps a mean and a "
@@ -66,7 +66,7 @@ def measure(
         )
     if config.folds:  # every image once, by probes of other images
         folds = test_folds(dataset, config.folds, config.seed)
-        scores = cross_validate(features, folds, extractor.backbone, settings, deciding, reporter)
+        scores = cross_validate(features, folds, extractor.networks, settings, deciding, reporter)
     else:
         tuned = (trained.model, trained.features) if fine_tuned else None
         scores = score_test(probe, features, dataset, settings, tuned)

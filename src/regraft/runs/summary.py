@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regraft.core.text import counted, listed
+from regraft.runs.metrics_file import networks_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def _next(folder: Path, metrics: dict[str, Any]) -> str:
 
 def summary_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the result, what to compare it with and what gave it, as names and texts."""
-    test, network = metrics["test"], metrics["backbone"]
+    test, networks = metrics["test"], networks_of(metrics)
     classes = metrics["data"]["classes"]
     rows = [*figures(test)]
     rows += [
@@ -56,8 +57,12 @@ def summary_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         *rows,
         (counted(len(classes), "class", "classes"), listed(classes, 20)),
         ("images", ", ".join(f"{n:,} {part}" for part, n in metrics["data"]["n"].items() if n)),
-        ("network", f"{network['name']} at {network['image_size']} pixels"),
-        ("weights", f"{network['weights']} (sha256 {network['weights_sha256'][:12]})"),
+        *(("network", f"{each['name']} at {each['image_size']} pixels") for each in networks),
+        *(
+            ("weights", f"{each['weights']} (sha256 {each['weights_sha256'][:12]})")
+            for each in networks
+        ),
+        *(("licence", each["licence"] or "not stated") for each in networks),
     ]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.backbones.backbone import Backbone
     from regraft.check.near_duplicates import NearDuplicate
     from regraft.core.reporter import Stopwatch
     from regraft.data.samples import Samples
@@ -79,7 +80,7 @@ def write_files(folder: Path, result: Result) -> None:
     write_split(folder / "split.csv", result.dataset)
     _write_history(folder / "history.csv", trained.fitted.history)
     _write_predictions(folder / "predictions.csv", result)
-    if trained.model.backbone.no_bundle is None:
+    if trained.model.no_bundle is None:
         write_bundle(folder / "bundle", trained.model, result.compute, result.decisions)
     _draw_figures(folder, result)
     _draw_predictions(folder, result)
@@ -114,17 +115,13 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "left_out": len(parts.left_out),
             "notes": [*samples.notes, *parts.notes, *duplicates],
         },
-        "backbone": {
-            "name": model.backbone.name,
-            "weights": model.backbone.weights,
-            "weights_sha256": model.backbone.weights_sha256,
-            # Hashed again after extraction: a difference would have been an error.
-            "frozen": record.get("best_epoch", 0) == 0,
-            "licence": model.backbone.licence,
-            # Only where there is no bundle: the reason.
-            **({"no_bundle": model.backbone.no_bundle} if model.backbone.no_bundle else {}),
-            **model.backbone.preprocess.recorded(),
-        },
+        "backbone": _network_record(model.backbone, frozen=record.get("best_epoch", 0) == 0),
+        # Those whose features are beside its own: A + B.
+        **(
+            {"other_networks": [_network_record(each, frozen=True) for each in model.others]}
+            if model.others
+            else {}
+        ),
         "head": {"blocks": [str(block) for block in model.blocks], **record},
         "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones
         "features": {
@@ -132,6 +129,23 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "reused": result.trained.features.n_reused,
         },
         "compute": {**result.compute.fingerprint(), "decoder": DECODER_VERSION},
+    }
+
+
+def _network_record(network: Backbone, *, frozen: bool) -> dict[str, Any]:
+    """Return what metrics.json says of a network.
+
+    The hash is taken again after extraction: a difference would have been an error.
+    """
+    return {
+        "name": network.name,
+        "weights": network.weights,
+        "weights_sha256": network.weights_sha256,
+        "frozen": frozen,
+        "licence": network.licence,
+        # Only where there is no bundle: the reason.
+        **({"no_bundle": network.no_bundle} if network.no_bundle else {}),
+        **network.preprocess.recorded(),
     }
 
 

@@ -166,7 +166,7 @@ def test_views_are_those_of_the_first_epochs_used_again(tmp_path, monkeypatch):
 )
 def test_families_can_be_cut_after_their_stages(name, size):
     backbone = load_backbone(name, "none", image_size=size)
-    blocks = select_blocks(backbone, "all")
+    blocks = select_blocks((backbone,), "all")
     channels = {stage.name: stage.channels for stage in backbone.stages}
     channels["pooled"] = backbone.n_features
     head = random_head(sum(channels[block.tap] for block in blocks), 3, 0)
@@ -225,7 +225,7 @@ def test_a_network_that_cannot_be_cut_runs_as_a_whole(tmp_path, way, reason):
         stages=tuple(Stage(name, name, 4, "nchw") for name in "ab"),
     )  # fmt: skip
     probe = dataclasses.replace(
-        trial.probe, backbone=backbone, blocks=select_blocks(backbone, "all"),
+        trial.probe, backbone=backbone, blocks=select_blocks((backbone,), "all"),
         head=random_head(12, 3, 0),
     )  # fmt: skip
     trial = dataclasses.replace(trial, probe=probe)
