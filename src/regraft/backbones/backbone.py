@@ -128,6 +128,19 @@ class Backbone:
             f"(sha256 {self.weights_sha256[:12]}), {self.n_features} features, stages: {stages})"
         )
 
+    def record(self) -> dict[str, Any]:
+        """Return what metrics.json says of the network, JSON-ready."""
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "frozen": True,
+            "licence": self.licence,
+            # Only where there is no bundle: the reason.
+            **({"no_bundle": self.no_bundle} if self.no_bundle else {}),
+            **self.preprocess.recorded(),
+        }
+
     def _repr_html_(self) -> str:
         rows = [
             ("weights", f"{self.weights} (sha256 {self.weights_sha256[:12]})"),

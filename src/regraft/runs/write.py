@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from regraft.backbones.backbone import Backbone
     from regraft.check.near_duplicates import NearDuplicate
     from regraft.core.reporter import Stopwatch
     from regraft.data.samples import Samples
@@ -115,13 +114,9 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "left_out": len(parts.left_out),
             "notes": [*samples.notes, *parts.notes, *duplicates],
         },
-        "backbone": _network_record(model.backbone, frozen=record.get("best_epoch", 0) == 0),
-        # Those whose features are beside its own: A + B.
-        **(
-            {"other_networks": [_network_record(each, frozen=True) for each in model.others]}
-            if model.others
-            else {}
-        ),
+        # Hashed again after extraction: a difference would have been an error.
+        "backbone": model.backbone.record() | {"frozen": record.get("best_epoch", 0) == 0},
+        **({"other_networks": [each.record() for each in model.others]} if model.others else {}),
         "head": {"blocks": [str(block) for block in model.blocks], **record},
         "candidates": candidates,  # what was tried, with seconds: no two runs have the same ones
         "features": {
@@ -129,23 +124,6 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "reused": result.trained.features.n_reused,
         },
         "compute": {**result.compute.fingerprint(), "decoder": DECODER_VERSION},
-    }
-
-
-def _network_record(network: Backbone, *, frozen: bool) -> dict[str, Any]:
-    """Return what metrics.json says of a network.
-
-    The hash is taken again after extraction: a difference would have been an error.
-    """
-    return {
-        "name": network.name,
-        "weights": network.weights,
-        "weights_sha256": network.weights_sha256,
-        "frozen": frozen,
-        "licence": network.licence,
-        # Only where there is no bundle: the reason.
-        **({"no_bundle": network.no_bundle} if network.no_bundle else {}),
-        **network.preprocess.recorded(),
     }
 
 
