@@ -310,7 +310,6 @@ def test_aggregates_and_costs_that_no_training_gives_are_refused(change, message
         ),
         ({"typicality": {"kind": "mahalanobis", "network": 0, "n": 120}}, "mean and whitening are"),
         ({"typicality": None}, "tensors that it should not have: reach, rows, s"),
-        ({"levels": {"unknown": 0.001}}, "decisions.levels: unknown_level is 0.001: "),
         ({"levels": {"min_precision": 0.9, "costs": {"extra": []}}}, "costs must be a table"),
     ],
 )
@@ -322,6 +321,21 @@ def test_a_record_that_its_tensors_contradict_is_refused(change, message):
     with pytest.raises(BundleError) as caught:
         read_decisions(record, decisions.tensors(), 3, [WIDTH])
     assert message in str(caught.value)
+
+
+def test_a_level_that_the_scores_cannot_bear_is_kept_and_calls_no_image_unknown(tmp_path):
+    """Near copies are found after the level was chosen."""
+    predictor = Predictor.load(write_tiny(tmp_path / "b", None, some_decisions(unknown=0.001)))
+    answer = predictor.predict(np.zeros((40, 40, 3), np.uint8))
+    assert predictor.decisions.levels.unknown == 0.001
+    assert (answer.unknown, answer.decision) == (None, answer.label)
+    assert answer.typicality is not None
+    assert predictor.rules().notes == (
+        (
+            "no image is called unknown: of images that do not depend on each other, a level of "
+            "0.001 needs 999, there are 120"
+        ),
+    )
 
 
 def test_a_promise_and_costs_contradict_each_other():

@@ -284,6 +284,42 @@ def test_a_level_that_the_images_cannot_bear_ends_a_training_before_features_are
     assert "extract" not in printed
 
 
+def test_with_rounds_the_images_of_the_smallest_one_must_bear_the_level(images, tmp_path, capsys):
+    """All 220 images can: a level of 0.005 needs 199."""
+    words = ["--out", str(tmp_path / "run"), "--no-cache", "--folds", "5"]
+    assert main(["train", str(images), *words, "--unknown-level", "0.005"]) == 2
+    printed = capsys.readouterr().err
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert line == (
+        "error: unknown_level is 0.005: that needs 199 images of the training part of each round "
+        "that do not depend on each other, there are 176"
+    )
+    assert printed.endswith("\nhint: 0.006 or more can be had\n")
+    assert "extract" not in printed
+
+
+def test_a_level_that_is_not_borne_once_copies_are_found_is_none_and_a_note_says_so(tmp_path):
+    """Near copies: 50 pictures, 40 of them twice, of which one is two grey levels brighter."""
+    random, lines = np.random.default_rng(0), Lines()
+    blocks = random.integers(0, 250, (50, 8, 8, 3))
+    pictures = blocks.repeat(9, 1).repeat(9, 2).astype(np.uint8)
+    data = [*pictures, *(pictures[:40] + 2)], [*"ab" * 25, *"ab" * 20]
+    config = TrainConfig(unknown_level=0.016, **TINY | {"test_fraction": 0.2})
+    run = train(data, config, lines, out=tmp_path / "run")
+    n = run.metrics["decisions"]["fitted_on"]["units"]
+    assert n < 61
+    assert [line for line in lines.lines if "unknown" in line] == [
+        (
+            "no image is called unknown: of images that do not depend on each other, a level of "
+            f"0.016 needs 62, there are {n}"
+        )
+    ]
+    assert "unknown" not in run.metrics["decisions"]
+    assert "called unknown" not in run.summary()
+    answer = Predictor.load(run.folder).predict(random.integers(0, 255, (72, 72, 3), np.uint8))
+    assert (answer.unknown, answer.decision) == (None, answer.label)
+
+
 def test_a_level_that_a_bundle_cannot_bear_is_an_error_of_predict(run, images, capsys):
     image = next((images / "1").iterdir())
     assert main(["predict", str(run.folder), str(image), "--unknown-level", "0.001"]) == 2

@@ -231,6 +231,25 @@ def test_where_nothing_measures_a_level_is_refused_and_too_few_images_are_told(n
 
 
 @pytest.mark.parametrize(
+    ("n", "reason"),
+    [
+        (150, f"{INDEPENDENT}, a level of 0.006 needs 166, there are 150"),
+        (None, "nothing tells how unlike an image is here: that needs 12 images, there are 0"),
+    ],
+)
+def test_a_level_of_the_training_that_is_not_borne_is_no_level_and_never_the_usual_one(n, reason):
+    kept = decisions_of(n, levels=Levels(unknown=0.006))
+    again = Levels(unknown=0.006, coverage=0.5)  # as where a call gives another coverage
+    for found in (kept.rules(3), kept.rules(3, again)):
+        assert found.level is None
+        assert found.notes == (f"no image is called unknown: {reason}",)
+        decided = found.decide(np.array([SURE], np.float32), np.array([UNLIKE], np.float32))
+        assert decided.unknown is None
+    if n is not None:
+        assert kept.rules(3, Levels()).level == 0.01  # which was asked for, by "auto"
+
+
+@pytest.mark.parametrize(
     ("name", "given"),
     [("unknown_level", "unknown"), ("coverage", "coverage"), ("min_precision", "min_precision")],
 )

@@ -48,7 +48,7 @@ def require_level(rules: Rules | None) -> Typicality:
             hint="train again: bundles of this version do",
         )
     if rules.level is None:
-        reason = next((note for note in rules.notes if "unknown" in note), "there is no level")
+        reason = rules.missing["unknown_level"]
         raise ConfigError(
             f"keep_unknown needs a level: {reason}", hint="`unknown_level` names a higher one"
         )

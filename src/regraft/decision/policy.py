@@ -86,7 +86,8 @@ class Decided:
     def joined(cls, parts: Sequence[Decided], order: NDArray[np.int64]) -> Decided:
         """Return the decisions of several models about different images, in another order.
 
-        What one of them could not decide is undecided for all.
+        What one of them could not decide is undecided for all. Where one has no level, none of the
+        others may have called an image unknown: that is an action too.
         """
 
         def all_of(name: str) -> NDArray[np.generic] | None:
@@ -106,8 +107,8 @@ class Rules:
         What was asked for.
     level : float, optional
         Images with a p-value of at most this are unknown; None if there is no such level.
-    notes : tuple of str
-        What could not be had, and why.
+    missing : dict of str to str
+        What could not be had, and why, by the name of the setting that asks for it.
     """
 
     typicality: Typicality | None
@@ -117,7 +118,12 @@ class Rules:
     costs: Costs | None
     class_weights: NDArray[np.float64] | None
     levels: Levels = field(default_factory=Levels)
-    notes: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be had, in sentences."""
+        return tuple(self.missing.values())
 
     def decide(
         self,
@@ -219,26 +225,30 @@ class Decisions:
         }
 
     def rules(self, n_classes: int, levels: Levels | None = None) -> Rules:
-        """Return the thresholds at some levels.
+        """Return the thresholds at some levels, by default at those of the training.
 
         Raises
         ------
         ConfigError
-            A level was asked for that the units cannot bear.
+            Another level than that of the training was asked for, which the units cannot bear. That
+            of the training was asked for before they were counted: then no image is unknown, and a
+            note says why.
         """
         asked = levels or self.levels
         check_levels(asked)
         if asked.costs is not None and len(asked.costs.table) != n_classes:
             there = counted(len(asked.costs.table), "class", "classes")
             raise ConfigError(f"the costs are of {there}, the model has {n_classes:,}")
-        level, notes = self._level(asked.unknown)
+        level, reason = self._level(asked.unknown)
+        missing = {"unknown_level": f"no image is called unknown: {reason}"} if reason else {}
         sets = fit_sets(self.answers, n_classes, asked.coverage, asked.coverage_by)
-        notes += _set_notes(sets, asked, len(self.answers), n_classes)
+        missing |= _missing_sets(sets, asked, len(self.answers), n_classes)
         promise = None
         if asked.min_precision is not None:
             promise = fit_promise(self.answers, asked.min_precision)
             if promise.threshold is None:
-                notes += (f"no precision is promised, so nothing is answered: {promise.reason}",)
+                reason = f"no precision is promised, so nothing is answered: {promise.reason}"
+                missing["min_precision"] = reason
         return Rules(
             typicality=self.typicality,
             level=level,
@@ -247,35 +257,33 @@ class Decisions:
             costs=asked.costs,
             class_weights=self.class_weights,
             levels=asked,
-            notes=notes,
+            missing=missing,
         )
 
-    def _level(self, asked: float | None) -> tuple[float | None, tuple[str, ...]]:
-        """Return the level at which images are unknown, or None and the reason."""
+    def _level(self, asked: float | None) -> tuple[float | None, str]:
+        """Return the level at which images are unknown, or None and the reason, if one is told."""
+        chosen = asked is not None and asked != self.levels.unknown
         if self.typicality is None:
             few = self.n_units < LEAST_UNITS
             reason = "nothing tells how unlike an image is here"
             if few:
                 there = "there is 1" if self.n_units == 1 else f"there are {self.n_units:,}"
                 reason += f": that needs {LEAST_UNITS} images, {there}"
-            if asked is not None:
+            if chosen:
                 raise ConfigError(f"unknown_level is {asked:g}, but {reason}")
-            return None, (f"no image is called unknown: {reason}",) if few else ()
+            return None, reason if few or asked is not None else ""
         level = USUAL_LEVEL if asked is None else asked
         if self.typicality.least_level <= level:
-            return level, ()
+            return level, ""
         n = len(self.typicality.scores)
         needed, there = units_needed(level), f"there {'is' if n == 1 else 'are'} {n:,}"
         reason = (
             f"of images that do not depend on each other, a level of {level:g} needs {needed:,}, "
             f"{there}"
         )
-        if asked is not None:
-            raise ConfigError(
-                f"unknown_level is {asked:g}: {reason}",
-                hint=bearable_level(n),
-            )
-        return None, (f"no image is called unknown: {reason}",)
+        if chosen:
+            raise ConfigError(f"unknown_level is {level:g}: {reason}", hint=bearable_level(n))
+        return None, reason
 
 
 def bearable_level(n_units: int) -> str | None:
@@ -308,13 +316,14 @@ def check_levels(levels: Levels) -> None:
         )
 
 
-def _set_notes(sets: SetRule, levels: Levels, n: int, n_classes: int) -> tuple[str, ...]:
+def _missing_sets(sets: SetRule, levels: Levels, n: int, n_classes: int) -> dict[str, str]:
     if n < answers_needed(levels.coverage):
         few = f"a coverage of {levels.coverage:g} cannot be aimed at with {counted(n, 'answer')}"
-        return (f"{few}: each set has all classes",)
+        return {"coverage": f"{few}: each set has all classes"}
     if levels.coverage_by == "class" and sets.alone < n_classes:
         without = n_classes - sets.alone
         have = "1 class has" if without == 1 else f"{without:,} classes have"
         common = "a threshold of all classes is used"
-        return (f"{have} too few images for a coverage of {levels.coverage:g}: {common}",)
-    return ()
+        few = f"{have} too few images for a coverage of {levels.coverage:g}"
+        return {"coverage": f"{few}: {common}"}
+    return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from regraft.features.taps import POOLED, Block
 from regraft.heads.fit import class_weights
 from regraft.probe.subset import sorted_by_hash
 from regraft.splits.clusters import clusters_of
+from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ class DecisionSettings:
             The table is wrong, or the images cannot bear the level.
         """
         levels = levels_of(config, dataset.classes)
-        _check_units(levels, dataset, trained=config.strategy != "probe")
+        _check_units(levels, dataset, config)
         return cls(levels, config.bank, config.class_weight)
 
 
@@ -109,17 +109,22 @@ def levels_of(config: TrainConfig, classes: Sequence[str]) -> Levels:
     return levels_with(Levels(), classes, {name: getattr(config, name) for name in LEVELS})
 
 
-def _check_units(levels: Levels, dataset: Dataset, *, trained: bool) -> None:
+def _check_units(levels: Levels, dataset: Dataset, config: TrainConfig) -> None:
     """Refuse a level that the images cannot bear, before hours of work.
 
-    ``trained`` is whether the network is trained on the training part.
+    Images are found later that are copies, or that cannot be read: then a note says so.
     """
     if levels.unknown is None:
         return
-    measured = dataset.val if trained else dataset.train
-    n, needed = len(np.unique(clusters_of(dataset.samples)[measured])), units_needed(levels.unknown)
+    part, measured = "training part", [dataset.train]
+    if config.strategy != "probe":  # the network is trained on the training part
+        part, measured = "validation part", [dataset.val]
+    elif config.folds:
+        part = "training part of each round"
+        measured = [each.train for each in test_folds(dataset, config.folds, config.seed)]
+    units, needed = clusters_of(dataset.samples), units_needed(levels.unknown)
+    n = min(len(np.unique(units[each])) for each in measured)
     if n < needed:
-        part = "validation part" if trained else "training part"
         raise ConfigError(
             f"unknown_level is {levels.unknown:g}: that needs {needed:,} images of the {part} that "
             f"do not depend on each other, there are {n:,}",
@@ -157,19 +162,13 @@ def fit_decisions(
     typicality = _typicality(
         answered, features, dataset, units, bank=settings.bank, held_out=held_out
     )
-    levels = settings.levels
-    least = 1.0 if typicality is None else typicality.least_level
-    if levels.unknown is not None and least > levels.unknown:
-        # Copies that were found since the first check, or a round with fewer images: a note says
-        # that nothing is called unknown, and the training is not lost.
-        levels = dataclasses.replace(levels, unknown=None)
     return Decisions(
         typicality=typicality,
         answers=_answers(answered, dataset, units, weights),
         n_units=len(np.unique(units[dataset.train])),
         class_weights=weights,
         held_out=held_out,
-        levels=levels,
+        levels=settings.levels,
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from regraft.backbones.backbone import Backbone
     from regraft.data.dataset import Dataset
-    from regraft.decision.policy import Levels
+    from regraft.decision.policy import Levels, Rules
     from regraft.features.features import Features
     from regraft.model import Model
     from regraft.probe.decisions import DecisionSettings
@@ -116,13 +116,14 @@ def cross_validate(
 ) -> TestScores:
     """Fit and score a probe for each fold; each chooses its own blocks, penalty and temperature.
 
-    Each decides about the images that it tests, by thresholds of its own.
+    Each decides about the images that it tests, by thresholds of its own; what rounds could not
+    have is reported.
 
     ``folds`` are those of ``outer_folds``: no image is in two test parts.
     """
     answers: dict[str, list[NDArray[np.float32]]] = {"": []}
     descriptions: dict[str, str] = {}
-    rounds, compared, decided = [], False, []
+    rounds, compared, fitted = [], False, []
     for note in folds[0].parts.notes:
         reporter.say(note)
     with reporter.track("test", len(folds)) as advance:
@@ -131,8 +132,7 @@ def cross_validate(
             scored = calibrated_probabilities(probe.model, features, each.test)
             answers[""].append(scored)
             decisions = fit_decisions(Answered(probe.fitted, probe.rows), features, each, deciding)
-            rules = decisions.rules(len(each.classes))
-            decided.append(decide(rules, probe.model, features, each.test))
+            fitted.append((decisions.rules(len(each.classes)), probe.model))
             baselines = score_baselines(probe, features, each, settings)
             compared |= probe.last_stage is not None
             # The probe of a fold that chose the last stage is also the baseline.
@@ -140,8 +140,15 @@ def cross_validate(
             for name, (probabilities, description) in baselines.items():
                 answers.setdefault(name, []).append(probabilities)
                 descriptions.setdefault(name, description)
-            rounds.append(_round_record(probe, each))
+            rounds.append(_round_record(probe, each) | {"notes": list(fitted[-1][0].notes)})
             advance(1)
+    for note in notes_of_rounds([rules for rules, _ in fitted]):
+        reporter.say(note)
+    without = any(rules.level is None for rules, _ in fitted)
+    decided = [
+        decide(_at_no_level(rules) if without else rules, model, features, each.test)
+        for (rules, model), each in zip(fitted, folds, strict=True)
+    ]
     tested = np.concatenate([each.test for each in folds])
     order = np.argsort(tested)
     joined = {name: np.concatenate(parts)[order] for name, parts in answers.items()}
@@ -157,6 +164,28 @@ def cross_validate(
         round_of=numbers[order],
         decided=Decided.joined(decided, order),
     )
+
+
+def _at_no_level(rules: Rules) -> Rules:
+    """Return rules that call no image unknown."""
+    return dataclasses.replace(rules, level=None)
+
+
+def notes_of_rounds(rules: Sequence[Rules]) -> list[str]:
+    """Return what some rounds could not have, each once, with the reason of the first of them."""
+    notes = []
+    for name in dict.fromkeys(name for each in rules for name in each.missing):
+        found = {at: each.missing[name] for at, each in enumerate(rules, 1) if name in each.missing}
+        first, note = next(iter(found.items()))
+        such = "" if len({*found.values()}) == 1 else f", such as round {first}"
+        notes.append(f"in {len(found)} of {len(rules)} rounds{such}: {note}")
+    without = sum(each.level is None for each in rules)
+    if 0 < without < len(rules):
+        notes.append(
+            f"{without} of {len(rules)} rounds have no level: so no image of any round is called "
+            "unknown, and it is not measured how many the bundle calls unknown"
+        )
+    return notes
 
 
 def _round_record(probe: Probe, fold: Dataset) -> dict[str, Any]:
