@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import re
 import threading
@@ -12,16 +13,18 @@ import torch
 from PIL import Image
 
 from regraft.bundle.predictor import Predictor
+from regraft.cli.main import main
 from regraft.commands.predict import predict
 from regraft.commands.show import show
 from regraft.core.reporter import Reporter
 from regraft.data.sources.registry import open_unlabelled
+from regraft.decision.costs import Costs
 from regraft.errors import ConfigError, ImageError, InputError
 from regraft.features.compute import Compute
 from regraft.features.extract import NOT_FINITE
 from regraft.heads.modules import LinearHead
 from regraft.images.losses import DARK, FRAMES
-from tiny_bundles import CLASSES, tiny_model, write_tiny
+from tiny_bundles import CLASSES, some_decisions, tiny_model, write_tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
@@ -295,3 +298,48 @@ class Said(Reporter):
 
     def say(self, line):
         self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("extra", "decision", "words"),
+    [
+        # To the tiny network, whose bank is of random numbers, every picture is unknown.
+        ({}, "fish", "costs least: fish"),
+        ({"unknown": 0}, "unknown", None),
+        ({"abstain": 0.01}, "unknown", "no answer: that costs least"),
+    ],
+)
+def test_a_line_tells_the_decision_that_json_has(tmp_path, capsys, extra, decision, words):
+    """A fish that is missed is dear, and the picture looks like a cat or a dog."""
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    bundle = write_tiny(tmp_path / "b", decisions=some_decisions())
+    costs = np.array([[0, 1, 1, 9], [1, 0, 1, 9], [1e6, 1e6, 0, 9]])[:, : 3 + len(extra)]
+    costs[:, 3:] = list(extra.values())
+    table = [
+        ["true", *CLASSES, *extra],
+        *([n, *row] for n, row in zip(CLASSES, costs, strict=True)),
+    ]
+    text = "\n".join(",".join(map(str, row)) for row in table)
+    (tmp_path / "costs.csv").write_text(text, encoding="utf-8")
+    command = ["predict", str(bundle), str(tmp_path / "a.png")]
+    command += ["--costs", str(tmp_path / "costs.csv")]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["unknown"], told["decision"]) == (True, decision)
+    assert told["label"] != "fish"
+    assert main(command) == 0
+    line = capsys.readouterr().out.strip()
+    unlike = f"fits no class: unlike the training images, p {told['typicality']:.2g}"
+    assert line.partition("; ")[2] == "; ".join(filter(None, [unlike, words]))
+    assert not [word for word in CLASSES if word in line.partition("; ")[2] and word != decision]
+
+
+def test_no_answer_because_of_costs_is_not_said_to_be_unsure(tmp_path):
+    predictor = Predictor.load(write_tiny(tmp_path / "b", decisions=some_decisions()))
+    costs = Costs(np.hstack([1 - np.eye(3), np.full((3, 1), 0.01)]), ("abstain",))
+    answer = predictor.predict(PIXELS, costs=costs)
+    assert answer.abstained
+    assert "no answer: that costs least" in answer.remarks()
+    answer = predictor.predict(PIXELS, min_precision=0.99)
+    assert answer.abstained
+    assert "no answer: not sure enough" in answer.remarks()

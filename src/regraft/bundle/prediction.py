@@ -52,6 +52,8 @@ class Prediction:
     decision : str, optional
         What to do with all this: the name of a class, "abstain" or "unknown" (``abstained`` and
         ``unknown`` tell these from classes of the same name); None if there is no answer.
+    by_costs : bool
+        Whether the answer of least expected cost was taken, and not the most probable class.
     pooled : array of shape (D,), float32, optional
         Pooled features of the network; None unless they were asked for.
 
@@ -80,6 +82,7 @@ class Prediction:
     set: tuple[str, ...] | None = None
     abstained: bool | None = None
     decision: str | None = None
+    by_costs: bool = field(default=False, repr=False)
     pooled: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def remarks(self) -> list[str]:
@@ -95,9 +98,11 @@ class Prediction:
         found = []
         if self.unknown:
             found.append(f"fits no class: unlike the training images, p {self.typicality:.2g}")
+        refused = self.unknown and self.decision == "unknown"  # else costs have no such answer
         if self.abstained:
-            found.append("no answer: not sure enough")
-        elif not self.unknown and self.decision not in {None, self.label}:
+            why = "that costs least" if self.by_costs else "not sure enough"
+            found.append(f"no answer: {why}")
+        elif not refused and self.decision not in {None, self.label}:
             found.append(f"costs least: {self.decision}")
         if self.set is not None and len(self.set) > 1 and not self.unknown:
             found.append(f"set: {listed(self.set, 10)}")

@@ -348,7 +348,11 @@ class Predictor:
                 yield None
                 continue
             found = dataclasses.replace(self._prediction(p, top_k), pooled=pooled[k])
-            yield found if decided is None else self._decided(found, decided, k)
+            if rules is None or decided is None:
+                yield found
+            else:
+                by_costs = rules.costs is not None
+                yield dataclasses.replace(self._decided(found, decided, k), by_costs=by_costs)
 
     def _prediction(self, p: NDArray[np.float32], top_k: int) -> Prediction:
         best = np.argsort(-p, kind="stable")[: max(top_k, 1)]  # p: (K,)
