@@ -17,6 +17,7 @@ from regraft.cli.main import main
 from regraft.commands.train import train
 from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
+from regraft.decision.costs import names_note
 from regraft.plots import decisions as plotted
 from regraft.runs.summary import describe_decisions
 
@@ -202,7 +203,7 @@ def test_few_images_are_told_by_sentences_and_not_by_errors(tmp_path):
         f"needs 99, there are {n}"
     )
     (promise,) = [line for line in lines.lines if "promised" in line]
-    reason = "no precision is promised, so nothing is answered: 0.99 needs 299 right answers, "
+    reason = "no precision is promised, so nothing is answered: 0.99 needs 299 right answers and "
     assert promise.startswith(reason)
     assert few.metrics["decisions"]["answers"]["answered"]["value"] == 0
     answer = Predictor.load(few.folder).predict(data[0][0])
@@ -266,6 +267,36 @@ def test_a_table_of_other_classes_ends_a_training_after_the_scan(images, tmp_pat
     assert f"error: costs: {path} has a column for 'nine', which is no class\n" in printed
     assert "extract" not in printed
     assert not out.exists()
+
+
+def test_what_replaces_a_promise_or_costs_of_the_training_is_said(
+    run, costly, images, tmp_path, capsys
+):
+    path = tmp_path / "costs.csv"
+    rows = [["true", *COUNTS, "abstain"], *([name, *row] for name, row in COSTS.items())]
+    path.write_text("\n".join(",".join(map(str, row)) for row in rows), encoding="utf-8")
+    image = str(next((images / "1").iterdir()))
+    ended = "costs decide: the precision of 0.95 that the training promised is not used\n"
+    assert main(["predict", str(run.folder), image, "--costs", str(path)]) == 0
+    assert capsys.readouterr().err == ended
+    assert main(["evaluate", str(run.folder), str(images), "--costs", str(path)]) == 0
+    assert ended in capsys.readouterr().err
+    assert main(["predict", str(costly[0].folder), image, "--min-precision", "0.6"]) == 0
+    assert capsys.readouterr().err == (
+        "a promised precision decides: the costs of the training are not used\n"
+    )
+
+
+def test_a_class_with_the_name_of_a_decision_is_said_by_the_training(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "photos"
+    for name in ("abstain", "rose", "unknown"):
+        (folder / name).mkdir(parents=True)
+        for k in range(8):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{k}.png")
+    lines = Lines()
+    train(folder, TrainConfig(**TINY), lines, out=tmp_path / "run")
+    assert names_note(["abstain", "unknown"])[0] in lines.lines
 
 
 # --- levels that cannot be had ----------------------------------------------------------------

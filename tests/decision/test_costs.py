@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from regraft.decision.costs import Costs, read_costs
+from regraft.decision.costs import Costs, names_note, read_costs
 from regraft.errors import ConfigError, InputError
 
 CLASSES = ("daisy", "rose", "tulip")
@@ -77,8 +77,8 @@ def test_columns_for_no_answer_follow_the_classes_in_a_fixed_order(tmp_path):
     assert costs.extra == ("abstain", "unknown")
     assert costs.table.tolist() == [[0, 2, 0.25, 8], [1, 0, 0.5, 7]]
     assert (costs.column("abstain"), costs.column("unknown")) == (2, 3)
-    only = read(tmp_path, "true,a,unknown\na,0,1\n", ("a",))
-    assert (only.extra, only.column("abstain"), only.column("unknown")) == (("unknown",), None, 1)
+    only = read(tmp_path, "true,a,b,unknown\na,0,1,1\nb,1,0,1\n", ("a", "b"))
+    assert (only.extra, only.column("abstain"), only.column("unknown")) == (("unknown",), None, 2)
 
 
 def test_a_class_may_be_called_abstain(tmp_path):
@@ -86,6 +86,38 @@ def test_a_class_may_be_called_abstain(tmp_path):
     costs = read(tmp_path, text, ("abstain", "rose"))
     assert costs.table.tolist() == [[0, 1, 2], [3, 0, 4]]
     assert (costs.extra, costs.column("abstain")) == (("unknown",), None)
+
+
+@pytest.mark.parametrize("corner", ["true \\ predicted", "class", "predictable", "label", "\u2193"])
+def test_what_stands_above_true_classes_may_be_anything_else(tmp_path, corner):
+    assert read(tmp_path, edited(("true", corner))).table.tolist() == COSTS
+
+
+def test_a_right_answer_may_cost_as_much_as_some_wrong_ones(tmp_path):
+    text = "true,a,b,abstain\na,2,2,0\nb,3,1,0\n"
+    assert read(tmp_path, text, ("a", "b")).table.tolist() == [[2, 2, 0], [3, 1, 0]]
+
+
+def test_two_columns_of_a_class_that_has_the_name_of_a_decision(tmp_path):
+    text = "true,unknown,rose,unknown\nunknown,0,1,2\nrose,1,0,2\n"
+    assert refusal(tmp_path, text, ("rose", "unknown")) == (
+        "costs: costs.csv has two columns for unknown",
+        "unknown is a class here; rename it to give the decision unknown a cost",
+    )
+
+
+def test_classes_that_have_the_name_of_a_decision_are_named():
+    assert names_note(["rose", "Unknown"]) == []
+    tells = (
+        "the fields abstained and unknown of an answer tell which is meant, and a column of this "
+        "name in a table of costs is the class"
+    )
+    assert names_note(["rose", "unknown"]) == [
+        f"1 class has the name of a decision: unknown; {tells}"
+    ]
+    assert names_note(["unknown", "abstain"]) == [
+        f"2 classes have the name of a decision: abstain, unknown; {tells}"
+    ]
 
 
 def test_names_of_classes_are_found_in_any_normal_form_and_with_any_separator(tmp_path):
@@ -196,6 +228,36 @@ NAMES = {
     "a doubled answer that is no class": (
         edited(("rose,tulip", "rose,tulip,abstain,abstain")),
         ("costs: costs.csv has two columns for abstain", "keep one of them"),
+    ),
+    "rows of answers": (
+        edited(("true", "Predicted class")),
+        (
+            (
+                "costs: costs.csv begins with 'Predicted class', as if each row were an answer; "
+                "each row must be a true class, and each column an answer"
+            ),
+            "exchange rows and columns, or write true in the first cell if they are right",
+        ),
+    ),
+    "gains": (
+        "true,daisy,rose,tulip\ndaisy,0,1,1\nrose,0,1,1\ntulip,0.5,0,1\n",
+        (
+            (
+                "costs: costs.csv: answering rose for rose, which is right, costs 1, more than "
+                "answering daisy, 0"
+            ),
+            "0 for right answers, more than 0 for wrong ones: these are costs, not gains",
+        ),
+    ),
+    "no differences": (
+        "true,daisy,rose,tulip,abstain\ndaisy,0,0,0,1\nrose,2,2,2,0\ntulip,0,0,0,0\n",
+        (
+            (
+                "costs: costs.csv: a wrong answer costs as much as the right one for each class, "
+                "so that nothing can be chosen"
+            ),
+            "0 for right answers, more than 0 for wrong ones",
+        ),
     ),
     "a doubled row": (
         TABLE + "daisy,0,1,2\n",

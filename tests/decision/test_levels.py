@@ -69,10 +69,10 @@ def test_costs_may_be_a_file_or_a_table(tmp_path):
         costs = chosen(costs=given).costs
         assert costs.table.tolist() == np.array(given).tolist()
         assert (costs.table.dtype, costs.extra) == (np.float64, ())
-    given = np.ones((2, 2))
+    given = 1 - np.eye(2)
     table = as_costs(given, CLASSES).table
     given[:] = -1  # what the caller does later with the array is no matter
-    assert table.tolist() == [[1, 1], [1, 1]]
+    assert table.tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("name", ["unknown_level", "coverage", "min_precision"])
@@ -118,4 +118,13 @@ def test_what_is_no_cost_is_refused(value):
     "given", [[[0, 1], [2]], {"a": 1}, [["x", 1], [1, 0]], [[10**400] * 2] * 2]
 )
 def test_what_is_no_table_is_refused(given):
-    assert refusal(costs=given).startswith("costs are neither a file nor a table of numbers: ")
+    assert refusal(costs=given) == (
+        "costs are neither a file nor a table of numbers\n"
+        "hint: a list or array of rows: one for each true class, a column for each answer"
+    )
+
+
+def test_a_table_of_gains_is_refused():
+    assert refusal(costs=np.eye(2)).startswith(
+        f"costs: answering {CLASSES[0]} for {CLASSES[0]}, which is right, costs 1, more than "
+    )

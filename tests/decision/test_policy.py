@@ -326,8 +326,10 @@ def test_answers_of_probability_zero_are_answers_too():
 
 def test_a_promise_that_cannot_be_kept_is_told_and_nothing_is_answered():
     found = decisions_of(98, answers_of(180)).rules(3, Levels(min_precision=0.99))
-    reason = "0.99 needs 299 right answers, there are 180"
-    assert found.notes[1:] == (f"no precision is promised, so nothing is answered: {reason}",)
+    reason = "0.99 needs 299 right answers and no wrong one among them, and there are 180"
+    assert found.notes[1:] == (
+        f"no precision is promised, so nothing is answered: {reason}; 0.98 can be promised",
+    )
     assert found.notes[0].startswith("no image is called unknown: ")
     decided = found.decide(np.array([SURE], np.float32), None)
     assert decided.actions.tolist() == [ABSTAINED]

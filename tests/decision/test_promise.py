@@ -41,25 +41,29 @@ def test_so_many_right_answers_bear_a_promise_and_one_less_does_not(precision):
 
 
 @pytest.mark.parametrize(
-    ("precision", "right", "reason"),
+    ("precision", "right", "needs", "there"),
     [
-        (0.99, 180, "0.99 needs 299 right answers, there are 180"),
-        (0.95, 58, "0.95 needs 59 right answers, there are 58"),
-        (0.95, 1, "0.95 needs 59 right answers, there is 1"),
-        (0.95, 0, "0.95 needs 59 right answers, there are 0"),
-        (0.9995, 1234, "0.9995 needs 5,990 right answers, there are 1,234"),
+        (0.99, 180, "0.99 needs 299 right answers", "are 180; 0.97 can be promised"),
+        (0.95, 58, "0.95 needs 59 right answers", "are 58; 0.91 can be promised"),
+        (0.95, 1, "0.95 needs 59 right answers", "is 1; 0.02 can be promised"),
+        (0.95, 0, "0.95 needs 59 right answers", "are 0; no other can be promised"),
+        (0.9995, 1234, "0.9995 needs 5,990 right answers", "are 1,234; 0.99 can be promised"),
     ],
 )
 def test_too_few_right_answers_bear_no_promise_and_the_reason_says_how_many_are_needed(
-    precision, right, reason
+    precision, right, needs, there
 ):
+    reason = f"{needs} and no wrong one among them, and there {there}"
     promise = fit_promise(surest_first([True] * right + [False] * 400), precision)
     assert (promise.threshold, promise.answered, promise.reason) == (None, 0, reason)
     assert promise.precision == precision
 
 
 def test_no_answers_bear_no_promise():
-    assert fit_promise(surest_first([]), 0.9).reason == "0.9 needs 29 right answers, there are 0"
+    assert fit_promise(surest_first([]), 0.9).reason == (
+        "0.9 needs 29 right answers and no wrong one among them, and there are 0; "
+        "no other can be promised"
+    )
 
 
 def test_as_few_as_are_needed_bear_a_promise_if_all_are_right():
@@ -74,11 +78,21 @@ def test_where_the_surest_answers_are_not_right_enough_the_reason_says_what_it_t
     wrong = {5, 17}
     promise = fit_promise(surest_first([k not in wrong for k in range(300)]), 0.95)
     assert (promise.precision, promise.threshold) == (0.95, None)
-    assert promise.reason == "of the surest 101 answers, 99 are right; 0.95 needs 100"
+    assert promise.reason == (
+        "0.95 allows 1 wrong answer among the surest 101, and there are 2; 0.74 can be promised"
+    )
     promise = fit_promise(surest_first([k != 5 for k in range(300)]), 0.95)
     assert promise.threshold is not None
     alone = fit_promise(answers_of([0.9], [True]), 0.04)
     assert alone.threshold == np.float32(0.9)
+
+
+def test_of_few_answers_none_may_be_wrong():
+    promise = fit_promise(surest_first([True] * 365 + [False] * 41), 0.99)
+    assert promise.reason == (
+        "0.99 allows no wrong answer among the surest 406, and there are 41; 0.98 can be promised"
+    )
+    assert fit_promise(surest_first([True] * 365 + [False] * 41), 0.98).threshold is not None
 
 
 def test_answers_of_equal_confidence_are_given_together():
@@ -86,7 +100,9 @@ def test_answers_of_equal_confidence_are_given_together():
     answers = answers_of([1.0] * 200 + [0.5] * 50, [True] * 150 + [False] * 50 + [True] * 50)
     promise = fit_promise(answers, 0.95)
     assert promise.threshold is None
-    assert promise.reason == "of the surest 200 answers, 150 are right; 0.95 needs 196"
+    assert promise.reason == (
+        "0.95 allows 4 wrong answers among the surest 200, and there are 50; 0.69 can be promised"
+    )
     right = answers_of([1.0] * 200 + [0.5] * 50, [True] * 200 + [False] * 50)
     promise = fit_promise(right, 0.95)
     assert (promise.threshold, promise.answered) == (1.0, 0.8)

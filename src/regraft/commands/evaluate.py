@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.commands.predictors import load_predictor
+from regraft.commands.predictors import level_notes, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
@@ -92,8 +92,12 @@ def evaluate(
     missing = missing_classes(readable.labels(readable.test), predictor.classes)
     report_refused(ledger, reporter, "among the figures")
     decisions = describe_decisions(measured.get("decisions"))
-    notes_of_rules = rules.notes if rules else ()
-    lines = [*missing, *notes_of_rules, *measured["warnings"], *describe_test(measured)]
+    lines = [
+        *missing,
+        *level_notes(predictor, rules),
+        *measured["warnings"],
+        *describe_test(measured),
+    ]
     _report(reporter, [*lines, *decisions])
     about = {
         "source": scanned.source.location,

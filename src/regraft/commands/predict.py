@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.commands.keep_unknown import PICTURE, TABLE, UnknownImages, require_level
-from regraft.commands.predictors import import_predictor, load_predictor
+from regraft.commands.predictors import import_predictor, level_notes, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
@@ -73,7 +73,7 @@ def predict(
     predictor = load_predictor(run, config, settings)
     levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
-    for note in rules.notes if rules else ():
+    for note in level_notes(predictor, rules):
         reporter.say(note)
     answers = partial(predictor.stream, workers=n_threads(config.workers), top_k=topk, **levels)
     if keep_unknown is None:

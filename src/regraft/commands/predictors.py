@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from regraft.decision.costs import names_note
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from regraft.bundle.predictor import Predictor
+    from regraft.decision.policy import Rules
 
 
 def import_predictor() -> Any:
@@ -30,3 +33,21 @@ def load_predictor(run: Path | str, config: Any, settings: Mapping[str, Any]) ->
     if "max_pixels" in settings:
         predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
     return predictor
+
+
+def level_notes(predictor: Predictor, rules: Rules | None) -> list[str]:
+    """Return what a user of these levels should know, before any image is decided about."""
+    if rules is None or predictor.decisions is None:
+        return []
+    kept, used = predictor.decisions.levels, rules.levels
+    notes = []
+    if kept.min_precision is not None and used.costs is not None:
+        notes.append(
+            f"costs decide: the precision of {kept.min_precision:g} that the training promised is "
+            "not used"
+        )
+    if kept.costs is not None and used.min_precision is not None:
+        notes.append("a promised precision decides: the costs of the training are not used")
+    if used.costs is not None:
+        notes += names_note(predictor.classes)
+    return [*notes, *rules.notes]

@@ -18,6 +18,7 @@ from regraft.core.background import in_background
 from regraft.core.reporter import SILENT, Reporter, Stopwatch
 from regraft.data.notes import report_dataset, report_refused
 from regraft.data.scan import scan
+from regraft.decision.costs import names_note
 from regraft.features.extractor import Extractor, split_model
 from regraft.features.store.store import default_folder
 from regraft.finetune.callbacks import check_callbacks
@@ -100,6 +101,8 @@ def train(
                 scanned = split_by_config(samples, asked)  # disjoint parts
             seconds.lap("scan")
             report_dataset(scanned, reporter)
+            for note in names_note(scanned.classes):
+                reporter.say(note)
             networks = loading.result()
             from regraft.check.near_duplicates import report_near_duplicates
             from regraft.finetune.train import Trained, remove_checkpoints, train_network

@@ -28,6 +28,8 @@ LARGEST = 1e9  # a cost
 #: Where commas may be decimal marks: a thousand and more, or one and some thousandths.
 _AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}[.,][0-9]{3}")
 MOST_COSTLY = 1_000  # classes of a table that a bundle keeps; it then has 8 MB
+#: What stands above the rows if these are answers: rows and columns are exchanged.
+_OF_ANSWERS = re.compile(r"(predict(ed|ions?)?|answers?|decisions?)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,13 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         raise ConfigError(f"costs: {path} is no CSV table: {error}") from error
     if len(rows) < 2:
         raise ConfigError(f"costs: {path} has no rows", hint=_form(classes))
-    answers = rows[0][1:]
+    corner, *answers = rows[0]
+    if _OF_ANSWERS.match(corner):
+        raise ConfigError(
+            f"costs: {path} begins with {corner!r}, as if each row were an answer; each row must "
+            "be a true class, and each column an answer",
+            hint="exchange rows and columns, or write true in the first cell if they are right",
+        )
     extra = tuple(name for name in (ABSTAIN, UNKNOWN) if name in answers and name not in classes)
     _check_names(path, "column", answers, classes, (*classes, *extra))
     _check_names(path, "row", [row[0] for row in rows[1:]], classes, classes)
@@ -138,7 +146,50 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         [_cost(path, (true, answers[k]), by_class[true][k], delimiter) for k in at]
         for true in classes
     ]
+    check_table(np.array(table), classes, f"costs: {path}")
     return Costs(np.array(table), extra)
+
+
+def check_table(table: NDArray[np.float64], classes: Sequence[str], where: str) -> None:
+    """Raise ConfigError for a table (K, A) that cannot be meant; ``where`` begins the message.
+
+    Each right answer must be the cheapest, or one of these (Elkan 2001 calls others unreasonable).
+    """
+    k = len(classes)
+    of_classes, right = table[:, :k], np.diagonal(table)  # (K, K), (K,)
+    if (of_classes == right[:, None]).all():
+        raise ConfigError(
+            f"{where}: a wrong answer costs as much as the right one for each class, so that "
+            "nothing can be chosen",
+            hint="0 for right answers, more than 0 for wrong ones",
+        )
+    if (of_classes < right[:, None]).any():
+        true, answer = np.argwhere(of_classes < right[:, None])[0].tolist()
+        name, cost = classes[true], table[true]
+        raise ConfigError(
+            f"{where}: answering {name} for {name}, which is right, costs {cost[true]:g}, more "
+            f"than answering {classes[answer]}, {cost[answer]:g}",
+            hint="0 for right answers, more than 0 for wrong ones: these are costs, not gains",
+        )
+
+
+def names_note(classes: Sequence[str]) -> list[str]:
+    """Return a note where a class has the name of a decision; else none.
+
+    Examples
+    --------
+    >>> names_note(["cat", "dog"]), len(names_note(["cat", "unknown"]))
+    ([], 1)
+    """
+    both = [name for name in (ABSTAIN, UNKNOWN) if name in classes]
+    if not both:
+        return []
+    have = counted(len(both), "class has", "classes have")
+    note = (
+        f"{have} the name of a decision: {listed(both, 2)}; the fields abstained and unknown of an "
+        "answer tell which is meant, and a column of this name in a table of costs is the class"
+    )
+    return [note]
 
 
 def read_text_of(path: Path) -> str:
@@ -182,7 +233,10 @@ def _check_names(
                 hint=did_you_mean(name, known) or _form(classes),
             )
         if name in names[:number]:
-            raise ConfigError(f"costs: {path} has two {what}s for {name}", hint="keep one of them")
+            hint = "keep one of them"
+            if what == "column" and name in {ABSTAIN, UNKNOWN} and name in classes:
+                hint = f"{name} is a class here; rename it to give the decision {name} a cost"
+            raise ConfigError(f"costs: {path} has two {what}s for {name}", hint=hint)
     missing = [name for name in wanted if name not in names]
     if missing:
         raise ConfigError(

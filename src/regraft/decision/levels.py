@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 
 from regraft.core.text import did_you_mean
-from regraft.decision.costs import LARGEST, Costs, read_costs
+from regraft.decision.costs import LARGEST, Costs, check_table, read_costs
 from regraft.decision.policy import Levels, check_levels
 from regraft.errors import ConfigError
 
@@ -71,7 +71,8 @@ def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, An
 
     Examples
     --------
-    >>> levels_with(Levels(min_precision=0.9), ["a", "b"], {"coverage": 0.8, "costs": np.eye(2)})
+    >>> costs = 1 - np.eye(2)
+    >>> levels_with(Levels(min_precision=0.9), ["a", "b"], {"coverage": 0.8, "costs": costs})
     Levels(unknown=None, coverage=0.8, coverage_by='all', min_precision=None, costs=2 classes)
     """
     for name in choices:
@@ -102,7 +103,10 @@ def as_costs(given: Any, classes: Sequence[str]) -> Costs:
     try:
         table = np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"costs are neither a file nor a table of numbers: {error}") from error
+        raise ConfigError(
+            "costs are neither a file nor a table of numbers",
+            hint="a list or array of rows: one for each true class, a column for each answer",
+        ) from error
     k = len(classes)
     if table.shape != (k, k):
         raise ConfigError(
@@ -111,6 +115,7 @@ def as_costs(given: Any, classes: Sequence[str]) -> Costs:
         )
     if not ((table >= 0) & (table <= LARGEST)).all():  # NaN is neither
         raise ConfigError(f"costs hold what is no number from 0 to {LARGEST:,.0f}")
+    check_table(table, classes, "costs")
     return Costs(table)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,11 +76,25 @@ def lower_bound(right: int, n: int) -> float:
 
 def fit_promise(answers: Answers, precision: float) -> Promise:
     """Return the most lenient threshold at which ``precision`` can be promised."""
+    promise = _searched(answers, precision)
+    if promise.threshold is not None:
+        return promise
+    lower = (k / 100 for k in range(99, 0, -1) if k / 100 < precision)
+    possible = next((p for p in lower if _searched(answers, p).threshold is not None), None)
+    had = "no other can be promised" if possible is None else f"{possible:g} can be promised"
+    return replace(promise, reason=f"{promise.reason}; {had}")
+
+
+def _searched(answers: Answers, precision: float) -> Promise:
+    """Return the threshold, or the reason why there is none."""
     n, needed = len(answers), rights_needed(precision)
     n_right = int(answers.right.sum())
     if n_right < needed:
-        there = "there is 1" if n_right == 1 else f"there are {n_right:,}"
-        return Promise(precision, None, f"{precision:g} needs {needed:,} right answers, {there}")
+        what = counted(needed, "right answer")
+        reason = (
+            f"{precision:g} needs {what} and no wrong one among them, and there {_are(n_right)}"
+        )
+        return Promise(precision, None, reason)
     order = np.argsort(-answers.confidence)
     confidence, right = answers.confidence[order], np.cumsum(answers.right[order])
     first = min(math.ceil(_FIRST * needed), n)
@@ -96,9 +110,12 @@ def fit_promise(answers: Answers, precision: float) -> Promise:
     if found is not None:
         return found
     enough = bisect_left(range(given), x=True, key=lambda k: lower_bound(k, given) >= precision)
-    return Promise(
-        precision,
-        None,
-        f"of the surest {counted(given, 'answer')}, {hits:,} {'is' if hits == 1 else 'are'} right; "
-        f"{precision:g} needs {enough:,}",
+    allowed = counted(given - enough, "wrong answer") if enough < given else "no wrong answer"
+    reason = (
+        f"{precision:g} allows {allowed} among the surest {given:,}, and there {_are(given - hits)}"
     )
+    return Promise(precision, None, reason)
+
+
+def _are(n: int) -> str:
+    return "is 1" if n == 1 else f"are {n:,}"
