@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from regraft.cli.main import app
+from regraft.cli.main import app, main
 from regraft.cli.options import combine, given
 from regraft.config.declaration import settings_of
 from regraft.config.settings import groups
@@ -70,3 +70,43 @@ def test_flags_go_before_the_file_and_the_file_before_defaults(tmp_path):
     assert config == TrainConfig(head="knn", folds=4, cache=True)
     assert combine(*flags_of("-c", str(file))) == TrainConfig(head="knn", folds=3, cache=False)
     assert combine(*flags_of()) == TrainConfig()
+
+
+def no_text(name):
+    """Whether a setting is a number or one of some words, of which none is no one."""
+    each = settings_of(TrainConfig)[name]
+    words = "none" not in each.choices if each.choices else each.base_type in {int, float}
+    return words and not each.or_none
+
+
+@pytest.mark.parametrize("name", [*filter(no_text, settings_of(TrainConfig))])
+def test_none_is_no_number_and_not_as_if_the_flag_were_not_given(name, capsys):
+    each = settings_of(TrainConfig)[name]
+    commands = [command for command in each.commands if command != "compare"]
+    for command in commands:
+        arguments = ["run", "path"] if command in {"evaluate", "predict", "drift"} else ["path"]
+        assert main([command, *arguments, each.flag, "none"]) == 2
+        assert capsys.readouterr().err.startswith(
+            (
+                f'error: invalid value for {each.flag}: unable to convert "none" into ',
+                f'error: invalid value "none" for {each.flag}\n',
+            )
+        )
+
+
+def test_none_switches_off_what_a_file_has_set(tmp_path):
+    path = tmp_path / "config.yaml"
+    for setting, flag in (("min_precision: 0.9", "--min-precision"), ("costs: a.csv", "--costs")):
+        path.write_text(f"{setting}\n", encoding="utf-8")
+        assert combine(*flags_of("-c", str(path))) != TrainConfig()
+        assert combine(*flags_of("-c", str(path), flag, "none")) == TrainConfig()
+    path.write_text("min_precision: none\ncosts: none\n", encoding="utf-8")
+    assert combine(path, None) == TrainConfig()
+
+
+def test_what_is_neither_a_number_nor_none_is_refused_in_words(capsys):
+    assert main(["train", "data", "--min-precision", "high"]) == 2
+    assert capsys.readouterr().err == (
+        'error: invalid value for --min-precision: unable to convert "high" into float or none\n'
+        "hint: regraft train --help\n"
+    )

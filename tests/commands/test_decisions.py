@@ -403,6 +403,16 @@ def test_evaluate_measures_other_levels_where_they_are_given(run, images, capsys
     assert found["unknown"]["share"]["value"] > own["unknown"]["share"]["value"]
 
 
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_none_switches_the_promise_of_the_training_off(run, images, name, capsys):
+    what = images if name == "evaluate" else next((images / "1").iterdir())
+    words = [name, str(run.folder), str(what), "--min-precision"]
+    words += ["none", "--no-cache"] if name == "evaluate" else ["none", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert ("answers" not in told["decisions"]) if name == "evaluate" else told["abstained"] is None
+
+
 # --- earlier bundles, rounds, fine-tuning -----------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Levels that a person gives in place of those of the training."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,16 @@ def test_no_level_for_unknown_images_is_the_usual_one_and_no_precision_is_none()
         assert chosen(unknown_level=given).unknown is None
     assert chosen(min_precision=None).min_precision is None
     assert chosen(Levels(costs=TABLE), costs=None).costs is None
+
+
+def test_the_word_none_switches_a_precision_or_costs_off(tmp_path, monkeypatch):
+    assert chosen(min_precision="none").min_precision is None
+    monkeypatch.chdir(tmp_path)
+    Path("none").write_text("a file of this name needs its folder", encoding="utf-8")
+    for given in ("none", Path("none")):
+        assert chosen(Levels(costs=TABLE), costs=given).costs is None
+    assert refusal(costs=tmp_path / "none").startswith(f"costs: {tmp_path / 'none'} has no rows")
+    assert refusal(coverage="none") == "coverage is 'none'; it must be a number"
 
 
 def test_numbers_of_any_type_are_numbers():

@@ -170,8 +170,8 @@ class Predictor:
             Number of classes in ``top``, at least 1.
         **levels
             ``unknown_level``, ``coverage``, ``coverage_by``, ``min_precision`` and ``costs``, as in
-            docs/settings.md, instead of those of the training; ``costs`` may also be an array of
-            shape (K, K). They need a bundle of format 3.
+            docs/settings.md, instead of those of the training; None switches a precision or costs
+            off, and ``costs`` may also be an array of shape (K, K). They need a bundle of format 3.
 
         Returns
         -------

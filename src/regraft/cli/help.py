@@ -104,7 +104,7 @@ def usage_error(error: CycloptsError) -> InputError:
         flag = name.startswith("-")
         return InputError(f"{name} needs a value" if flag else f"{command} needs {name}", hint=hint)
     error.verbose = False
-    message, _, remedy = str(error).partition(". ")
+    message, _, remedy = str(error).replace("|Literal[none]", " or none").partition(". ")
     return InputError(_uncapped(message), hint=_uncapped(remedy) or hint)
 
 

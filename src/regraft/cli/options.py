@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
 
@@ -52,8 +52,8 @@ def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:
     fields: list[tuple[str, Any, Any]] = []
     for name in read_by(command, kind):
         flag = _flag(settings[name], command, headings[settings[name].group])
-        optional: Any = Annotated[Optional[settings[name].type], flag]  # noqa: UP045 - at run time
-        fields.append((name, optional, dataclasses.field(default=None)))
+        given_type: Any = Annotated[_type(settings[name]), flag]
+        fields.append((name, given_type, dataclasses.field(default=None)))
     return dataclasses.make_dataclass(
         f"{command.title().replace('-', '')}Flags",
         fields,
@@ -62,6 +62,12 @@ def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:
         # Without a module of ours cyclopts takes the class for a builtin and finds no flags in it.
         namespace={"__module__": __name__, "__doc__": ""},
     )
+
+
+def _type(setting: Setting) -> Any:
+    """Return the type of a given value: with ``Optional``, cyclopts takes "none" for not given."""
+    kind: Any = setting.base_type if type(None) in get_args(setting.type) else setting.type
+    return kind | Literal["none"] if setting.or_none else kind
 
 
 def _flag(setting: Setting, command: Command, heading: Group) -> Parameter:

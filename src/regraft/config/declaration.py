@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Command = Literal["train", "compare", "lr-find", "evaluate", "predict", "drift", "show"]
 
 
+#: Instead of a value, where a declaration allows it.
+NONE = "none"
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     """Return one text or several as a tuple; numbers are taken as their text."""
     each = (value,) if isinstance(value, str) else tuple(value)
@@ -215,6 +219,7 @@ class Setting:
     unread_hint: str = ""  # what to do if it is given and the strategy does not read it
     defaults: Mapping[Command, str] = field(default_factory=dict)  # of commands with another one
     harmless: bool = False  # changes nothing of what is learnt from the same images
+    or_none: bool = False  # the word none is None: so a flag can switch off what a file has set
     name: str = ""
     type: Any = str
     default: Any = None
@@ -263,6 +268,8 @@ class Setting:
             The setting cannot have this value; the message says what it must be.
         """
         if value is None and type(None) in get_args(self.type):
+            return None
+        if self.or_none and isinstance(value, str | Path) and str(value) == NONE:
             return None
         if self.choices:
             if value not in self.choices:

@@ -506,17 +506,20 @@ class TrainConfig(metaclass=_ChecksNames):
     min_precision: float | None = decision_setting(
         None,
         "Share of the answers that are to be right: no answer is given where that cannot be "
-        "promised.",
+        "promised; none: all are given.",
         why="Only you know what a wrong answer means.",
         rule=INSIDE,
-        placeholder="SHARE",
+        placeholder="SHARE|none",
+        or_none=True,
     )
     costs: Path | None = decision_setting(
         None,
         "CSV table of what an answer (column) costs for a true class (row); columns abstain and "
-        "unknown are further answers. The answer of least expected cost is taken.",
+        "unknown are further answers. The answer of least expected cost is taken; none: the most "
+        "probable class.",
         why="Only you know what a mistake costs.",
-        placeholder="FILE",
+        placeholder="FILE|none",
+        or_none=True,
     )
     bank: bool = decision_setting(
         default=True,

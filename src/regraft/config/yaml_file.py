@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import yaml
 
-from regraft.config.declaration import settings_of, unknown_setting
+from regraft.config.declaration import NONE, settings_of, unknown_setting
 from regraft.config.train_config import SCHEMA_VERSION, TrainConfig
 from regraft.core.files import read_bounded
 from regraft.errors import ConfigError, InputError
@@ -172,6 +172,8 @@ def _value(node: yaml.ScalarNode | yaml.SequenceNode, setting: Setting, line: st
     value: Any = node.value
     if setting.choices:
         return value  # TrainConfig names the choices
+    if setting.or_none and value == NONE:
+        return None
     if setting.is_repeated:
         return () if tag == "null" else (value,)
     if tag == "null":

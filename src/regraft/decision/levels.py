@@ -27,14 +27,16 @@ class LevelChoices(TypedDict, total=False):
     unknown_level: float | str | None
     coverage: float
     coverage_by: CoverageBy
-    min_precision: float | None
+    min_precision: float | str | None
     costs: Path | str | ArrayLike | Costs | None
 
 
 #: Names of the settings that are levels.
 LEVELS = tuple(LevelChoices.__annotations__)
-#: What may be given in place of a share.
-_NO_LEVEL = {"unknown_level": (None, "auto"), "coverage": (), "min_precision": (None,)}
+#: The word that may be given in place of a level, as None may.
+_NO_LEVEL = {"unknown_level": "auto", "min_precision": "none", "costs": "none"}
+#: Levels that are shares.
+_SHARES = ("unknown_level", "coverage", "min_precision")
 
 
 def chosen_levels(settings: Mapping[str, Any]) -> LevelChoices:
@@ -61,8 +63,9 @@ def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, An
     classes : sequence of str
         K names, the order of a table of costs.
     choices : mapping
-        Some of ``LevelChoices``. ``unknown_level`` may be "auto". ``costs`` is a CSV file, or an
-        array of shape (K, K) with a row for each true class and a column for each answer.
+        Some of ``LevelChoices``. ``unknown_level`` may be "auto", ``min_precision`` and ``costs``
+        "none". ``costs`` is a CSV file, or an array of shape (K, K) with a row for each true class
+        and a column for each answer.
 
     Raises
     ------
@@ -79,9 +82,10 @@ def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, An
         if name not in LEVELS:
             hint = did_you_mean(name, LEVELS) or f"one of {', '.join(LEVELS)}"
             raise ConfigError(f"unknown level {name}", hint=hint)
-    changes = dict(choices)
-    for name in changes.keys() & _NO_LEVEL.keys():
-        changes[name] = _share(name, changes[name])
+    changes: dict[str, Any] = {
+        name: None if _is_none(name, value) else _share(name, value) if name in _SHARES else value
+        for name, value in choices.items()
+    }
     if "unknown_level" in changes:
         changes["unknown"] = changes.pop("unknown_level")
     if changes.get("costs") is not None:
@@ -119,9 +123,13 @@ def as_costs(given: Any, classes: Sequence[str]) -> Costs:
     return Costs(table)
 
 
-def _share(name: str, value: Any) -> float | None:
-    if value in _NO_LEVEL[name]:
-        return None
+def _is_none(name: str, value: Any) -> bool:
+    """Return whether a level is switched off, or the usual one is asked for."""
+    word = isinstance(value, str | Path) and str(value) == _NO_LEVEL.get(name)
+    return word or (value is None and name in _NO_LEVEL)
+
+
+def _share(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
