@@ -15,7 +15,8 @@ from regraft.cli.main import main
 from regraft.commands.drift import drift
 from regraft.decision.answers import Answers
 from regraft.decision.drift import compare_shares, compare_typicality
-from regraft.errors import ConfigError, RunError
+from regraft.errors import ConfigError, DataError, RunError
+from regraft.plots import grid
 from tiny_bundles import CLASSES, some_decisions, tiny_model, write_tiny
 
 
@@ -65,7 +66,7 @@ def test_images_that_are_unlike_are_told_and_fail_where_asked(bundle, photos, ca
     assert main(words) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:4] == [
-        "8 images, 8 units: copies, and images of a group, count once",
+        "8 images, 8 of them counted: copies, and images of a group, count once",
         "typicality: p 0.0001 (small: less typical than the training images)",
         "called unknown: 1.000 (95 %: 0.676 to 1.000), 0.01 aimed at",
         "shares of the predicted classes: not compared: 0 units with a p-value above 0.01",
@@ -128,7 +129,7 @@ def test_a_table_and_a_picture_are_written(bundle, photos, tmp_path):
     (photos / "a" / "broken.png").write_bytes(IMAGES[0][:50])
     (photos / "a" / "copy.png").write_bytes(IMAGES[3])
     out = tmp_path / "new" / "out"
-    found = drift(bundle, [str(photos)], out=out)
+    found = drift(bundle, [str(photos)], out=out, max_refused=0.1)
     assert {path.name for path in out.iterdir()} == {"drift.csv", "drift.png"}
     with (out / "drift.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["id"].rpartition("/")[2]: row for row in csv.DictReader(file)}
@@ -142,7 +143,56 @@ def test_a_table_and_a_picture_are_written(bundle, photos, tmp_path):
     assert float(five["typicality"]) == answer.typicality
     assert (five["unknown"], five["predicted"], five["error"]) == ("true", answer.label, "")
     assert read(out / "drift.png").shape[1] > 900
-    assert found.summary().splitlines()[1].startswith(f"not read: {photos}/a/broken.png (")
+    first = found.summary().splitlines()[0]
+    assert first.startswith(f"not read: 1 of 10 images: {photos}/a/broken.png (")
+
+
+def test_too_many_images_that_cannot_be_read_are_an_error(usual, photos, tmp_path, capsys):
+    """A camera that writes broken files must not look like one that is as before."""
+    for number in range(4):
+        (photos / "a" / f"broken{number}.png").write_bytes(IMAGES[0][:50])
+    words = ["drift", str(usual), str(photos), "--fail-on", "0.01"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: 4 of 12 images are refused, more than 5%\n" in err
+    assert f"  {photos}/a/broken0.png: " in err
+    assert err.endswith(
+        "hint: repair or remove these files; --max-refused 0.34 goes on without them\n"
+    )
+    assert main([*words, "--max-refused", "0.34"]) == 0
+    assert capsys.readouterr().out.startswith(f"not read: 4 of 12 images: {photos}/a/broken0.png (")
+    with pytest.raises(DataError, match=r"^1 of 1 images is refused, more than 99%"):
+        drift(usual, str(photos / "a" / "broken1.png"), max_refused=0.99)
+
+
+@pytest.mark.parametrize(("n", "title"), [
+    (40, "25 of 40 images, the least typical first; 40 are called unknown"),
+    (8, "8 images, the least typical first; 8 are called unknown"),
+])  # fmt: skip
+def test_the_picture_says_how_many_it_shows_and_which_are_unknown(
+    n, title, bundle, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(grid, "draw_grid", lambda _, items, title: drawn.append((items, title)))
+    (tmp_path / "in").mkdir()
+    for number in range(n):
+        (tmp_path / "in" / f"{number}.png").write_bytes(encoded(number))
+    drift(bundle, str(tmp_path / "in"), out=tmp_path / "out")
+    ((items, written),) = drawn
+    assert written == title
+    assert all(item.true.startswith("unknown, p 0.0") for item in items)
+    assert len(items) == min(n, 25)
+
+
+def test_table_and_picture_of_an_earlier_day_are_replaced_where_that_is_asked_for(
+    bundle, photos, tmp_path, capsys
+):
+    words = ["drift", str(bundle), str(photos), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    (tmp_path / "out" / "drift.csv").write_text("earlier", encoding="utf-8")
+    assert main([*words, "--overwrite"]) == 0
+    assert (tmp_path / "out" / "drift.csv").read_text(encoding="utf-8").startswith("id,unit,")
 
 
 def test_files_that_are_there_are_left_alone(bundle, photos, tmp_path, capsys):
@@ -150,7 +200,7 @@ def test_files_that_are_there_are_left_alone(bundle, photos, tmp_path, capsys):
     assert main(["drift", str(bundle), str(photos / "a"), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'drift.png'} exists; it is left alone\n"
-        "hint: --out names another folder\n"
+        "hint: --out names another folder; --overwrite replaces table and picture\n"
     )
     with pytest.raises(RunError, match="would be in"):
         drift(bundle, str(photos), out=photos / "out")
@@ -204,7 +254,7 @@ def test_few_images_of_the_training_bear_no_level_and_are_still_compared(tmp_pat
 def test_a_notebook_shows_the_figures(usual, photos):
     html = drift(usual, str(photos))._repr_html_()
     assert "typicality" in html
-    assert "8 images, 8 units" in html
+    assert "8 images, 8 of them counted" in html
 
 
 def test_without_answers_shares_are_not_compared(tmp_path, photos):

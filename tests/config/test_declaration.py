@@ -167,7 +167,7 @@ def test_the_settings_of_each_command():
     pixels, *rest = computing
     assert read_by("predict") == [pixels, *LEVELS, *rest]
     chosen = ["exclude", "classes", "at_most", "image_root", "data_root", "strict", "max_refused"]
-    assert read_by("drift") == ["group_by", pixels, "unknown_level", *rest]
+    assert read_by("drift") == ["group_by", "max_refused", pixels, "unknown_level", *rest]
     assert read_by("evaluate") == [*chosen, pixels, *LEVELS, *rest, "cache", "cache_dir"]
     assert read_by("show") == [
         *("image_size", "group_by", *chosen, "max_pixels", "seed", "workers"),

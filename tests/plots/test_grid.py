@@ -29,6 +29,13 @@ def test_right_and_wrong_differ_without_colour(tmp_path):
     assert frame(wrong) > 5
 
 
+def test_a_white_image_without_a_prediction_has_a_grey_frame(tmp_path):
+    draw_grid(tmp_path / "p.png", [Item(plain(50, 50, 255), None, "p 0.01", None)])
+    picture = read(tmp_path / "p.png").astype(int)
+    grey = (abs(picture - 153) < 25).all(axis=2)
+    assert grey.sum() > 600
+
+
 @pytest.mark.parametrize(
     ("height", "width"), [(8, 8), (28, 28), (60, 180), (3000, 1500), (10, 400)]
 )

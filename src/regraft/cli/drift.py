@@ -22,6 +22,7 @@ def drift(
     /,
     *paths: str,
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
     fail_on: Annotated[float | None, FAIL_ON] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
     flags: Annotated[DriftFlags | None, Parameter(name="*")] = None,
@@ -29,8 +30,8 @@ def drift(
     """Compare images without labels with the training's: how typical, and of which classes.
 
     Prints two p-values. A small one of the typicality says that the images are less like those of
-    the training than chance explains; a small one of the shares, that the classes are present in
-    other shares, which need not be bad.
+    the training than chance explains; a small one of the shares, that some classes are more
+    frequent than in the training, which need not be bad.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def drift(
     out
         Write drift.csv, a row for each image, and drift.png, the least typical ones, into this
         folder.
+    overwrite
+        Replace the table and the picture that are already there.
     fail_on
         End with exit code 1 if the p-value of the typicality, which is at least 0.0001, is at most
         this.
@@ -54,6 +57,8 @@ def drift(
     from regraft.cli.progress import ConsoleReporter
     from regraft.commands import drift as command
 
-    found = command.drift(run, list(paths), out=out, reporter=ConsoleReporter(), **given(flags))
+    found = command.drift(
+        run, list(paths), out=out, overwrite=overwrite, reporter=ConsoleReporter(), **given(flags)
+    )
     write(as_json(found) if json else spelled(found.summary()))
     return int(fail_on is not None and found["typicality"]["p_value"] <= fail_on)

@@ -17,6 +17,8 @@ from regraft.core.machine import n_threads
 from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import columns, counted, listed
+from regraft.data.ledger import LedgerEntry
+from regraft.data.losses import check_share
 from regraft.data.sources.options import with_groups
 from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
@@ -74,19 +76,24 @@ class Drift(dict[str, Any]):
 
     def _figures(self) -> list[tuple[str, str]]:
         data, typicality, shares = self["data"], self["typicality"], self["shares"]
-        counts = f"{counted(data['images'])}, {counted(data['units'], 'unit')}"
+        counts = f"{counted(data['images'])}, {data['units']:,} of them counted"
         figures = [("", f"{counts}: copies, and images of a group, count once")]
         if data["refused"]:
             names = [f"{each['id']} ({each['error']})" for each in data["refused"]]
-            figures.append(("not read", listed(names, _NAMED)))
+            total = data["images"] + len(names)
+            text = f"{len(names):,} of {counted(total)}: {listed(names, _NAMED)}"
+            figures.insert(0, ("not read", text))
         meaning = "small: less typical than the training images"
         figures.append(("typicality", f"p {typicality['p_value']:.4f} ({meaning})"))
         unknown = typicality["unknown"]
         if unknown is not None:
             share = "{value:.3f} (95 %: {low:.3f} to {high:.3f})".format(**unknown["share"])
             figures.append(("called unknown", f"{share}, {unknown['level']:g} aimed at"))
-        meaning = "small: others than in the training, which need not be bad"
-        told = shares["reason"] or f"p {shares['p_value']:.4f} ({meaning})"
+        meaning = (
+            "small: some classes are more frequent than in the training, which need not be bad"
+        )
+        among = f"among {counted(shares['n'])} with a p-value above {_STRANGE:g}"
+        told = shares["reason"] or f"p {shares['p_value']:.4f} {among} ({meaning})"
         figures.append(("shares of the predicted classes", told))
         return figures
 
@@ -100,6 +107,7 @@ def drift(
     paths: Sequence[str] | str,
     *,
     out: Path | None = None,
+    overwrite: bool = False,
     reporter: Reporter = SILENT,
     **settings: Any,
 ) -> Drift:
@@ -113,6 +121,8 @@ def drift(
         Files, folders, patterns, zip or tar files.
     out : Path, optional
         Folder for drift.csv, with a row for each image, and drift.png, the least typical ones.
+    overwrite : bool
+        Replace the table and the picture that are already there.
     reporter : Reporter
         Follows the work; silent by default.
     **settings
@@ -128,11 +138,12 @@ def drift(
     ConfigError
         The bundle does not tell how unlike an image is, or by too few images.
     DataError
-        There are too few images.
+        There are too few images, or too many cannot be read.
     """
     given = [str(paths)] if isinstance(paths, str | Path) else list(paths)
     if out is not None:
-        prepare_folder(Path(out), (TABLE, PICTURE), given, "`out` names another folder")
+        hint = "`out` names another folder; `overwrite=True` replaces table and picture"
+        prepare_folder(Path(out), () if overwrite else (TABLE, PICTURE), given, hint)
     with in_background(import_predictor) as importing:
         config = some_settings(settings, "drift")
         source = with_groups(open_unlabelled(given), config.group_by)
@@ -143,6 +154,8 @@ def drift(
     levels = chosen_levels(settings)
     decisions, rules, n_scores = _required(predictor, levels)
     seen = _Seen.of(predictor, source, n_threads(config.workers), levels)
+    refused = seen.refused(source)
+    check_share(refused, len(seen.read) + len(refused), config.max_refused)
     if len(seen.units) < LEAST_UNITS:
         raise DataError(
             f"drift needs {LEAST_UNITS} images that do not depend on each other, "
@@ -156,9 +169,7 @@ def drift(
         "source": source.location,
         "images": len(seen.read),
         "units": len(seen.units),
-        "refused": [
-            {"id": each.id, "error": str(each.error)} for each in seen.all if each.error is not None
-        ],
+        "refused": [{"id": each.path, "error": f"{each.kind}: {each.reason}"} for each in refused],
     }
     shares = _shares(seen, decisions, predictor.classes)
     found = Drift({"schema_version": DRIFT_VERSION, "run": str(run), "data": data,
@@ -195,6 +206,14 @@ class _Seen(NamedTuple):
     p_values: NDArray[np.float64]  # (R,)
     unit_of: NDArray[np.int64]  # (R,)
     units: NDArray[np.int64]  # (U,), the row that stands for each unit
+
+    def refused(self, source: Source) -> list[LedgerEntry]:
+        """Return what could not be read."""
+        errors = [(each.id, each.error) for each in self.all if each.error is not None]
+        return [
+            *(each for each in source.refused if each.status == "refused"),
+            *(LedgerEntry(name, "refused", error.kind, error.reason) for name, error in errors),
+        ]
 
     @classmethod
     def of(cls, predictor: Predictor, source: Source, workers: int, levels: Any) -> _Seen:
@@ -290,12 +309,14 @@ def _write(out: Path, seen: _Seen, source: Source, max_pixels: int, workers: int
     for at in places:
         answer, picture = seen.all[at], pictures[at]
         image = None if isinstance(picture, ImageError) else picture
-        words = f"p {answer.typicality:.2g}, {answer.label}"
+        words = f"{'unknown' if answer.unknown else answer.label}, p {answer.typicality:.2g}"
         reason = picture.reason if isinstance(picture, ImageError) else ""
         items.append(Item(image, None, words, None, answer.id, reason))
-    title = (
-        f"The least typical of {counted(len(seen.units), 'image')}: p-value, most probable class"
-    )
+    some = "" if len(items) == len(seen.units) else f"{len(items)} of "
+    title = f"{some}{counted(len(seen.units))}, the least typical first"
+    n_unknown = sum(bool(seen.all[at].unknown) for at in seen.read[seen.units].tolist())
+    if n_unknown:
+        title += f"; {n_unknown:,} {'is' if n_unknown == 1 else 'are'} called unknown"
     draw_grid(out / PICTURE, items, title)
 
 

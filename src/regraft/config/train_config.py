@@ -251,7 +251,7 @@ class TrainConfig(metaclass=_ChecksNames):
         unit="share of the images",
         rule=Bounds(0, 1),
         placeholder="SHARE",
-        commands=ALL_BUT_PREDICT,
+        commands=(*ALL_BUT_PREDICT, "drift"),
     )
     max_pixels: int = data_setting(
         40_000_000,

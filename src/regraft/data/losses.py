@@ -15,7 +15,7 @@ from regraft.images.unrecognised import FORMATS_ARE_READ
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from regraft.data.ledger import Ledger
+    from regraft.data.ledger import Ledger, LedgerEntry
     from regraft.data.samples import Entry, Source
 
 _SHOWN = 10
@@ -52,20 +52,33 @@ def check_losses(ledger: Ledger, entries: Sequence[Entry], max_refused: float) -
     total = len(refused) + used.total()
     lost_classes = sorted({labels[e.path] for e in refused if e.path in labels} - set(used))
     if lost_classes:
-        what = f"all images of {listed(lost_classes, 5)} are refused"
         refused = [each for each in refused if labels.get(each.path) in lost_classes]
-        other = f"`exclude={lost_classes[0]!r}` leaves the class out"
-    elif len(refused) > max_refused * total:
-        verb = "is" if len(refused) == 1 else "are"
-        share = f"{100 * max_refused:.3g}%"
-        what = f"{len(refused):,} of {total:,} images {verb} refused, more than {share}"
-        other = f"`max_refused={_rounded_up(len(refused) / total)}` goes on without them"
-    else:
+        raise _lost(
+            f"all images of {listed(lost_classes, 5)} are refused",
+            refused,
+            f"`exclude={lost_classes[0]!r}` leaves the class out",
+        )
+    check_share(refused, total, max_refused)
+
+
+def check_share(refused: Sequence[LedgerEntry], total: int, max_refused: float) -> None:
+    """Raise DataError where a larger share of all images is refused."""
+    if len(refused) <= max_refused * total:
         return
+    verb = "is" if len(refused) == 1 else "are"
+    raise _lost(
+        f"{len(refused):,} of {total:,} images {verb} refused, more than {100 * max_refused:.3g}%",
+        refused,
+        f"`max_refused={_rounded_up(len(refused) / total)}` goes on without them",
+    )
+
+
+def _lost(what: str, refused: Sequence[LedgerEntry], other: str) -> DataError:
+    """Return an error that names the first refused images; ``other`` is a remedy."""
     lines = [f"  {each.path}: {each.kind}: {each.reason}" for each in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
         lines.append(f"  and {len(refused) - _SHOWN:,} more")
-    raise DataError(what, hint=f"repair or remove these files; {other}", lines=lines)
+    return DataError(what, hint=f"repair or remove these files; {other}", lines=lines)
 
 
 def _rounded_up(share: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.patches import Rectangle
 
@@ -11,7 +11,7 @@ from regraft.plots.figure import RIGHT, WRONG, draw_text, new_figure, write_figu
 from regraft.plots.text import as_written, label, labels, width_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -23,6 +23,10 @@ SHOWN = 25  # images in a grid
 #: Inches: side of a square cell for an image, the three lines above it, the gap between cells.
 _CELL, _LINES, _GAP = 1.9, 0.57, 0.22
 _BELOW_WORDS, _ABOVE_IMAGES = 0, 3  # matplotlib's zorder; words and images are in between
+#: Frames: of an image without a prediction, of a right one and of a wrong one.
+_PLAIN = {"edgecolor": "0.6", "linewidth": 0.8}
+_OF_RIGHT = {"edgecolor": RIGHT, "linewidth": 1.2}
+_OF_WRONG = {"edgecolor": WRONG, "linewidth": 3.5, "linestyle": (0, (2.2, 1.1))}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def draw_grid(path: Path, items: Sequence[Item], title: str = "") -> None:
     """Draw images, each under its predicted class, its true class and its file name.
 
     Right predictions have a check mark and a thin frame, wrong ones a cross and a thick dashed
-    frame; examples without a prediction have the true class alone. At most 25 items are drawn.
+    frame; examples without a prediction have the true class alone and a grey frame. At most 25
+    items are drawn.
     """
     items, title = _with_short_names(items[:SHOWN]), label(title, 90) if title else ""
     columns = max(2, min(5, len(items)))
@@ -112,14 +117,14 @@ class Box(NamedTuple):
 
 def _draw_item(page: Axes, item: Item, cell: Box) -> None:
     """Draw an image in its frame; without an image, a grey cell with the reason."""
-    right = item.predicted is None or item.predicted == item.true
+    frame = _PLAIN
+    if item.predicted is not None:
+        frame = _OF_RIGHT if item.predicted == item.true else _OF_WRONG
     if item.image is None:
         _write_reason(page, item.reason, cell)
-        _draw_frame(page, cell, right=right, fill="0.95", zorder=_BELOW_WORDS)
+        _draw_frame(page, cell, {**frame, "facecolor": "0.95", "zorder": _BELOW_WORDS})
     else:
-        box = box_of_image(item.image, cell)
-        draw_image(page, item.image, box)
-        _draw_frame(page, box, right=right, fill="none", zorder=_ABOVE_IMAGES)
+        draw_framed(page, item.image, cell, frame)
 
 
 def _write_reason(page: Axes, reason: str, cell: Box) -> None:
@@ -147,13 +152,20 @@ def draw_image(page: Axes, image: NDArray[np.uint8], box: Box) -> None:
     )  # fmt: skip
 
 
-def _draw_frame(page: Axes, box: Box, *, right: bool, fill: str, zorder: int) -> None:
+def draw_framed(
+    page: Axes, image: NDArray[np.uint8], cell: Box, frame: Mapping[str, Any] = _PLAIN
+) -> None:
+    """Draw an image at the top of a cell, and a frame around it: it may be white."""
+    box = box_of_image(image, cell)
+    draw_image(page, image, box)
+    _draw_frame(page, box, {**frame, "facecolor": "none", "zorder": _ABOVE_IMAGES})
+
+
+def _draw_frame(page: Axes, box: Box, style: Mapping[str, Any]) -> None:
     page.add_patch(
         Rectangle(
             (box.left, box.bottom), box.width, box.height,
-            facecolor=fill, zorder=zorder,
-            edgecolor=RIGHT if right else WRONG, linewidth=1.2 if right else 3.5,
-            linestyle="solid" if right else (0, (2.2, 1.1)),
             capstyle="butt", joinstyle="miter",  # other ends fill the gaps between dashes
+            **style,
         )
     )  # fmt: skip
