@@ -89,7 +89,7 @@ def test_weights_of_any_size_give_probabilities():
 
 
 def kept():
-    probabilities = rows([0.5, 0.5], [0.25, 0.75], [0.875, 0.125])
+    probabilities = rows([0.5, 0.5], [0.25, 0.75], [0.875, 0.125])  # sorted by value below
     return Answers.of(probabilities, np.array([0, 0, 1])).tensors()
 
 
@@ -103,9 +103,9 @@ def test_what_a_bundle_keeps_comes_back():
     }
     answers = Answers.from_tensors(tensors, 2)
     assert answers.labels.tolist() == [0, 0, 1]
-    assert answers.true.tolist() == [0.5, 0.25, 0.125]
-    assert answers.confidence.tolist() == [0.5, 0.75, 0.875]
-    assert answers.right.tolist() == [True, False, False]
+    assert answers.true.tolist() == [0.25, 0.5, 0.125]
+    assert answers.confidence.tolist() == [0.75, 0.5, 0.875]
+    assert answers.right.tolist() == [False, True, False]
     kinds = [array.dtype.name for array in vars(answers).values()]
     assert kinds == ["int64", "float32", "float32", "int64"]
 
@@ -116,7 +116,7 @@ def test_the_ends_of_what_may_be_kept_are_kept():
     tensors["labels"][:], tensors["answered"][:] = (0, 1, 0), (1, 1, 0)
     answers = Answers.from_tensors(tensors, 2)
     assert answers.true.tolist() == [0, 1, 0.125]
-    assert answers.confidence.tolist() == [0.5, 0, 1]
+    assert answers.confidence.tolist() == [0.75, 0, 1]
     assert answers.right.tolist() == [False, True, True]
 
 
@@ -202,3 +202,13 @@ def test_class_weights_of_another_shape_or_type_are_refused(weights):
 def test_what_are_no_class_weights_is_refused(weights):
     with pytest.raises(InputError, match=r"^class_weights must be finite, at least 0, and not all"):
         check_class_weights(np.array(weights, float), 2)
+
+
+def test_answers_are_sorted_by_value_whatever_the_order_of_the_images():
+    random = np.random.default_rng(3)
+    p = random.dirichlet(np.ones(3), 40).astype(np.float32)
+    labels, other = random.integers(0, 3, 40), random.permutation(40)
+    one, two = Answers.of(p, labels), Answers.of(p[other], labels[other])
+    for name in ("labels", "true", "confidence", "answered"):
+        assert np.array_equal(getattr(one, name), getattr(two, name))
+    assert (np.diff(one.labels) >= 0).all()

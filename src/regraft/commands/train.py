@@ -119,6 +119,7 @@ def train(
                 report_refused(dataset.samples.ledger, reporter, "in ledger.json")
                 seconds.lap("extract")
                 found = report_near_duplicates(features, dataset, extractor)
+                dataset = dataset.with_units(found.units)
                 seconds.lap("compare")
                 probe = fit_by(extractor, features, dataset)  # chosen by folds of the training part
                 seconds.lap("fit")

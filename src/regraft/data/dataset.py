@@ -28,6 +28,9 @@ class Dataset:
 
     samples: Samples  # all images that were scanned
     parts: Parts  # those for training, validation and testing
+    #: (N,) the unit of each sample, once near copies were searched; images of one unit depend on
+    #: each other.
+    units: NDArray[np.int64] | None = None
 
     @property
     def train(self) -> NDArray[np.int64]:
@@ -85,7 +88,12 @@ class Dataset:
     def only_train(self) -> Dataset:
         """Return the same dataset with its training part only."""
         none = np.empty(0, np.int64)
-        return Dataset(self.samples, dataclasses.replace(self.parts, val=none, test=none))
+        parts = dataclasses.replace(self.parts, val=none, test=none)
+        return dataclasses.replace(self, parts=parts)
+
+    def with_units(self, units: NDArray[np.int64]) -> Dataset:
+        """Return the same dataset with the units that a search for near copies has found."""
+        return dataclasses.replace(self, units=units)
 
     @classmethod
     def only_test(cls, samples: Samples, test: NDArray[np.int64]) -> Dataset:
@@ -103,9 +111,10 @@ class Dataset:
             return self
         samples = record_refused(self.samples, self.used, refused, strict=strict)
         gone = np.fromiter(refused, np.int64)
-        left = Dataset(
-            samples,
-            dataclasses.replace(
+        left = dataclasses.replace(
+            self,
+            samples=samples,
+            parts=dataclasses.replace(
                 self.parts,
                 train=self.train[~np.isin(self.train, gone)],
                 val=self.val[~np.isin(self.val, gone)],

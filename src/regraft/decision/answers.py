@@ -58,7 +58,7 @@ class Answers:
         labels: NDArray[np.int64],
         class_weights: NDArray[np.float64] | None = None,
     ) -> Answers:
-        """Return the answers with these probabilities (n, K).
+        """Return the answers with these probabilities (n, K), sorted by their values.
 
         ``class_weights`` (K,) are those of the fit, if the classes had different ones.
 
@@ -70,12 +70,11 @@ class Answers:
         """
         rows = np.arange(len(labels))
         answered = probabilities.argmax(1)
-        return cls(
-            labels,
-            probabilities[rows, labels],
-            plain(probabilities, class_weights)[rows, answered],
-            answered,
-        )
+        true = probabilities[rows, labels]
+        confidence = plain(probabilities, class_weights)[rows, answered]
+        # By value: an order that depends on the images would tell whose each answer is.
+        order = np.lexsort((answered, confidence, true, labels))
+        return cls(labels[order], true[order], confidence[order], answered[order])
 
     def at_most(self, most: int) -> Answers:
         """Return all answers, or ``most`` of them, drawn at random: the same ones each time.

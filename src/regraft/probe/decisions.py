@@ -24,9 +24,9 @@ from regraft.decision.typicality import (
 )
 from regraft.errors import ConfigError
 from regraft.features.taps import POOLED, Block
-from regraft.heads.fit import class_weights
+from regraft.heads.fit import WITHOUT_WEIGHTS, class_weights
 from regraft.probe.subset import sorted_by_hash
-from regraft.splits.clusters import clusters_of
+from regraft.splits.clusters import units_in
 from regraft.splits.rounds import test_folds
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 #: and means of fewer images are longer: an energy without it says less of foreign images than the
 #: distance alone, and called 0.03 unknown where 0.05 was aimed at (20 images a class).
 _WITHOUT_ENERGY = ("mean",)
+#: Its probabilities do not say how frequent the classes are, as if each had the same weight.
+_FLAT = ("mean",)
 _ROWS_AT_ONCE = 4096  # of pooled features in memory
 
 
@@ -60,14 +62,11 @@ class DecisionSettings:
         Whether rows of training images may be kept.
     class_weight : "none" or "balanced"
         As in the fit of the head.
-    units : array of shape (N,), int64, optional
-        Unit of each sample, where copies were searched: images of one unit depend on each other.
     """
 
     levels: Levels
     bank: bool = True
     class_weight: ClassWeight = "none"
-    units: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, dataset: Dataset) -> DecisionSettings:
@@ -122,7 +121,7 @@ def _check_units(levels: Levels, dataset: Dataset, config: TrainConfig) -> None:
     elif config.folds:
         part = "training part of each round"
         measured = [each.train for each in test_folds(dataset, config.folds, config.seed)]
-    units, needed = clusters_of(dataset.samples), units_needed(levels.unknown)
+    units, needed = units_in(dataset), units_needed(levels.unknown)
     n = min(len(np.unique(units[each])) for each in measured)
     if n < needed:
         raise ConfigError(
@@ -152,13 +151,9 @@ def fit_decisions(
     settings : DecisionSettings
         Levels, and what may be kept.
     """
-    units = clusters_of(dataset.samples) if settings.units is None else settings.units
+    units = units_in(dataset)
     held_out = bool(len(dataset.val)) and bool(np.isin(answered.rows, dataset.val).all())
-    weights = None
-    if settings.class_weight == "balanced":
-        train = dataset.train
-        own = dataset.weights(train)
-        weights = class_weights(dataset.labels(train), len(dataset.classes), own)
+    weights = _weights_of_fit(answered.fitted, dataset, settings.class_weight)
     typicality = _typicality(
         answered, features, dataset, units, bank=settings.bank, held_out=held_out
     )
@@ -170,6 +165,17 @@ def fit_decisions(
         held_out=held_out,
         levels=settings.levels,
     )
+
+
+def _weights_of_fit(
+    fitted: FittedHead, dataset: Dataset, class_weight: ClassWeight
+) -> NDArray[np.float64] | None:
+    """Return how much an image of each class counts in the probabilities (K,); None if the same."""
+    head, train = fitted.record.get("head"), dataset.train
+    weighted = class_weight == "balanced" and head not in WITHOUT_WEIGHTS
+    if not weighted and head not in _FLAT:
+        return None
+    return class_weights(dataset.labels(train), len(dataset.classes), dataset.weights(train))
 
 
 def decide(rules: Rules, model: Model, features: Features, indices: NDArray[np.int64]) -> Decided:

@@ -24,7 +24,7 @@ from regraft.probe.landmarks import (
 )
 from regraft.probe.selection import Candidate, smallest_within_one_error
 from regraft.probe.subset import choose_by_hash, sorted_by_hash
-from regraft.splits.clusters import clusters_of
+from regraft.splits.clusters import units_in
 from regraft.splits.folds import assign_folds
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def _choose(
             for name in names
         ],
         y,
-        clusters_of(dataset.samples)[rows],
+        units_in(dataset)[rows],
         sample_weights(y, len(dataset.classes), settings.class_weight, dataset.weights(rows)),
     )
 
@@ -330,7 +330,7 @@ def _folds(
     dataset: Dataset, indices: NDArray[np.int64], seed: int, *, leave_one_out: bool = False
 ) -> NDArray[np.int64]:
     """Return the fold of each sample: five folds, or one for each cluster."""
-    clusters = clusters_of(dataset.samples)[indices]
+    clusters = units_in(dataset)[indices]
     # With as many folds as clusters, each fold is one cluster, except the only one of a class.
     n_folds = max(2, len(np.unique(clusters))) if leave_one_out else FOLDS
     keys = [dataset.samples.hashes[index] for index in indices]

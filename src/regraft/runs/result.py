@@ -49,7 +49,6 @@ def measure(
     """Score the test part once, with all models that are shown, and decide about its images."""
     config, settings = extractor.config, ProbeSettings.of(extractor.config)
     features, reporter = probe.features, extractor.reporter
-    deciding = dataclasses.replace(deciding, units=found.units)
     fine_tuned = config.strategy != "probe"
     rows = dataset.val if fine_tuned else probe.rows
     answered = Answered(trained.fitted, rows)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
 
 
@@ -35,6 +36,11 @@ def clusters_of(samples: Samples) -> NDArray[np.int64]:
     edges = coo_array((np.ones(len(grouped)), (contents[grouped], groups)), shape=(size, size))
     components = connected_components(edges, directed=False)[1]
     return _numbered(components[contents].tolist())
+
+
+def units_in(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the unit of each sample (N,): its cluster, joined with those of its near copies."""
+    return clusters_of(dataset.samples) if dataset.units is None else dataset.units
 
 
 def joined(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regraft.core.text import counted, listed
-from regraft.data.dataset import Dataset
 from regraft.data.samples import Parts
 from regraft.errors import DataError
 from regraft.splits.clusters import clusters_of
@@ -16,6 +16,7 @@ from regraft.splits.folds import assign_folds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
 
 
@@ -24,7 +25,7 @@ def test_folds(dataset: Dataset, n_folds: int, seed: int) -> list[Dataset]:
     if not n_folds:
         return [dataset]
     folds = outer_folds(dataset.samples, dataset.train, n_folds, seed)
-    return [Dataset(dataset.samples, parts) for parts in folds]
+    return [dataclasses.replace(dataset, parts=parts) for parts in folds]
 
 
 def outer_folds(
