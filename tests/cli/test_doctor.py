@@ -68,13 +68,13 @@ def test_formats_that_are_not_read_here_are_a_hint(store, monkeypatch):
 def test_broken_weights_fail_here_as_in_training(store, monkeypatch, tmp_path, capsys):
     """One flipped byte in the installed file."""
     damaged = tmp_path / "weights.pth"
-    shutil.copyfile(embedded.path(), damaged)
+    shutil.copyfile(embedded.INSTALLED["embedded"].path(), damaged)
     with damaged.open("r+b") as file:
         file.seek(1_000_000)
         byte = file.read(1)
         file.seek(1_000_000)
         file.write(bytes([byte[0] ^ 1]))
-    monkeypatch.setattr(embedded, "path", lambda: damaged)
+    monkeypatch.setattr(embedded.Installed, "path", lambda _: damaged)
     for name in ("weights", "network"):
         check = check_of(name)
         assert not check.ok

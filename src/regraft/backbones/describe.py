@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regraft.backbones.meta_device import build_on_meta
 from regraft.backbones.registry import FAMILIES, full_name, record_of, resolve
 from regraft.backbones.stages import find_stages
+from regraft.backbones.sums import split_sum
 from regraft.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:
@@ -78,17 +79,21 @@ def _published(record: Callable[[str], T]) -> T:
 
 
 def describe_backbone(name: str) -> str:
-    """Describe a network's layers, stages, parameters and preprocessing; downloads nothing.
+    """Describe the layers, stages, parameters and preprocessing of a network, or of each of A+B.
+
+    It downloads nothing.
 
     Examples
     --------
     >>> print(describe_backbone("embedded").splitlines()[0])
     embedded
     """
-    canonical = resolve(name)
-    key, record = _published(partial(record_of, canonical))
-    module = build_on_meta(FAMILIES[key], record)
-    return _layer_table(full_name(key, record.name), module, record)
+    tables = []
+    for each in split_sum(name):
+        key, record = _published(partial(record_of, resolve(each)))
+        module = build_on_meta(FAMILIES[key], record)
+        tables.append(_layer_table(full_name(key, record.name), module, record))
+    return "\n\n".join(tables)
 
 
 def _layer_table(name: str, module: nn.Module, record: Record) -> str:

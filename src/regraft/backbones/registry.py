@@ -1,4 +1,4 @@
-"""Networks by name: ``embedded``, ``timm/NAME``, ``torchvision/NAME``, or saved by timm.
+"""Networks by name: ``embedded-2``, ``timm/NAME``, ``torchvision/NAME``, or saved by timm.
 
 To add a family of networks, write a module with a ``Family`` and add one entry to ``FAMILIES``.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: The first part of a network's name, and the family that lists, describes and builds it.
 FAMILIES: dict[str, Family] = {
-    "embedded": embedded.FAMILY,
+    **embedded.FAMILIES,
     "torchvision": torchvision_models.FAMILY,
     "timm": timm_models.FAMILY,
     "minivgg": minivgg.FAMILY,
@@ -65,7 +65,7 @@ def resolve(name: str) -> str:
     >>> resolve("resnet50"), resolve("vit_base_patch16_224")
     ('torchvision/resnet50', 'timm/vit_base_patch16_224')
     """
-    if is_saved(name) or name == "embedded":
+    if is_saved(name) or name in embedded.FAMILIES:
         return name
     known = _all_names()
     for candidate in (name, f"torchvision/{name}", f"timm/{name}"):
@@ -98,7 +98,7 @@ def name_note(name: str) -> str | None:
     'resnet50 means torchvision/resnet50; timm/resnet50 is another network'
     >>> name_note("timm/resnet50")
     """
-    if name == "embedded" or not {f"torchvision/{name}", f"timm/{name}"} <= _all_names():
+    if not {f"torchvision/{name}", f"timm/{name}"} <= _all_names():
         return None
     return f"{name} means torchvision/{name}; timm/{name} is another network"
 

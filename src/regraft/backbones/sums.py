@@ -67,7 +67,7 @@ def check_sum(model: str, weights: str, strategy: str) -> None:
     if strategy != "probe":
         raise ConfigError(
             f"model is {model} and strategy is {strategy}: only one network can be trained",
-            hint=f"`strategy='probe'`, or one network: `model='{names[0]}'`",
+            hint=f"`model='{names[0]}'`: only a probe reads several",
         )
     if weights not in {"default", "none"}:
         raise ConfigError(

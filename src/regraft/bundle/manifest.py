@@ -83,7 +83,7 @@ class _Network(_Strict, frozen=True):
     """How the network is built again: by its name in the registry, never by a URL or a path."""
 
     # A key of ``registry.FAMILIES`` and a name in it; no colon, so it cannot be a URL.
-    name: Annotated[str, Meta(pattern=r"^[a-z]{1,40}(/[A-Za-z0-9_.\-]{1,200})?\Z")]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9\-]{0,40}(/[A-Za-z0-9_.\-]{1,200})?\Z")]
     arguments: Annotated[dict[str, str | int | float | bool | None], Meta(max_length=32)]
     weights: Name
     weights_sha256: Sha256

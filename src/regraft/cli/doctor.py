@@ -161,9 +161,10 @@ def _decoders(name: str) -> Check:
 def _weights(name: str) -> Check:
     from regraft.backbones import embedded
 
-    weights = embedded.read()  # checks the hash
+    installed = embedded.INSTALLED["embedded"]
+    weights = installed.read()  # checks the hash
     detail = (
-        f"EfficientNet-Lite0, {len(weights)} tensors, sha256 {embedded.SHA256[:12]} as published"
+        f"EfficientNet-Lite0, {len(weights)} tensors, sha256 {installed.sha256[:12]} as published"
     )
     return Check(name, ok=True, detail=detail)
 

@@ -336,7 +336,7 @@ def show_backbone(name: str, /) -> None:
     Parameters
     ----------
     name
-        As in the list: embedded, torchvision/resnet50, timm/vit_base_patch16_224, ...
+        As in the list: embedded, torchvision/resnet50, timm/vit_base_patch16_224, or A+B.
     """
     from regraft.backbones.describe import describe_backbone
 

@@ -112,7 +112,8 @@ class TrainConfig(metaclass=_ChecksNames):
     # --- the network -------------------------------------------------------------------------
     model: str = network_setting(
         "embedded",
-        "Backbone: embedded, timm/NAME, torchvision/NAME, local-dir:PATH or hf-hub:OWNER/NAME.",
+        "Backbone: embedded, embedded-1, embedded-2, timm/NAME, torchvision/NAME, local-dir:PATH "
+        "or hf-hub:OWNER/NAME; A+B reads two side by side (probe only).",
         why="Only these weights are part of every installation; they need no network connection.",
         placeholder="NAME",
         commands=("train", "lr-find"),
