@@ -24,14 +24,23 @@ from regraft.model import Model
 CLASSES = ("cat", "dog", "fish")
 
 
-def tiny_model(head: str = "linear", taps: str = "all", views: int = 0) -> Model:
-    """Make a model of 0.4 million parameters; its network is loaded in a hundredth of a second."""
-    backbone = at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)
+def tiny_model(
+    head: str = "linear", taps: str = "all", views: int = 0, *, two: bool = False
+) -> Model:
+    """Make a model of 0.4 million parameters; its network is loaded in a hundredth of a second.
+
+    ``two`` reads a second network beside it, at another image size.
+    """
+    networks = [at_image_size(load_backbone("timm/test_resnet", "none"), 32, crop=False)]
+    if two:
+        other = load_backbone("timm/test_efficientnet", "none")
+        networks.append(at_image_size(other, 48, crop=False))
     if views:
-        preprocess = dataclasses.replace(backbone.preprocess, views=views, augment="light")
-        backbone = dataclasses.replace(backbone, preprocess=preprocess)
-    blocks = select_blocks((backbone,), taps)
-    width = sum(block_widths((backbone,), blocks).values())
+        for k, each in enumerate(networks):
+            preprocess = dataclasses.replace(each.preprocess, views=views, augment="light")
+            networks[k] = dataclasses.replace(each, preprocess=preprocess)
+    blocks = select_blocks(networks, taps)
+    width = sum(block_widths(networks, blocks).values())
     generator = torch.Generator().manual_seed(0)
     mean, scale = torch.rand(width, generator=generator), torch.rand(width, generator=generator)
     rows = torch.nn.functional.normalize(torch.randn(3, width, generator=generator))
@@ -40,7 +49,8 @@ def tiny_model(head: str = "linear", taps: str = "all", views: int = 0) -> Model
         "knn": lambda: KnnHead(mean, scale, rows, torch.arange(3), k=2, n_classes=3),
     }
     assert made.keys() == HEADS.keys()
-    return Model(backbone, blocks, made[head](), 1.3, CLASSES, 10**6)
+    backbone, *others = networks
+    return Model(backbone, blocks, made[head](), 1.3, CLASSES, 10**6, tuple(others))
 
 
 def write_tiny(
