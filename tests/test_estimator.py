@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from conftest import CLASSES, texture
 from regraft import Classifier, Predictor, TrainConfig
-from regraft.errors import BundleError, EstimatorError, RunError, SmallSampleWarning
+from regraft.errors import BundleError, EstimatorError, LevelWarning, RunError, SmallSampleWarning
 from tiny_bundles import some_decisions
 
 SMALL = {
@@ -178,7 +178,16 @@ def test_columns_of_sets_are_those_of_probabilities(images, tmp_path):
 
 def test_with_too_few_images_for_a_coverage_sets_have_every_class(images, fitted):
     """Thirty answers bear 0.96, and not 0.99, for which 99 are needed."""
-    assert fitted.predict_set(images[0], 0.99).all()
+    few = "a coverage of 0.99 cannot be aimed at with 30 answers: each set has all classes"
+    with pytest.warns(LevelWarning, match=few):
+        assert fitted.predict_set(images[0], 0.99).all()
+
+
+def test_a_coverage_by_class_that_no_class_has_images_for_is_said(images, fitted):
+    said = "3 classes have too few images for a coverage of 0.95: a threshold of all classes is"
+    with pytest.warns(LevelWarning, match=said):
+        sets = fitted.predict_set(images[0], 0.95, "class")
+    assert np.array_equal(sets, fitted.predict_set(images[0], 0.95))
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -1, float("nan"), "much", None])

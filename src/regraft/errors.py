@@ -25,6 +25,7 @@
     RegraftWarning               shown as one line, never stops anything
     ├── ConvergenceWarning       a fit stopped before its gradient was small
     ├── SmallSampleWarning       too few images for a reliable result
+    ├── LevelWarning             a level that was asked for cannot be had
     ├── StoreWarning             the run goes on without the store
     ├── RunWarning               a run is complete, and something of an earlier one is left
     └── LogWarning               the run goes on, and a log of it is not up to date
@@ -226,6 +227,10 @@ class ConvergenceWarning(RegraftWarning):
 
 class SmallSampleWarning(RegraftWarning):
     """There are too few images for a reliable result."""
+
+
+class LevelWarning(RegraftWarning):
+    """A coverage or a precision that was asked for cannot be had: each set has all classes, say."""
 
 
 class StoreWarning(RegraftWarning):

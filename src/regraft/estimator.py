@@ -158,6 +158,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sample_weight : array of shape (N,), optional
             How much each image counts, at least 0: in the fit, in the choice of blocks and penalty,
             and in the temperature. Only the ratios matter. An image of weight 0 is not read at all.
+            Every other one counts as one in what unknown images and sets of classes are told by.
             With ``class_weight="balanced"`` the weights of each class add up to the same.
 
         Returns
@@ -257,7 +258,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         EstimatorError
-            An image cannot be read, or the coverage cannot be had.
+            An image cannot be read, or the coverage is no share.
+
+        Warns
+        -----
+        LevelWarning
+            There were too few images for the coverage: each set has all classes, or with
+            ``coverage_by="class"`` a threshold of all classes is used.
         """
         answers = self._answers(X, coverage=coverage, coverage_by=coverage_by)
         columns = dict(zip(self.predictor_.classes, self._order.tolist(), strict=True))

@@ -19,7 +19,7 @@ from regraft.commands.show import show
 from regraft.core.reporter import Reporter
 from regraft.data.sources.registry import open_unlabelled
 from regraft.decision.costs import Costs
-from regraft.errors import ConfigError, ImageError, InputError
+from regraft.errors import ConfigError, ImageError, InputError, LevelWarning
 from regraft.features.compute import Compute
 from regraft.features.extract import NOT_FINITE
 from regraft.heads.modules import LinearHead
@@ -340,6 +340,18 @@ def test_no_answer_because_of_costs_is_not_said_to_be_unsure(tmp_path):
     answer = predictor.predict(PIXELS, costs=costs)
     assert answer.abstained
     assert "no answer: that costs least" in answer.remarks()
-    answer = predictor.predict(PIXELS, min_precision=0.99)
+    with pytest.warns(LevelWarning):
+        answer = predictor.predict(PIXELS, min_precision=0.99)
     assert answer.abstained
     assert "no answer: not sure enough" in answer.remarks()
+
+
+def test_a_level_that_is_given_and_cannot_be_had_is_a_warning(tmp_path):
+    """One of the training is none: its bundle was written with a note."""
+    asked = some_decisions(coverage=0.999, min_precision=0.99)
+    predictor = Predictor.load(write_tiny(tmp_path / "b", decisions=asked))
+    predictor.predict(PIXELS, unknown_level=0.05)
+    with pytest.warns(LevelWarning, match="0.998 cannot be aimed at with 120 answers: each set"):
+        assert predictor.predict(PIXELS, coverage=0.998).set is not None
+    with pytest.warns(LevelWarning, match="no precision is promised, so nothing is answered: "):
+        assert predictor.predict_many([PIXELS], min_precision=0.98)[0].abstained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
@@ -20,7 +21,7 @@ from regraft.core.text import counted, listed
 from regraft.data.sources.given import images_of, is_one_image, payload_of
 from regraft.decision.levels import LevelChoices, levels_with
 from regraft.decision.policy import ABSTAINED, IS_UNKNOWN
-from regraft.errors import BundleError, ConfigError, ImageError, InputError
+from regraft.errors import BundleError, ConfigError, ImageError, InputError, LevelWarning
 from regraft.features.compute import choose_compute, images_at_once
 from regraft.features.extract import NOT_FINITE
 from regraft.features.reader import FeatureReader
@@ -220,11 +221,21 @@ class Predictor:
         ------
         InputError
             The argument is a single image, may be a single image, or contains no images.
+
+        Warns
+        -----
+        LevelWarning
+            A coverage or a precision that is given with the call cannot be had.
         """
         rendered = (
             (str(index), *self._render(image)) for index, image in enumerate(_several(images))
         )
-        return list(self._answer(rendered, top_k, self.rules(**levels)))
+        rules = self.rules(**levels)
+        given = {name.removesuffix("_by") for name in levels}
+        for name, reason in rules.missing.items() if rules else ():
+            if name in given:
+                warnings.warn(reason, LevelWarning, stacklevel=2)
+        return list(self._answer(rendered, top_k, rules))
 
     def stream(
         self,
@@ -290,9 +301,11 @@ class Predictor:
                 )
             return None
         asked = levels_with(self.decisions.levels, self.classes, levels)
-        if asked not in self._rules:
-            self._rules = {asked: self.decisions.rules(len(self.classes), asked)}  # the last alone
-        return self._rules[asked]
+        rules = self._rules.get(asked)  # another thread may replace them meanwhile
+        if rules is None:
+            rules = self.decisions.rules(len(self.classes), asked)
+            self._rules = {asked: rules}  # the last alone
+        return rules
 
     def _render(
         self, image: ImageLike
