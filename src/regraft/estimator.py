@@ -156,9 +156,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : array of shape (N,)
             Labels: whole numbers, text or anything that numpy can sort.
         sample_weight : array of shape (N,), optional
-            How much each image counts, at least 0: in the fit, in the choice of blocks and penalty,
-            and in the temperature. Only the ratios matter. An image of weight 0 is not read at all.
-            Every other one counts as one in what unknown images and sets of classes are told by.
+            How much each image counts, at least 0: in the fit, the choice of blocks and penalty and
+            the temperature, not in decisions. Only ratios matter. An image of weight 0 is not read.
             With ``class_weight="balanced"`` the weights of each class add up to the same.
 
         Returns
@@ -252,19 +251,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (N, K), bool
-            As scikit-learn has several labels of one image; columns in the order of ``classes_``.
-            ``sets.sum(1)`` are the sizes, ``classes_[sets[0]]`` is the first set.
+            Columns in the order of ``classes_``: ``classes_[sets[0]]`` is the first set. With too
+            few images for the coverage, a ``LevelWarning`` says which sets these are.
 
         Raises
         ------
         EstimatorError
             An image cannot be read, or the coverage is no share.
-
-        Warns
-        -----
-        LevelWarning
-            There were too few images for the coverage: each set has all classes, or with
-            ``coverage_by="class"`` a threshold of all classes is used.
         """
         answers = self._answers(X, coverage=coverage, coverage_by=coverage_by)
         columns = dict(zip(self.predictor_.classes, self._order.tolist(), strict=True))

@@ -130,7 +130,7 @@ def test_what_rounds_could_not_have_is_told_once(made):
     scores = scored(made, rounds, asked, heard)
     promise = "no precision is promised, so nothing is answered: 0.99 needs 299 right answers"
     (line,) = heard.lines
-    assert line.startswith(f"in 3 of 3 rounds, such as round 1: {promise}, there are ")
+    assert line.startswith(f"in 3 of 3 rounds, such as round 1: {promise}")
     assert all(note.startswith(promise) for each in scores.rounds for note in each["notes"])
     assert heard.lines[0].endswith(scores.rounds[0]["notes"][0])
 
