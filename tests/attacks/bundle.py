@@ -31,7 +31,7 @@ from tiny_bundles import some_decisions, tiny_model, write_tiny
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOUND = ("linear", "knn", "views", "version-2")
+SOUND = ("linear", "knn", "two", "version-2")
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
@@ -56,12 +56,12 @@ def prepared() -> Iterator[Path]:
 
 
 def write_sound(folder: Path) -> None:
-    """Write sound bundles: with decisions of each kind, without, and one of version 2."""
+    """Write sound bundles: with decisions of each kind, without, of two networks, of version 2."""
     write_tiny(folder / "linear", tiny_model(), some_decisions(unknown=0.05, min_precision=0.9))
     write_tiny(folder / "knn", tiny_model("knn", taps="last"), some_decisions(""))
     costs = Costs(np.eye(3, 5) + 0.25, ("abstain", "unknown"))
     aggregate = some_decisions("mahalanobis", coverage_by="class", costs=costs)
-    write_tiny(folder / "views", tiny_model(views=2), aggregate)
+    write_tiny(folder / "two", tiny_model(views=2, two=True), aggregate)
     kept = Path(__file__).parents[1] / "bundle" / "written-by-900496f.zip"
     with zipfile.ZipFile(kept) as archive:
         archive.extractall(folder / "version-2")

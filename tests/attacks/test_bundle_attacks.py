@@ -25,7 +25,7 @@ def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
     outside = folder / "outside"
     bundle.write_sound(folder)
-    return [read_sound(folder / name, outside) for name in ("linear", "views")]
+    return [read_sound(folder / name, outside) for name in ("linear", "two")]
 
 
 def test_each_ends_in_one_typed_error_or_in_a_working_model():
