@@ -115,7 +115,8 @@ def test_predictions_replace_no_file_unasked(tmp_path, capsys):
     assert said("--overwrite")[0] == "error: --overwrite is given without --csv"
     assert "no-run" in said("--csv", table, "--overwrite")[0]  # the next thing that is wrong
     assert "no-run" in said("--csv", new)[0]
-    assert new.parent.is_dir()  # found out before the work, and not after it
+    assert not new.parent.exists()
+    assert said("--csv", table / "b.csv")[0] == f"error: {table} cannot be written: File exists"
     assert table.read_text(encoding="utf-8") == "kept"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from regraft.bundle.prediction import Prediction
 from regraft.cli.output import as_json, as_table, write_predictions
-from regraft.errors import ImageError, InputError, RegraftWarning, visible
+from regraft.errors import ImageError, InputError, RegraftWarning, RunError, visible
 
 
 def answered(name, *top, **decided):
@@ -119,7 +119,11 @@ def test_programs_get_what_was_decided(capsys):
 def test_a_table_for_spreadsheets(tmp_path, capsys):
     path = tmp_path / "predictions.csv"
     path.write_text("old", encoding="utf-8")
-    assert write_predictions(iter(RESULTS), csv=path, json=False) == 1
+    with pytest.raises(RunError, match="exists; it is left alone"):  # another call was faster
+        write_predictions(iter(RESULTS), csv=path, json=False)
+    assert path.read_text(encoding="utf-8") == "old"
+    capsys.readouterr()
+    assert write_predictions(iter(RESULTS), csv=path, json=False, overwrite=True) == 1
     undecided = [""] * 4  # a bundle of an earlier format tells nothing of it
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [

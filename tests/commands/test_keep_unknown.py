@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pictures import read
 from regraft.cli.main import main
 from regraft.commands.predict import predict
 from regraft.core.reporter import Reporter
+from regraft.errors import RunError
 from tiny_bundles import some_decisions, tiny_model, write_tiny
 
 
@@ -199,5 +201,87 @@ def test_a_bundle_that_calls_nothing_unknown_is_refused(
     words = ["predict", str(bundle), str(tmp_path / "a.png")]
     assert main([*words, "--keep-unknown", str(tmp_path / "kept")]) == 2
     assert f"error: {message}\nhint: {hint}\n" in capsys.readouterr().err
-    kept = tmp_path / "kept"
-    assert not kept.exists() or not list(kept.iterdir())
+    assert not (tmp_path / "kept").exists()
+
+
+def test_of_two_calls_into_one_folder_one_writes_the_table(bundle, tmp_path):
+    folder, heard = tmp_path / "kept", Heard()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes(PICTURES["a/one.png"])
+    slow = predict(bundle, [str(tmp_path / "one.png")] * 40, keep_unknown=folder, reporter=heard)
+    next(slow)
+    keep(bundle, [str(tmp_path / "two.png")], folder)
+    before = (folder / "unknown.csv").read_bytes()
+    with pytest.raises(RunError) as refused:
+        list(slow)
+    assert refused.value.message == f"{folder / 'unknown.csv'} exists; it is left alone"
+    assert (folder / "unknown.csv").read_bytes() == before
+    assert b"two.png" in before
+    assert not [line for line in heard.lines if "cluster" in line]
+    keep(bundle, [str(tmp_path / "one.png")], folder, overwrite=True)
+    assert [row["id"] for row in rows_of(folder)] == [str(tmp_path / "one.png")]
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "ph*"])
+def test_what_is_kept_is_not_asked_about_by_a_pattern(bundle, tmp_path, monkeypatch, pattern):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(PICTURES["a/one.png"])
+    monkeypatch.chdir(tmp_path)
+    folder = Path("photos", "kept")
+    for overwrite in (False, True):
+        found, lines = keep(bundle, [pattern], folder, overwrite=overwrite)
+        assert [answer.id for answer in found] == ["photos/a.png"]
+        assert len(rows_of(folder)) == 1
+    assert f"2 files left out: they are in {folder}" in lines
+
+
+@pytest.mark.parametrize("name", ["unknown.csv", "unknown.png"])
+def test_a_folder_that_has_the_name_of_a_file_is_refused_before_the_work(name, tmp_path, capsys):
+    folder = tmp_path / "kept"
+    (folder / name).mkdir(parents=True)
+    words = ["predict", str(tmp_path / "no-run"), "a.png", "--keep-unknown", str(folder)]
+    for overwrite in ([], ["--overwrite"]):
+        assert main([*words, *overwrite]) == 2
+        assert capsys.readouterr().err == (
+            f"error: {folder / name} exists; it is left alone\n"
+            "hint: --keep-unknown names another folder\n"
+        )
+
+
+@pytest.mark.parametrize(("command", "flag"), [("predict", "--keep-unknown"), ("drift", "--out")])
+def test_the_path_of_a_folder_is_neither_empty_nor_a_file(command, flag, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for given, message in (
+        ("", "the path of a folder is empty"),
+        (str(tmp_path / "file"), f"{tmp_path / 'file'} is no folder"),
+    ):
+        assert main([command, str(tmp_path / "no-run"), "a.png", flag, given]) == 2
+        hint = f"hint: {flag} names another folder\n"
+        assert capsys.readouterr().err == f"error: {message}\n{hint}"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["predict", "no-run", "a.png", "--keep-unknown", "x/y"], "no-run"),
+        (["predict", "bundle", "none.png", "--keep-unknown", "x/y"], "none.png"),
+        (["predict", "bundle", "a.png", "--keep-unknown", "x/y", "--unknown-level", "0.001"],
+         "needs 999"),
+        (["predict", "no-run", "a.png", "--csv", "x/y/z.csv"], "no-run"),
+        (["predict", "bundle", "none.png", "--csv", "x/y/z.csv"], "none.png"),
+        (["drift", "no-run", "a.png", "--out", "x/y"], "no-run"),
+        (["drift", "bundle", "none.png", "--out", "x/y"], "none.png"),
+        (["drift", "bundle", "a.png", "--out", "x/y"], "drift needs 5 images"),
+    ],
+)  # fmt: skip
+def test_no_empty_folder_is_left_where_the_work_cannot_be_done(
+    bundle, tmp_path, monkeypatch, capsys, words, what
+):
+    (tmp_path / "a.png").write_bytes(PICTURES["a/one.png"])
+    monkeypatch.chdir(tmp_path)
+    assert main([str(bundle) if word == "bundle" else word for word in words]) == 2
+    assert what in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    (tmp_path / "x").mkdir()
+    assert main([str(bundle) if word == "bundle" else word for word in words]) == 2
+    assert [path.name for path in (tmp_path / "x").iterdir()] == []  # what was there stays

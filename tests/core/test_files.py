@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from regraft.core.files import network_file_system, read_bounded, read_regular, write_atomic
+from regraft.core import files
+from regraft.core.files import (
+    network_file_system,
+    read_bounded,
+    read_regular,
+    write_atomic,
+    write_new,
+)
 from regraft.errors import DiskFullError, InputError, RegraftError
 from regraft.features.store.store import open_store
-from regraft.runs.names import picture_path, prepare_table
+from regraft.runs.names import picture_path, place_for_table
 from regraft.runs.reserve import reserve
 
 
@@ -149,8 +156,27 @@ def test_what_is_no_path_is_an_error_of_ours_wherever_it_is_read_or_written(name
         open_store,
         lambda path: picture_path(path.with_suffix(".png"), "a.png"),
         lambda path: reserve(path, None, overwrite=False).__enter__(),
-        lambda path: prepare_table(path, overwrite=True),
+        lambda path: place_for_table(path, overwrite=True).__enter__(),
     ):
         with pytest.raises(RegraftError, match=r"path that this system|cannot be read: no path"):
             action(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_is_written_only_where_nothing_is(tmp_path):
+    write_new(tmp_path / "a", b"one")
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"one"
+    with pytest.raises(InputError, match="cannot be written: No such file or directory"):
+        write_new(tmp_path / "none" / "a", b"two")
+
+
+def test_a_new_file_that_cannot_be_written_leaves_no_empty_one(tmp_path, monkeypatch):
+    def full(*_):
+        raise InputError("no space")
+
+    monkeypatch.setattr(files, "write_atomic", full)
+    with pytest.raises(InputError, match="no space"):
+        write_new(tmp_path / "a", b"one")
     assert list(tmp_path.iterdir()) == []

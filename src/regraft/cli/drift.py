@@ -21,7 +21,7 @@ def drift(
     run: Path,
     /,
     *paths: str,
-    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    out: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     fail_on: Annotated[float | None, FAIL_ON] = None,
     json: Annotated[bool, Parameter(negative=())] = False,

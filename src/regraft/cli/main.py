@@ -39,7 +39,7 @@ from regraft.config.settings import refuse_unread
 from regraft.core.launched import is_first
 from regraft.core.version import __version__
 from regraft.errors import InputError, RegraftError
-from regraft.runs.names import prepare_table
+from regraft.runs.names import place_for_table
 
 app = App(
     name="regraft",
@@ -163,7 +163,7 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
     *paths: str,
     stdin: Annotated[bool, Parameter(negative=())] = False,
     csv: Annotated[Path | None, Parameter(metavar="PATH")] = None,
-    keep_unknown: Annotated[Path | None, Parameter(metavar="DIR")] = None,
+    keep_unknown: Annotated[str | None, Parameter(metavar="DIR")] = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     topk: Annotated[int, Parameter(metavar="K", validator=Number(gte=1))] = 1,
@@ -199,25 +199,24 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
     sources = [*paths, *(["-"] if stdin else [])]
     if not sources:
         raise InputError("regraft predict needs PATHS", hint="regraft predict --help")
-    if csv is not None:
-        prepare_table(csv, overwrite=overwrite)
-    elif overwrite and keep_unknown is None:
+    if overwrite and csv is None and keep_unknown is None:
         raise InputError("--overwrite is given without --csv", hint="--csv PATH --overwrite")
-    tune_process()
-    from regraft.cli.output import write_predictions
-    from regraft.cli.progress import ConsoleReporter
-    from regraft.commands import predict as command
+    with place_for_table(csv, overwrite=overwrite):
+        tune_process()
+        from regraft.cli.output import write_predictions
+        from regraft.cli.progress import ConsoleReporter
+        from regraft.commands import predict as command
 
-    results = command.predict(
-        run,
-        sources,
-        topk=topk,
-        keep_unknown=keep_unknown,
-        overwrite=overwrite,
-        reporter=ConsoleReporter(),
-        **given(flags),
-    )
-    return write_predictions(results, csv=csv, json=json)
+        results = command.predict(
+            run,
+            sources,
+            topk=topk,
+            keep_unknown=keep_unknown,
+            overwrite=overwrite,
+            reporter=ConsoleReporter(),
+            **given(flags),
+        )
+        return write_predictions(results, csv=csv, json=json, overwrite=overwrite)
 
 
 app.command(drift, usage="Usage: regraft drift RUN PATHS... [OPTIONS]", sort_key=3.5)

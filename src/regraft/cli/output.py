@@ -7,10 +7,10 @@ import json as json_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from regraft.cli.streams import tell, write
-from regraft.core.csv_text import as_csv, warn_of_formulas
-from regraft.core.files import write_atomic
+from regraft.core.csv_text import warn_of_formulas
 from regraft.core.text import columns, counted
 from regraft.errors import one_line, visible
+from regraft.runs.names import TABLE_HINT, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,13 +27,15 @@ PREDICTION_VERSION = 1
 _DECIDED = ("typicality", "unknown", "set", "abstained", "decision")
 
 
-def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -> int:
+def write_predictions(
+    results: Iterable[Any], *, csv: Path | None, json: bool, overwrite: bool = False
+) -> int:
     """Write predictions as they come: to a CSV file, to stdout as JSON lines, or to both.
 
     Without ``csv`` and ``json`` each is a line for people. The CSV file has a row for every image,
-    and replaces an old file once it is complete; JSON has a line for every image, with ``error``
-    null or text. An image that could not be used is named on stderr too; the exit code, which is
-    returned, is then 1.
+    and is written once it is complete; with ``overwrite`` it replaces an old one. JSON has a line
+    for every image, with ``error`` null or text. An image that could not be used is named on stderr
+    too; the exit code, which is returned, is then 1.
     """
     refused = 0
     rows: list[_Row] = []
@@ -52,7 +54,7 @@ def write_predictions(results: Iterable[Any], *, csv: Path | None, json: bool) -
             pairs = [value for pair in result.top for value in pair]
             rows.append((result.id, pairs, _decided_cells(result), ""))
     if csv is not None:
-        _write_table(csv, rows)
+        _write_table(csv, rows, overwrite=overwrite)
         counts = counted(len(rows) - refused) + (f", {refused:,} refused" if refused else "")
         tell(_one_line(f"{csv}: {counts}"))
     return 1 if refused else 0
@@ -71,7 +73,7 @@ def _decided_cells(result: Any) -> list[object]:
     return cells
 
 
-def _write_table(path: Path, rows: Sequence[_Row]) -> None:
+def _write_table(path: Path, rows: Sequence[_Row], *, overwrite: bool) -> None:
     width = max([2, *(len(pairs) for _, pairs, _, _ in rows)])
     # Not "label": that is the true class in every other table.
     names = ("predicted", "probability")
@@ -81,7 +83,7 @@ def _write_table(path: Path, rows: Sequence[_Row]) -> None:
         [name, *pairs, *[""] * (width - len(pairs)), *decided, error]
         for name, pairs, decided, error in rows
     ]
-    write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
+    write_table(path, table, TABLE_HINT, overwrite=overwrite)
     cells = (cell for name, *several, _ in rows for cell in (name, *several[0], *several[1]))
     warn_of_formulas(str(path), cells)
 

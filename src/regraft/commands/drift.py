@@ -11,8 +11,7 @@ import numpy as np
 from regraft.commands.predictors import import_predictor, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
-from regraft.core.csv_text import as_csv, warn_of_formulas
-from regraft.core.files import write_atomic
+from regraft.core.csv_text import warn_of_formulas
 from regraft.core.machine import n_threads
 from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
@@ -29,7 +28,7 @@ from regraft.evaluation.metrics import share_estimate
 from regraft.images.ahead import decode_ahead
 from regraft.images.decode import hash_payload
 from regraft.images.pixels import shrunk
-from regraft.runs.names import prepare_folder
+from regraft.runs.names import check_folder, made_folder, write_table
 from regraft.splits.clusters import joined
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from regraft.decision.policy import Decisions, Rules
 
 TABLE, PICTURE = "drift.csv", "drift.png"
+_HINT = "`out` names another folder; `overwrite=True` replaces table and picture"
 COLUMNS = ("id", "unit", "typicality", "unknown", "predicted", "probability", "error")
 #: Of the object that ``--json`` prints; a reader of this version may ignore further fields.
 DRIFT_VERSION = 1
@@ -106,7 +106,7 @@ def drift(
     run: Path | str,
     paths: Sequence[str] | str,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     overwrite: bool = False,
     reporter: Reporter = SILENT,
     **settings: Any,
@@ -119,7 +119,7 @@ def drift(
         Run folder, or the bundle in it.
     paths : str or sequence of str
         Files, folders, patterns, zip or tar files.
-    out : Path, optional
+    out : Path or str, optional
         Folder for drift.csv, with a row for each image, and drift.png, the least typical ones.
     overwrite : bool
         Replace the table and the picture that are already there.
@@ -141,42 +141,46 @@ def drift(
         There are too few images, or too many cannot be read.
     """
     given = [str(paths)] if isinstance(paths, str | Path) else list(paths)
+    folder = None
     if out is not None:
-        hint = "`out` names another folder; `overwrite=True` replaces table and picture"
-        prepare_folder(Path(out), () if overwrite else (TABLE, PICTURE), given, hint)
+        folder = check_folder(out, (TABLE, PICTURE), given, _HINT, overwrite=overwrite)
     with in_background(import_predictor) as importing:
         config = some_settings(settings, "drift")
-        source = with_groups(open_unlabelled(given), config.group_by)
+        source = with_groups(open_unlabelled(given, without=folder), config.group_by)
     for note in source.notes:
         reporter.say(note)
     importing.result()
     predictor = load_predictor(run, config, settings)
     levels = chosen_levels(settings)
     decisions, rules, n_scores = _required(predictor, levels)
-    seen = _Seen.of(predictor, source, n_threads(config.workers), levels)
-    refused = seen.refused(source)
-    check_share(refused, len(seen.read) + len(refused), config.max_refused)
-    if len(seen.units) < LEAST_UNITS:
-        raise DataError(
-            f"drift needs {LEAST_UNITS} images that do not depend on each other, "
-            f"there {'is' if len(seen.units) == 1 else 'are'} {len(seen.units)}"
-        )
-    typicality = {
-        "p_value": compare_typicality(seen.p_values[seen.units], n_scores),
-        "unknown": _unknown(seen, rules),
-    }
-    data = {
-        "source": source.location,
-        "images": len(seen.read),
-        "units": len(seen.units),
-        "refused": [{"id": each.path, "error": f"{each.kind}: {each.reason}"} for each in refused],
-    }
-    shares = _shares(seen, decisions, predictor.classes)
-    found = Drift({"schema_version": DRIFT_VERSION, "run": str(run), "data": data,
-                   "typicality": typicality, "shares": shares})  # fmt: skip
-    if out is not None:
-        _write(Path(out), seen, source, predictor.model.max_pixels, config.workers)
-        reporter.say(f"{Path(out) / PICTURE}, {Path(out) / TABLE}")
+    with made_folder(folder):
+        seen = _Seen.of(predictor, source, n_threads(config.workers), levels)
+        refused = seen.refused(source)
+        check_share(refused, len(seen.read) + len(refused), config.max_refused)
+        if len(seen.units) < LEAST_UNITS:
+            raise DataError(
+                f"drift needs {LEAST_UNITS} images that do not depend on each other, "
+                f"there {'is' if len(seen.units) == 1 else 'are'} {len(seen.units)}"
+            )
+        typicality = {
+            "p_value": compare_typicality(seen.p_values[seen.units], n_scores),
+            "unknown": _unknown(seen, rules),
+        }
+        data = {
+            "source": source.location,
+            "images": len(seen.read),
+            "units": len(seen.units),
+            "refused": [
+                {"id": each.path, "error": f"{each.kind}: {each.reason}"} for each in refused
+            ],
+        }
+        shares = _shares(seen, decisions, predictor.classes)
+        found = Drift({"schema_version": DRIFT_VERSION, "run": str(run), "data": data,
+                       "typicality": typicality, "shares": shares})  # fmt: skip
+        if folder is not None:
+            limit = predictor.model.max_pixels
+            _write(folder, seen, source, limit, config.workers, overwrite=overwrite)
+            reporter.say(f"{folder / PICTURE}, {folder / TABLE}")
     return found
 
 
@@ -287,7 +291,9 @@ def _shares(seen: _Seen, decisions: Decisions, names: Sequence[str]) -> dict[str
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _write(out: Path, seen: _Seen, source: Source, max_pixels: int, workers: int) -> None:
+def _write(
+    out: Path, seen: _Seen, source: Source, max_pixels: int, workers: int, *, overwrite: bool
+) -> None:
     units = dict(zip(seen.read.tolist(), seen.unit_of.tolist(), strict=True))
     table: list[list[object]] = [[*COLUMNS]]
     for index, answer in enumerate(seen.all):
@@ -298,7 +304,7 @@ def _write(out: Path, seen: _Seen, source: Source, max_pixels: int, workers: int
         told = [answer.typicality, unknown, answer.label, answer.probability]
         table.append([answer.id, units[index] + 1, *told, ""])
     path = out / TABLE
-    write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
+    write_table(path, table, _HINT, overwrite=overwrite)
     warn_of_formulas(str(path), (cell for row in table[1:] for cell in row))
     from regraft.plots.grid import Item, draw_grid  # noqa: PLC0415 - imports matplotlib
 

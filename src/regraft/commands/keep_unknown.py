@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from regraft.core.csv_text import as_csv, warn_of_formulas
+from regraft.core.csv_text import warn_of_formulas
 from regraft.core.files import read_regular, write_atomic
 from regraft.core.text import counted
 from regraft.data.sources.folder import LARGEST_FILE
@@ -19,6 +19,7 @@ from regraft.errors import ConfigError, RunError
 from regraft.images.decode import decode
 from regraft.images.headers import read_header
 from regraft.images.pixels import shrunk
+from regraft.runs.names import check_folder, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,14 @@ _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif",
     "AVIF": ".avif", "HEIC": ".heic", "JPEG 2000": ".jp2",
 }  # fmt: skip
+_HINT = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
 _SHORT = 16  # letters of a hash in a name; all of them where another file has the name
 _SIDE = 192  # pixels of a small picture
+
+
+def check_keep_unknown(folder: Path | str, paths: Sequence[str], *, overwrite: bool) -> Path:
+    """Return the folder; raise RunError, before any work, if nothing can be kept in it."""
+    return check_folder(folder, (TABLE, PICTURE), paths, _HINT, overwrite=overwrite)
 
 
 def require_level(rules: Rules | None) -> Typicality:
@@ -69,8 +76,11 @@ class UnknownImages:
     in memory.
     """
 
-    def __init__(self, folder: Path, typicality: Typicality, max_pixels: int) -> None:
+    def __init__(
+        self, folder: Path, typicality: Typicality, max_pixels: int, *, overwrite: bool
+    ) -> None:
         self.folder = folder
+        self._overwrite = overwrite
         self._within = distance_within(typicality)
         self._max_pixels = max_pixels
         self._images: list[_Kept] = []
@@ -104,7 +114,7 @@ class UnknownImages:
         order = sorted(range(len(self._images)), key=lambda at: (clusters[at], at))
         table += [(*self._images[at], int(clusters[at]) + 1) for at in order]
         path = self.folder / TABLE
-        write_atomic(path, as_csv(table).encode("utf-8", "surrogateescape"))
+        write_table(path, table, _HINT, overwrite=self._overwrite)
         warn_of_formulas(str(path), (cell for row in table[1:] for cell in row))
         if not self._images:
             return f"no image is unknown; {path} has no row"

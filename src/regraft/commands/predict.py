@@ -6,10 +6,9 @@ import dataclasses
 from collections import defaultdict
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.commands.keep_unknown import PICTURE, TABLE, UnknownImages, require_level
+from regraft.commands.keep_unknown import UnknownImages, check_keep_unknown, require_level
 from regraft.commands.predictors import import_predictor, level_notes, load_predictor
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
@@ -19,10 +18,11 @@ from regraft.data.sources.recorded import Recorded
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.decision.levels import chosen_levels
 from regraft.images.losses import losses_lines
-from regraft.runs.names import prepare_folder
+from regraft.runs.names import made_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from regraft.bundle.prediction import Prediction
 
@@ -32,7 +32,7 @@ def predict(
     paths: Sequence[str],
     *,
     topk: int = 1,
-    keep_unknown: Path | None = None,
+    keep_unknown: Path | str | None = None,
     overwrite: bool = False,
     reporter: Reporter = SILENT,
     **settings: Any,
@@ -47,8 +47,9 @@ def predict(
         Files, folders, patterns, zip or tar files, ``-`` for standard input.
     topk : int
         How many classes each answer lists.
-    keep_unknown : Path, optional
+    keep_unknown : Path or str, optional
         Folder for copies of images that are called unknown, with a table and a picture of clusters.
+        Images that are in it are not asked about.
     overwrite : bool
         Replace the table and the picture that are already there.
     reporter : Reporter
@@ -61,12 +62,12 @@ def predict(
     Prediction
         In the order of the images; with ``error`` for an image that cannot be read.
     """
+    folder = None
     if keep_unknown is not None:
-        hint = "`keep_unknown` names another folder; `overwrite=True` replaces table and picture"
-        prepare_folder(Path(keep_unknown), () if overwrite else (TABLE, PICTURE), paths, hint)
+        folder = check_keep_unknown(keep_unknown, paths, overwrite=overwrite)
     with in_background(import_predictor) as importing:
         config = some_settings(settings, "predict")
-        source = open_unlabelled(paths)
+        source = open_unlabelled(paths, without=folder)
     for note in source.notes:
         reporter.say(note)
     importing.result()
@@ -76,11 +77,12 @@ def predict(
     for note in level_notes(predictor, rules):
         reporter.say(note)
     answers = partial(predictor.stream, workers=n_threads(config.workers), top_k=topk, **levels)
-    if keep_unknown is None:
+    if folder is None:
         yield from _with_losses(answers(source), reporter)
         return
-    limit = predictor.model.max_pixels
-    with closing(UnknownImages(Path(keep_unknown), require_level(rules), limit)) as keeping:
+    typicality, limit = require_level(rules), predictor.model.max_pixels
+    kept = UnknownImages(folder, typicality, limit, overwrite=overwrite)
+    with made_folder(folder), closing(kept) as keeping:
         recorded = Recorded(source, bytes)
         found = answers(recorded.source, keep_pooled=True)
         for index, prediction in enumerate(_with_losses(found, reporter)):

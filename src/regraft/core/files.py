@@ -88,6 +88,24 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file as ``write_atomic`` does, at a path where nothing is; else FileExistsError.
+
+    Of two that write there at once, one does: an empty file holds the place.
+    """
+    try:
+        path.open("xb").close()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    try:
+        write_atomic(path, data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def flush_folder(folder: Path) -> None:
     """Make a rename survive a power cut; Windows and some network file systems cannot."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.core.csv_text import as_csv
+from regraft.core.files import write_atomic, write_new
 from regraft.errors import RunError
 from regraft.runs.lock import write_errors_as_run_errors
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_RUNS_FOLDER = Path("regraft-runs")
+TABLE_HINT = "`csv` names another file; `overwrite=True` replaces it"
 _NAMES_SEARCHED = 1000  # for stopped trainings: NAME, NAME-2, ...
 
 
@@ -44,40 +48,93 @@ def picture_path(out: Path | None, name: str, *data: object) -> Path:
 def refuse_existing_file(path: Path, hint: str) -> None:
     """Raise RunError if something is at the path of a new file."""
     if os.path.lexists(path):
-        raise RunError(f"{path} exists; it is left alone", hint=hint)
+        raise _is_there(path, hint)
 
 
-def prepare_folder(folder: Path, names: Sequence[str], paths: Sequence[str], hint: str) -> None:
-    """Make a folder that new files are written into.
+def _is_there(path: Path, hint: str) -> RunError:
+    return RunError(f"{path} exists; it is left alone", hint=hint)
 
-    Raises RunError, before any work, if a file of one of the names is there, or if the folder is in
-    one of ``paths``, whose images it would join.
+
+def check_folder(
+    folder: Path | str, names: Sequence[str], paths: Sequence[str], hint: str, *, overwrite: bool
+) -> Path:
+    """Return the folder that new files of some names are going to be written into.
+
+    Raises RunError, before any work, if one of them is there (a file is replaced with
+    ``overwrite``), if the folder is none, or if it is in one of ``paths``, whose images they would
+    join. The remedies in ``hint`` are another folder, and after "; " to overwrite.
     """
+    another = hint.partition(";")[0]
+    if not str(folder):  # Path("") would be the current folder
+        raise RunError("the path of a folder is empty", hint=another)
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise RunError(f"{folder} is no folder", hint=another)
     for path in map(Path, paths):
         if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
             raise RunError(
                 f"{folder} would be in {path}: what is kept there would be asked about again",
-                hint=hint.partition(";")[0],
+                hint=another,
             )
     for name in names:
-        refuse_existing_file(folder / name, hint)
+        _check_file(folder / name, hint, overwrite=overwrite)
+    return folder
+
+
+def _check_file(path: Path, hint: str, *, overwrite: bool) -> None:
+    """Raise RunError if a file cannot be written: something is there, and is not to be replaced."""
+    is_file = path.is_file()
+    if not (overwrite and is_file):
+        refuse_existing_file(path, hint if is_file else hint.partition(";")[0])
+
+
+@contextmanager
+def made_folder(folder: Path | None) -> Iterator[None]:
+    """Make a folder for the time of some work; if that fails, no new folder is left empty."""
+    if folder is None:
+        yield
+        return
     with write_errors_as_run_errors(folder):
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in new:
+            with suppress(OSError):  # something is in it
+                each.rmdir()
+        raise
 
 
-def prepare_table(path: Path, *, overwrite: bool) -> None:
-    """Make the folder of a table that is written at the end of long work.
+@contextmanager
+def place_for_table(path: Path | None, *, overwrite: bool) -> Iterator[None]:
+    """Make the folder of a table that is written at the end of long work; none for no table.
 
     Raises RunError, before the work, if no table can be written there: the path exists (only a
     file is replaced, and only with ``overwrite``), or its folder cannot be made.
     """
-    if not (overwrite and path.is_file()):
-        instead = (
-            "" if os.path.lexists(path) and not path.is_file() else "; `overwrite=True` replaces it"
-        )
-        refuse_existing_file(path, f"`csv` names another file{instead}")
+    if path is None:
+        yield
+        return
+    _check_file(path, TABLE_HINT, overwrite=overwrite)
     with write_errors_as_run_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        pass  # it is a path
+    with made_folder(path.parent):
+        yield
+
+
+def write_table(
+    path: Path, table: Sequence[Sequence[object]], hint: str, *, overwrite: bool
+) -> None:
+    """Write a CSV table; without ``overwrite`` only where nothing is, whoever is faster."""
+    data = as_csv(table).encode("utf-8", "surrogateescape")
+    if overwrite:
+        write_atomic(path, data)
+        return
+    try:
+        write_new(path, data)
+    except FileExistsError:
+        raise _is_there(path, hint) from None
 
 
 def name_after(data: object) -> str:

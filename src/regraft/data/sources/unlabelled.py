@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from regraft.core.text import listed
+from regraft.core.text import counted, listed
 from regraft.data.names import normalise, printable
 from regraft.data.samples import Entry, Source
 from regraft.data.sources.folder import LARGEST_FILE, list_tree, read_file
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
 _Stream = Callable[[Sequence[int]], Iterator[tuple[int, Load]]]
 
 
-def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Source:
+def open_unlabelled(
+    paths: Sequence[str], stdin: BinaryIO | None = None, *, without: Path | None = None
+) -> Source:
     """Open images whose labels are not known; their labels are empty.
 
     A path is a file, a folder with all files below it, a pattern that no shell expanded, or a zip
     or tar archive. ``-`` is standard input, which holds one image, or such paths, one a line. An id
     is the path as given, followed by the name in the folder or archive. An image that is named
-    twice is listed twice: each entry answers one question, in the order of the questions.
+    twice is listed twice: each entry answers one question, in the order of the questions. Files in
+    the folder ``without`` are left out, and a note counts them.
 
     Examples
     --------
@@ -45,7 +48,7 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
     >>> [(index, load()[:6]) for index, load in source.stream([0])]
     [(0, b'GIF89a')]
     """
-    found = _Found()
+    found = _Found(without)
     given = list(paths)
     if "-" in given:
         position = given.index("-")
@@ -60,6 +63,9 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
     if not found.entries:
         what = f"there are no images in {listed(paths) or 'an empty list of paths'}"
         raise no_images(what, found.left_out, hint=None)
+    if found.n_without:
+        here = "it is" if found.n_without == 1 else "they are"
+        found.notes.append(f"{counted(found.n_without, 'file')} left out: {here} in {without}")
     location = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
     return Source("unlabelled", location, found.entries, found.stream, tuple(found.left_out),
                   tuple(found.notes))  # fmt: skip
@@ -68,11 +74,19 @@ def open_unlabelled(paths: Sequence[str], stdin: BinaryIO | None = None) -> Sour
 class _Found:
     """Entries of several containers, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, without: Path | None) -> None:
         self.entries: list[Entry] = []
         self.left_out: list[LedgerEntry] = []
         self.notes: list[str] = []
+        self.n_without = 0
+        self._without = None if without is None else without.resolve()
         self._streams: list[tuple[int, int, _Stream]] = []  # first index, number, images
+
+    def leaves_out(self, path: str) -> bool:
+        """Return whether a file is in the folder whose files are left out; count it."""
+        out = self._without is not None and Path(path).resolve().is_relative_to(self._without)
+        self.n_without += out
+        return out
 
     def add(self, names: Sequence[str], stream: _Stream) -> None:
         """Add a container's images."""
@@ -112,8 +126,12 @@ def _add_path(path: str, found: _Found) -> None:
             raise DataError(f"{printable(path)!r} {what}", hint="name files, folders or archives")
         for match in matches:
             _add_path(match, found)
+    elif here.is_file() and found.leaves_out(path):
+        return
     elif here.is_dir():
         files = list_tree(here)
+        gone = {at: "" for at, path in enumerate(files.keys) if found.leaves_out(path)}
+        files = files.without(gone, lambda _: ("kept", "it is where unknown images are kept"))
         found.add_tree(path, files, partial(read_each, read_file, files.keys))
     elif is_zip(here):
         archive, zipped = list_zip(here)
