@@ -162,7 +162,7 @@ def test_the_picture_has_the_figures_of_the_run(images, tmp_path, monkeypatch):
     best, shares = p.argmax(1), p * [n[name] for name in COUNTS]
     sure = (shares / shares.sum(1, keepdims=True))[np.arange(len(p)), best]
     wrong = np.array([row["true"] != row["predicted"] for row in tested])[np.argsort(-sure)]
-    curve, point = drawn[0].lines[1:]  # after that of the training images
+    curve, _, point = drawn[0].lines[1:]  # after that of the training images; _: what is aimed at
     errors = np.cumsum(wrong) / np.arange(1, len(p) + 1)
     at = np.rint(curve.get_xdata() * len(p)).astype(int) - 1  # all but equally sure answers
     assert len(at) > len(p) / 2
@@ -346,7 +346,7 @@ def test_a_level_that_is_not_borne_once_copies_are_found_is_none_and_a_note_says
         )
     ]
     assert "unknown" not in run.metrics["decisions"]
-    assert "called unknown" not in run.summary()
+    assert "\ncalled unknown: no image, as there is no level\n" in run.summary()
     answer = Predictor.load(run.folder).predict(random.integers(0, 255, (72, 72, 3), np.uint8))
     assert (answer.unknown, answer.decision) == (None, answer.label)
 

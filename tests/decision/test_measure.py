@@ -67,9 +67,9 @@ def test_sets_are_counted_over_all_and_in_each_class():
     assert sets["size"]["value"] == (1 + 2 + 1 + 2 + 3 + 2 + 1 + 1) / 8
     assert 1 < sets["size"]["low"] < 13 / 8 < sets["size"]["high"] < 3
     assert sets["per_class"] == [
-        {"class": "daisy", **share(3, 4)},
-        {"class": "rose", **share(3, 4)},
-        {"class": "tulip", **share(0, 0)},
+        {"class": "daisy", "n": 4, **share(3, 4)},
+        {"class": "rose", "n": 4, **share(3, 4)},
+        {"class": "tulip", "n": 0, **share(0, 0)},
     ]
 
 
@@ -80,9 +80,9 @@ def test_unknown_images_are_counted_over_all_and_in_each_class():
             "level": level or 0.01,
             "share": share(2, 8),
             "per_class": [
-                {"class": "daisy", **share(1, 4)},
-                {"class": "rose", **share(1, 4)},
-                {"class": "tulip", **share(0, 0)},
+                {"class": "daisy", "n": 4, **share(1, 4)},
+                {"class": "rose", "n": 4, **share(1, 4)},
+                {"class": "tulip", "n": 0, **share(0, 0)},
             ],
         }
 
@@ -129,7 +129,7 @@ def test_each_decision_costs_what_the_table_says(extra, abstained, unknown):
     assert measured["expected"]["value"] == pytest.approx(sum(paid) / 8)
     assert measured["most_probable"]["value"] == pytest.approx(4 / 8)  # four daisies
     without = measure_decisions(found, LABELS, CLASSES, Levels(costs=costs))["costs"]
-    assert without == {name: measured[name] for name in ("expected", "answered")}
+    assert without == {name: measured[name] for name in ("expected", "answered", "precision")}
     assert 0 <= measured["expected"]["low"] < sum(paid) / 8 < measured["expected"]["high"] <= 32
 
 

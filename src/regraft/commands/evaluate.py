@@ -147,6 +147,7 @@ def _measure(
         measured["decisions"] = measure_decisions(
             decided, truth, predictor.classes, rules.levels, most_probable
         )
+        measured["decisions"]["sets"]["own_thresholds"] = rules.sets.alone
     return measured
 
 

@@ -49,25 +49,26 @@ def measure_decisions(
     measured: dict[str, Any] = {"n": len(labels), "sets": _of_sets(decided, labels, levels)}
     each = [(name, labels == k) for k, name in enumerate(classes)]
     covered = _covered(decided, labels)
-    measured["sets"]["per_class"] = [
-        {"class": name, **share_estimate(int(covered[of].sum()), int(of.sum()), "no image")}
-        for name, of in each
-    ]
+    measured["sets"]["per_class"] = [_in_class(name, covered[of]) for name, of in each]
     if decided.unknown is not None:
         unknown = decided.unknown
         measured["unknown"] = {
             "level": USUAL_LEVEL if levels.unknown is None else levels.unknown,
             "share": share_estimate(int(unknown.sum()), len(unknown), "no image"),
-            "per_class": [
-                {"class": name, **share_estimate(int(unknown[of].sum()), int(of.sum()), "no image")}
-                for name, of in each
-            ],
+            "per_class": [_in_class(name, unknown[of]) for name, of in each],
         }
     if levels.min_precision is not None and decided.abstained is not None:
-        measured["answers"] = _of_answers(decided, labels, levels.min_precision)
+        aimed = {"aimed_at": levels.min_precision}
+        measured["answers"] = aimed | _of_answers(decided, labels)
     if levels.costs is not None:
         measured["costs"] = _of_costs(decided, labels, most_probable, levels.costs)
     return measured
+
+
+def _in_class(name: str, hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the share of a class's images (n,) of which something is true."""
+    n = len(hits)
+    return {"class": name, "n": n, **share_estimate(int(hits.sum()), n, "no image")}
 
 
 def _covered(decided: Decided, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -86,14 +87,13 @@ def _of_sets(decided: Decided, labels: NDArray[np.int64], levels: Levels) -> dic
     }
 
 
-def _of_answers(decided: Decided, labels: NDArray[np.int64], aimed: float) -> dict[str, Any]:
+def _of_answers(decided: Decided, labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return the share that is answered, and how many of these answers are right.
 
     What is called unknown is not answered either.
     """
     given, right = decided.actions >= 0, decided.actions == labels
     return {
-        "aimed_at": aimed,
         "answered": share_estimate(int(given.sum()), len(labels), "no image"),
         "precision": share_estimate(int(right.sum()), int(given.sum()), "nothing is answered"),
     }
@@ -122,11 +122,8 @@ def _of_costs(
 ) -> dict[str, Any]:
     paid = costs_of(decided, labels, costs)
     most = float(max(costs.table.max(), 1e-12))
-    given = decided.actions >= 0
-    measured = {
-        "expected": mean_estimate(paid, most, "no image"),
-        "answered": share_estimate(int(given.sum()), len(labels), "no image"),
-    }
+    expected = {"expected": mean_estimate(paid, most, "no image")}
+    measured = expected | _of_answers(decided, labels)
     if most_probable is not None:
         always = costs.table[labels, most_probable]
         measured["most_probable"] = mean_estimate(always, most, "no image")

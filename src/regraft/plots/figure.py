@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DPI = 120
 RIGHT, WRONG = "#0072B2", "#D55E00"  # distinct in all kinds of colour vision (Okabe and Ito)
 DASHED = (0, (4, 3))  # the line of a choice
+DOTTED = (0, (1, 2))  # the line of an aim
 
 
 def new_figure(width: float, height: float) -> Figure:

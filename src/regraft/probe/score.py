@@ -209,7 +209,7 @@ def score_baselines(
     baselines: dict[str, Baseline] = {
         "majority": (
             majority_baseline(y, dataset.labels(test), len(dataset.classes)),
-            "always the classes' shares in the training part",
+            "always the most common class; probabilities are the shares in the training part",
         )
     }
     if settings.head != "knn":

@@ -73,6 +73,7 @@ def measure(
         scores = dataclasses.replace(scores, decided=made)
     measured = measure_scores(scores, dataset, deciding.levels, config.seed)
     measured["decisions"]["fitted_on"] = decisions.record()
+    measured["decisions"]["sets"]["own_thresholds"] = rules.sets.alone
     return Result(
         config=config,
         dataset=dataset,

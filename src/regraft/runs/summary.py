@@ -8,6 +8,7 @@ from regraft.core.text import counted, listed
 from regraft.runs.metrics_file import networks_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -93,41 +94,73 @@ def describe_decisions(measured: dict[str, Any] | None) -> list[str]:
     if not measured:
         return []
     sets = measured["sets"]
-    within = " in each class" if sets["by"] == "class" else ""
-    aimed = f"{sets['aimed_at']:g} aimed at{within}"
-    covered = f"{interval(sets['coverage'])}, {aimed}"
     size = f"classes in a set: {interval(sets['size'])}"
-    lines = [f"sets of classes that hold the true one: {covered}; {size}"]
+    covered = _aimed(sets["coverage"], sets["aimed_at"], where_aimed(sets))
+    least = _extreme(sets["per_class"], "least", lambda one: -one["value"])
+    lines = [f"sets of classes that hold the true one: {covered}{least}; {size}"]
     if "fitted_on" in measured:
         fitted = measured["fitted_on"]
         part = "validation" if fitted["held_out"] else "training"
         lines.insert(
             0,
-            f"decisions are fitted on {counted(fitted['answers'], 'answer')} for "
-            f"images of the {part} part, one for each group or set of copies",
+            f"thresholds come from {counted(fitted['answers'], 'answer')} for images of the {part} "
+            "part that the answering model had not seen, one for each group or set of copies",
         )
     if "unknown" in measured:
         unknown = measured["unknown"]
-        worst = max(unknown["per_class"], key=lambda one: one["value"] or 0)
-        most = ""
-        if len(unknown["per_class"]) > 1 and worst["value"]:
-            most = f"; most of all in {worst['class']}, {worst['value']:.3f}"
-        lines.append(
-            f"called unknown: {interval(unknown['share'])}, {unknown['level']:g} aimed at{most}"
-        )
+        most = _extreme(unknown["per_class"], "most", lambda one: one["value"])
+        lines.append(f"called unknown: {_aimed(unknown['share'], unknown['level'])}{most}")
+    else:
+        lines.append("called unknown: no image, as there is no level")
     if "answers" in measured:
         answers = measured["answers"]
-        lines.append(
-            f"answered: {interval(answers['answered'])}; of these right: "
-            f"{interval(answers['precision'])}, {answers['aimed_at']:g} aimed at"
-        )
+        right = _aimed(answers["precision"], answers["aimed_at"])
+        lines.append(f"answered: {interval(answers['answered'])}; of these right: {right}")
     if "costs" in measured:
         costs = measured["costs"]
+        right = f"; of these right: {interval(costs['precision'])}" if "precision" in costs else ""
         lines.append(
-            f"cost of an answer: {interval(costs['expected'])}; of always the most probable class: "
-            f"{interval(costs['most_probable'])}; answered: {interval(costs['answered'])}"
+            f"cost of a decision: {interval(costs['expected'])}; of always the most probable "
+            f"class: {interval(costs['most_probable'])}; answered: {interval(costs['answered'])}"
+            f"{right}"
         )
     return lines
+
+
+def where_aimed(sets: dict[str, Any]) -> str:
+    """Return " in each class" if coverage is aimed at there, with the number if not in all.
+
+    Examples
+    --------
+    >>> sets = {"by": "class", "per_class": [{}, {}, {}]}
+    >>> [where_aimed(sets | {"own_thresholds": own}) for own in (3, 2, 0)]
+    [' in each class', ' in each of 2 classes', '']
+    """
+    n = len(sets["per_class"])
+    own = sets.get("own_thresholds", n)  # a run of an earlier version does not tell
+    if sets["by"] != "class" or not own:
+        return ""
+    return " in each class" if own == n else f" in each of {counted(own, 'class', 'classes')}"
+
+
+def _aimed(estimate: dict[str, Any], aim: float, where: str = "") -> str:
+    """Return an estimate beside what was aimed at, and whether that is outside its interval."""
+    low, high = estimate["low"], estimate["high"]
+    outside = low is not None and high is not None and not low <= aim <= high
+    told = ", outside the interval" if outside else ""
+    return f"{interval(estimate)}, {aim:g} aimed at{where}{told}"
+
+
+def _extreme(
+    per_class: list[dict[str, Any]], word: str, key: Callable[[dict[str, Any]], float]
+) -> str:
+    """Return the class of the largest key, in words; nothing if all classes have the same share."""
+    known = [one for one in per_class if one["value"] is not None]
+    if len({one["value"] for one in known}) < 2:
+        return ""
+    found = max(known, key=key)
+    n = f" of {found['n']:,}" if "n" in found else ""  # a run of an earlier version has none
+    return f"; {word} in {found['class']}, {found['value']:.3f}{n}"
 
 
 def _calibrated(error: dict[str, Any]) -> str:

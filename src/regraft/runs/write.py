@@ -22,6 +22,7 @@ from regraft.plots.grid import Item, draw_grid
 from regraft.plots.pairs import Shown, pair_grid
 from regraft.plots.penalties import draw_penalties
 from regraft.runs.metrics_file import write_csv, write_metrics
+from regraft.runs.summary import where_aimed
 from regraft.splits.split_csv import write_split
 from regraft.task import SINGLE_LABEL
 
@@ -168,15 +169,22 @@ def _drawn_decisions(result: Result, decided: Decided) -> DrawnDecisions:
     truth, best = result.dataset.labels(result.scores.tested), p.argmax(1)
     confidence = plain(p, decisions.class_weights)[np.arange(len(p)), best]
     fitted = "validation images" if decisions.held_out else "training images, out of fold"
-    asked, sets = decisions.levels.min_precision, result.measured["decisions"]["sets"]
+    measured = result.measured["decisions"]
+    sets, answers = measured["sets"], measured.get("answers") or measured.get("costs")
+    answered = None
+    if answers is not None:
+        right = answers["precision"]["value"]
+        answered = answers["answered"]["value"], 1 - (np.nan if right is None else right)
+    share = f"{sets['coverage']['value']:.3f} of the sets hold the true one"
     return DrawnDecisions(
         tested=KnownAnswers("test images", confidence, best == truth),
         fitted=KnownAnswers(fitted, decisions.answers.confidence, decisions.answers.right),
-        kept=None if asked is None else decided.actions >= 0,
+        answered=answered,
+        promised=decisions.levels.min_precision,
         sizes=decided.sets.sum(1),
-        coverage=sets["coverage"]["value"],
-        aimed_at=sets["aimed_at"],
+        held=f"{share},\n{sets['aimed_at']:g} aimed at{where_aimed(sets)}",
         p_values=decided.p_values,
+        level=measured["unknown"]["level"] if "unknown" in measured else None,
     )
 
 
