@@ -323,6 +323,18 @@ def test_a_record_that_its_tensors_contradict_is_refused(change, message):
     assert message in str(caught.value)
 
 
+def test_there_are_no_more_answers_and_scores_than_units():
+    """Of images of the validation part there may be, since units are counted in the training's."""
+    decisions = dataclasses.replace(some_decisions(), n_units=119)
+    with pytest.raises(BundleError) as caught:
+        kept(decisions, 3, [WIDTH])
+    assert caught.value.message == (
+        "manifest.json: decisions.n_units is 119, and there are 120 answers or scores, each of a "
+        "unit"
+    )
+    assert kept(dataclasses.replace(decisions, held_out=True), 3, [WIDTH]).n_units == 119
+
+
 def test_a_level_that_the_scores_cannot_bear_is_kept_and_calls_no_image_unknown(tmp_path):
     """Near copies are found after the level was chosen."""
     predictor = Predictor.load(write_tiny(tmp_path / "b", None, some_decisions(unknown=0.001)))

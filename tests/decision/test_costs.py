@@ -420,3 +420,21 @@ def test_a_damaged_table_of_a_bundle_is_refused():
         with pytest.raises(InputError) as refused:
             Costs.from_tensor(table, ("abstain",), 2)
         assert str(refused.value) == message
+
+
+def test_spaces_around_the_name_of_a_class_are_its_own(tmp_path):
+    classes = (" a", "a", "b ")
+    text = "true, a,a,b ,abstain \n a,0,1,2,3\na,4,0,5,6\nb ,7,8,0,9\n"
+    costs = read(tmp_path, text, classes)
+    assert costs.table.tolist() == [[0, 1, 2, 3], [4, 0, 5, 6], [7, 8, 0, 9]]
+    assert costs.extra == ("abstain",)
+    written = text.replace(",", ";").replace(";1;", ";1,5;")
+    assert read(tmp_path, written, classes).table[0].tolist() == [0, 1.5, 2, 3]
+
+
+def test_an_underscore_is_no_part_of_a_cost(tmp_path):
+    message, _ = refusal(tmp_path, edited(("4.5", "4_5")))
+    assert message == (
+        "costs: costs.csv: the cost of answering tulip for rose is '4_5'; it must be a number from "
+        "0 to 1,000,000,000"
+    )

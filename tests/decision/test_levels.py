@@ -139,3 +139,24 @@ def test_a_table_of_gains_is_refused():
     assert refusal(costs=np.eye(2)).startswith(
         f"costs: answering {CLASSES[0]} for {CLASSES[0]}, which is right, costs 1, more than "
     )
+
+
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf, 1.1e9])
+def test_costs_that_python_made_are_checked_as_a_table_is(value):
+    wrong = Costs(np.array([[0.0, 1.0, 0.5], [1.0, 0.0, value]]), ("abstain",))
+    assert refusal(costs=wrong) == "costs hold what is no number from 0 to 1,000,000,000"
+    shape = refusal(costs=Costs(np.ones((2, 2)), ("abstain",))).partition("\n")[0]
+    assert shape == "costs have the shape (2, 2); they must be (2, 3)"
+    for extra in (("later",), ("abstain", "abstain")):
+        assert refusal(costs=Costs(np.ones((2, 2 + len(extra))), extra)).startswith(
+            f"costs have the columns {', '.join(extra)} after those of the classes"
+        )
+    assert chosen(costs=TABLE).costs is TABLE
+
+
+def test_arrays_and_lists_are_no_levels():
+    several = np.array([0.1, 0.2])
+    for name in ("unknown_level", "coverage", "min_precision"):
+        assert refusal(**{name: several}) == f"{name} is {several!r}; it must be a number"
+    for by in (["class"], np.array(["all", "class"])):
+        assert refusal(coverage_by=by) == f"coverage_by is {by!r}; it must be all or class"

@@ -107,6 +107,11 @@ def read_decisions(
             f"{DECISIONS}: has {found[0]:,} answers and {found[1]:,} scores; the manifest has "
             f"{expected[0]:,} and {expected[1]:,}"
         )
+    if not decisions.held_out and max(found) > decisions.n_units:
+        raise BundleError(
+            f"manifest.json: decisions.n_units is {decisions.n_units:,}, and there are "
+            f"{max(found):,} answers or scores, each of a unit"
+        )
     unexpected = sorted(set(tensors) - set(decisions.tensors()))
     if unexpected:
         shown = listed([name[:100] for name in unexpected], 5)

@@ -17,7 +17,7 @@ from regraft.core.text import counted, did_you_mean, listed
 from regraft.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -112,12 +112,12 @@ def read_costs(path: Path, classes: Sequence[str]) -> Costs:
         raise ConfigError(
             f"costs: a table has at most {MOST_COSTLY:,} classes, there are {len(classes):,}"
         )
-    text = read_text_of(path)
+    text, known = read_text_of(path), {*classes}
     try:
         first = io.StringIO(text.lstrip(), newline="").readline()
         delimiter = _delimiter(first, classes)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows = [cells for line in lines if (cells := _cells(line))]
+        rows = [cells for line in lines if (cells := _cells(line, known))]
     except csv.Error as error:
         raise ConfigError(f"costs: {path} is no CSV table: {error}") from error
     if len(rows) < 2:
@@ -207,16 +207,22 @@ def read_text_of(path: Path) -> str:
 
 def _delimiter(first: str, classes: Sequence[str]) -> str:
     """Return what is between the cells: with it, the first line names the most classes."""
+    known = {*classes}
 
     def named(delimiter: str) -> int:
-        return len({*classes}.intersection(*map(_cells, csv.reader([first], delimiter=delimiter))))
+        lines = csv.reader([first], delimiter=delimiter)
+        return len(known.intersection(*(_cells(line, known) for line in lines)))
 
     return max(",;\t", key=named)
 
 
-def _cells(line: Sequence[str]) -> list[str]:
-    """Return the cells of a line, without empty ones at the end: spreadsheets write these too."""
-    cells = [unicodedata.normalize("NFC", cell.strip()) for cell in line]  # as names of classes are
+def _cells(line: Sequence[str], classes: Container[str]) -> list[str]:
+    """Return the cells of a line, without empty ones at the end: spreadsheets write these too.
+
+    Spaces around a cell are left out, but where the name of a class has them.
+    """
+    cells = [unicodedata.normalize("NFC", cell) for cell in line]  # as names of classes are
+    cells = [cell if cell in classes else cell.strip() for cell in cells]
     while cells and not cells[-1]:
         cells.pop()
     return cells
@@ -257,6 +263,8 @@ def _cost(path: Path, names: tuple[str, str], cell: str, delimiter: str) -> floa
     try:
         cost = float(cell if delimiter == "," else cell.replace(",", "."))
     except ValueError:
+        cost = math.nan
+    if "_" in cell:  # between digits, Python passes over it
         cost = math.nan
     if not 0 <= cost <= LARGEST:
         raise ConfigError(f"{place} is {cell!r}; it must be a number from 0 to {LARGEST:,.0f}")

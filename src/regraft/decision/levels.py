@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 
 from regraft.core.text import did_you_mean
-from regraft.decision.costs import LARGEST, Costs, check_table, read_costs
+from regraft.decision.costs import ABSTAIN, LARGEST, UNKNOWN, Costs, check_table, read_costs
 from regraft.decision.policy import Levels, check_levels
 from regraft.errors import ConfigError
 
@@ -100,27 +100,29 @@ def levels_with(levels: Levels, classes: Sequence[str], choices: Mapping[str, An
 
 def as_costs(given: Any, classes: Sequence[str]) -> Costs:
     """Return costs that were given as a CSV file, as an array or as they are."""
-    if isinstance(given, Costs):
-        return given
     if isinstance(given, str | Path):
         return read_costs(Path(given), classes)
+    extra = given.extra if isinstance(given, Costs) else ()
+    if len({*extra} & {ABSTAIN, UNKNOWN}) < len(extra):
+        raise ConfigError(f"costs have the columns {', '.join(extra)} after those of the classes",
+                          hint="abstain and unknown can be there, each once")  # fmt: skip
     try:
-        table = np.array(given, dtype=np.float64)
+        table = np.array(given.table if isinstance(given, Costs) else given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             "costs are neither a file nor a table of numbers",
             hint="a list or array of rows: one for each true class, a column for each answer",
         ) from error
-    k = len(classes)
-    if table.shape != (k, k):
+    shape = (len(classes), len(classes) + len(extra))
+    if table.shape != shape:
         raise ConfigError(
-            f"costs have the shape {table.shape}; they must be ({k}, {k})",
+            f"costs have the shape {table.shape}; they must be {shape}",
             hint="a row for each true class, a column for each answer; a CSV file may have more",
         )
     if not ((table >= 0) & (table <= LARGEST)).all():  # NaN is neither
         raise ConfigError(f"costs hold what is no number from 0 to {LARGEST:,.0f}")
     check_table(table, classes, "costs")
-    return Costs(table)
+    return given if isinstance(given, Costs) else Costs(table)
 
 
 def _is_none(name: str, value: Any) -> bool:

@@ -188,7 +188,8 @@ class Decisions:
     class_weights : array of shape (K,), float64, optional
         Of the classes in the fit, if they differ.
     held_out : bool
-        Whether images on which nothing was fitted gave scores and answers, and not folds.
+        Whether images of the validation part gave scores and answers, and not folds: no weight was
+        fitted on them, but the temperature was, and the best epoch was chosen by them.
     levels : Levels
         Those of the training, which are used where no others are given.
     """
@@ -307,7 +308,8 @@ def check_levels(levels: Levels) -> None:
     for name, share in shares.items():
         if share is not None and not 0 < share < 1:  # NaN is not either
             raise ConfigError(f"{name} is {share:g}; it must be between 0 and 1, both excluded")
-    if levels.coverage_by not in {"all", "class"}:
+    by: object = levels.coverage_by  # from a caller who checks no types, it may be a list
+    if not isinstance(by, str) or by not in {"all", "class"}:
         raise ConfigError(f"coverage_by is {levels.coverage_by!r}; it must be all or class")
     if levels.min_precision is not None and levels.costs is not None:
         raise ConfigError(

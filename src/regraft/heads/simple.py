@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from regraft.core.keyed_random import generator
 from regraft.heads.fitted import FittedHead, OutOfFoldScores, finish_fit
 from regraft.heads.modules import KnnHead, LinearHead, vote
 from regraft.heads.standardise import Rows, Standard
@@ -119,8 +120,9 @@ def fit_knn(
     """Keep the rows, and choose the number of neighbours by out-of-fold log-loss.
 
     The head holds a copy of the features, standardised and of unit length. The neighbours of a
-    sample are those outside its fold; of more than 5,000 samples every n-th is scored. Weights
-    count in the scores only, since a neighbour is a whole image; see ``Fitter``.
+    sample are those outside its fold; of more than 5,000 samples, some are scored, drawn at random:
+    every n-th could be of one kind. Weights count in the scores only, since a neighbour is a whole
+    image; see ``Fitter``.
     """
     features = torch.from_numpy(x)
     z = torch.empty_like(features)
@@ -128,7 +130,9 @@ def fit_knn(
         z[where] = normalize(chunk)  # as KnnHead does with new rows
     labels = torch.from_numpy(y)
     queries = np.flatnonzero(folds >= 0)
-    queries = queries[:: -(-len(queries) // _MOST_SCORED) or 1]  # (Q,)
+    if len(queries) > _MOST_SCORED:
+        chosen = generator("scored by neighbours", len(queries))
+        queries = np.sort(chosen.choice(queries, _MOST_SCORED, replace=False))  # (Q,)
     scored = np.zeros(len(y), np.bool_)
     scored[queries] = True
     began = time.perf_counter()
