@@ -59,10 +59,10 @@ def test_what_was_decided_stands_in_the_line_where_it_is_more_than_the_class(cap
     write_predictions(iter(DECIDED), csv=None, json=False)
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
-        "c.jpg: daisy 0.750, Löwenzahn 0.250; fits no class: unlike the training images, "
+        "c.jpg: unknown (daisy 0.750, Löwenzahn 0.250); fits no class: unlike the training images, "
         "p 0.0005; no answer: not sure enough"
     )
-    assert second == "d.jpg: daisy 0.750; costs least: Löwenzahn"
+    assert second == "d.jpg: Löwenzahn (daisy 0.750); costs least: Löwenzahn"
 
 
 def test_lines_for_programs(capsys):
@@ -185,7 +185,7 @@ def test_names_from_files_do_not_steer_a_terminal(as_lines, capsys):
     if as_lines:
         assert json.loads(out)["set"] == ["rose", steering]
     else:
-        assert out.count("tulip") == 2  # as the decision and in the set
+        assert out.count("tulip") == 3  # as the decision, as its reason and in the set
 
 
 def test_a_table_that_cannot_be_written_is_an_error(tmp_path):

@@ -13,9 +13,11 @@ from PIL import Image
 
 from pictures import read
 from regraft.cli.main import main
+from regraft.commands import keep_unknown
 from regraft.commands.predict import predict
 from regraft.core.reporter import Reporter
 from regraft.errors import RunError
+from regraft.plots import alike
 from tiny_bundles import some_decisions, tiny_model, write_tiny
 
 
@@ -100,11 +102,12 @@ def test_unknown_images_are_copied_once_by_their_bytes(bundle, archive, tmp_path
     answers = {answer.id: answer for answer in found}
     assert all(float(row["typicality"]) == answers[row["id"]].typicality for row in rows)
     assert all(row["predicted"] == answers[row["id"]].label for row in rows)
-    assert [row["cluster"] for row in rows] == sorted(row["cluster"] for row in rows)
+    numbers = [row["cluster"] for row in rows]
+    assert numbers == sorted(numbers, key=lambda number: number or "~")  # like no other: last
     of = {row["id"]: row["cluster"] for row in rows}
     assert of[f"{archive}/a/one.png"] == of[f"{archive}/a/copy.dat.png"]
     assert lines[-1].endswith(f": {folder / 'unknown.png'}, {folder / 'unknown.csv'}")
-    assert lines[-1].startswith("4 unknown images in ")
+    assert lines[-1].startswith("4 unknown images, 4 of them in 1 cluster: ")
     assert read(folder / "unknown.png").shape[1] > 1000
 
 
@@ -233,6 +236,52 @@ def test_what_is_kept_is_not_asked_about_by_a_pattern(bundle, tmp_path, monkeypa
         assert [answer.id for answer in found] == ["photos/a.png"]
         assert len(rows_of(folder)) == 1
     assert f"2 files left out: they are in {folder}" in lines
+
+
+def test_a_picture_of_an_earlier_call_does_not_stay_beside_another_table(bundle, tmp_path):
+    (tmp_path / "a.png").write_bytes(PICTURES["a/one.png"])
+    (tmp_path / "broken.png").write_bytes(PICTURES["a/one.png"][:40])
+    folder = tmp_path / "kept"
+    keep(bundle, [str(tmp_path / "a.png")], folder)
+    assert (folder / "unknown.png").exists()
+    _, lines = keep(bundle, [str(tmp_path / "broken.png")], folder, overwrite=True)
+    assert lines[-1] == f"no image is unknown; {folder / 'unknown.csv'} has no row"
+    assert {path.name for path in folder.iterdir()} == {
+        "unknown.csv", named(PICTURES["a/one.png"], ".png"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        ([0] * 9 + [1, 1, 2], "12 unknown images, 11 of them in 2 clusters"),
+        ([0, 1, 2], "3 unknown images, none of them like another"),
+        ([0], "1 unknown image, none of them like another"),
+    ],
+)
+def test_sentence_table_and_picture_count_the_same_clusters(
+    groups, found, bundle, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(keep_unknown, "group_alike", lambda *_: np.array(groups))
+    monkeypatch.setattr(alike, "draw_rows", lambda _, rows, title: drawn.append((rows, title)))
+    (tmp_path / "in").mkdir()
+    for k in range(len(groups)):
+        pixels = np.random.default_rng(k).integers(0, 256, (36, 36, 3), np.uint8)
+        (tmp_path / "in" / f"{k:02}.png").write_bytes(encoded(Image.fromarray(pixels)))
+    _, lines = keep(bundle, [str(tmp_path / "in")], tmp_path / "kept")
+    assert lines[-1].startswith(f"{found}: ")
+    in_table = [row["cluster"] for row in rows_of(tmp_path / "kept")]
+    sizes = np.bincount(groups)
+    assert in_table == [str(k + 1) if sizes[k] > 1 else "" for k in groups]
+    ((rows, title),) = drawn
+    assert title.startswith(f"{len(groups)} image")
+    assert len(rows) == (sizes > 1).sum() + (1 in sizes)
+    if len(groups) == 12:
+        assert rows[0].line.startswith("cluster 1: 9 images (8 shown), ")
+        assert rows[2].line == "like no other: 1 image"
+        assert rows[2].names == ["11.png"]
+        assert len(rows[0].images) == len(rows[0].names) == 8
 
 
 @pytest.mark.parametrize("name", ["unknown.csv", "unknown.png"])

@@ -90,6 +90,8 @@ def _write_table(path: Path, rows: Sequence[_Row], *, overwrite: bool) -> None:
 
 def _line(result: Any) -> str:
     pairs = ", ".join(f"{_one_line(label)} {probability:.3f}" for label, probability in result.top)
+    if result.decision not in {None, result.label}:  # what is decided comes first
+        pairs = f"{_one_line(result.decision)} ({pairs})"
     return "; ".join([f"{_one_line(result.id)}: {pairs}", *map(_one_line, result.remarks())])
 
 

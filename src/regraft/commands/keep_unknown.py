@@ -111,39 +111,51 @@ class UnknownImages:
             rows = np.memmap(self._rows, np.float32, "r", shape=shape)
             clusters = group_alike(rows, self._within)
         table: list[Sequence[object]] = [COLUMNS]
+        sizes = np.bincount(clusters)
+        several = int((sizes > 1).sum())  # clusters: these come first, then images like no other
         order = sorted(range(len(self._images)), key=lambda at: (clusters[at], at))
-        table += [(*self._images[at], int(clusters[at]) + 1) for at in order]
+        table += [
+            (*self._images[at], int(clusters[at]) + 1 if clusters[at] < several else "")
+            for at in order
+        ]
         path = self.folder / TABLE
         write_table(path, table, _HINT, overwrite=self._overwrite)
         warn_of_formulas(str(path), (cell for row in table[1:] for cell in row))
         if not self._images:
+            if self._overwrite:  # a picture of an earlier call is not of this table
+                (self.folder / PICTURE).unlink(missing_ok=True)
             return f"no image is unknown; {path} has no row"
-        self._draw(rows, clusters)
-        n_clusters = counted(int(clusters.max()) + 1, "cluster")
+        self._draw(rows, clusters, several)
+        found = "none of them like another"
+        if several:
+            inside = int(sizes[:several].sum())
+            found = f"{inside:,} of them in {counted(several, 'cluster')}"
         n_images = counted(len(self._images), "unknown image")
-        return f"{n_images} in {n_clusters}: {self.folder / PICTURE}, {path}"
+        return f"{n_images}, {found}: {self.folder / PICTURE}, {path}"
 
-    def _draw(self, rows: NDArray[np.float32], clusters: NDArray[np.int64]) -> None:
+    def _draw(self, rows: NDArray[np.float32], clusters: NDArray[np.int64], several: int) -> None:
+        """Draw the clusters that have ``several`` images, then those that are like no other."""
         from regraft.plots.alike import IN_A_ROW, SHOWN, Row, draw_rows  # noqa: PLC0415 - matplotlib
 
-        sizes = np.bincount(clusters)
-        several = int((sizes > 1).sum())  # these come first
-        alone = np.flatnonzero(sizes[clusters] == 1)
+        alone = np.flatnonzero(clusters >= several)
         shown = min(several, SHOWN - bool(len(alone)))
         lines = []
         for number in range(shown):
             members = np.flatnonzero(clusters == number)
             answers = Counter(self._images[at].predicted for at in members.tolist())
             (answer, count), *_ = answers.most_common(1)
-            what = f"{counted(len(members))}, {count:,} predicted as {answer}"
-            lines.append((f"cluster {number + 1}: {what}", most_central(rows, members)))
+            predicted = f", {count:,} predicted as {answer}"
+            lines.append((f"cluster {number + 1}", predicted, most_central(rows, members)))
         if len(alone):
-            lines.append((f"like no other: {counted(len(alone))}", alone))
+            lines.append(("like no other", "", alone))
         drawn = []
-        for line, members in lines:
-            names = dict.fromkeys(self._images[at].name for at in members.tolist())
-            images = [self._small(name) for name in [*names][:IN_A_ROW]]
-            drawn.append(Row(line, images))
+        for name, predicted, members in lines:
+            each = {self._images[at].name: self._images[at].id for at in members.tolist()}
+            some = [*each.items()][:IN_A_ROW]  # of copies, one
+            fewer = "" if len(some) == len(members) else f" ({len(some)} shown)"
+            images = [self._small(file) for file, _ in some]
+            names = [id_.rpartition("/")[2] for _, id_ in some]
+            drawn.append(Row(f"{name}: {counted(len(members))}{fewer}{predicted}", images, names))
         title = f"{counted(len(clusters), 'image')} unlike the training images"
         if several > shown:
             title += f"; the largest {shown} of {several:,} clusters"
