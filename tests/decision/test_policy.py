@@ -309,7 +309,7 @@ def test_a_coverage_that_the_answers_cannot_bear_is_told():
 
 def test_a_coverage_by_class_tells_how_many_classes_have_no_threshold_of_their_own():
     """Images of the classes by turns: of 56, 19, 19 and 18."""
-    common = "too few images for a coverage of 0.95: a threshold of all classes is used"
+    common = "too few images for a coverage of 0.95: the threshold that all classes share is used"
     assert notes(57, coverage_by="class") == ()
     assert notes(56, coverage_by="class") == (f"1 class has {common}",)
     assert notes(55, coverage_by="class") == (f"2 classes have {common}",)

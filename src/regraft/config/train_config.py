@@ -515,9 +515,9 @@ class TrainConfig(metaclass=_ChecksNames):
     )
     costs: Path | None = decision_setting(
         None,
-        "CSV table of what an answer (column) costs for a true class (row); columns abstain and "
-        "unknown are further answers. The answer of least expected cost is taken; none: the most "
-        "probable class.",
+        "CSV table of what an answer (column) costs for a true class (row). The answer of least "
+        "expected cost is taken; a column abstain has the cost of no answer, a column unknown that "
+        "of an image that is called unknown. none: the most probable class.",
         why="Only you know what a mistake costs.",
         placeholder="FILE|none",
         or_none=True,

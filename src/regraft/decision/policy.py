@@ -325,7 +325,7 @@ def _missing_sets(sets: SetRule, levels: Levels, n: int, n_classes: int) -> dict
     if levels.coverage_by == "class" and sets.alone < n_classes:
         without = n_classes - sets.alone
         have = "1 class has" if without == 1 else f"{without:,} classes have"
-        common = "a threshold of all classes is used"
+        common = "the threshold that all classes share is used"
         few = f"{have} too few images for a coverage of {levels.coverage:g}"
         return {"coverage": f"{few}: {common}"}
     return {}
