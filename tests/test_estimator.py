@@ -217,7 +217,7 @@ def test_features_of_images_are_kept_only_where_they_may_be(bank, images, tmp_pa
     classifier.save(tmp_path / "saved")
     kept = load_file(tmp_path / "saved" / "bundle" / "decisions.safetensors")
     assert ("rows" in kept) == bank
-    assert ("mean" in kept) != bank
+    assert ("centre" in kept) != bank
     assert Classifier.load(tmp_path / "saved").bank == bank
     assert 0 < classifier.predictor_.predict(images[0][0]).typicality <= 1
 

@@ -15,7 +15,8 @@ from regraft.backbones.registry import load_backbone
 from regraft.bundle.format import write_bundle
 from regraft.decision.answers import Answers
 from regraft.decision.policy import Decisions, Levels
-from regraft.decision.typicality import fit_mahalanobis, fit_neighbours
+from regraft.decision.scorers import Mahalanobis, unit_rows
+from regraft.decision.typicality import Typicality, fit_centre, fit_neighbours
 from regraft.features.compute import Compute
 from regraft.features.taps import block_widths, select_blocks
 from regraft.heads.modules import HEADS, KnnHead, LinearHead
@@ -62,6 +63,15 @@ def write_tiny(
     return folder
 
 
+def by_mahalanobis(pooled: np.ndarray, energies: np.ndarray | None = None) -> Typicality:
+    """Return a typicality as earlier bundles without a bank have it."""
+    rows = unit_rows(pooled).astype(np.float64)
+    covariance = np.cov(rows.T, bias=True) + 0.01 * rows.var(0).mean() * np.eye(rows.shape[1])
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+    scorer = Mahalanobis(rows.mean(0).astype(np.float32), whitening)
+    return Typicality.of(scorer, scorer.score(pooled), energies)
+
+
 #: Of images, none of which belongs to another.
 N_UNITS = 120
 
@@ -69,7 +79,7 @@ N_UNITS = 120
 def some_decisions(kind: str = "neighbours", width: int = 96, **levels) -> Decisions:
     """Make decisions of a training of 120 images, with a typicality of ``kind``, or none for ""."""
     rng = np.random.default_rng(5)
-    fit = {"neighbours": fit_neighbours, "mahalanobis": fit_mahalanobis}
+    fit = {"neighbours": fit_neighbours, "centre": fit_centre, "mahalanobis": by_mahalanobis}
     pooled = np.abs(rng.normal(1, 0.5, (N_UNITS, width))).astype(np.float32)
     probabilities = rng.dirichlet([0.3] * len(CLASSES), N_UNITS).astype(np.float32)
     labels = np.array([rng.choice(len(CLASSES), p=row / row.sum()) for row in probabilities])

@@ -31,7 +31,7 @@ from tiny_bundles import some_decisions, tiny_model, write_tiny
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOUND = ("linear", "knn", "two", "version-2")
+SOUND = ("linear", "knn", "two", "centre", "version-2")
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
@@ -62,6 +62,7 @@ def write_sound(folder: Path) -> None:
     costs = Costs(np.eye(3, 5) + 0.25, ("abstain", "unknown"))
     aggregate = some_decisions("mahalanobis", coverage_by="class", costs=costs)
     write_tiny(folder / "two", tiny_model(views=2, two=True), aggregate)
+    write_tiny(folder / "centre", tiny_model(), some_decisions("centre", unknown=0.05))
     kept = Path(__file__).parents[1] / "bundle" / "written-by-900496f.zip"
     with zipfile.ZipFile(kept) as archive:
         archive.extractall(folder / "version-2")

@@ -42,7 +42,7 @@ def decision_fields(rng: random.Random, draft: Draft) -> None:
         lambda: typicality.update(n=number),
         lambda: typicality.update(network=rng.choice([1, -1, 2**63, 0.5, None])),
         lambda: typicality.update(kind=rng.choice([
-            "neighbours", "mahalanobis", "knn", "", "__class__", "os.system",
+            "neighbours", "centre", "mahalanobis", "knn", "", "__class__", "os.system",
         ])),
         lambda: levels.update({rng.choice([*levels]): hostile_value(rng, draft.outside)}),
     ])()  # fmt: skip
@@ -57,7 +57,7 @@ def decision_tensors(rng: random.Random, draft: Draft) -> None:
     at = rng.randrange(flat.numel())
     if rng.random() < 0.3:  # another number of rows, which the manifest agrees with or not
         _resize(rng, draft, tensors, name)
-    elif name == "rows":
+    elif name in ("rows", "centre"):
         value = rng.choice([-128, 127, 0])
         flat[at if rng.random() < 0.5 else slice(None)] = value
     elif name in ("labels", "answered"):

@@ -36,6 +36,7 @@ WIDTH = 96  # pooled features of the tiny network
 COSTS = Costs(np.array([[0, 1, 2, 0.3], [1, 0, 1, 0.3], [4, 1, 0, 0.3]]), ("abstain",))
 KINDS = {
     "neighbours": lambda: some_decisions(unknown=0.02, min_precision=0.9),
+    "centre": lambda: some_decisions("centre", coverage=0.9),
     "mahalanobis": lambda: some_decisions("mahalanobis", coverage_by="class", costs=COSTS),
     "answers alone": lambda: dataclasses.replace(
         some_decisions("", coverage=0.8), class_weights=None, held_out=True
@@ -441,6 +442,15 @@ def test_golden_pooled_features_that_differ_are_refused(bundle):
     """Their scores agree: typicality measures directions. Only the network tells."""
     edit_tensors(bundle, "golden.safetensors", lambda t: {**t, "pooled": t["pooled"] * 2})
     refused(bundle, "golden/wide.jpg: the pooled features differ by 0.5 of their norm in float32")
+
+
+def test_another_centre_is_noticed_by_the_golden_images(tmp_path):
+    folder = write_tiny(tmp_path / "bundle", None, some_decisions("centre"))
+    half = (torch.arange(WIDTH) % 2).to(torch.int8)
+    edit_tensors(folder, "decisions.safetensors", lambda t: {**t, "centre": t["centre"] * half})
+    refused(folder, "from the same features the typicality differs by")
+    edit_tensors(folder, "decisions.safetensors", lambda t: {**t, "centre": t["centre"][:95]})
+    refused(folder, "the typicality is of 95 features; the network has 96")
 
 
 def test_scores_of_aggregates_may_differ_in_a_later_digit_only(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from regraft.decision import alike
 from regraft.decision.alike import distance_within, group_alike, most_central
-from regraft.decision.typicality import fit_mahalanobis, fit_neighbours
+from regraft.decision.typicality import fit_centre, fit_neighbours
 
 
 def kinds(sizes, seed=0, width=16):
@@ -53,7 +53,7 @@ def test_the_distance_is_that_of_the_training_where_the_bundle_knows_it():
     distances = 1 - np.corrcoef(np.hstack([rows, -rows]))  # of rows around 0, the cosine
     fifth = np.sort(distances, axis=1)[:, 5]
     assert 145 <= (fifth <= within).sum() <= 155
-    assert distance_within(fit_mahalanobis(rows)) == 0.4
+    assert distance_within(fit_centre(rows)) == 0.4
 
 
 def test_the_most_central_image_comes_first():

@@ -12,14 +12,15 @@ from regraft.decision.scorers import (
     LEAST_UNITS,
     MOST_UNITS,
     SCORERS,
+    Centre,
     Mahalanobis,
     Neighbours,
     as_integers,
     largest_integer,
     unit_rows,
 )
-from regraft.decision.typicality import fit_mahalanobis
 from regraft.errors import InputError
+from tiny_bundles import by_mahalanobis
 
 
 def features(seed, n, width=7, centre=1.0):
@@ -208,61 +209,70 @@ def test_integers_are_the_row_times_one_number():
     np.testing.assert_array_equal(as_integers(rows * np.float32(0.25))[3:], got[3:])
 
 
-def distances(rows, mean, covariance):
+def centre_by_hand(pooled, step):
+    return np.rint(unit_rows(pooled).astype(np.float64).mean(0) / step)
+
+
+def step_by_hand(pooled):
+    """Twenty-four standard errors of the mean, of a mean variance."""
+    return 24 * math.sqrt(unit_rows(pooled).astype(np.float64).var(0).mean() / len(pooled))
+
+
+@pytest.mark.parametrize(("n", "width"), [(90, 6), (60, 300), (200, 20)])
+def test_scores_of_a_centre_are_cosines_and_those_of_units_are_without_each(n, width):
+    rows, new = features(14, n, width, centre=2.5), features(15, 8, width)
+    step = step_by_hand(rows)
+    scorer, own = Centre.measured(rows)
+    centre = centre_by_hand(rows, step)
+    assert scorer.centre.dtype == np.int8
+    assert scorer.centre.any()
+    np.testing.assert_array_equal(scorer.centre, centre)
+    wanted = [distance.cosine(row, centre) for row in as_integers(new).astype(float)]
+    np.testing.assert_allclose(scorer.score(new), wanted, rtol=1e-9)
+    for i, row in enumerate(as_integers(rows).astype(float)):
+        others = centre_by_hand(np.delete(rows, i, 0), step)
+        assert own[i] == pytest.approx(distance.cosine(row, others) if others.any() else 1)
+
+
+def test_the_centre_of_many_units_is_that_of_few_but_for_its_steps(monkeypatch):
+    monkeypatch.setattr(scorers_module, "_AT_ONCE", 7)
+    rows = features(14, 40, 30)
+    found = Centre.measured(rows)
+    monkeypatch.undo()
+    wanted = Centre.measured(rows)
+    np.testing.assert_array_equal(found[0].centre, wanted[0].centre)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    many = Centre.measured(features(16, 4000, 30))[0].centre
+    assert many.min() >= 2
+    assert wanted[0].centre.max() <= 1
+
+
+@pytest.mark.parametrize("width", [1, 3, 2048])
+def test_the_centre_of_equal_rows_is_as_fine_as_products_are_exact(width):
+    rows = np.full((12, width), 2, np.float32)
+    scorer, own = Centre.measured(rows)
+    assert scorer.centre.tolist() == [largest_integer(width)] * width
+    assert np.abs(own).max() < 1e-12
+    assert scorer.score(-rows[:1]) == pytest.approx(2)
+    again = Centre.from_tensors(scorer.tensors())
+    np.testing.assert_array_equal(again.centre, scorer.centre)
+
+
+def test_a_row_of_zeros_and_a_centre_of_zeros_are_at_a_right_angle_to_all():
+    zeros = np.zeros((12, 3), np.float32)
+    scorer, own = Centre.measured(zeros)
+    assert own.tolist() == [1] * 12
+    assert scorer.score(features(3, 4, 3)).tolist() == [1] * 4
+    assert Centre(np.ones(3, np.int8)).score(zeros).tolist() == [1] * 12
+
+
+def test_mahalanobis_is_the_squared_distance():
+    rows, new = features(14, 40, 6), features(15, 8, 6)
+    units = unit_rows(rows).astype(np.float64)
+    covariance = np.cov(units.T, bias=True) + 0.01 * units.var(0).mean() * np.eye(6)
     inverse = np.linalg.inv(covariance)
-    return [distance.mahalanobis(row, mean, inverse) ** 2 for row in rows]
-
-
-def moments(rows, shrinkage):
-    """The mean and the covariance, of which the variances are made larger by some amount."""
-    return rows.mean(0), np.cov(rows.T, bias=True) + shrinkage * np.eye(rows.shape[1])
-
-
-def loo_by_hand(pooled):
-    """Fitted again without each, with the shrinkage of all: the closed form takes it n/(n-1)."""
-    rows = unit_rows(pooled).astype(np.float64)
-    n, shrinkage = len(rows), 0.01 * rows.var(0).mean()
-    found = []
-    for i in range(n):
-        others = moments(np.delete(rows, i, 0), shrinkage * n / (n - 1))
-        found += distances(rows[i : i + 1], *others)
-    return np.array(found)
-
-
-@pytest.mark.parametrize("n", [12, 40])
-def test_mahalanobis_scores_are_those_of_a_fit_without_each_unit(n):
-    rows, new = features(14, n, 6), features(15, 8, 6)
-    typicality = fit_mahalanobis(rows)
-    np.testing.assert_allclose(typicality.scores, np.sort(loo_by_hand(rows)), rtol=2e-3)
-    units = unit_rows(rows).astype(np.float64)
-    wanted = distances(unit_rows(new), *moments(units, 0.01 * units.var(0).mean()))
-    np.testing.assert_allclose(typicality.scorer.score(new), wanted, rtol=1e-3)
-
-
-def test_mahalanobis_of_held_out_images_is_their_plain_distance():
-    rows, held = features(16, 50, 4), features(17, 20, 4)
-    typicality = fit_mahalanobis(rows, held)
-    units = unit_rows(rows).astype(np.float64)
-    wanted = distances(unit_rows(held), *moments(units, 0.01 * units.var(0).mean()))
-    np.testing.assert_allclose(typicality.scores, np.sort(wanted), rtol=1e-3)
-
-
-def test_mahalanobis_measures_at_most_8192_units():
-    rows = features(18, 8_200, 3)
-    typicality = fit_mahalanobis(rows)
-    assert len(typicality.scores) == 8_192
-    squares = fit_mahalanobis(rows).scorer.score(rows[:8_192])
-    # Of so many units, each has a share of mean and covariance that is next to nothing.
-    np.testing.assert_allclose(typicality.scores, np.sort(squares), rtol=0.01)
-
-
-def test_equal_rows_have_a_finite_mahalanobis_distance_of_zero():
-    typicality = fit_mahalanobis(np.full((12, 3), 2, np.float32))
-    assert typicality.scores == pytest.approx(np.zeros(12), abs=1e-3)
-    p_values = typicality.p_values(np.array([[5, 5, 5], [1, 2, 3], [0, 0, 0]], np.float32))
-    assert p_values.tolist() == [1, 1 / 13, 1 / 13]
-    kept = Mahalanobis.from_tensors(typicality.scorer.tensors())
-    np.testing.assert_array_equal(kept.whitening, typicality.scorer.whitening)
+    wanted = [distance.mahalanobis(row, units.mean(0), inverse) ** 2 for row in unit_rows(new)]
+    np.testing.assert_allclose(by_mahalanobis(rows).scorer.score(new), wanted, rtol=1e-3)
 
 
 def test_rows_of_unit_length_have_it_and_zeros_stay():
@@ -277,9 +287,11 @@ def test_rows_of_unit_length_have_it_and_zeros_stay():
 @pytest.mark.parametrize("kind", SCORERS)
 def test_what_a_bundle_keeps_of_a_scorer_comes_back(kind):
     rows, new = features(26, 30), features(25, 6)
-    scorer = (
-        fit_mahalanobis(rows).scorer if kind == "mahalanobis" else Neighbours.of(as_integers(rows))
-    )
+    scorer = {
+        "neighbours": Neighbours.of(as_integers(rows)),
+        "centre": Centre.measured(rows)[0],
+        "mahalanobis": by_mahalanobis(rows).scorer,
+    }[kind]
     tensors = scorer.tensors()
     again = SCORERS[kind].from_tensors(tensors)
     assert type(again) is type(scorer)
@@ -291,7 +303,7 @@ def test_what_a_bundle_keeps_of_a_scorer_comes_back(kind):
 def test_the_most_bytes_are_those_of_the_largest_tensors():
     whole = Neighbours(np.zeros((MOST_UNITS, 7), np.int8), np.ones(MOST_UNITS, np.float32))
     square = Mahalanobis(np.zeros(7, np.float32), np.eye(7, dtype=np.float32))
-    for scorer in (whole, square):
+    for scorer in (whole, square, Centre(np.ones(7, np.int8))):
         kept = sum(array.nbytes for array in scorer.tensors().values())
         assert type(scorer).most_bytes(7) == kept
 
@@ -362,6 +374,24 @@ def test_the_smallest_and_the_largest_reach_come_back(row):
     rows[0] *= -1
     tensors = Neighbours.of(rows).tensors()
     np.testing.assert_array_equal(Neighbours.from_tensors(tensors).reach, tensors["reach"])
+
+
+@pytest.mark.parametrize(
+    ("centre", "message"),
+    [
+        (None, "centre must be a row of int8"),
+        (np.ones(3, np.float32), "centre must be a row of int8"),
+        (np.ones((3, 1), np.int8), "centre must be a row of int8"),
+        (np.ones(0, np.int8), "centre must be a row of int8"),
+        (np.full(3, -128, np.int8), "centre must be of integers up to 127"),
+        (np.full(2048, 91, np.int8), "centre must be of integers up to 90"),
+    ],
+)
+def test_damaged_centres_are_refused(centre, message):
+    with pytest.raises(InputError) as refused:
+        Centre.from_tensors({} if centre is None else {"centre": centre})
+    assert str(refused.value) == message
+    assert Centre.from_tensors({"centre": np.full(2048, -90, np.int8)}).width == 2048
 
 
 NEEDED = "mean and whitening are needed"

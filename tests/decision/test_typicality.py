@@ -11,11 +11,12 @@ from regraft.decision.scorers import SCORERS, Neighbours, as_integers
 from regraft.decision.typicality import (
     Typicality,
     energies_of,
-    fit_mahalanobis,
+    fit_centre,
     fit_neighbours,
     units_needed,
 )
 from regraft.errors import InputError
+from tiny_bundles import by_mahalanobis
 
 
 def features(seed, n, width=7, centre=1.0):
@@ -185,7 +186,7 @@ def test_the_score_of_the_largest_logits_is_one_that_float32_holds():
     assert typicality.p_values(new, logits).tolist() == [1, 1 / 5]
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
 def test_fewer_than_twelve_units_tell_nothing(fit):
     rows, held, energies = features(47, 12), features(48, 30), np.linspace(-9, 0, 30)
     for n in (0, 1, 11):
@@ -195,14 +196,15 @@ def test_fewer_than_twelve_units_tell_nothing(fit):
     assert len(fit(rows, held, energies).scores) == 30
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
 def test_no_unit_that_is_measured_gives_no_reason_to_call_anything_unlike(fit):
     held = fit(features(0, 30), np.ones((0, 7), np.float32), np.zeros(0))
     assert (held.p_values(features(1, 2)).tolist(), held.least_level) == ([1, 1], 1)
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
-def test_each_unit_is_measured_with_its_own_energy(fit):
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
+def test_each_unit_is_measured_with_its_own_energy(fit, monkeypatch):
+    monkeypatch.setattr(typicality_module, "_kept", lambda s, _: np.sort(s.astype(np.float32)))
     rows, energies = features(49, 40), features(50, 40, 1)[:, 0].astype(np.float64)
     alone, both = fit(rows), fit(rows, None, energies)
     assert alone.scorer.score(rows[:1]) == both.scorer.score(rows[:1])
@@ -258,15 +260,74 @@ def test_of_few_rows_some_are_the_bank_where_others_are_held_out():
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_mahalanobis_measures_the_first_units():
+def test_the_centre_measures_the_first_units():
     rows, held, energies = features(18, 40, 3), features(19, 40, 3), np.linspace(-9, 0, 40)
-    typicality = fit_mahalanobis(rows, held, energies)
+    typicality = fit_centre(rows, held, energies)
     measured = typicality.scorer.score(held[:20])
     wanted = Typicality.of(typicality.scorer, measured, energies[:20])
     np.testing.assert_array_equal(typicality.scores, wanted.scores)
-    found = fit_mahalanobis(rows, None, energies)
+    found = fit_centre(rows, None, energies)
     np.testing.assert_array_equal(found.scale[1], wanted.scale[1])
     assert len(found.scores) == 20
+
+
+def membership(rows, new, typicality):
+    """The chance that a new image is more unlike than one of the training."""
+    own, others = typicality.scorer.score(rows), typicality.scorer.score(new)
+    return (own[:, None] < others).mean() + (own[:, None] == others).mean() / 2
+
+
+def of_five_classes(seed, n, width=600):
+    """Features of images of five classes: above 0, and related, as those of a network are."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+    means, directions = fixed.normal(1, 0.6, (5, width)), fixed.normal(0, 0.1, (30, width))
+    own = rng.normal(0, 1, (n, 30)) @ directions + rng.normal(0, 0.2, (n, width))
+    return np.abs(np.abs(means)[rng.integers(0, 5, n)] + own).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "most"), [(60, 0.7), (120, 0.62), (400, 0.56)])
+def test_without_a_bank_the_score_hardly_tells_who_was_in_the_training(n, most):
+    """A covariance told it for certain: members were at most n away, others many times that."""
+    found = []
+    for seed in range(5):
+        rows, new = of_five_classes(seed, n), of_five_classes(seed + 50, 200)
+        found.append(membership(rows, new, fit_centre(rows)))
+    assert 0.45 < np.mean(found) < most
+    assert membership(rows, new, by_mahalanobis(rows)) == 1
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2])
+@pytest.mark.parametrize("with_energy", [False, True])
+def test_without_a_bank_the_level_is_kept(level, with_energy):
+    """Scores are rounded up, so that somewhat fewer are called unlike."""
+    shares = []
+    for seed in range(40):
+        rows, new = of_five_classes(seed, 120, 60), of_five_classes(seed + 50, 200, 60)
+        energies = np.random.default_rng(seed).normal(-4, 1, 320)
+        own, others = (energies[:120], energies[120:]) if with_energy else (None, None)
+        logits = None if others is None else logits_for(others)
+        shares.append((fit_centre(rows, None, own).p_values(new, logits) <= level).mean())
+    error = np.std(shares) / 40**0.5
+    assert 0.75 * level - 3 * error < np.mean(shares) < level + 3 * error
+
+
+def test_without_a_bank_several_units_have_the_same_score():
+    """An exact score would tell who was measured."""
+    rows = of_five_classes(0, 400)
+    exact, kept = np.sort(fit_centre(rows).scorer.measured(rows)[1]), fit_centre(rows).scores
+    step = exact.std() / 20
+    assert ((kept > exact - 1e-6) & (kept < exact + step + 1e-6)).all()
+    middle = kept[100:300]
+    assert len(np.unique(middle)) < len(middle) / 5
+    steps = np.diff(np.unique(kept)) / step
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+
+
+def test_where_the_mean_is_rounded_to_nothing_no_image_is_unlike():
+    rows = features(61, 12, 40, centre=0)
+    typicality = fit_centre(rows)
+    assert not typicality.scorer.centre.any()
+    assert typicality.p_values(features(62, 50, 40)).tolist() == [1] * 50
 
 
 @pytest.mark.parametrize(
@@ -280,7 +341,7 @@ def test_a_level_can_be_borne_from_the_number_of_units_that_is_said(level, neede
     assert units_needed(1e-310) > 10**8
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
 def test_new_images_are_like_and_others_unlike_with_either_scorer(fit):
     like, unlike = [], []
     for seed in range(30):
@@ -294,14 +355,14 @@ def test_new_images_are_like_and_others_unlike_with_either_scorer(fit):
     assert SCORERS[typicality.scorer.kind] is type(typicality.scorer)
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
 def test_scores_are_counted_in_float64_and_kept_in_float32(fit):
     typicality = fit(features(29, 19))
     assert typicality.scorer.score(features(30, 3)).dtype == np.float64
     assert typicality.scores.dtype == np.float32
 
 
-@pytest.mark.parametrize("fit", [fit_neighbours, fit_mahalanobis])
+@pytest.mark.parametrize("fit", [fit_neighbours, fit_centre])
 @pytest.mark.parametrize("energies", [None, np.linspace(-9, 3, 30)], ids=["alone", "energies"])
 def test_what_a_bundle_keeps_of_typicality_comes_back(fit, energies):
     new, logits = features(27, 6), features(51, 6, 4)

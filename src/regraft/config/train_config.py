@@ -525,7 +525,7 @@ class TrainConfig(metaclass=_ChecksNames):
     bank: bool = decision_setting(
         default=True,
         text="Keep features of training images in the bundle, to tell how unlike an image is; "
-        "without, a mean and a covariance tell less.",
+        "without, a roughly rounded mean tells far images, and hardly who was in the training.",
         why="Nothing tells it better. Who has the bundle can ask whether an image was in the "
         "training (docs/trust.md).",
         commands=TRAIN_COMPARE,

@@ -28,9 +28,12 @@ MOST_UNITS = 4_000
 _LEAST_DISTANCE = 1e-4  # nearer rows are copies: no distance is divided by less
 _LARGEST_DISTANCE = 2.001  # one minus a cosine, rounded
 _AT_ONCE = 1024  # rows in one product
-#: Share of the mean variance that is added to each, and the least mean: equal rows have an inverse.
-SHRINKAGE, LEAST_VARIANCE = 0.01, 1e-12
-_LARGEST_WHITENING = 1.01 / math.sqrt(SHRINKAGE * LEAST_VARIANCE)
+#: A mean is rounded to so many of its standard errors: an image more or less moves few of its
+#: features to another number, and they say little about which image (docs/design/novelty.md).
+STANDARD_ERRORS = 24
+_LEAST_STEP = 1e-30  # for rows of zeros
+#: Of ``Mahalanobis``: a hundredth of the mean variance, at least 1e-12, was added to each.
+_LARGEST_WHITENING = 1.01 / math.sqrt(0.01 * 1e-12)
 
 
 class Scorer(Protocol):
@@ -182,8 +185,84 @@ def _compared(distances: NDArray[np.float64], around: NDArray[np.float32]) -> ND
 
 
 @dataclass(frozen=True)
+class Centre:
+    """Distance, one minus the cosine, from a roughly rounded mean: keeps no row, and knows less.
+
+    Parameters
+    ----------
+    centre : array of shape (D,), int8
+        The mean of the training rows at unit length, in whole steps of some size.
+    """
+
+    centre: NDArray[np.int8]
+    kind: ClassVar[str] = "centre"
+    has_images: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 1e-6  # products are exact: only the last digit of float32
+
+    @property
+    def width(self) -> int:
+        """Number of pooled features, D."""
+        return len(self.centre)
+
+    @classmethod
+    def measured(
+        cls, pooled: NDArray[np.float32], standard_errors: float = STANDARD_ERRORS
+    ) -> tuple[Centre, NDArray[np.float64]]:
+        """Return the scorer of rows (n, D), and the score of each (n,) by the mean without it."""
+        rows = unit_rows(pooled)
+        n, width = rows.shape
+        sums = rows.sum(0, dtype=np.float64)  # (D,)
+        variance = rows.var(0, dtype=np.float64).mean()
+        step = standard_errors * math.sqrt(variance / n)
+        # also without any row, the largest feature of the mean must fit
+        without = np.abs(sums - np.stack([rows.min(0), rows.max(0), sums / n]))  # (3, D)
+        step = max(step, without.max() / (n - 1) / largest_integer(width), _LEAST_STEP)
+        own = np.empty(n)
+        for start in range(0, n, _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            others = np.rint((sums - rows[some]) / ((n - 1) * step)).astype(np.float32)
+            own[some] = _from_centres(as_integers(pooled[some]), others)
+        return cls(np.rint(sums / (n * step)).astype(np.int8)), own
+
+    def score(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the distance of each image (N,); 1 where the mean is 0 in all its digits."""
+        return _from_centres(as_integers(pooled), self.centre[None].astype(np.float32))
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what a bundle keeps."""
+        return {"centre": self.centre}
+
+    @classmethod
+    def most_bytes(cls, width: int) -> int:
+        """Return the most bytes that the tensors for ``width`` features take."""
+        return width
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Centre:
+        """Check and take over what a bundle kept."""
+        centre = tensors.get("centre")
+        if centre is None or centre.dtype != np.int8 or centre.ndim != 1 or not centre.size:
+            raise InputError("centre must be a row of int8")
+        limit = largest_integer(len(centre))
+        if int(np.abs(centre.astype(np.int16)).max()) > limit:
+            raise InputError(f"centre must be of integers up to {limit}")
+        return cls(np.ascontiguousarray(centre, dtype=np.int8))
+
+
+def _from_centres(integers: NDArray[np.int8], centres: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the distances (n,) of rows (n, D) from one centre, or one for each, (1 or n, D)."""
+    rows = integers.astype(np.float32)
+    products = (rows * centres).sum(1, dtype=np.float64)  # exact
+    cosines = products * _inverse_lengths(rows) * _inverse_lengths(centres)
+    distances: NDArray[np.float64] = 1 - cosines
+    return distances
+
+
+@dataclass(frozen=True)
 class Mahalanobis:
-    """Mahalanobis distance of rows of unit length: keeps no row, and knows less.
+    """Mahalanobis distance of rows of unit length: read from earlier bundles, and no longer fitted.
+
+    With fewer images than features it tells for certain which images were in the training.
 
     Parameters
     ----------
@@ -236,8 +315,8 @@ class Mahalanobis:
 
 
 #: Kind of a scorer in a bundle to its class.
-SCORERS: dict[str, type[Neighbours | Mahalanobis]] = {
-    each.kind: each for each in (Neighbours, Mahalanobis)
+SCORERS: dict[str, type[Neighbours | Centre | Mahalanobis]] = {
+    each.kind: each for each in (Neighbours, Centre, Mahalanobis)
 }
 
 

@@ -9,6 +9,9 @@ How unlike an image is, is told by two things, each in its own standard deviatio
   of a class that is near, but none of the training's, has small logits (Liu et al.,
   Energy-based out-of-distribution detection, NeurIPS 2020).
 
+Without a bank, the distance is that from a mean, which is rounded so much that it hardly tells who
+was in the training; scores are rounded too (docs/design/novelty.md).
+
 The p-value is the share of training images that are at least as unlike. One row stands for each
 unit: images that are not independent of each other, such as copies or photographs of one patient.
 
@@ -33,14 +36,12 @@ import numpy as np
 
 from regraft.decision.scorers import (
     LEAST_UNITS,
-    LEAST_VARIANCE,
     MOST_UNITS,
     SCORERS,
-    SHRINKAGE,
+    Centre,
     Mahalanobis,
     Neighbours,
     as_integers,
-    unit_rows,
 )
 from regraft.errors import InputError
 
@@ -67,7 +68,7 @@ class Typicality:
 
     Parameters
     ----------
-    scorer : Neighbours or Mahalanobis
+    scorer : Neighbours, Centre or Mahalanobis
         How unlike an image is by its features.
     scores : array of shape (n,), float32, ascending
         Of units of the training, measured as a new image is.
@@ -76,14 +77,14 @@ class Typicality:
         Without it, a score is what the scorer gives.
     """
 
-    scorer: Neighbours | Mahalanobis
+    scorer: Neighbours | Centre | Mahalanobis
     scores: NDArray[np.float32]
     scale: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
         cls,
-        scorer: Neighbours | Mahalanobis,
+        scorer: Neighbours | Centre | Mahalanobis,
         unlike: NDArray[np.float64],
         energies: NDArray[np.float64] | None,
     ) -> Typicality:
@@ -95,13 +96,13 @@ class Typicality:
         """
         known = np.zeros(len(unlike), bool) if energies is None else np.isfinite(energies)
         if energies is None or known.sum() < max(min(len(unlike) / 2, _ENOUGH), 1):
-            return cls(scorer, np.sort(unlike.astype(np.float32)))
+            return cls(scorer, _kept(unlike, scorer))
         least = _LEAST_DEVIATION * max(1, abs(energies[known].mean()))
         if energies[known].std() < least:
-            return cls(scorer, np.sort(unlike.astype(np.float32)))
+            return cls(scorer, _kept(unlike, scorer))
         both = np.stack([unlike[known], energies[known]])  # (2, n)
         scale = np.stack([both.mean(1), np.maximum(both.std(1), _LEAST_DEVIATION)], axis=1)
-        return cls(scorer, np.sort(_combined(both, scale).astype(np.float32)), scale)
+        return cls(scorer, _kept(_combined(both, scale), scorer), scale)
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what a bundle keeps."""
@@ -205,6 +206,20 @@ def _combined(parts: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray
     return np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
 
 
+def _kept(
+    scores: NDArray[np.float64], scorer: Neighbours | Centre | Mahalanobis
+) -> NDArray[np.float32]:
+    """Return scores (n,) as a bundle keeps them, in ascending order.
+
+    An exact score would tell who was measured: whoever has an image can look for its score. Where
+    no rows are kept, scores are rounded to their standard error: up, so that the level holds.
+    """
+    if len(scores) and not scorer.has_images:
+        step = scores.std() / math.sqrt(len(scores))
+        scores = np.ceil(scores / step) * step if step > 0 else scores
+    return np.sort(scores.clip(-_LARGEST_SCORE, _LARGEST_SCORE).astype(np.float32))
+
+
 def units_needed(level: float) -> int:
     """Return the number of units from which a level can call an image unknown.
 
@@ -250,39 +265,26 @@ def fit_neighbours(
     return _measured(bank, held_out, energies)
 
 
-def fit_mahalanobis(
+def fit_centre(
     pooled: NDArray[np.float32],
     held_out: NDArray[np.float32] | None = None,
     energies: NDArray[np.float64] | None = None,
 ) -> Typicality | None:
-    """Return the typicality by Mahalanobis distance, which keeps no row of a training image.
+    """Return the typicality by the distance from a rounded mean, which keeps no row of an image.
 
-    Arguments and result as for ``fit_neighbours``. Each unit is measured by the mean and the
-    covariance of the others, in closed form (Sherman and Morrison 1950).
+    Arguments and result as for ``fit_neighbours``. Each unit is measured by the mean of the others.
     """
     if len(pooled) < LEAST_UNITS:
         return None
-    rows = unit_rows(pooled).astype(np.float64)
-    n, width = rows.shape
-    mean = rows.mean(0)
-    centred = rows - mean
-    covariance = centred.T @ centred / n
-    variance = max(np.trace(covariance) / width, LEAST_VARIANCE)
-    covariance[np.diag_indices(width)] += SHRINKAGE * variance
-    # whitening @ whitening.T is the inverse of the covariance
-    whitening = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
-    scorer = Mahalanobis(mean.astype(np.float32), whitening)
+    scorer, unlike = Centre.measured(pooled)
     if held_out is not None:
         return _measured(scorer, held_out, energies)
-    scores = scorer.score(pooled[:MOST_MEASURED])
-    # Without the unit itself: its share of mean and covariance goes.
-    grown = n / (n - 1)
-    scores = grown * scores / np.maximum(1 - grown * scores / n, 1e-12)
-    return Typicality.of(scorer, scores, None if energies is None else energies[:MOST_MEASURED])
+    some = slice(MOST_MEASURED)
+    return Typicality.of(scorer, unlike[some], None if energies is None else energies[some])
 
 
 def _measured(
-    scorer: Neighbours | Mahalanobis,
+    scorer: Neighbours | Centre | Mahalanobis,
     images: NDArray[np.float32],
     energies: NDArray[np.float64] | None,
 ) -> Typicality:

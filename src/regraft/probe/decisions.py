@@ -18,7 +18,7 @@ from regraft.decision.typicality import (
     MOST_MEASURED,
     Typicality,
     energies_of,
-    fit_mahalanobis,
+    fit_centre,
     fit_neighbours,
     units_needed,
 )
@@ -215,7 +215,7 @@ def _typicality(
     held_out: bool,
 ) -> Typicality | None:
     """Return the typicality by one image of each unit; None for very few units."""
-    fit = fit_neighbours if bank else fit_mahalanobis
+    fit = fit_neighbours if bank else fit_centre
     position = answered.positions()  # of the samples that have an energy
     energies = energies_of(answered.fitted.oof_logits)  # (N,), of rows; only scored ones count
     if answered.fitted.record.get("head") in _WITHOUT_ENERGY:

@@ -60,8 +60,8 @@ def measure(
     if trained.model.no_bundle is None and typicality and typicality.scorer.has_images:
         reporter.say(
             "the bundle keeps features of training images, to tell how unlike an image is: who has "
-            "it can ask whether an image was in the training; `bank=False` keeps a mean and a "
-            "covariance instead"
+            "it can ask whether an image was in the training; `bank=False` keeps a roughly rounded "
+            "mean instead"
         )
     if config.folds:  # every image once, by probes of other images
         folds = test_folds(dataset, config.folds, config.seed)
