@@ -93,7 +93,8 @@ def hostile_string(rng: random.Random, outside: str) -> str:
         "timm/resnet18", "embedded", "layer1", "layer1.0.conv1", "fc", "pooled", "linear", "knn",
         "0" * 64, "g" * 64, "0" * 64 + "\n", "golden/wide.jpg", "golden/wide.jpg\n", "golden/..",
         "golden/x.png", "manifest.json", "network-1.safetensors", "CON", "aux.png", "bfloat16",
-        "neighbours", "centre", "mahalanobis", "class", "abstain", "network-2.safetensors", "README.md",
+        "neighbours", "centre", "mahalanobis", "class", "abstain", "network-2.safetensors",
+        "README.md",
     ])  # fmt: skip
 
 
