@@ -172,6 +172,7 @@ def test_the_picture_has_the_figures_of_the_run(images, tmp_path, monkeypatch):
     assert point.get_ydata() == pytest.approx([1 - answers["precision"]["value"]])
 
 
+@pytest.mark.usefixtures("run")
 def test_where_a_bank_is_written_one_line_says_what_that_allows(printed, costly):
     (line,) = [line for line in printed.lines if PRIVACY in line]
     assert "`bank=False` keeps a roughly rounded mean instead" in line

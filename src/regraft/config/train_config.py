@@ -525,9 +525,9 @@ class TrainConfig(metaclass=_ChecksNames):
     bank: bool = decision_setting(
         default=True,
         text="Keep features of training images in the bundle, to tell how unlike an image is; "
-        "without, a roughly rounded mean tells far images, and hardly who was in the training.",
+        "without, a roughly rounded mean is kept, which tells it less well.",
         why="Nothing tells it better. Who has the bundle can ask whether an image was in the "
-        "training (docs/trust.md).",
+        "training; without, the score hardly tells, but a head may (docs/trust.md).",
         commands=TRAIN_COMPARE,
     )
     # --- the machine -------------------------------------------------------------------------
