@@ -1,6 +1,7 @@
 """The flags of the settings, and what goes before what."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,10 @@ def test_what_is_neither_a_number_nor_none_is_refused_in_words(capsys):
         'error: invalid value for --min-precision: unable to convert "high" into float or none\n'
         "hint: regraft train --help\n"
     )
+
+
+def test_flags_that_are_not_given_are_accepted_beside_pydantic(capsys):
+    """MLflow imports it, and then cyclopts checks every default by its type."""
+    importlib.import_module("pydantic")
+    assert main(["evaluate", "no-run", "no-data"]) == 2
+    assert capsys.readouterr().err.startswith("error: no-run does not exist\n")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_args
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, convert
 
 from regraft.config.declaration import settings_of
 from regraft.config.settings import groups, read_by
@@ -52,8 +52,8 @@ def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:
     fields: list[tuple[str, Any, Any]] = []
     for name in read_by(command, kind):
         flag = _flag(settings[name], command, headings[settings[name].group])
-        given_type: Any = Annotated[_type(settings[name]), flag]
-        fields.append((name, given_type, dataclasses.field(default=None)))
+        optional: Any = Annotated[Optional[_type(settings[name])], flag]  # noqa: UP045 - at run time
+        fields.append((name, optional, dataclasses.field(default=None)))
     return dataclasses.make_dataclass(
         f"{command.title().replace('-', '')}Flags",
         fields,
@@ -65,9 +65,14 @@ def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:
 
 
 def _type(setting: Setting) -> Any:
-    """Return the type of a given value: with ``Optional``, cyclopts takes "none" for not given."""
+    """Return the type of a value that is given."""
     kind: Any = setting.base_type if type(None) in get_args(setting.type) else setting.type
     return kind | Literal["none"] if setting.or_none else kind
+
+
+def _convert(kind: Any, tokens: Any) -> Any:
+    """Convert what was given to its type; by itself, cyclopts takes "none" for not given."""
+    return convert(kind, tokens)
 
 
 def _flag(setting: Setting, command: Command, heading: Group) -> Parameter:
@@ -79,6 +84,7 @@ def _flag(setting: Setting, command: Command, heading: Group) -> Parameter:
         group=heading,
         show_choices=False,
         negative_iterable=(),
+        converter=None if setting.type is bool else _convert,
     )
 
 
