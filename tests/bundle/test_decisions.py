@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
 
 from regraft.bundle.decisions import kept, most_bytes, read_decisions, record_of
 from regraft.bundle.format import read_bundle
@@ -465,3 +466,18 @@ def test_scores_of_aggregates_may_differ_in_a_later_digit_only(tmp_path):
     assert read_bundle(folder).decisions is not None
     scaled(1 + 5e-3)
     refused(folder, "the typicality differs by 0.005")
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("neighbours", True), ("centre", False), ("", False)])
+def test_a_bundle_without_rows_of_images_keeps_no_mean_of_features_in_its_head(
+    tmp_path, kind, kept
+):
+    model = tiny_model()
+    folder = write_tiny(tmp_path / "bundle", model, some_decisions(kind))
+    tensors = load_tensors((folder / "head.safetensors").read_bytes())
+    assert tensors["mean"].any() == kept
+    assert (tensors["scale"] == 1).all() != kept
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    predictor = Predictor.load(folder)
+    before = Predictor.of(model, predictor.compute).predict(image).probabilities
+    assert predictor.predict(image).probabilities == pytest.approx(before, abs=1e-5)

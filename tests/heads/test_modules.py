@@ -143,3 +143,16 @@ def test_knn_with_all_neighbours_at_one_place():
         torch.zeros(2), torch.ones(2), torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]), 4, 2
     )
     torch.testing.assert_close(head(torch.zeros(1, 2)).exp(), torch.tensor([[3.5, 1.5]]) / 5)
+
+
+def test_a_head_whose_mean_is_inside_its_weights_gives_the_same_logits():
+    random = torch.Generator().manual_seed(2)
+    mean, scale = 5 * torch.rand(40, generator=random), 3 * torch.rand(40, generator=random)
+    scale[3] = 0  # a constant feature
+    weight = torch.randn(4, 40, generator=random)
+    head = LinearHead(mean, scale, weight, torch.randn(4, generator=random))
+    folded = head.folded()
+    assert not folded.mean.any()
+    assert (folded.scale == 1).all()
+    x = mean + torch.randn(50, 40, generator=random)
+    assert torch.allclose(folded(x), head(x), atol=1e-4)

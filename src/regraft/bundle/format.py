@@ -51,7 +51,7 @@ from regraft.core.files import read_regular, write_atomic
 from regraft.core.version import __version__
 from regraft.errors import BundleError, InputError
 from regraft.features.taps import Block, block_widths, row_blocks
-from regraft.heads.modules import HEADS
+from regraft.heads.modules import HEADS, LinearHead
 from regraft.model import Model
 from regraft.model import Statistics as Statistics  # noqa: PLC0414 - earlier pickles name it here
 from regraft.task import SINGLE_LABEL
@@ -95,6 +95,7 @@ def write_bundle(
     if decisions is not None:
         widths = [network.n_features for network in model.networks]
         decisions = kept(decisions, len(model.classes), widths)
+        model = _without_mean(model, decisions)
     golden = record_golden(model, compute, None if decisions is None else decisions.typicality)
     contents = {
         **golden.images,
@@ -136,6 +137,14 @@ def write_bundle(
     # The manifest is written last: a folder without it is no bundle.
     write_atomic(folder / "manifest.json", encoded)
     return manifest
+
+
+def _without_mean(model: Model, decisions: Decisions) -> Model:
+    """Return a model whose head keeps no mean of features where no image of a bank is kept."""
+    typicality, head = decisions.typicality, model.head
+    if not isinstance(head, LinearHead) or (typicality and typicality.scorer.has_images):
+        return model
+    return dataclasses.replace(model, head=head.folded())
 
 
 def _check_writable(model: Model) -> None:

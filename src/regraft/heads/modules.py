@@ -127,6 +127,22 @@ class LinearHead(nn.Module):
         """Map features (N, D) float32 to logits (N, K) float32."""
         return torch.addmm(self.bias, (x - self.mean) * self.scale, self.weight.T)
 
+    def folded(self) -> LinearHead:
+        """Return the head that gives the same logits, within rounding, without mean and scale.
+
+        A mean of few images tells who they were. These are inside the weights and the bias then.
+
+        Examples
+        --------
+        >>> head = LinearHead(torch.ones(2), torch.full((2,), 2.0), torch.eye(2), torch.zeros(2))
+        >>> head.folded().weight.tolist(), head.folded().bias.tolist()
+        ([[2.0, 0.0], [0.0, 2.0]], [-2.0, -2.0])
+        """
+        weight = self.weight.double() * self.scale
+        bias = self.bias.double() - weight @ self.mean.double()
+        none = torch.zeros_like(self.mean)
+        return LinearHead(none, torch.ones_like(none), weight.float(), bias.float())
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the head as tensors; see ``Head``."""
         return _contiguous(self)

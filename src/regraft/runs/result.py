@@ -61,7 +61,7 @@ def measure(
         reporter.say(
             "the bundle keeps features of training images, to tell how unlike an image is: who has "
             "it can ask whether an image was in the training; `bank=False` keeps a roughly rounded "
-            "mean instead, which tells less, and changes nothing of the head"
+            "mean instead, which tells less"
         )
     if config.folds:  # every image once, by probes of other images
         folds = test_folds(dataset, config.folds, config.seed)
