@@ -13,7 +13,7 @@ pixels are left out: digits of different writers are as similar as copies.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -78,7 +78,7 @@ class NearDuplicate:
     test: int  # indices into the samples
     other: int
     correlation: float  # of their small grey pictures, one perhaps mirrored; THRESHOLD to 1
-    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None  # (H, W, 3); of the first pairs
+    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None  # (H, W, 3); of the first
 
 
 def report_near_duplicates(
@@ -110,7 +110,7 @@ def units_of(dataset: Dataset, directions: Directions, threads: int) -> NDArray[
         reduced = directions.of(some)
         nearest, similarity = _nearest(reduced, reduced, units[some])
         near = list(zip(similarity.tolist(), some.tolist(), some[nearest].tolist(), strict=True))
-        found = _confirm_nearest(samples, near, threads, n_pictures=0)
+        found = _confirm_nearest(samples, near, threads)
         units = joined(units, [(pair.test, pair.other) for pair in found])
     return units
 
@@ -132,13 +132,17 @@ def find_near_duplicates(
     near: list[tuple[float, int, int]] = []
     for fold in folds:
         near += _candidates(fold, directions, _MOST_PRODUCTS // len(folds))
-    return _confirm_nearest(samples, near, threads, n_pictures)
+    pairs = _confirm_nearest(samples, near, threads)
+    return _with_pictures(pairs[:n_pictures], samples, threads) + pairs[n_pictures:]
 
 
 def _confirm_nearest(
-    samples: Samples, near: list[tuple[float, int, int]], threads: int, n_pictures: int
+    samples: Samples, near: list[tuple[float, int, int]], threads: int
 ) -> list[NearDuplicate]:
-    """Compare the pixels of (similarity, image, other image), until a round confirms none."""
+    """Compare the pixels of (similarity, image, other image), until a round confirms none.
+
+    The most similar pairs come first.
+    """
     near.sort(key=lambda candidate: -candidate[0])
     pairs: list[NearDuplicate] = []
     for start in range(0, min(len(near), _MOST_PAIRS), _ROUND):  # each reads a compressed tar once
@@ -146,8 +150,8 @@ def _confirm_nearest(
         confirmed = _confirm(samples, candidates, threads)
         if not confirmed:
             break
-        pairs = _most_similar_first([*pairs, *confirmed], samples, n_pictures)
-    return pairs
+        pairs += confirmed
+    return sorted(pairs, key=lambda pair: (-round(pair.correlation, 4), samples.ids[pair.test]))
 
 
 def _candidates(fold: Dataset, directions: Directions, most: int) -> list[tuple[float, int, int]]:
@@ -162,12 +166,28 @@ def _candidates(fold: Dataset, directions: Directions, most: int) -> list[tuple[
     return list(zip(similarity.tolist(), tested.tolist(), rest[nearest].tolist(), strict=True))
 
 
-def _most_similar_first(
-    pairs: list[NearDuplicate], samples: Samples, n_pictures: int
+def _with_pictures(
+    pairs: list[NearDuplicate], samples: Samples, threads: int
 ) -> list[NearDuplicate]:
-    pairs.sort(key=lambda pair: (-round(pair.correlation, 4), samples.ids[pair.test]))
-    rest = [replace(pair, pictures=None) for pair in pairs[n_pictures:]]
-    return pairs[:n_pictures] + rest
+    """Return pairs with their pictures; these few images are read once more."""
+    wanted = sorted({index for pair in pairs for index in (pair.test, pair.other)})
+    shown = {
+        index: _picture(pixels)
+        for index, pixels in samples.pixels(wanted, threads)
+        if not isinstance(pixels, ImageError)  # changed since it was read: not reported here
+    }
+    return [
+        replace(pair, pictures=(shown[pair.test], shown[pair.other]))
+        if pair.test in shown and pair.other in shown
+        else pair
+        for pair in pairs
+    ]
+
+
+def _picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
 
 
 def duplicate_notes(pairs: list[NearDuplicate], samples: Samples, n_test: int) -> list[str]:
@@ -258,32 +278,23 @@ def _confirm(
     """Compare the pixels of some pairs; each image is read once."""
     wanted = sorted({index for pair in candidates for index in pair})
     small = {
-        index: _Small.of(pixels)
+        index: _small(pixels)
         for index, pixels in samples.pixels(wanted, threads)
         if not isinstance(pixels, ImageError)  # changed since it was read: not reported here
     }
     pairs = []
     for test, other in candidates:
         if test in small and other in small:
-            correlation = likeness(small[test].grey, small[other].grey)
+            correlation = likeness(small[test], small[other])
             if correlation >= THRESHOLD:
-                pictures = small[test].picture, small[other].picture
-                pairs.append(NearDuplicate(test, other, correlation, pictures))
+                pairs.append(NearDuplicate(test, other, correlation))
     return pairs
 
 
-class _Small(NamedTuple):
-    """Small versions of an image, to compare and to draw."""
-
-    grey: NDArray[np.float32]  # (32, 32)
-    picture: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, pixels: NDArray[np.uint8]) -> _Small:
-        picture = Image.fromarray(pixels)
-        grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
-        return cls(np.asarray(grey, dtype=np.float32), np.asarray(picture))
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return an image as a grey picture (32, 32)."""
+    grey = Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(grey, dtype=np.float32)
 
 
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
