@@ -163,6 +163,11 @@ def test_the_settings_of_each_command():
         *("save_every", "out", "overwrite", "log", "cached_views", "views", "tta"),
         *(*LEVELS, "bank"),
     }
+    of_data = {each.name for each in groups()["The data"]} - {"folds"}
+    of_head = {each.name for each in groups()["The head"]}
+    of_machine = {each.name for each in groups()["The machine"]}
+    of_network = {each.name for each in groups()["The network"]} - {"model"}
+    assert {*read_by("race")} == of_network | of_data | of_head | of_machine | {"augment"}
     computing = ["max_pixels", "device", "precision", "batch_size", "workers"]
     pixels, *rest = computing
     assert read_by("predict") == [pixels, *LEVELS, *rest]

@@ -22,7 +22,7 @@ from regraft.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Command = Literal["train", "compare", "lr-find", "evaluate", "predict", "drift", "show"]
+Command = Literal["train", "compare", "lr-find", "race", "evaluate", "predict", "drift", "show"]
 
 
 #: Instead of a value, where a declaration allows it.
@@ -213,7 +213,7 @@ class Setting:
     rule: Rule | None = None  # values that are allowed, besides the type and the words of a Literal
     placeholder: str = ""  # for the value in the help; if empty, it follows from the type
     short: str = ""  # a second flag
-    commands: tuple[Command, ...] = ("train", "compare", "lr-find")  # that read it
+    commands: tuple[Command, ...] = ("train", "compare", "lr-find", "race")  # that read it
     strategies: tuple[str, ...] = ("probe", "finetune", "scratch")  # that read it
     read_with: str = ""  # another setting: if that one is on, every strategy reads this one
     unread_hint: str = ""  # what to do if it is given and the strategy does not read it

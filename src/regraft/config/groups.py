@@ -12,7 +12,12 @@ from regraft.config.declaration import Bounds, setting
 network_setting = partial(setting, group="The network")
 data_setting = partial(setting, group="The data")
 head_setting = partial(setting, group="The head")
-training_setting = partial(setting, group="Fine-tuning", strategies=("finetune", "scratch"))
+training_setting = partial(
+    setting,
+    group="Fine-tuning",
+    strategies=("finetune", "scratch"),
+    commands=("train", "compare", "lr-find"),
+)
 machine_setting = partial(setting, group="The machine")
 #: The default of what a bundle knows.
 AS_TRAINED = dict.fromkeys(("evaluate", "predict", "drift"), "as in training")
@@ -25,14 +30,15 @@ decision_setting = partial(
 )
 result_setting = partial(setting, group="The result", harmless=True)
 
-# The commands that read a setting; without a declaration, train, compare and lr-find.
+# The commands that read a setting; without a declaration, train, compare, lr-find and race.
 TRAIN_COMPARE = ("train", "compare")  # lr-find takes a few steps, and writes no run
-ALL_BUT_PREDICT = ("train", "compare", "lr-find", "evaluate", "show")
-ALL_BUT_SHOW = ("train", "compare", "lr-find", "evaluate", "predict", "drift")
-ALL_BUT_PREDICT_SHOW = ("train", "compare", "lr-find", "evaluate")
-ALL_BUT_EVALUATE_PREDICT = ("train", "compare", "lr-find", "show")
+TRAIN_COMPARE_RACE = (*TRAIN_COMPARE, "race")
+ALL_BUT_PREDICT = ("train", "compare", "lr-find", "race", "evaluate", "show")
+ALL_BUT_SHOW = ("train", "compare", "lr-find", "race", "evaluate", "predict", "drift")
+ALL_BUT_PREDICT_SHOW = ("train", "compare", "lr-find", "race", "evaluate")
+ALL_BUT_EVALUATE_PREDICT = ("train", "compare", "lr-find", "race", "show")
 ALL_WITH_GROUPS = (*ALL_BUT_EVALUATE_PREDICT, "drift")
-ALL_COMMANDS = ("train", "compare", "lr-find", "evaluate", "predict", "drift", "show")
+ALL_COMMANDS = ("train", "compare", "lr-find", "race", "evaluate", "predict", "drift", "show")
 
 INSIDE = Bounds(0, 1, low_included=False, high_included=False)
 BELOW_ONE = Bounds(0, 1, high_included=False)

@@ -35,6 +35,7 @@ from regraft.config.groups import (
     BELOW_ONE,
     INSIDE,
     TRAIN_COMPARE,
+    TRAIN_COMPARE_RACE,
     data_setting,
     decision_setting,
     head_setting,
@@ -156,14 +157,14 @@ class TrainConfig(metaclass=_ChecksNames):
         why="The features take that many times longer; docs/probe.md shows what they gain.",
         unit="views of an image",
         rule=Bounds(0, MAX_VIEWS),
-        commands=TRAIN_COMPARE,
+        commands=TRAIN_COMPARE_RACE,
     )
     tta: bool = network_setting(
         default=False,
         text="Test-time augmentation: average the features of every image over its views, in "
         "training and in the bundle.",
         why="Every prediction takes that many times longer, also after deployment.",
-        commands=TRAIN_COMPARE,
+        commands=TRAIN_COMPARE_RACE,
     )
     # --- the data ----------------------------------------------------------------------------
     test_fraction: float = data_setting(
@@ -339,6 +340,7 @@ class TrainConfig(metaclass=_ChecksNames):
         "(TrivialAugment, erasing), or digits (small turns and moves, no mirror); auto: digits "
         "where every class is called by one character or a number, else light.",
         why="A mirrored character is another character, or none.",
+        commands=("train", "compare", "lr-find", "race"),
         read_with="views",
         unread_hint="`views=2` shows a probe augmented views; `strategy='finetune'` draws some "
         "each epoch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,3 +22,19 @@ def sorted_by_hash(indices: NDArray[np.int64], samples: Samples) -> NDArray[np.i
 def choose_by_hash(indices: NDArray[np.int64], samples: Samples, most: int) -> NDArray[np.int64]:
     """Return at most ``most`` of the samples, ascending: those with the smallest hashes."""
     return np.sort(sorted_by_hash(indices, samples)[:most])
+
+
+def share_of_each_class(
+    indices: NDArray[np.int64], samples: Samples, share: float
+) -> NDArray[np.int64]:
+    """Return a share of the samples of each class, ascending: those with the smallest hashes.
+
+    At least two of each class are returned, if it has them. A smaller share is part of a larger.
+    """
+    chosen = []
+    ordered = sorted_by_hash(indices, samples)
+    labels = samples.labels[ordered]
+    for label in np.unique(labels):
+        own = ordered[labels == label]
+        chosen.append(own[: max(2, math.ceil(len(own) * share))])
+    return np.sort(np.concatenate(chosen))
