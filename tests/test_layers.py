@@ -31,8 +31,9 @@ MAY_IMPORT = {
     "bundle": "core config images data backbones features heads model decision task",
     "check": "core images data splits features probe",
     "runs": "task core config images data splits probe bundle check decision evaluation plots",
+    "race": "core config data splits backbones features heads evaluation probe runs",
     "commands": "task core config images data splits backbones features heads evaluation plots "
-    "model probe finetune bundle check decision runs",
+    "model probe finetune bundle check decision runs race",
     "estimator": "task core config images data splits backbones features heads evaluation model "
     "probe bundle decision runs",
     "classifier": "estimator",

@@ -20,7 +20,7 @@ from regraft.errors import RegraftError, RunError, WeightsError
 SOURCE = Path(__file__).parents[2] / "src" / "regraft"
 SETTINGS = settings_of(TrainConfig)
 #: Of the command line, or of ``compare_trainings``, alone.
-OTHERS = {"csv", "keep_unknown", "models", "strategies"}
+OTHERS = {"csv", "keep_unknown", "models", "strategies", "seconds", "latency"}
 #: A command that anybody can type in a terminal; flags of other programs.
 COMMANDS = re.compile(r"regraft [a-z-]+ [^;]*--|pip install --|tensorboard --")
 HOLE = "HOLE"  # for what an f-string puts in
@@ -82,7 +82,9 @@ def test_everything_in_backticks_in_a_hint_is_a_setting():
     assert not [part for part in marked if not settings_in(f"`{part}`")]
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "lr-find", "evaluate", "predict", "show"])
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "lr-find", "race", "evaluate", "predict", "show"]
+)
 def test_every_setting_of_every_command_becomes_its_flag(command):
     arguments = app[command].assemble_argument_collection()
     flags = {flag for argument in arguments for flag in argument.names}

@@ -32,6 +32,7 @@ from regraft.cli.options import (
     combine,
     given,
 )
+from regraft.cli.race import race
 from regraft.cli.spelling import Spelling, spelled, use
 from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
@@ -255,6 +256,9 @@ app.command(
     usage="Usage: regraft compare RUN RUN... | DATA --models NAMES [OPTIONS]",
     sort_key=5,
 )
+
+
+app.command(race, usage="Usage: regraft race DATA [OPTIONS]", sort_key=5)
 
 
 @app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any
     FindFlags: TypeAlias = Any
     CompareFlags: TypeAlias = Any
+    RaceFlags: TypeAlias = Any
     EvaluateFlags: TypeAlias = Any
     PredictFlags: TypeAlias = Any
     DriftFlags: TypeAlias = Any
@@ -100,6 +101,7 @@ else:
     TrainFlags = make_flags("train")
     FindFlags = make_flags("lr-find")
     CompareFlags = make_flags("compare")
+    RaceFlags = make_flags("race")
     EvaluateFlags = make_flags("evaluate")
     PredictFlags = make_flags("predict")
     DriftFlags = make_flags("drift")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Colours of Okabe and Ito, black last; more runs have the same colours with other marks.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
-_MARKS = "osD^v<>"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
+MARKS = "osD^v<>"
 
 
 class PlottedRun(NamedTuple):
@@ -58,8 +58,8 @@ def draw_runs(path: Path, runs: Sequence[PlottedRun]) -> None:
 def _style(number: int) -> dict[str, Any]:
     """Return colour and mark of a run."""
     return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "marker": _MARKS[(number + number // len(_COLOURS)) % len(_MARKS)],
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKS[(number + number // len(COLOURS)) % len(MARKS)],
     }
 
 
