@@ -258,9 +258,6 @@ app.command(
 )
 
 
-app.command(race, usage="Usage: regraft race DATA [OPTIONS]", sort_key=5)
-
-
 @app.command(name="lr-find", usage="Usage: regraft lr-find DATA [OPTIONS]", sort_key=5)
 def find_rate(
     data: str,
@@ -285,6 +282,9 @@ def find_rate(
     from regraft.commands.find_rate import find_rate
 
     write(spelled(find_rate(data, settings, ConsoleReporter(), out=out).summary()))
+
+
+app.command(race, usage="Usage: regraft race DATA [OPTIONS]", sort_key=5.5)
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [NAME]", sort_key=6)

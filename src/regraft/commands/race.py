@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
     from regraft.features.features import Features
     from regraft.race.entrant import Entrant
-    from regraft.race.rounds import Rules, Standing
+    from regraft.race.rounds import RaceRules, Standing
 
 DEFAULT_NETWORK = "embedded"  # beside which the winner is tested
 
@@ -89,9 +89,9 @@ def race(
     folder = RaceFolder.take(data, dataset, asked, {"models": names, "latency": latency})
 
     from regraft.probe.fit import ProbeSettings
-    from regraft.race.rounds import Rules, run_rounds
+    from regraft.race.rounds import RaceRules, run_rounds
 
-    rules = Rules(
+    rules = RaceRules(
         ProbeSettings.of(asked),
         partial(_units, workers=asked.workers),
         asked.strict,
@@ -145,7 +145,7 @@ def _check(
 
 
 def _load(
-    names: Sequence[str], dataset: Dataset, config: Any, rules: Rules, stack: ExitStack
+    names: Sequence[str], dataset: Dataset, config: Any, rules: RaceRules, stack: ExitStack
 ) -> tuple[list[Entrant], dict[str, str]]:
     """Load the networks; return those that can be raced, and why the others cannot."""
     from regraft.race.entrant import load_entrant
@@ -192,7 +192,9 @@ def _units(features: Features, sample: Dataset, workers: int) -> NDArray[Any]:
     return units_of(sample, directions, n_threads(workers))
 
 
-def _test(standing: Standing, config: Any, rules: Rules, stack: ExitStack) -> dict[str, Any] | None:
+def _test(
+    standing: Standing, config: Any, rules: RaceRules, stack: ExitStack
+) -> dict[str, Any] | None:
     """Read the test part, for the winner and the default network; None if that is not to be."""
     from regraft.race.entrant import load_entrant
     from regraft.race.tested import expected_seconds, score_on_test

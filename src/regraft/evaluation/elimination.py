@@ -91,7 +91,7 @@ def cheapest_within_one_error(
     """
     pairs = _differences(losses, clusters, weights)
     best = int(pairs.above[:, 0].argmin())
-    near = np.flatnonzero(pairs.above[:, best] <= pairs.error[:, best] + _ROUNDING)
+    near = np.flatnonzero(pairs.above[:, best] <= pairs.error[:, best] + _ROUNDING).tolist()
     return int(min(near, key=lambda each: (prices[each], pairs.above[each, best])))
 
 

@@ -18,7 +18,7 @@ from regraft.runs.summary import interval
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from regraft.race.rounds import Candidate, Standing
+    from regraft.race.rounds import Contender, Standing
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,21 @@ def as_record(found: Found) -> dict[str, Any]:
     }
 
 
-def ranked(standing: Standing) -> list[Candidate]:
+def ranked(standing: Standing) -> list[Contender]:
     """Return the candidates that were measured: of the last round first, then by their loss."""
     some = [each for each in standing.candidates.values() if each.round]
     return sorted(some, key=lambda each: (-each.round, _losses(each).mean()))
 
 
-def _winner(standing: Standing) -> Candidate:
+def _winner(standing: Standing) -> Contender:
     return next(each for each in standing.candidates.values() if each is standing.winner)
 
 
-def _losses(candidate: Candidate) -> Any:
+def _losses(candidate: Contender) -> Any:
     return np.asarray(candidate.fit.losses)[np.asarray(candidate.fit.scored)]
 
 
-def _row(candidate: Candidate, standing: Standing) -> dict[str, Any]:
+def _row(candidate: Contender, standing: Standing) -> dict[str, Any]:
     """Return the figures of a candidate."""
     losses, fit = _losses(candidate), candidate.fit
     licences = [each.network.licence or "not stated" for each in candidate.members]
@@ -153,14 +153,20 @@ def command_for(data: object, config: Any, model: str) -> str:
     """Return the command that trains the winner with the settings of the race."""
     kind: type = type(config)
     declared = settings_of(kind)
-    words = ["regraft", "train", str(data) if isinstance(data, str) else "DATA", "--model", model]
+    words = [
+        "regraft",
+        "train",
+        str(data) if isinstance(data, str) else "DATA",
+        declared["model"].flag,
+        model,
+    ]
     for name in [*read_by("race"), "folds"]:
         value = getattr(config, name)
         if value == declared[name].default:
             continue
         flag = declared[name].flag
         if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
+            words.append(flag if value else f"{flag[:2]}no-{flag[2:]}")
         elif isinstance(value, tuple):
             words += [word for each in value for word in (flag, each)]
         else:

@@ -49,10 +49,10 @@ Units = "Callable[[Features, Dataset], NDArray[np.int64]]"
 
 
 @dataclass
-class Candidate:
+class Contender:
     """A network or a sum, as it was last measured."""
 
-    name: str  # as --model takes it
+    name: str  # as the setting ``model`` takes it
     members: tuple[Entrant, ...]
     round: int = 0  # in which it was last measured, from 1; 0 for none
     images: int = 0  # of the training part, in that round
@@ -74,19 +74,19 @@ class Standing:
     sample: Dataset  # of the last round; before the first, the dataset
     n_rounds: int
     round: int = 0  # the last round
-    candidates: dict[str, Candidate] = field(default_factory=dict)
-    winner: Candidate | None = None
+    candidates: dict[str, Contender] = field(default_factory=dict)
+    winner: Contender | None = None
     whole: bool = False  # whether the last round read all images of the training part
     notes: list[str] = field(default_factory=list)
 
-    def candidate(self, *members: Entrant) -> Candidate:
+    def candidate(self, *members: Entrant) -> Contender:
         """Return the candidate of some networks, the same one each time."""
         name = "+".join(each.name for each in members)
-        return self.candidates.setdefault(name, Candidate(name, members))
+        return self.candidates.setdefault(name, Contender(name, members))
 
 
 @dataclass(frozen=True)
-class Rules:
+class RaceRules:
     """What holds in all rounds."""
 
     settings: ProbeSettings
@@ -112,7 +112,7 @@ def shares_of_rounds(n: int, n_classes: int) -> list[float]:
     return shares
 
 
-def run_rounds(entrants: Sequence[Entrant], dataset: Dataset, rules: Rules) -> Standing:
+def run_rounds(entrants: Sequence[Entrant], dataset: Dataset, rules: RaceRules) -> Standing:
     """Race some networks on the training part of a dataset; the test part is not read.
 
     Raises
@@ -152,7 +152,7 @@ def _with_train(dataset: Dataset, train: NDArray[np.int64]) -> Dataset:
 
 
 def _say_round(
-    left: Sequence[Entrant], sample: Dataset, standing: Standing, number: int, rules: Rules
+    left: Sequence[Entrant], sample: Dataset, standing: Standing, number: int, rules: RaceRules
 ) -> None:
     rules.reporter.say(
         f"round {number} of {standing.n_rounds}: {counted(len(sample.train))}, "
@@ -161,7 +161,7 @@ def _say_round(
 
 
 def _begin(
-    left: Sequence[Entrant], sample: Dataset, standing: Standing, rules: Rules, number: int
+    left: Sequence[Entrant], sample: Dataset, standing: Standing, rules: RaceRules, number: int
 ) -> list[Entrant]:
     """Return the networks whose reading fits into the time; of a later round, all or none."""
     expected = {each.name: _expected(each, len(sample.train), standing) for each in left}
@@ -205,8 +205,8 @@ def _expected(entrant: Entrant, images: int, standing: Standing) -> float:
 
 
 def _measure(
-    left: Sequence[Entrant], sample: Dataset, standing: Standing, rules: Rules, number: int
-) -> list[Candidate]:
+    left: Sequence[Entrant], sample: Dataset, standing: Standing, rules: RaceRules, number: int
+) -> list[Contender]:
     """Read a sample by each network; fit each, and the sums of the best three."""
     read: dict[str, Features] = {}
     for each in left:
@@ -238,7 +238,9 @@ def _measure(
     return [*singles, *sums]
 
 
-def _read(entrant: Entrant, sample: Dataset, standing: Standing, rules: Rules) -> Features | None:
+def _read(
+    entrant: Entrant, sample: Dataset, standing: Standing, rules: RaceRules
+) -> Features | None:
     """Return the features of a sample by a network; None if it fails, with the reason said."""
     candidate = standing.candidate(entrant)
     try:
@@ -257,7 +259,7 @@ def _read(entrant: Entrant, sample: Dataset, standing: Standing, rules: Rules) -
     return features
 
 
-def _sum_is_tried(members: Sequence[Entrant], standing: Standing, rules: Rules) -> bool:
+def _sum_is_tried(members: Sequence[Entrant], standing: Standing, rules: RaceRules) -> bool:
     """Return whether a sum can be fitted: it is fast enough, and the time is enough for it."""
     if rules.latency is not None and sum(each.latency for each in members) > rules.latency:
         return False
@@ -268,9 +270,9 @@ def _fit(
     members: Sequence[Entrant],
     read: dict[str, Features],
     standing: Standing,
-    rules: Rules,
+    rules: RaceRules,
     number: int,
-) -> Candidate:
+) -> Contender:
     members = sorted(members, key=lambda each: each.place)
     candidate, sample = standing.candidate(*members), standing.sample
     features = side_by_side([read[each.name] for each in members])
@@ -285,12 +287,12 @@ def _fit(
     return candidate
 
 
-def _mean_loss(candidate: Candidate) -> float:
+def _mean_loss(candidate: Contender) -> float:
     return float(np.mean(np.asarray(candidate.fit.losses)[np.asarray(candidate.fit.scored)]))
 
 
 def _compared(
-    candidates: Sequence[Candidate], standing: Standing, rules: Rules
+    candidates: Sequence[Contender], standing: Standing, rules: RaceRules
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Return the losses (m, n) of candidates, the unit and the weight of each image held out."""
     sample, fits = standing.sample, [each.fit for each in candidates]
@@ -303,7 +305,9 @@ def _compared(
     return losses, units_in(sample)[train][scored], weights[scored]
 
 
-def _leave_out(measured: Sequence[Candidate], standing: Standing, rules: Rules) -> list[Entrant]:
+def _leave_out(
+    measured: Sequence[Contender], standing: Standing, rules: RaceRules
+) -> list[Entrant]:
     """Return the networks that are left: those in a candidate that can still be the best.
 
     In the last round no network is left out: the winner is chosen.
@@ -326,7 +330,7 @@ def _leave_out(measured: Sequence[Candidate], standing: Standing, rules: Rules) 
     return [each.members[0] for each in networks if each.name in names]
 
 
-def _choose(standing: Standing, rules: Rules) -> None:
+def _choose(standing: Standing, rules: RaceRules) -> None:
     """Choose the winner among those of the last round; say of the others why not."""
     some = [
         each

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from regraft.features.features import Features
     from regraft.probe.fit import ProbeSettings
     from regraft.race.entrant import Entrant
-    from regraft.race.rounds import Rules, Standing
+    from regraft.race.rounds import RaceRules, Standing
 
 
 def expected_seconds(members: Sequence[Entrant], standing: Standing) -> float:
@@ -34,7 +34,7 @@ def expected_seconds(members: Sequence[Entrant], standing: Standing) -> float:
 
 
 def score_on_test(
-    named: Mapping[str, Sequence[Entrant]], standing: Standing, rules: Rules, seed: int
+    named: Mapping[str, Sequence[Entrant]], standing: Standing, rules: RaceRules, seed: int
 ) -> dict[str, Any]:
     """Return the figures of some candidates on the test part, the first one's gain over others.
 
