@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regraft.evaluation.elimination import cheapest_within_one_error, find_worse
+from regraft.evaluation.elimination import cheapest_within_one_error, find_left, find_worse
 
 LEVEL = 0.05
 
@@ -84,13 +84,16 @@ def left_out_wrongly(m, n, draws=800, *, clustered=False, sums=False):
             losses, clusters = np.repeat(heavy(rng, m, n // 3), 3, axis=1), np.arange(n) // 3
         else:
             losses, clusters = heavy(rng, m, n), np.arange(n)
+        members = np.eye(m, dtype=bool)
         if sums:  # of the three that look best, and no better than these are: more to lose against
             first = np.argsort(losses.mean(axis=1))[:3]
             pairs = [first[[0, 1]], first[[0, 2]], first[[1, 2]], first]
             made = [rng.permuted(losses[each], axis=0)[0] for each in pairs]
             losses = np.vstack([losses, made])
-        found = find_worse(losses, clusters[: losses.shape[1]], np.ones(losses.shape[1]))
-        count += found.p[0] < LEVEL
+            members = np.vstack([members, [np.isin(np.arange(m), each) for each in pairs]])
+        prices = members.sum(axis=1).tolist()
+        found = find_left(losses, clusters, np.ones(n), members, prices, LEVEL)
+        count += not found.networks[0]
     return count / draws
 
 
@@ -132,3 +135,50 @@ def test_by_clusters_an_error_is_larger_and_more_are_within_it():
     alone = cheapest_within_one_error(losses, np.arange(40), np.ones(40), [1, 2])
     halves = cheapest_within_one_error(losses, np.arange(40) % 2, np.ones(40), [1, 2])
     assert (alone, halves) == (1, 0)
+
+
+# --- sums: which networks are read on -------------------------------------------------------------
+
+ALONE_AND_BOTH = np.array([[True, False], [False, True], [True, True]])
+
+
+def read_on(losses, members=ALONE_AND_BOTH, level=LEVEL):
+    n = losses.shape[1]
+    prices = members.sum(axis=1).tolist()
+    return find_left(losses, np.arange(n), np.ones(n), members, prices, level).networks.tolist()
+
+
+def test_a_network_that_is_worse_and_helps_no_sum_is_not_read_on():
+    """The sum with it is as good as the other network alone, and never significantly worse."""
+    rng = np.random.default_rng(0)
+    good = rng.gamma(1, 0.2, 200)
+    noise = rng.normal(0, 0.01, 200)
+    both = good + noise - noise.mean()
+    assert read_on(np.array([good, good + rng.gamma(1, 1, 200), both])) == [True, False]
+
+
+def test_a_network_that_is_worse_and_helps_a_sum_is_read_on():
+    rng = np.random.default_rng(0)
+    good = rng.gamma(1, 0.4, 200)
+    both = 0.5 * good + rng.normal(0, 0.01, 200)
+    assert read_on(np.array([good, good + rng.gamma(1, 1, 200), both])) == [True, True]
+
+
+def test_a_network_whose_sums_cannot_win_is_not_read_on():
+    """Two help each other; the third alone is as good as each of these, but helps neither."""
+    rng = np.random.default_rng(0)
+    alone = rng.gamma(1, 1, (3, 300))
+    sums = [alone[:2].min(axis=0) * 0.5, alone[0], alone[1], alone[:2].min(axis=0) * 0.5]
+    members = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1] * 3])
+    assert read_on(np.vstack([alone, sums]), members.astype(bool)) == [True, True, False]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_some_network_is_always_left_at_any_level(seed):
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(1, 6))
+    members = np.vstack([np.eye(k, dtype=bool), rng.random((4, k)) < 0.6])
+    members = members[members.any(axis=1)]
+    losses = rng.gamma(0.3, 3, (len(members), int(rng.integers(1, 40))))
+    for level in (1e-9, 0.05, 1.0):
+        assert any(read_on(losses, members, level))

@@ -111,9 +111,9 @@ def _check(
     models: Sequence[str], config: Any, seconds: float | None, latency: float | None
 ) -> list[str]:
     """Return the networks by their full names; refuse what cannot be, before any work."""
-    for name, value, unit in (("seconds", seconds, "seconds"), ("latency", latency, "ms")):
+    for name, value in (("seconds", seconds), ("latency", latency)):
         if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name} is {value:g} {unit}; it must be above 0 and finite")
+            raise ConfigError(f"{name} is {value:g}; it must be above 0 and finite")
     if config.strategy != "probe":
         raise ConfigError(
             f"strategy is {config.strategy}: networks are raced by probes",
@@ -161,7 +161,7 @@ def _load(
             loaded = load_entrant(name, place, dataset.samples, config, rules.kept, rules.reporter)
         except RegraftError as error:
             first = first or error
-            missing[name] = error.message.partition("\n")[0]
+            missing[name] = error.message.removeprefix(f"{name}: ").partition("\n")[0]
             rules.reporter.say(f"not raced: {name}: {missing[name]}")
             continue
         stack.enter_context(loaded.extractor)

@@ -43,19 +43,14 @@ class RaceFolder:
         """
         folder = config.out or DEFAULT_RUNS_FOLDER / f"race-{name_after(data)}"
         asked = more | {
-            name: msgspec.to_builtins(getattr(config, name), enc_hook=str)
-            for name in read_by("race")
-            if name not in harmless()
+            name: getattr(config, name) for name in read_by("race") if name not in harmless()
         }
         samples = dataset.samples
-        asked["data"] = key_of(*samples.hashes, *samples.classes, samples.labels.tobytes())
+        asked["images"] = key_of(*samples.hashes, *samples.classes, samples.labels.tobytes())
         asked["parts"] = key_of(*map(str, dataset.part_names()))
-        made = cls(folder, data, asked)
+        plain = msgspec.json.decode(msgspec.json.encode(asked, enc_hook=str))
+        made = cls(folder, data, plain)
         made._check(overwrite=config.overwrite)
-        with write_errors_as_run_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / RECORD).exists() or config.overwrite:
-            made._write({"finished": False})
         return made
 
     @property
@@ -77,8 +72,9 @@ class RaceFolder:
                 return
             if not self.folder.is_dir():
                 raise RunError(f"{self.folder} is no folder", hint="`out` names another one")
-            if not any(self.folder.iterdir()):
-                return
+            names = {path.name for path in self.folder.iterdir()}
+        if names <= {FITS}:  # new, or of a race that was stopped: what is in it fits or is not used
+            return
         earlier = self._read()
         if earlier is None:
             raise RunError(

@@ -4,7 +4,9 @@ A candidate is worse if its losses are above those of any other by more than cha
 test is one-sided and paired by image, with whole clusters, and each candidate is compared with all
 others at a level that is divided by their number (Bonferroni). So the candidate that is truly the
 best is left out with at most the probability ``level``: of the comparisons, only those in which it
-is the first can leave it out. This is subset selection as in Gupta, On some multiple decision
+is the first can leave it out. (Sums are made of the networks that look best: which of them are
+compared is not fixed before, and tests/evaluation/test_elimination.py shows by simulation that the
+level holds nevertheless.) This is subset selection as in Gupta, On some multiple decision
 (selection and ranking) rules, Technometrics 1965, with paired errors.
 
 Losses of folds depend a little on each other, since their fits share images; no test knows how much
@@ -32,6 +34,13 @@ class Worse(NamedTuple):
 
     than: NDArray[np.int64]  # (m,) the one against which its p-value is least; itself if none
     p: NDArray[np.float64]  # (m,) that p-value, times the number of others, at most 1
+
+
+class Left(NamedTuple):
+    """Which of k networks are still in the race, and the comparison that says so."""
+
+    networks: NDArray[np.bool_]  # (k,)
+    worse: Worse  # of the m candidates
 
 
 class _Pairs(NamedTuple):
@@ -69,6 +78,34 @@ def find_worse(
     surest = p.argmin(axis=1)
     corrected = np.minimum(p.min(axis=1) * (m - 1), 1.0) if m > 1 else np.ones(m)
     return Worse(np.where(corrected < 1, surest, np.arange(m)), corrected)
+
+
+def find_left(
+    losses: NDArray[np.float64],  # (m, n) of networks and sums
+    clusters: NDArray[np.int64],  # (n,)
+    weights: NDArray[np.float64],  # (n,)
+    members: NDArray[np.bool_],  # (m, k) the networks of each candidate; each is one alone, too
+    prices: Sequence[float],  # m
+    level: float,
+) -> Left:
+    """Return which networks are to be read on.
+
+    These are the networks that alone are not worse than any candidate at the level, and those of
+    the candidate that would be taken now. A network that alone is worse stays, so, only for a sum
+    that is better than all that is cheaper: a sum with a useless network is as good as one without
+    it, never significantly worse, and would keep it in the race for ever.
+
+    Examples
+    --------
+    >>> losses = np.array([[0.1, 0.2, 0.1, 0.3], [1.1, 1.3, 1.2, 1.2], [0.1, 0.2, 0.2, 0.2]])
+    >>> members = np.array([[True, False], [False, True], [True, True]])
+    >>> find_left(losses, np.arange(4), np.ones(4), members, [1, 1, 2], 0.05).networks.tolist()
+    [True, False]
+    """
+    worse = find_worse(losses, clusters, weights)
+    taken = cheapest_within_one_error(losses, clusters, weights, prices)
+    able = (worse.p >= level) & (members.sum(axis=1) == 1)
+    return Left(members[able].any(axis=0) | members[taken], worse)
 
 
 def cheapest_within_one_error(

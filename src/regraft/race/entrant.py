@@ -34,7 +34,7 @@ class _Reading(msgspec.Struct):
     extracted: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Entrant:
     """One network, and what reading it has cost so far."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from regraft.core.files import read_regular, write_atomic
+from regraft.runs.lock import write_errors_as_run_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,8 @@ class Kept:
 
     def keep(self, key: str, value: Any) -> None:
         """Write a value under a key, as a whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with write_errors_as_run_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._folder / f"{key}.json", msgspec.json.encode(value))
 
 

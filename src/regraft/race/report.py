@@ -41,7 +41,7 @@ def as_record(found: Found) -> dict[str, Any]:
         "whole": standing.whole,
         "threads": found.threads,
         "candidates": [_row(each, standing) for each in ranked(standing)],
-        "missing": found.missing,
+        "missing": found.missing | _unmeasured(standing),
         "winner": _winner(standing).name,
         "notes": standing.notes,
         "test": found.test,
@@ -53,6 +53,12 @@ def ranked(standing: Standing) -> list[Contender]:
     """Return the candidates that were measured: of the last round first, then by their loss."""
     some = [each for each in standing.candidates.values() if each.round]
     return sorted(some, key=lambda each: (-each.round, _losses(each).mean()))
+
+
+def _unmeasured(standing: Standing) -> dict[str, str]:
+    """Return the networks that were in the race and have no figures, with the reason."""
+    some = standing.candidates.values()
+    return {each.name: each.reason for each in some if not each.round}
 
 
 def _winner(standing: Standing) -> Contender:

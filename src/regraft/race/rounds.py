@@ -17,7 +17,7 @@ import numpy as np
 
 from regraft.core.text import counted
 from regraft.errors import DataError, InputError, RegraftError
-from regraft.evaluation.elimination import cheapest_within_one_error, find_worse
+from regraft.evaluation.elimination import cheapest_within_one_error, find_left, find_worse
 from regraft.features.extract import NOT_FINITE
 from regraft.heads.fit import sample_weights
 from regraft.probe.subset import share_of_each_class
@@ -126,7 +126,7 @@ def run_rounds(entrants: Sequence[Entrant], dataset: Dataset, rules: RaceRules) 
     for each in left:
         standing.candidate(each)
     for number, share in enumerate(shares, start=1):
-        if number > 1 and len(left) == 1 and share < 1:
+        if len(left) == 1 and share < 1:
             continue  # nothing to compare: what is left is read whole
         sample = _sample(standing.dataset, share)
         begun = _begin(left, sample, standing, rules, number)
@@ -308,26 +308,28 @@ def _compared(
 def _leave_out(
     measured: Sequence[Contender], standing: Standing, rules: RaceRules
 ) -> list[Entrant]:
-    """Return the networks that are left: those in a candidate that can still be the best.
-
-    In the last round no network is left out: the winner is chosen.
-    """
-    networks = [each for each in measured if len(each.members) == 1]
+    """Return the networks that are left; in the last round all, since the winner is chosen."""
+    entrants = [each.members[0] for each in measured if len(each.members) == 1]
     if standing.whole:
-        return [each.members[0] for each in networks]
-    worse = find_worse(*_compared(measured, standing, rules))
-    level = LEVEL / (standing.n_rounds - 1)
-    able = [each for each, p in zip(measured, worse.p, strict=True) if p >= level]
-    names = {member.name for each in able for member in each.members}
-    for each, than, p in zip(measured, worse.than, worse.p, strict=True):
+        return entrants
+    found = find_left(
+        *_compared(measured, standing, rules),
+        members=np.array([[one in each.members for one in entrants] for each in measured]),
+        prices=[each.latency for each in measured],
+        level=LEVEL / (standing.n_rounds - 1),
+    )
+    left = [one for one, stays in zip(entrants, found.networks, strict=True) if stays]
+    for each, than, p in zip(measured, *found.worse, strict=True):
         each.reason = ""
-        if not {member.name for member in each.members} <= names:
-            better = measured[int(than)].name  # p is below the level, else it would be left
-            each.reason = f"worse than {better} (p {p:.1g})"
-    gone = [each.name for each in networks if each.name not in names]
+        if not all(member in left for member in each.members):
+            better = measured[int(than)]
+            each.reason = "no better than without a network that is left out"
+            if len(each.members) == 1 or p < LEVEL:
+                each.reason = f"worse than {better.name} (p {p:.1g})"
+    gone = [one.name for one in entrants if one not in left]
     if gone:
         rules.reporter.say(f"left out: {', '.join(gone)}")
-    return [each.members[0] for each in networks if each.name in names]
+    return left
 
 
 def _choose(standing: Standing, rules: RaceRules) -> None:
@@ -350,3 +352,9 @@ def _choose(standing: Standing, rules: RaceRules) -> None:
             each.reason = "no clear difference, and slower"
         else:
             each.reason = "above the least loss by more than one standard error"
+    for each in standing.candidates.values():
+        if not each.reason:  # a sum that was not fitted again
+            failed = any(
+                standing.candidate(member).reason.startswith("failed") for member in each.members
+            )
+            each.reason = "a network of it failed" if failed else "not of the best three any more"

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 def expected_seconds(members: Sequence[Entrant], standing: Standing) -> float:
     """Return the seconds that a test takes about: what was not read yet, and a fit of all."""
     train, test = len(standing.sample.train), len(standing.dataset.test)
-    candidate = standing.candidate(*members)
-    unread = test + (0 if standing.whole and candidate.round == standing.round else train)
-    return sum(each.rate for each in members) * unread + candidate.fit.seconds
+    known = standing.candidates.get("+".join(each.name for each in members))
+    was_read = known is not None and known.round == standing.round
+    unread = test + (0 if was_read else train)
+    return sum(each.rate for each in members) * unread + (known.fit.seconds if known else 0.0)
 
 
 def score_on_test(
