@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,13 @@ def test_the_table_imports_nothing_slow():
     code = "import sys, regraft.backbones.lists; print({'torch', 'timm', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_page_has_the_table():
+    page = Path(__file__).parents[2].joinpath("docs", "race.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    assert rows == [
+        f"| {name} | `{each.name}` | {each.licence} | {each.reason} |"
+        for name, listed in LISTS.items()
+        for each in listed
+    ]

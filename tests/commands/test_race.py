@@ -23,7 +23,6 @@ from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import BackboneError, ConfigError, DataError, InputError, RunError
-from regraft.evaluation.elimination import find_worse
 from regraft.features.extractor import Extractor
 from regraft.probe.fit import fit_probe
 from regraft.probe.subset import share_of_each_class
@@ -304,14 +303,21 @@ def test_a_network_that_cannot_win_is_not_read_whole(images, store, tmp_path, mo
     assert rows["embedded"]["images"] == found.record["images"]["train"]
 
 
-def test_what_is_left_out_is_what_the_rule_says(raced):
-    """Computed again from the losses that were kept, as a reader of the folder would."""
-    rows = found = raced[0].record["candidates"]
-    assert [row["round"] for row in rows] == sorted((row["round"] for row in found), reverse=True)
-    last = [row for row in rows if row["round"] == raced[0].record["rounds"]]
-    assert [row["log_loss"] for row in last] == sorted(row["log_loss"] for row in last)
-    losses = np.array([[0.0, 0.1], [0.0, 0.1]])
-    assert find_worse(losses, np.arange(2), np.ones(2)).p.tolist() == [1, 1]
+def test_the_table_begins_with_the_last_round_and_the_least_loss(raced):
+    rows = [(-row["round"], row["log_loss"]) for row in raced[0].record["candidates"]]
+    assert rows == sorted(rows)
+    assert {row["round"] for row in raced[0].record["candidates"]} <= {1, 2}
+
+
+def test_with_balanced_classes_the_loss_of_the_table_counts_them_the_same(few, store, tmp_path):
+    """Fitted here by another call."""
+    more = SETTINGS | {"class_weight": "balanced", "exclude": ("blobs/00*",), "cache_dir": store}
+    found = race(str(few), MODELS[:2], TrainConfig(out=tmp_path / "race", **more))
+    run = regraft.train(str(few), model=MODELS[0], out=tmp_path / "run", **more)
+    chosen = run.metrics["head"]["out_of_fold"]
+    row = by_name(found.record)[MODELS[0]]
+    assert row["log_loss"] == pytest.approx(chosen["balanced_calibrated_log_loss"], abs=1e-9)
+    assert "standard error of the least balanced log-loss" in found.text
 
 
 # --- limits, and what fails -------------------------------------------------------------------

@@ -119,7 +119,14 @@ class RaceFolder:
 
         winner = "" if standing.winner is None else standing.winner.name
         command = command_for(self.data, config, winner)
-        found = Found(standing, missing, test, command, torch.get_num_threads())
+        found = Found(
+            standing=standing,
+            missing=missing,
+            test=test,
+            command=command,
+            threads=torch.get_num_threads(),
+            balanced=config.class_weight == "balanced",
+        )
         record = {"finished": True} | as_record(found)
         drawn = [
             PlottedCandidate(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 
+from regraft.core.reporter import Reporter
 from regraft.features.extractor import Extractor, load_networks
 from regraft.features.taps import TapReader, padded, row_blocks, select_blocks
 from regraft.race.kept import Kept, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from regraft.backbones.backbone import Backbone
-    from regraft.core.reporter import Reporter
+    from regraft.core.reporter import Advance
     from regraft.data.dataset import Dataset
     from regraft.data.samples import Samples
     from regraft.features.features import Features
@@ -32,6 +36,21 @@ class _Latency(msgspec.Struct):
 class _Reading(msgspec.Struct):
     seconds: float
     extracted: int
+
+
+class _Named(Reporter):
+    """Says which network an extraction is by."""
+
+    def __init__(self, reporter: Reporter, name: str) -> None:
+        self._reporter, self._name = reporter, name
+
+    def say(self, line: str) -> None:
+        self._reporter.say(line)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Advance]:
+        with self._reporter.track(f"{label} by {self._name}", total) as advance:
+            yield advance
 
 
 @dataclass(eq=False)
@@ -88,6 +107,7 @@ def load_entrant(
     networks = load_networks(own)
     select_blocks(networks, own.taps, own.grids)
     extractor = Extractor.for_samples(networks, samples, own, reporter)
+    extractor.reporter = _Named(reporter, name)
     rows = key_of(
         "latency", name, extractor.backbone.weights_sha256, extractor.backbone.preprocess,
         sorted(extractor.compute.fingerprint().items()),

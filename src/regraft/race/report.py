@@ -6,8 +6,6 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from regraft.backbones.lists import forbids_commerce
 from regraft.config.declaration import settings_of
 from regraft.config.settings import read_by
@@ -16,7 +14,7 @@ from regraft.evaluation.metrics import share_estimate
 from regraft.runs.summary import interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from regraft.race.rounds import Contender, Standing
 
@@ -30,6 +28,7 @@ class Found:
     test: dict[str, Any] | None  # figures by name, and n; None if the test part was not read
     command: str  # to type next
     threads: int
+    balanced: bool
 
 
 def as_record(found: Found) -> dict[str, Any]:
@@ -39,6 +38,7 @@ def as_record(found: Found) -> dict[str, Any]:
         "images": {"train": len(standing.dataset.train), "test": len(standing.dataset.test)},
         "rounds": standing.n_rounds,
         "whole": standing.whole,
+        "balanced": found.balanced,  # whether log_loss counts each class the same
         "threads": found.threads,
         "candidates": [_row(each, standing) for each in ranked(standing)],
         "missing": found.missing | _unmeasured(standing),
@@ -52,7 +52,7 @@ def as_record(found: Found) -> dict[str, Any]:
 def ranked(standing: Standing) -> list[Contender]:
     """Return the candidates that were measured: of the last round first, then by their loss."""
     some = [each for each in standing.candidates.values() if each.round]
-    return sorted(some, key=lambda each: (-each.round, _losses(each).mean()))
+    return sorted(some, key=lambda each: (-each.round, each.log_loss))
 
 
 def _unmeasured(standing: Standing) -> dict[str, str]:
@@ -65,20 +65,16 @@ def _winner(standing: Standing) -> Contender:
     return next(each for each in standing.candidates.values() if each is standing.winner)
 
 
-def _losses(candidate: Contender) -> Any:
-    return np.asarray(candidate.fit.losses)[np.asarray(candidate.fit.scored)]
-
-
 def _row(candidate: Contender, standing: Standing) -> dict[str, Any]:
     """Return the figures of a candidate."""
-    losses, fit = _losses(candidate), candidate.fit
+    fit = candidate.fit
     licences = [each.network.licence or "not stated" for each in candidate.members]
     return {
         "name": candidate.name,
         "images": candidate.images,
         "round": candidate.round,
-        "log_loss": float(losses.mean()),
-        "log_loss_se": float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0,
+        "log_loss": candidate.log_loss,
+        "log_loss_se": candidate.log_loss_se,
         "accuracy": share_estimate(sum(fit.right), sum(fit.scored)),
         "seconds": candidate.fit_seconds + sum(each.seconds for each in candidate.members),
         "megabytes": sum(each.megabytes for each in candidate.members),
@@ -95,7 +91,7 @@ def as_text(record: Mapping[str, Any]) -> str:
     images, rounds = counted(record["images"]["train"]), counted(record["rounds"], "round")
     lines = [
         f"{images} of the training part by folds, {rounds}, {counted(record['threads'], 'thread')}",
-        _table(record["candidates"], record["rounds"]),
+        _table(record),
         *(f"not raced: {name}: {reason}" for name, reason in record["missing"].items()),
         *record["notes"],
     ]
@@ -104,15 +100,15 @@ def as_text(record: Mapping[str, Any]) -> str:
         lines.append(f"the licence forbids commercial use: {', '.join(limited)}")
     winner = next(each for each in record["candidates"] if each["winner"])
     lines.append(
-        f"winner: {winner['name']}, the fastest within one standard error of the least log-loss"
+        f"winner: {winner['name']}, the fastest within one standard error of the least "
+        f"{_loss_name(record)}"
     )
     return "\n".join([*lines, *_test_lines(record), f"next: {record['command']}"])
 
 
-def _table(rows: Sequence[Mapping[str, Any]], n_rounds: int) -> str:
-    header = [
-        *("network", "images", "log-loss", "accuracy", "seconds", "MB", "licence", "ms", "result"),
-    ]
+def _table(record: Mapping[str, Any]) -> str:
+    loss = _loss_name(record)
+    header = ["network", "images", loss, "accuracy", "seconds", "MB", "licence", "ms", "result"]
     cells = [
         [
             row["name"],
@@ -123,11 +119,15 @@ def _table(rows: Sequence[Mapping[str, Any]], n_rounds: int) -> str:
             f"{row['megabytes']:,.1f}",
             ", ".join(dict.fromkeys(row["licences"])),
             f"{row['latency']:,.1f}",
-            _result(row, n_rounds),
+            _result(row, record["rounds"]),
         ]
-        for row in rows
+        for row in record["candidates"]
     ]
     return columns(header, cells, right={1, 4, 5, 7})
+
+
+def _loss_name(record: Mapping[str, Any]) -> str:
+    return "balanced log-loss" if record["balanced"] else "log-loss"
 
 
 def _result(row: Mapping[str, Any], n_rounds: int) -> str:

@@ -20,6 +20,7 @@ from regraft.errors import DataError, InputError, RegraftError
 from regraft.evaluation.elimination import cheapest_within_one_error, find_left, find_worse
 from regraft.features.extract import NOT_FINITE
 from regraft.heads.fit import sample_weights
+from regraft.probe.selection import paired_difference
 from regraft.probe.subset import share_of_each_class
 from regraft.race.fits import Fit, fit_candidate, side_by_side
 from regraft.splits.clusters import units_in
@@ -58,6 +59,8 @@ class Contender:
     images: int = 0  # of the training part, in that round
     fit: Fit = field(default_factory=Fit.none)
     fit_seconds: float = 0.0  # of all rounds
+    log_loss: float = 0.0  # mean; where classes count the same, the balanced one
+    log_loss_se: float = 0.0  # its standard error, over units
     reason: str = ""  # why it did not win
 
     @property
@@ -228,7 +231,7 @@ def _measure(
     units = rules.units(read[members[0].name], sample)
     standing.sample, standing.round = sample.with_units(units), number
     singles = [_fit([each], read, standing, rules, number) for each in members]
-    best = sorted(singles, key=_mean_loss)[:_IN_SUMS]
+    best = sorted(singles, key=lambda each: each.log_loss)[:_IN_SUMS]
     sums = [
         _fit(some, read, standing, rules, number)
         for size in range(2, len(best) + 1)
@@ -284,11 +287,11 @@ def _fit(
         )
     candidate.fit, candidate.round, candidate.images = fit, number, len(sample.train)
     candidate.fit_seconds += fit.seconds
+    losses, units, weights = _compared([candidate], standing, rules)
+    nothing = np.zeros(losses.shape[1])
+    found = paired_difference(losses[0], nothing, units, weights)
+    candidate.log_loss, candidate.log_loss_se = found
     return candidate
-
-
-def _mean_loss(candidate: Contender) -> float:
-    return float(np.mean(np.asarray(candidate.fit.losses)[np.asarray(candidate.fit.scored)]))
 
 
 def _compared(
