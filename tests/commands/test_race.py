@@ -23,6 +23,7 @@ from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
 from regraft.errors import BackboneError, ConfigError, DataError, InputError, RunError
+from regraft.features.extract import NOT_FINITE
 from regraft.features.extractor import Extractor
 from regraft.probe.fit import fit_probe
 from regraft.probe.subset import share_of_each_class
@@ -405,6 +406,26 @@ def test_a_network_that_fails_on_the_images_costs_the_others_nothing(
     assert "minivgg is left out: it does not run here" in says.lines
     assert "minivgg" not in by_name(found.record)
     assert "minivgg: failed: it does not run here" in found.text
+
+
+def test_a_network_with_infinite_features_is_left_out_and_costs_no_image(
+    few, store, tmp_path, monkeypatch
+):
+    real = entrant.Entrant.read
+
+    def infinite(self, dataset, kept):
+        found = real(self, dataset, kept)
+        if self.name != "minivgg":
+            return found
+        return dataclasses.replace(found, refused={int(dataset.train[0]): NOT_FINITE})
+
+    monkeypatch.setattr(entrant.Entrant, "read", infinite)
+    config = TrainConfig(out=tmp_path / "race", cache_dir=store, **SETTINGS)
+    found = race(str(few), MODELS, config)
+    assert "minivgg: failed: infinite or undefined features of 1 image" in found.text
+    assert {row["images"] for row in found.record["candidates"]} == {
+        found.record["images"]["train"]
+    }
 
 
 def test_an_image_that_cannot_be_read_is_missing_for_all(few, tmp_path):
