@@ -22,7 +22,13 @@ METRICS = {
     "test": TEST,
     "baselines": {"knn": {"accuracy": ESTIMATE, "gain": {"value": 0.1, "low": 0, "high": 0.2}}},
     "data": {"classes": [HOSTILE, "rose"], "n": {"train": 1_000, "val": 0, "test": 863}},
-    "backbone": {"name": "embedded", "image_size": 224, "weights": "w", "weights_sha256": "0" * 64},
+    "backbone": {
+        "name": "embedded",
+        "image_size": 224,
+        "weights": "w",
+        "weights_sha256": "0" * 64,
+        "licence": None,
+    },
 }
 
 
