@@ -184,7 +184,7 @@ def test_with_too_few_images_for_a_coverage_sets_have_every_class(images, fitted
 
 
 def test_a_coverage_by_class_that_no_class_has_images_for_is_said(images, fitted):
-    said = "3 classes have too few images for a coverage of 0.95: a threshold of all classes is"
+    said = "3 classes have too few images for a coverage of 0.95: the threshold that all classes"
     with pytest.warns(LevelWarning, match=said):
         sets = fitted.predict_set(images[0], 0.95, "class")
     assert np.array_equal(sets, fitted.predict_set(images[0], 0.95))
