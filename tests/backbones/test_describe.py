@@ -9,7 +9,8 @@ from regraft.backbones.registry import FAMILIES
 
 
 def test_list_by_part_and_by_pattern():
-    assert [entry.name for entry in list_backbones("embedded")] == ["embedded"]
+    names = ["embedded", "embedded-1", "embedded-2"]
+    assert [entry.name for entry in list_backbones("embedded")] == names
     both = {entry.name for entry in list_backbones("RESNET50")}
     assert {"torchvision/resnet50", "timm/resnet50"} <= both
     assert all(entry.name.startswith("timm/vit_") for entry in list_backbones("timm/vit_*"))
@@ -43,4 +44,4 @@ def test_multiply_adds_are_those_that_torchvision_publishes(name, published):
 def test_description_and_list_have_the_licence_of_the_default_weights():
     assert "licence: apache-2.0" in describe_backbone("embedded").splitlines()
     assert "licence: not stated" in describe_backbone("minivgg").splitlines()
-    assert [entry.licence for entry in list_backbones("embedded")] == ["apache-2.0"]
+    assert [entry.licence for entry in list_backbones("embedded")] == ["apache-2.0"] * 3

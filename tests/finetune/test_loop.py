@@ -573,7 +573,7 @@ def train_and_read_again(trial, refused=None):
             return SimpleNamespace(refused=refused or {})
 
     job = trial.job()
-    extractor = Reading(job.probe.backbone, job.compute, job.config)
+    extractor = Reading([job.probe.backbone], job.compute, job.config)
     start = Trained(job.probe, None, "the probe's features")
     return train_network(start, job.dataset, extractor, trial.folder), read
 
