@@ -9,6 +9,7 @@ import pytest
 
 import regraft
 from conftest import CLASSES, texture
+from regraft.commands.compare_trainings import compare_trainings
 from regraft.core.reporter import Reporter
 from regraft.errors import BackboneError, BundleError, ConfigError
 from regraft.runs.finished import read_finished
@@ -185,6 +186,24 @@ def test_golden_features_of_another_network_are_named(tmp_path):
     edit_manifest(folder, narrow)
     with pytest.raises(BundleError, match=r"the features of timm/test_efficientnet differ by"):
         regraft.Predictor.load(folder, precision="float32")
+
+
+def test_a_sum_is_compared_with_a_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = ["timm/test_resnet", "test_resnet+test_efficientnet"]
+    settings = {name: value for name, value in SETTINGS.items() if name != "model"}
+    config = regraft.TrainConfig(taps="last", cache=False, out=tmp_path / "both", **settings)
+    found = compare_trainings((IMAGES, LABELS), models=models, config=config)
+    assert not found.failed
+    assert f"{NAMES[0]}+{NAMES[1]}" in found.text.replace(" + ", "+")
+
+
+def test_a_sum_that_would_be_trained_ends_a_comparison_before_any_work(tmp_path):
+    config = regraft.TrainConfig(out=tmp_path / "both")
+    with pytest.raises(ConfigError, match="only one network can be trained"):
+        compare_trainings(
+            tmp_path, models=["embedded+minivgg"], strategies=["probe", "finetune"], config=config
+        )
 
 
 def test_compare_names_both_networks(run):

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from regraft.backbones.sums import check_sum, split_sum
 from regraft.commands.compare_runs import compare_named_runs
 from regraft.commands.train import train
 from regraft.config.declaration import settings_of
@@ -121,7 +122,8 @@ def _plan_one(config: TrainConfig, home: Path) -> _Planned:
     """Return a training in a folder named after network and strategy; resumed if it was stopped."""
     from regraft.backbones.registry import resolve  # noqa: PLC0415 - imports torch
 
-    model = resolve(config.model)
+    check_sum(config.model, config.weights, config.strategy)
+    model = "+".join(map(resolve, split_sum(config.model)))
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)[-_LONGEST:]}-{config.strategy}"
     folder = home / name
     stopped = bool(checkpoint_numbers(checkpoints_folder(folder))) and not config.overwrite

@@ -13,9 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from regraft.core.files import write_atomic
-from regraft.plots.text import as_written
+from regraft.plots.text import as_written, families
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -58,6 +59,17 @@ def draw_text(
 ) -> None:
     """Draw a text as it is written."""
     figure.text(*at, text, fontsize=size, va=va, color=color, linespacing=1.25, **as_written())
+
+
+def legend_above(figure: Figure, axes: Axes, words: Sequence[str], n_columns: int = 1) -> None:
+    """Write the legend of some axes above the figure, in the users' own words."""
+    legend = figure.legend(
+        axes.get_legend_handles_labels()[0], words, loc="lower center", ncols=n_columns,
+        bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+        text.set_fontfamily(list(families()))
 
 
 def style_axes(axes: Axes) -> None:

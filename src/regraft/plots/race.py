@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from regraft.plots.figure import DASHED, new_figure, style_axes, write_figure
+from regraft.plots.figure import DASHED, legend_above, new_figure, style_axes, write_figure
 from regraft.plots.runs import COLOURS, MARKS
-from regraft.plots.text import families, labels
+from regraft.plots.text import labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,12 +61,6 @@ def draw_race(path: Path, candidates: Sequence[PlottedCandidate], limit: float |
         name + (" (winner, in a circle)" if each.winner else "" if each.last else " (left out)")
         for name, each in zip(labels([e.name for e in candidates], 60), candidates, strict=True)
     ]
-    legend = figure.legend(
-        axes.get_legend_handles_labels()[0], words, loc="lower center", bbox_to_anchor=(0.5, 1.0),
-        frameon=False, fontsize=8,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_fontfamily(list(families()))
+    legend_above(figure, axes, words)
     figure.tight_layout()
     write_figure(figure, path, margin=0.1)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
-from regraft.plots.figure import new_figure, style_axes, write_figure
-from regraft.plots.text import families, labels
+from regraft.plots.figure import legend_above, new_figure, style_axes, write_figure
+from regraft.plots.text import labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,14 +43,7 @@ def draw_runs(path: Path, runs: Sequence[PlottedRun]) -> None:
         _draw_over_epochs(panels[1], runs, "accuracy")
     _draw_accuracy_over(panels[-2], runs, "seconds", "seconds of the run")
     _draw_accuracy_over(panels[-1], runs, "megabytes", "size of the bundle, MB")
-    handles = panels[-1].get_legend_handles_labels()[0]
-    legend = figure.legend(
-        handles, labels([run.name for run in runs], 40), loc="lower center", ncols=2,
-        bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_fontfamily(list(families()))
+    legend_above(figure, panels[-1], labels([run.name for run in runs], 40), n_columns=2)
     figure.tight_layout()
     write_figure(figure, path, margin=0.1)
 
