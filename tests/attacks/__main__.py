@@ -7,6 +7,7 @@ Print how many cases had each outcome, and the seed and number of each finding; 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from attacks.hunting import Report
 
-#: Room to ``run(count, seed, first)``.
-ROOMS: dict[str, Callable[[int, int, int], Report]] = {
+#: Room to ``run(count, seed, first, processes=1)``.
+ROOMS: dict[str, Callable[..., Report]] = {
     "archives": partial(hunt, archives.attack),
     "bundle": bundle.run,
     "checkpoints": partial(hunt, checkpoints.attack),
@@ -40,7 +41,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     given = parser.parse_args()
-    report = ROOMS[given.room](given.count, given.seed, given.first)
+    report = ROOMS[given.room](
+        given.count, given.seed, given.first, processes=os.cpu_count() or 1
+    )
     print(f"{given.room}: {report}")  # noqa: T201 - the result
     return 1 if report.findings else 0
 

@@ -35,10 +35,10 @@ SOUND = ("linear", "knn", "two", "centre", "version-2")
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 
 
-def run(count: int, seed: int, first: int = 0) -> Report:
+def run(count: int, seed: int, first: int = 0, processes: int = 1) -> Report:
     """Attack with the hostile bundles ``first`` to ``first + count - 1`` of a seed."""
     with prepared() as folder:
-        return hunt(partial(attack, folder), count, seed, first)
+        return hunt(partial(attack, folder), count, seed, first, processes=processes)
 
 
 @contextmanager

@@ -15,8 +15,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,15 +54,39 @@ class Report:
         return "\n".join(lines)
 
 
-def hunt(case: Case, count: int, seed: int, first: int = 0, patience: float = _PATIENCE) -> Report:
+def hunt(
+    case: Case,
+    count: int,
+    seed: int,
+    first: int = 0,
+    patience: float = _PATIENCE,
+    processes: int = 1,
+) -> Report:
     """Run cases ``first`` to ``first + count - 1`` of a seed in child processes.
 
     ``case(seed, number)`` returns the name of its outcome, and any exception is a finding. The
-    child must be able to import it. ``patience`` is the time limit of a case in seconds.
+    child must be able to import it. ``patience`` is the time limit of a case in seconds;
+    ``processes`` children run side by side, each with its own part of the numbers.
     """
+    begin = time.perf_counter()
+    bounds = [first + count * part // processes for part in range(processes + 1)]
+    with ThreadPoolExecutor(processes) as pool:
+        parts = list(
+            pool.map(partial(_hunt_part, case, seed, patience), bounds[:-1], bounds[1:])
+        )
+    report = Report(seed)
+    for part in parts:
+        report.cases += part.cases
+        report.outcomes.update(part.outcomes)
+        report.findings.update(part.findings)
+        report.memory = max(report.memory, part.memory, key=lambda each: each[1])
+    report.seconds = time.perf_counter() - begin
+    return report
+
+
+def _hunt_part(case: Case, seed: int, patience: float, first: int, end: int) -> Report:
     report = Report(seed)
     context = multiprocessing.get_context("spawn")
-    begin, end = time.perf_counter(), first + count
     while first < end and len(report.findings) < _MOST_FINDINGS:
         at = context.Value("q", first, lock=False)
         receive, send = context.Pipe(duplex=False)
@@ -83,7 +109,6 @@ def hunt(case: Case, count: int, seed: int, first: int = 0, patience: float = _P
             )
         report.cases += at.value + 1 - first
         first = at.value + 1
-    report.seconds = time.perf_counter() - begin
     return report
 
 

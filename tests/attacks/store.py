@@ -299,9 +299,9 @@ def power_failure(seed: int, number: int) -> str:
     return "no rows yet" if left == 0 else "rows there"
 
 
-def run(count: int, seed: int, first: int = 0) -> Report:
+def run(count: int, seed: int, first: int = 0, processes: int = 1) -> Report:
     """Attack with damage and power failures in turn."""
-    return hunt(one, count, seed, first)
+    return hunt(one, count, seed, first, processes=processes)
 
 
 def one(seed: int, number: int) -> str:

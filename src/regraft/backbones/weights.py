@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 
 from regraft.core.files import read_regular
 from regraft.core.memory import lacks_memory
-from regraft.core.text import listed
+from regraft.core.text import listed, shape_text
 from regraft.errors import MemoryShortError, WeightsError
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def mismatches(
     extra = tuple(f"{head}." for head in heads)
     unexpected = [name for name in state if name not in wanted and not name.startswith(extra)]
     misshapen = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} is {shape_text(state[name].shape)}, not {shape_text(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ]

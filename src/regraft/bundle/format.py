@@ -48,6 +48,7 @@ from regraft.bundle.manifest import (
 )
 from regraft.bundle.network import bytes_of, check_buffers, fill_backbone, plan_backbone
 from regraft.core.files import read_regular, write_atomic
+from regraft.core.text import shape_text
 from regraft.core.version import __version__
 from regraft.errors import BundleError, InputError
 from regraft.features.taps import Block, block_widths, row_blocks
@@ -341,12 +342,19 @@ def _same_shapes(
     for name in sorted(expected | found):
         if found.get(name) != expected.get(name):
             raise BundleError(
-                f"{file}: {name[:100]} is {found.get(name, 'missing')}; "
-                f"expected {expected.get(name, 'nothing of that name')}"
+                f"{file}: {name[:100]} is {_kind(found.get(name), 'missing')}; "
+                f"expected {_kind(expected.get(name), 'nothing of that name')}"
             )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(f"{file}: {name} has values that are not finite")
+
+
+def _kind(kind: tuple[tuple[int, ...], torch.dtype] | None, none: str) -> str:
+    if kind is None:
+        return none
+    shape, dtype = kind
+    return f"{str(dtype).removeprefix('torch.')} of shape {shape_text(shape)}"
 
 
 def _to_bytes(tensors: dict[str, torch.Tensor]) -> bytes:

@@ -35,6 +35,19 @@ def counted(count: int, noun: str = "image", plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def shape_text(shape: Sequence[int], most: int = 8) -> str:
+    """Return the shape of an array in brackets; of more than ``most`` sizes, their number too.
+
+    Examples
+    --------
+    >>> shape_text((3,)), shape_text((2, 3)), shape_text([1] * 1000, most=3)
+    ('(3,)', '(2, 3)', '(1, 1, 1, ...; 1,000 sizes)')
+    """
+    if len(shape) > most:
+        return f"({', '.join(map(str, shape[:most]))}, ...; {len(shape):,} sizes)"
+    return str(tuple(shape))
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
     """Return the known names that are most similar to a given one, the most similar first.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 import torch
 
+from regraft.core.text import shape_text
 from regraft.errors import RunError
 
 if TYPE_CHECKING:
@@ -239,8 +240,8 @@ def _require_same_kind(name: str, saved: torch.Tensor, own: torch.Tensor) -> Non
     """Raise ValueError for another shape, which torch may broadcast, or another type."""
     if (saved.shape, saved.dtype) != (own.shape, own.dtype):
         raise ValueError(
-            f"{name} is {saved.dtype} of shape {tuple(saved.shape)}, and not {own.dtype} of shape "
-            f"{tuple(own.shape)}"
+            f"{name} is {saved.dtype} of shape {shape_text(saved.shape)}, and not {own.dtype} of "
+            f"shape {shape_text(own.shape)}"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from regraft.core.text import shape_text
 from regraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -273,8 +274,8 @@ def _check(
     if tensor.dtype != dtype or not fits:
         expected = tuple("any" if size is None else size for size in shape)
         raise InputError(
-            f"{name} is {_type(tensor.dtype)} {tuple(tensor.shape)}; it must be {_type(dtype)} "
-            f"({', '.join(map(str, expected))})"
+            f"{name} is {_type(tensor.dtype)} {shape_text(tensor.shape)}; it must be "
+            f"{_type(dtype)} ({', '.join(map(str, expected))})"
         )
     if dtype.is_floating_point and not bool(tensor.isfinite().all()):
         raise InputError(f"{name} holds a value that is not finite")
