@@ -41,9 +41,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     given = parser.parse_args()
-    report = ROOMS[given.room](
-        given.count, given.seed, given.first, processes=os.cpu_count() or 1
-    )
+    report = ROOMS[given.room](given.count, given.seed, given.first, processes=os.cpu_count() or 1)
     print(f"{given.room}: {report}")  # noqa: T201 - the result
     return 1 if report.findings else 0
 

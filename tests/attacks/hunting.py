@@ -71,9 +71,7 @@ def hunt(
     begin = time.perf_counter()
     bounds = [first + count * part // processes for part in range(processes + 1)]
     with ThreadPoolExecutor(processes) as pool:
-        parts = list(
-            pool.map(partial(_hunt_part, case, seed, patience), bounds[:-1], bounds[1:])
-        )
+        parts = list(pool.map(partial(_hunt_part, case, seed, patience), bounds[:-1], bounds[1:]))
     report = Report(seed)
     for part in parts:
         report.cases += part.cases
