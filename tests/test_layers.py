@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "probe": "core config data splits features backbones heads evaluation model decision",
     "finetune": "core config images data backbones features heads model",
     "bundle": "core config images data backbones features heads model decision task",
+    "export": "core config images data backbones features heads model decision bundle evaluation",
     "check": "core images data splits features probe",
     "runs": "task core config images data splits probe bundle check decision evaluation plots",
     "race": "core config data splits backbones features heads evaluation probe runs",

@@ -1,0 +1,1 @@
+"""A folder that gives a bundle's answers without regraft and without torch."""
