@@ -164,13 +164,13 @@ def test_another_run_is_refused_by_name_of_what_differs(tmp_path):
         opened(tmp_path, more=True).load()
 
 
-@pytest.mark.parametrize("other", [1, 3])
+@pytest.mark.parametrize("other", [1, 2, 4])
 def test_another_schema_is_passed_over_by_name(tmp_path, monkeypatch, other):
-    """1 had other batches and losses: the rest of such a training would be of another kind."""
+    """1 had other batches and losses, 2 another decay: the rest would be of another kind."""
     monkeypatch.setattr("regraft.finetune.checkpoint.SCHEMA_VERSION", other)
     opened(tmp_path).save(TENSORS, {})
     monkeypatch.undo()
-    with pytest.raises(RunError, match=f"it has schema version {other}; this regraft reads 2"):
+    with pytest.raises(RunError, match=f"it has schema version {other}; this regraft reads 3"):
         opened(tmp_path).load()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.backbones.stages import find_stages
+from regraft.backbones.stages import StageShapes, find_stages
 from regraft.errors import BackboneError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
-    from regraft.backbones.backbone import Backbone
+    from regraft.backbones.backbone import Backbone, ImageSizes
     from regraft.images.render import Preprocess
 
 MAX_IMAGE_SIZE = 4096  # pixels
@@ -38,10 +39,46 @@ def resized(preprocess: Preprocess, size: int, *, crop: bool) -> Preprocess:
     return dataclasses.replace(preprocess, image_size=size, resize_size=resize)
 
 
+def with_patches(sizes: ImageSizes, module: nn.Module) -> ImageSizes:
+    """Return the sizes that a network accepts, if it cuts images into patches: their multiples.
+
+    At another size timm's networks fail, or drop the pixels after the last whole patch.
+
+    Examples
+    --------
+    >>> from regraft.backbones.backbone import ImageSizes
+    >>> from regraft.backbones.registry import build
+    >>> with_patches(ImageSizes(), build("timm/test_vit", {}, image_size=None)).multiple
+    16
+    """
+    for name in ("patch_embed", "embeds"):
+        patches: Any = getattr(module, name, None)
+        ratio = getattr(patches, "feat_ratio", None)  # of timm's PatchEmbed and those like it
+        if callable(ratio) and not getattr(patches, "dynamic_img_pad", False):
+            return dataclasses.replace(sizes, multiple=int(np.lcm(sizes.multiple, ratio())))
+    return sizes
+
+
+def check_image_size(name: str, sizes: ImageSizes, size: int) -> None:
+    """Raise ``BackboneError`` if a size is out of range or no multiple of the network's patches."""
+    if sizes.minimum <= size <= MAX_IMAGE_SIZE and size % sizes.multiple == 0:
+        return
+    patch, step, hint = sizes.multiple, "", None
+    if patch > 1:
+        step = f", multiples of {patch}"
+        first, last = -(-sizes.minimum // patch), MAX_IMAGE_SIZE // patch
+        near = {min(max(size // patch + more, first), last) * patch for more in (0, 1)}
+        hint = f"`image_size` {' or '.join(map(str, sorted(near)))}"
+    raise BackboneError(
+        f"{name} takes images of {sizes.minimum} to {MAX_IMAGE_SIZE} pixels{step}, not {size}",
+        hint=hint,
+    )
+
+
 def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbone:
     """Return the same module with another image size; ``crop`` as for ``resized``.
 
-    A size that the network does not accept raises ``BackboneError``.
+    A size that the network does not accept raises ``BackboneError``; its own is always accepted.
 
     Examples
     --------
@@ -50,34 +87,32 @@ def at_image_size(backbone: Backbone, size: int, *, crop: bool = True) -> Backbo
     128
     """
     own, sizes = backbone.preprocess, backbone.sizes
-    if sizes.fixed and size != own.image_size:
-        raise BackboneError(
-            f"{backbone.name} takes images of {own.image_size} pixels only, not {size}",
-            hint=f"leave `image_size` out or give {own.image_size}",
-        )
-    if not sizes.minimum <= size <= MAX_IMAGE_SIZE or size % sizes.multiple:
-        step = f" in steps of {sizes.multiple}" if sizes.multiple > 1 else ""
-        raise BackboneError(
-            f"{backbone.name} takes images of {sizes.minimum} to {MAX_IMAGE_SIZE} pixels{step}, "
-            f"not {size}"
-        )
     if size != own.image_size:
-        _check_by_running(backbone, size)
+        if sizes.fixed:
+            raise BackboneError(
+                f"{backbone.name} takes images of {own.image_size} pixels only, not {size}",
+                hint=f"leave `image_size` out or give {own.image_size}",
+            )
+        check_image_size(backbone.name, sizes, size)
+        shapes = shapes_at(backbone.name, backbone.module, size, own.image_size)
+        if (shapes.n_features, shapes.stages) != (backbone.n_features, backbone.stages):
+            raise BackboneError(f"{backbone.name} gives other features for images of {size} pixels")
     return dataclasses.replace(backbone, preprocess=resized(own, size, crop=crop))
 
 
-def _check_by_running(backbone: Backbone, size: int) -> None:
-    """Run the network once, because no table of accepted sizes covers a thousand architectures."""
+def shapes_at(name: str, module: nn.Module, size: int, own: int) -> StageShapes:
+    """Run a network once, because no table of accepted sizes covers a thousand architectures.
+
+    ``own`` is the image size of its record. Raises ``BackboneError`` if the network fails.
+    """
     try:
-        shapes = find_stages(backbone.module, size)
+        return find_stages(module, size)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BackboneError(
-            f"{backbone.name} does not take images of {size} pixels: {reason}",
-            hint=f"its own size is {backbone.preprocess.image_size}",
+            f"{name} does not take images of {size} pixels: {reason}",
+            hint=f"its own size is {own}",
         ) from error
-    if (shapes.n_features, shapes.stages) != (backbone.n_features, backbone.stages):
-        raise BackboneError(f"{backbone.name} gives other features for images of {size} pixels")
 
 
 def adapt_to_images(
@@ -140,7 +175,7 @@ def automatic_image_size(backbone: Backbone, sizes: NDArray[np.int32]) -> tuple[
     if not _are_small(sizes, own):
         return own, f"image size {own}: the network's own ({found})"
     if accepted.fixed:
-        return own, f"image size {own}: the only one that this network takes ({found})"
+        return own, f"image size {own}: the one that this network is built for ({found})"
     step = int(np.lcm(32, accepted.multiple))
     size = max(_MIN_AUTOMATIC, accepted.minimum, round(4 * median / 32) * 32)
     size = min(own, -(-size // step) * step)

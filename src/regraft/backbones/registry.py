@@ -14,9 +14,15 @@ import torch
 from regraft.backbones import embedded, minivgg, timm_models, torchvision_models
 from regraft.backbones.backbone import Backbone, Scalar
 from regraft.backbones.freeze import state_hash
-from regraft.backbones.image_size import MAX_IMAGE_SIZE, at_image_size, resized
+from regraft.backbones.image_size import (
+    MAX_IMAGE_SIZE,
+    at_image_size,
+    check_image_size,
+    resized,
+    shapes_at,
+    with_patches,
+)
 from regraft.backbones.local_files import weights_file
-from regraft.backbones.stages import find_stages
 from regraft.backbones.timm_saved import is_saved, saved_record
 from regraft.backbones.weights import load_into, mismatches, read_weights
 from regraft.core.text import nearest
@@ -127,12 +133,17 @@ def load_backbone(
     (1280, [16, 24, 40, 80, 112, 192, 320])
     """
     key, record = record_of(resolve(name), weights)
+    own = record.preprocess.image_size
     if image_size is not None and record.sizes.fixed:
         record = _for_fixed_size(record, image_size)
     module = _build_with_weights(FAMILIES[key], record, seed)
-    shapes = find_stages(module, record.preprocess.image_size)
+    full, size = full_name(key, record.name), record.preprocess.image_size
+    sizes = with_patches(record.sizes, module)
+    if size != own:
+        check_image_size(full, dataclasses.replace(sizes, minimum=1), size)
+    shapes = shapes_at(full, module, size, own)
     backbone = Backbone(
-        name=full_name(key, record.name),
+        name=full,
         weights=f"none (seed {seed})" if record.fetch is None else record.weights,
         weights_sha256=state_hash(module),
         licence=record.licence,
@@ -141,7 +152,7 @@ def load_backbone(
         n_features=shapes.n_features,
         module=module,
         arguments=record.arguments,
-        sizes=record.sizes,
+        sizes=sizes,
     )
     return backbone if image_size is None else at_image_size(backbone, image_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import sys
 from functools import cache, partial
@@ -93,7 +94,8 @@ def record_from(name: str, config: Mapping[str, Any], arguments: dict[str, Scala
         preprocess=_preprocess(name, height, config),
         licence=config.get("license"),
         sizes=ImageSizes(minimum=minimum, fixed=bool(config.get("fixed_input_size", False))),
-        heads=(classifier,) if isinstance(classifier, str) else tuple(classifier),
+        # The attention pool too: published files of SigLIP have one also for networks without.
+        heads=(*((classifier,) if isinstance(classifier, str) else classifier), "attn_pool"),
         convert=_convert,
         arguments=arguments,
     )
@@ -150,8 +152,10 @@ def _convert(state: StateDict, module: nn.Module) -> StateDict:
     for name in ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained"):
         function = getattr(source, name, None)
         if function is not None:
+            # timm asks for it for DeiT-3 only; no other network has such names to change.
+            named = {"adapt_layer_scale"} & inspect.signature(function).parameters.keys()
             try:
-                converted: StateDict = function(dict(state), module)
+                converted: StateDict = function(dict(state), module, **dict.fromkeys(named, True))
             except TypeError:  # some take only the tensors
                 converted = function(dict(state))
             except (KeyError, IndexError, RuntimeError, AttributeError, ValueError):
@@ -181,7 +185,8 @@ def _build(name: str, arguments: Mapping[str, Scalar], image_size: int | None) -
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BackboneError(
-            f"timm/{name} cannot be built at {image_size} pixels: {reason}"
+            f"timm/{name} cannot be built at {image_size} pixels: {reason}",
+            hint=f"its own size is {config.input_size[1]}" if options.get("img_size") else None,
         ) from error
     return module
 

@@ -371,7 +371,7 @@ class TrainConfig(metaclass=_ChecksNames):
     )
     weight_decay: float = training_setting(
         0.01,
-        "Weight decay of weights; biases and norms have none.",
+        "Weight decay of weights; biases, norms, class tokens and learnt positions have none.",
         why="The usual value for AdamW, as in PyTorch.",
         rule=Bounds(0),
         placeholder="DECAY",

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     import torch
 
-SCHEMA_VERSION = 2  # 1: other batches and losses, which the rest of a training must not mix with
+#: Raised where the rest of a training would not be as its start. 1: other batches and losses; 2:
+#: class tokens and learnt positions decayed.
+SCHEMA_VERSION = 3
 _KEPT = 2  # checkpoints
 _MAX_JSON = 64 * 2**20  # a history of 100,000 epochs
 _MAX_TENSORS = 2**40

@@ -59,15 +59,19 @@ def parameter_groups(
 
     Each stage has the rate of the stage after it times ``layer_decay``. The head has the full rate
     with up to 2,048 features, and a lower one in proportion with more. Biases, norms and other
-    parameters with one axis do not decay. Howard and Ruder, ULMFiT, ACL 2018 (rates by layer); He
-    et al., Bag of Tricks, CVPR 2019 (no decay of biases and norms).
+    parameters with one axis do not decay, nor do those that a network of timm excepts: class and
+    register tokens, positions. Howard and Ruder, ULMFiT, ACL 2018 (rates by layer); He et al., Bag
+    of Tricks, CVPR 2019 (no decay of biases and norms).
     """
+    of_network = getattr(network.backbone, "no_weight_decay", set)
+    excepted = {f"backbone.{name}" for name in of_network()}
     of_head = min(1.0, _FEATURES / network.weight.shape[1])
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        stage, decays = network.stage_of[name], parameter.ndim > 1
+        stage = network.stage_of[name]
+        decays = parameter.ndim > 1 and name not in excepted
         after = network.n_stages - stage  # stages and the head that follow; 0 is the head itself
         group = groups.setdefault(
             (stage, decays),

@@ -2,9 +2,9 @@
 
 Nothing is traced and no code is rewritten. The back is the network's own ``forward`` with its own
 modules, on an image that has a shape and no values (torch's meta device); at the cut the kept
-activations replace the computed ones. Any other tensor that would pass from the front to the back
-meets tensors of another device, and fails. So one pass of two images shows whether a network can be
-cut at one tensor.
+activations replace the computed ones. Any other tensor made of the image that would pass from the
+front to the back meets tensors of another device, and fails. So one pass of two images shows
+whether a network can be cut at one tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,5 +157,11 @@ class _Shapes:
             return self._module(*inputs, **named)
         shape = inputs[0].shape
         if shape not in self._made:
+            # Both sides may read what depends on no image, such as angles of rotated positions.
+            inputs, named = tree_map_only(torch.Tensor, _without_values, (inputs, named))
             self._made[shape] = self._without_values(*inputs, **named)
         return self._made[shape]
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("meta")
