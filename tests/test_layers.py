@@ -29,12 +29,13 @@ MAY_IMPORT = {
     "probe": "core config data splits features backbones heads evaluation model decision",
     "finetune": "core config images data backbones features heads model",
     "bundle": "core config images data backbones features heads model decision task",
-    "export": "core config images data backbones features heads model decision bundle evaluation",
+    "export": "core config images data splits backbones features heads model bundle decision "
+    "evaluation runs",
     "check": "core images data splits features probe",
     "runs": "task core config images data splits probe bundle check decision evaluation plots",
     "race": "core config data splits backbones features heads evaluation probe runs",
     "commands": "task core config images data splits backbones features heads evaluation plots "
-    "model probe finetune bundle check decision runs race",
+    "model probe finetune bundle check decision runs race export",
     "estimator": "task core config images data splits backbones features heads evaluation model "
     "probe bundle decision runs",
     "classifier": "estimator",

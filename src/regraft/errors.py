@@ -18,6 +18,7 @@
     ├── FrozenError              parameters that must not change have changed
     ├── DivergedError            a training's loss, gradient or weights are no longer finite
     ├── StoreError               the feature store cannot be used
+    ├── ExportError              files cannot be exported, or answer otherwise than the bundle
     ├── OutputError              the results cannot be printed
     ├── MemoryShortError         there is not enough memory
     └── DiskFullError            no space left; names the path
@@ -191,6 +192,10 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}", hint=f"pip install 'regraft[{extra}]'")
+
+
+class ExportError(RegraftError):
+    """Files cannot be exported, or answer otherwise than the bundle."""
 
 
 class FrozenError(RegraftError):

@@ -307,6 +307,15 @@ class Predictor:
             self._rules = {asked: rules}  # the last alone
         return rules
 
+    def read(
+        self, rendered: Sequence[torch.Tensor]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features that the head reads (N, D), and the pooled ones of the first network.
+
+        ``rendered`` has the same N images for each network, as ``render_views`` makes them.
+        """
+        return self._reader(rendered)
+
     def _render(
         self, image: ImageLike
     ) -> tuple[tuple[torch.Tensor, ...] | ImageError, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from cyclopts.validators import Number
 from regraft.cli.compare import compare
 from regraft.cli.console import end, guarded
 from regraft.cli.drift import drift
+from regraft.cli.export import export
 from regraft.cli.help import HelpFormatter, usage_error
 from regraft.cli.options import (
     OPTIONS,
@@ -285,6 +286,7 @@ def find_rate(
 
 
 app.command(race, usage="Usage: regraft race DATA [OPTIONS]", sort_key=5.5)
+app.command(export, usage="Usage: regraft export RUN [IMAGES...] [OPTIONS]", sort_key=3.7)
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [NAME]", sort_key=6)

@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     PredictFlags: TypeAlias = Any
     DriftFlags: TypeAlias = Any
     ShowFlags: TypeAlias = Any
+    ExportFlags: TypeAlias = Any
 else:
     TrainFlags = make_flags("train")
     FindFlags = make_flags("lr-find")
@@ -106,6 +107,7 @@ else:
     PredictFlags = make_flags("predict")
     DriftFlags = make_flags("drift")
     ShowFlags = make_flags("show")
+    ExportFlags = make_flags("export")
 
 
 def given(flags: Any) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from regraft.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Command = Literal["train", "compare", "lr-find", "race", "evaluate", "predict", "drift", "show"]
+Command = Literal[
+    "train", "compare", "lr-find", "race", "evaluate", "predict", "drift", "show", "export"
+]  # fmt: skip
 
 
 #: Instead of a value, where a declaration allows it.

@@ -20,12 +20,12 @@ training_setting = partial(
 )
 machine_setting = partial(setting, group="The machine")
 #: The default of what a bundle knows.
-AS_TRAINED = dict.fromkeys(("evaluate", "predict", "drift"), "as in training")
+AS_TRAINED = dict.fromkeys(("evaluate", "predict", "drift", "export"), "as in training")
 decision_setting = partial(
     setting,
     group="Decisions",
     harmless=True,
-    commands=("train", "compare", "evaluate", "predict"),
+    commands=("train", "compare", "evaluate", "predict", "export"),
     defaults=AS_TRAINED,
 )
 result_setting = partial(setting, group="The result", harmless=True)

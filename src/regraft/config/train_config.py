@@ -492,7 +492,7 @@ class TrainConfig(metaclass=_ChecksNames):
         why="One false alarm in a hundred; 99 images that do not depend on each other bear it.",
         rule=AutoOrShare(),
         placeholder="SHARE|auto",
-        commands=("train", "compare", "evaluate", "predict", "drift"),
+        commands=("train", "compare", "evaluate", "predict", "drift", "export"),
     )
     coverage: float = decision_setting(
         0.95,

@@ -140,6 +140,25 @@ def check_class_weights(weights: NDArray[np.generic], n_classes: int) -> NDArray
     return result
 
 
+def prior_factors(class_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what probabilities (N, K) are multiplied by, before their sum is made 1 again.
+
+    A class without training images has no weight, and no share. Over the least of the weights, no
+    factor overflows.
+
+    Examples
+    --------
+    >>> prior_factors(np.array([0.5, 2.0, 0.0])).tolist()
+    [1.0, 0.25, 0.0]
+    """
+    weighted = class_weights > 0
+    least = class_weights.min(initial=np.inf, where=weighted)
+    factors: NDArray[np.float64] = np.divide(
+        least, class_weights, out=np.zeros(len(class_weights)), where=weighted
+    )
+    return factors
+
+
 def plain(
     probabilities: NDArray[np.float32], class_weights: NDArray[np.float64] | None
 ) -> NDArray[np.float32]:
@@ -158,11 +177,7 @@ def plain(
     """
     if class_weights is None:
         return probabilities
-    # A class without training images has no weight, and no share. Over the least of the weights,
-    # none of them overflows.
-    weighted = class_weights > 0
-    least = class_weights.min(initial=np.inf, where=weighted)
-    factors = np.divide(least, class_weights, out=np.zeros(len(class_weights)), where=weighted)
+    factors = prior_factors(class_weights)
     shares = probabilities * factors
     total = shares.sum(1, keepdims=True)
     kept: NDArray[np.float64] = np.divide(

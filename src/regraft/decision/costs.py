@@ -86,12 +86,16 @@ class Costs:
         >>> costs.cheapest(np.array([[0.99, 0.01], [0.8, 0.2], [0.1, 0.9]])).tolist()
         [0, 2, 1]
         """
-        expected = probabilities.astype(np.float64) @ self.table  # (N, A)
+        cheapest: NDArray[np.int64] = self.expected(probabilities).argmin(1)
+        return cheapest
+
+    def expected(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the expected cost of each answer (N, A); that of "unknown" is infinite."""
+        expected: NDArray[np.float64] = probabilities.astype(np.float64) @ self.table
         unknown = self.column(UNKNOWN)
         if unknown is not None:
             expected[:, unknown] = np.inf
-        cheapest: NDArray[np.int64] = expected.argmin(1)
-        return cheapest
+        return expected
 
 
 def read_costs(path: Path, classes: Sequence[str]) -> Costs:

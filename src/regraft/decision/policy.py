@@ -152,7 +152,7 @@ class Rules:
             unknown = None if self.level is None else p_values <= self.level
         actions = probabilities.argmax(1)
         if self.costs is not None:
-            actions = self.costs.cheapest(plain(probabilities, self.class_weights))
+            actions = self.expected_costs(probabilities).argmin(1)
             abstained = actions == self.costs.column(ABSTAIN)
         elif self.promise is not None:
             abstained = self._unsure(probabilities, self.promise.threshold)
@@ -162,15 +162,25 @@ class Rules:
             actions = np.where(unknown, IS_UNKNOWN, actions)
         return Decided(actions, self.sets.sets(probabilities), p_values, unknown, abstained)
 
+    def expected_costs(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return what each answer costs (N, A) by probabilities (N, K); there must be costs."""
+        if self.costs is None:
+            raise ValueError("there are no costs")
+        return self.costs.expected(plain(probabilities, self.class_weights))
+
     def _unsure(
         self, probabilities: NDArray[np.float32], threshold: float | None
     ) -> NDArray[np.bool_]:
         if threshold is None:  # nothing can be promised: nothing is answered
             return np.full(len(probabilities), fill_value=True)
-        shares = plain(probabilities, self.class_weights)
-        confidence = shares[np.arange(len(shares)), probabilities.argmax(1)]
-        unsure: NDArray[np.bool_] = confidence < np.float32(threshold)
+        unsure: NDArray[np.bool_] = self.confidence(probabilities) < np.float32(threshold)
         return unsure
+
+    def confidence(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what a promise compares with its threshold (N,), of probabilities (N, K)."""
+        shares = plain(probabilities, self.class_weights)
+        confidence: NDArray[np.float32] = shares[np.arange(len(shares)), probabilities.argmax(1)]
+        return confidence
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ AROUND = 10
 LEAST_UNITS = AROUND + 2
 #: Up to so many units, the bank has all of them.
 MOST_UNITS = 4_000
-_LEAST_DISTANCE = 1e-4  # nearer rows are copies: no distance is divided by less
+LEAST_DISTANCE = 1e-4  # nearer rows are copies: no distance is divided by less
 _LARGEST_DISTANCE = 2.001  # one minus a cosine, rounded
 _AT_ONCE = 1024  # rows in one product
 #: A mean is rounded to so many of its standard errors: an image more or less moves few of its
@@ -133,7 +133,7 @@ class Neighbours:
         if reach is None or reach.dtype != np.float32 or reach.shape != (n,):
             raise InputError("reach must be float32, a number for each row")
         kept: NDArray[np.float32] = reach.astype(np.float32)
-        if not ((kept >= np.float32(_LEAST_DISTANCE)) & (kept <= _LARGEST_DISTANCE)).all():
+        if not ((kept >= np.float32(LEAST_DISTANCE)) & (kept <= _LARGEST_DISTANCE)).all():
             raise InputError("reach holds what is no distance")
         return cls(np.ascontiguousarray(rows, dtype=np.int8), kept)
 
@@ -175,7 +175,7 @@ class _Bank(NamedTuple):
             order = np.argsort(-near, axis=1, kind="stable")
             distances[some] = 1 - np.take_along_axis(near, order, 1)
             numbers[some] = np.take_along_axis(found, order, 1)
-        return np.maximum(distances, _LEAST_DISTANCE), numbers
+        return np.maximum(distances, LEAST_DISTANCE), numbers
 
 
 def _compared(distances: NDArray[np.float64], around: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -244,13 +244,18 @@ def vote(distances: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
     Distances (N, k) are ascending; an infinite one does not count. Labels (N, k) are int64.
     """
-    finite = distances.isfinite()
-    farthest = distances.where(finite, 0).amax(1, keepdim=True)
-    near = distances.clamp_min(farthest / _CLOSEST)
-    weights = (farthest / near).where(finite & (near > 0), finite.to(distances.dtype))
+    weights = votes_of(distances)
     votes = distances.new_full((len(distances), n_classes), 1 / n_classes)
     votes.scatter_add_(1, labels, weights)
     return votes.log() - votes.sum(1, keepdim=True).log()
+
+
+def votes_of(distances: Tensor) -> Tensor:
+    """Return how much each neighbour counts, (N, k), by its distance; an infinite one does not."""
+    finite = distances.isfinite()
+    farthest = distances.where(finite, 0).amax(1, keepdim=True)
+    near = distances.clamp_min(farthest / _CLOSEST)
+    return (farthest / near).where(finite & (near > 0), finite.to(distances.dtype))
 
 
 def _contiguous(module: nn.Module) -> dict[str, Tensor]:
