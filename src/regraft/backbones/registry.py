@@ -140,7 +140,7 @@ def load_backbone(
     full, size = full_name(key, record.name), record.preprocess.image_size
     sizes = with_patches(record.sizes, module)
     if size != own:
-        check_image_size(full, dataclasses.replace(sizes, minimum=1), size)
+        check_image_size(full, dataclasses.replace(sizes, minimum=sizes.multiple), size)
     shapes = shapes_at(full, module, size, own)
     backbone = Backbone(
         name=full,
