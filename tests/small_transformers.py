@@ -56,24 +56,24 @@ OTHERS = (
 )
 
 
-def _arguments(name):
+def _arguments(name, depth):
     if name.startswith("maxvit"):
         return {}
     if name.startswith("swin"):
         return {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)}
     if name.startswith("convnext"):
         return {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
-    return {"embed_dim": 32, "depth": DEPTH, "num_heads": 2}
+    return {"embed_dim": 32, "depth": depth, "num_heads": 2}
 
 
 @contextmanager
-def few_channels():
-    """Give timm's networks few channels, however they are built."""
+def few_channels(depth=DEPTH):
+    """Give timm's networks few channels, and so many blocks, however they are built."""
     timm = load_timm()
     full = timm.create_model
 
     def create(name, **options):
-        return full(name, **options, **_arguments(name))
+        return full(name, **options, **_arguments(name, depth))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timm, "create_model", create)

@@ -18,7 +18,7 @@ every = pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda case: case
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    with few_channels():
+    with few_channels(depth=4):  # one in a stage
         yield
 
 
