@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "model": "features backbones task",
     "probe": "core config data splits features backbones heads evaluation model decision",
     "finetune": "core config images data backbones features heads model",
-    "bundle": "core config images data backbones features heads model decision task",
+    "standalone": "",
+    "bundle": "core config images data backbones features heads model decision task standalone",
     "export": "core config images data splits backbones features heads model bundle decision "
-    "evaluation runs",
+    "evaluation runs standalone",
     "check": "core images data splits features probe",
     "runs": "task core config images data splits probe bundle check decision evaluation plots",
     "race": "core config data splits backbones features heads evaluation probe runs",

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "regraft"
 #: Longer than a reader should have to hold, each with its reason.
 LONG = {
     "config/train_config.py": "declares all settings on one page, each once",
-    "export/standalone/decode.py": "copied into folders where no file can import from a package",
+    "standalone/decode.py": "copied into folders where no file can import from a package",
 }
 LONGEST = 420  # "about 400 lines"
 

@@ -167,6 +167,10 @@ class ImageError(DataError):
         self.reason = reason
 
 
+#: Of an image on which the network fails, in training and in prediction.
+NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
+
+
 class BackboneError(InputError):
     """A network is unknown or cannot be used here."""
 

@@ -19,9 +19,8 @@ from regraft.commands.show import show
 from regraft.core.reporter import Reporter
 from regraft.data.sources.registry import open_unlabelled
 from regraft.decision.costs import Costs
-from regraft.errors import ConfigError, ImageError, InputError, LevelWarning
+from regraft.errors import NOT_FINITE, ConfigError, ImageError, InputError, LevelWarning
 from regraft.features.compute import Compute
-from regraft.features.extract import NOT_FINITE
 from regraft.heads.modules import LinearHead
 from regraft.images.losses import DARK, FRAMES
 from tiny_bundles import CLASSES, some_decisions, tiny_model, write_tiny

@@ -22,8 +22,7 @@ from regraft.commands.race import race
 from regraft.config.train_config import TrainConfig
 from regraft.core.reporter import Reporter
 from regraft.data.scan import scan
-from regraft.errors import BackboneError, ConfigError, DataError, InputError, RunError
-from regraft.features.extract import NOT_FINITE
+from regraft.errors import NOT_FINITE, BackboneError, ConfigError, DataError, InputError, RunError
 from regraft.features.extractor import Extractor
 from regraft.probe.fit import fit_probe
 from regraft.probe.subset import share_of_each_class

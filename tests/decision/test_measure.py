@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regraft.decision.costs import Costs
+from regraft.decision.costs import ABSTAINED, IS_UNKNOWN, Costs
 from regraft.decision.measure import costs_of, measure_decisions
-from regraft.decision.policy import ABSTAINED, IS_UNKNOWN, Decided, Levels
+from regraft.decision.policy import Decided, Levels
 
 CLASSES = ("daisy", "rose", "tulip")
 

@@ -9,8 +9,8 @@ import pytest
 
 from regraft.decision.answers import Answers, plain
 from regraft.decision.conformal import SetRule
-from regraft.decision.costs import Costs
-from regraft.decision.policy import ABSTAINED, IS_UNKNOWN, Decided, Decisions, Levels, Rules
+from regraft.decision.costs import ABSTAINED, IS_UNKNOWN, Costs
+from regraft.decision.policy import Decided, Decisions, Levels, Rules
 from regraft.decision.promise import Promise
 from regraft.decision.scorers import LEAST_UNITS, Neighbours
 from regraft.decision.typicality import Typicality

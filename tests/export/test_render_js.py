@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from odd_pictures import SIZES, noise, odd_pictures
-from regraft.export.standalone import preprocess as standalone
 from regraft.export.views import recorded_draws
 from regraft.images.render import Preprocess
+from regraft.standalone import preprocess as standalone
 
 SOURCE = files("regraft.export") / "web" / "render.js"
 NODE = shutil.which("node")

@@ -178,7 +178,7 @@ def drift(
         found = Drift({"schema_version": DRIFT_VERSION, "run": str(run), "data": data,
                        "typicality": typicality, "shares": shares})  # fmt: skip
         if folder is not None:
-            limit = predictor.model.max_pixels
+            limit = predictor.max_pixels
             _write(folder, seen, source, limit, config.workers, overwrite=overwrite)
             reporter.say(f"{folder / PICTURE}, {folder / TABLE}")
     return found

@@ -80,7 +80,7 @@ def evaluate(
     predictor = load_predictor(folder, asked, settings)
     levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
-    config = asked.replace(max_pixels=predictor.model.max_pixels)
+    config = asked.replace(max_pixels=predictor.max_pixels)
     # Classes are matched by name: of folders inside class folders nothing has to be known.
     scanned = scan(data, config.replace(group_by=NO_GROUPS), reporter, least_classes=1)
     dataset, notes = _unseen_images(scanned, predictor.classes, folder)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from regraft.export.images import ProofImages
 
 
-class Answers(NamedTuple):
+class _Exporting(NamedTuple):
     """What is exported: a predictor, and the thresholds of its decisions."""
 
     predictor: Predictor
@@ -124,7 +124,7 @@ def export(
     for note in notes:
         reporter.say(note)
     with _made(folder, overwrite=overwrite) as new:
-        meta, parity = _write(new, Answers(predictor, rules), options, proof, reporter)
+        meta, parity = _write(new, _Exporting(predictor, rules), options, proof, reporter)
     return Exported(folder=str(folder), meta=meta, parity=parity, notes=notes)
 
 
@@ -195,7 +195,7 @@ def _made(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _write(
-    new: Path, answers: Answers, options: ExportOptions, proof: ProofImages, reporter: Reporter
+    new: Path, answers: _Exporting, options: ExportOptions, proof: ProofImages, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the files and compare them; raise ExportError where they answer otherwise."""
     from regraft.export import folder, parity

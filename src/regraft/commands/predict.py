@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regraft.commands.keep_unknown import UnknownImages, check_keep_unknown, require_level
-from regraft.commands.predictors import import_predictor, level_notes, load_predictor
+from regraft.commands.predictors import import_of, level_notes, load_answering
 from regraft.config.settings import some_settings
 from regraft.core.background import in_background
 from regraft.core.machine import n_threads
@@ -65,13 +65,13 @@ def predict(
     folder = None
     if keep_unknown is not None:
         folder = check_keep_unknown(keep_unknown, paths, overwrite=overwrite)
-    with in_background(import_predictor) as importing:
-        config = some_settings(settings, "predict")
+    config = some_settings(settings, "predict")
+    with in_background(import_of(config.engine)) as importing:
         source = open_unlabelled(paths, without=folder)
     for note in source.notes:
         reporter.say(note)
     importing.result()
-    predictor = load_predictor(run, config, settings)
+    predictor = load_answering(run, config, settings)
     levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
     for note in level_notes(predictor, rules):
@@ -80,7 +80,7 @@ def predict(
     if folder is None:
         yield from _with_losses(answers(source), reporter)
         return
-    typicality, limit = require_level(rules), predictor.model.max_pixels
+    typicality, limit = require_level(rules), predictor.max_pixels
     kept = UnknownImages(folder, typicality, limit, overwrite=overwrite)
     with made_folder(folder), closing(kept) as keeping:
         recorded = Recorded(source, bytes)

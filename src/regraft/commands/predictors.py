@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from regraft.decision.costs import names_note
+from regraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from regraft.bundle.answering import Answering
     from regraft.bundle.predictor import Predictor
+    from regraft.config.train_config import Engine
     from regraft.decision.policy import Rules
 
 
@@ -31,15 +33,43 @@ def load_predictor(run: Path | str, config: Any, settings: Mapping[str, Any]) ->
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
     if "max_pixels" in settings:
-        predictor.model = dataclasses.replace(predictor.model, max_pixels=config.max_pixels)
+        predictor.max_pixels = config.max_pixels
     return predictor
 
 
-def level_notes(predictor: Predictor, rules: Rules | None) -> list[str]:
+def import_of(engine: Engine) -> Callable[[], Any]:
+    """Return what imports the predictor of an engine: only torch's takes seconds."""
+    return import_predictor if engine == "torch" else _import_exported
+
+
+def _import_exported() -> Any:
+    """Return the class ``ExportedPredictor``."""
+    from regraft.bundle.exported import ExportedPredictor  # noqa: PLC0415
+
+    return ExportedPredictor
+
+
+def load_answering(run: Path | str, config: Any, settings: Mapping[str, Any]) -> Answering:
+    """Load the predictor of a run by its engine; see ``load_predictor``."""
+    if config.engine == "torch":
+        return load_predictor(run, config, settings)
+    if {"device", "precision"} & set(settings):
+        raise ConfigError(
+            "engine onnx computes on the processor, in the precision of the export",
+            hint="leave out device and precision, or use engine torch",
+        )
+    predictor: Answering = _import_exported().load(run, batch_size=config.batch_size)
+    if "max_pixels" in settings:
+        predictor.max_pixels = config.max_pixels
+    return predictor
+
+
+def level_notes(predictor: Answering, rules: Rules | None) -> list[str]:
     """Return what a user of these levels should know, before any image is decided about."""
-    if rules is None or predictor.decisions is None:
+    decisions = predictor.decisions
+    if rules is None or decisions is None:
         return []
-    kept, used = predictor.decisions.levels, rules.levels
+    kept, used = decisions.levels, rules.levels
     notes = []
     if kept.min_precision is not None and used.costs is not None:
         notes.append(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ABSTAIN, UNKNOWN = "abstain", "unknown"
+#: The same as numbers beside those of the classes, in ``Decided.actions``.
+ABSTAINED, IS_UNKNOWN = -1, -2
 _MOST_BYTES = 64 * 2**20
 LARGEST = 1e9  # a cost
 #: Where commas may be decimal marks: a thousand and more, or one and some thousandths.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.decision.costs import ABSTAIN, UNKNOWN
-from regraft.decision.policy import ABSTAINED, IS_UNKNOWN, USUAL_LEVEL
+from regraft.decision.costs import ABSTAIN, ABSTAINED, IS_UNKNOWN, UNKNOWN
+from regraft.decision.policy import USUAL_LEVEL
 from regraft.evaluation.metrics import mean_estimate, share_estimate
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from regraft.core.text import counted
 from regraft.decision.answers import plain
 from regraft.decision.conformal import SetRule, answers_needed, fit_sets
-from regraft.decision.costs import ABSTAIN, Costs
+from regraft.decision.costs import ABSTAIN, ABSTAINED, IS_UNKNOWN, Costs
 from regraft.decision.promise import Promise, fit_promise
 from regraft.decision.scorers import LEAST_UNITS
 from regraft.decision.typicality import units_needed
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from regraft.decision.typicality import Typicality
 
 USUAL_LEVEL = 0.01
-#: Actions that are no class, in ``Decided.actions``.
-ABSTAINED, IS_UNKNOWN = -1, -2
 
 
 @dataclass(frozen=True)

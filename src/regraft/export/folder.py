@@ -7,10 +7,12 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from regraft.bundle.exported import SCHEMA_VERSION
 from regraft.bundle.golden import golden_images
 from regraft.core.files import write_atomic
 from regraft.core.version import __version__
 from regraft.export.onnx_file import input_name
+from regraft.export.parity import TOLERANCE
 from regraft.export.views import recorded_draws
 from regraft.images.augment import render_views
 from regraft.images.decode import decode
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from regraft.decision.policy import Rules
     from regraft.export.options import Weights
 
-SCHEMA_VERSION = 1
 MODEL, META, PARITY = "model.onnx", "meta.json", "parity.json"
 _MOST_PIXELS = 10**6  # of a golden image
 #: Files that are copied as they are.
@@ -47,13 +48,14 @@ def meta_of(
             "weights": weights,
         },
         "inputs": [_input(index, network) for index, network in enumerate(networks)],
-        "max_pixels": predictor.model.max_pixels,
+        "max_pixels": predictor.max_pixels,
         "decisions": _levels(rules),
         "networks": [
             {"name": each.name, "weights": each.weights, "licence": each.licence}
             for each in networks
         ],
         "golden": _golden(predictor),
+        "golden_tolerance": max(TOLERANCE[weights], 1e-3),
     }
 
 
@@ -105,7 +107,7 @@ def write_folder(folder: Path, meta: dict[str, Any], model: bytes) -> None:
     """Write everything but the proof into a folder that exists."""
     write_atomic(folder / MODEL, model)
     write_json(folder / META, meta)
-    source = files("regraft.export") / "standalone"
+    source = files("regraft.standalone")
     for name in STANDALONE:
         write_atomic(folder / name, (source / name).read_bytes())
     (folder / "golden").mkdir()

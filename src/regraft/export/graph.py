@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
 from regraft.decision.answers import prior_factors
-from regraft.decision.costs import ABSTAIN, UNKNOWN
-from regraft.decision.policy import ABSTAINED, IS_UNKNOWN
+from regraft.decision.costs import ABSTAIN, ABSTAINED, IS_UNKNOWN, UNKNOWN
 from regraft.decision.scorers import (
     AROUND,
     LEAST_DISTANCE,

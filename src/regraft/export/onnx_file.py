@@ -33,7 +33,7 @@ def require_onnx() -> Any:
         import onnxruntime  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
-        raise MissingExtraError("an export", error.name or "onnx", "export") from None
+        raise MissingExtraError(error.name or "onnx", "export", "an export") from None
     return onnx
 
 

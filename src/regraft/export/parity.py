@@ -105,7 +105,7 @@ def onnxruntime_version() -> str:
 def _rendered(predictor: Predictor, data: bytes) -> list[torch.Tensor] | None:
     """Return an image as the input of each network; None if the bundle refuses it."""
     try:
-        pixels = decode(data, predictor.model.max_pixels)
+        pixels = decode(data, predictor.max_pixels)
     except ImageError:
         return None
     networks = predictor.model.networks
@@ -178,7 +178,7 @@ class _Answering:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        source = files("regraft.export") / "standalone" / "answer_frames.py"
+        source = files("regraft.standalone") / "answer_frames.py"
         script = self._stack.enter_context(as_file(source))
         # Messages go into a file: a pipe that nobody empties would stop the process.
         self._errors = self._stack.enter_context(tempfile.TemporaryFile())

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from regraft.core.reporter import SILENT, Reporter
-from regraft.errors import ImageError, StoreError
+from regraft.errors import NOT_FINITE, ImageError, StoreError
 from regraft.features.store.rows import encode_row, fingerprint_of, row_key
 from regraft.features.taps import Block, TapReader, block_widths, padded, round_rows, row_blocks
 from regraft.images.ahead import render_ahead
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from regraft.features.store.store import FeatureStore
 
 _ROWS_A_COMMIT = 256  # one fsync for so many; a killed process loses fewer
-#: The error of an image on which the network fails, also in prediction.
-NOT_FINITE = ImageError("not finite", "the network gives infinite or undefined features")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.core.text import counted
-from regraft.errors import DataError, InputError, RegraftError
+from regraft.errors import NOT_FINITE, DataError, InputError, RegraftError
 from regraft.evaluation.elimination import cheapest_within_one_error, find_left, find_worse
-from regraft.features.extract import NOT_FINITE
 from regraft.heads.fit import sample_weights
 from regraft.probe.selection import paired_difference
 from regraft.probe.subset import share_of_each_class

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from odd_pictures import noise
 from png_files import chunk, png
 from regraft.errors import ImageError
-from regraft.export.standalone.decode import MAX_PIXELS, DecodeError, decode
 from regraft.images.decode import decode as golden
+from regraft.standalone.decode import MAX_PIXELS, DecodeError, decode
 from tiff_files import directory, tiff_file
 
 CAP = 1_000_000

@@ -22,9 +22,9 @@ def main() -> None:
     """Answer until standard input ends."""
     folder = Path(sys.argv[1])
     sys.path.insert(0, str(folder))
-    from predict import Classifier  # type: ignore[import-not-found]  # noqa: PLC0415
+    from predict import ExportedClassifier  # type: ignore[import-not-found]  # noqa: PLC0415
 
-    classifier = Classifier(folder)
+    classifier = ExportedClassifier(folder)
     while (count := _number(sys.stdin.buffer)) is not None:
         images = [sys.stdin.buffer.read(_number(sys.stdin.buffer) or 0) for _ in range(count)]
         content = io.BytesIO()

@@ -4,10 +4,10 @@
     python predict.py --json IMAGE...    a JSON object a line
 
 Needs Python 3.11, numpy, Pillow and onnxruntime, and nothing else: ``pip install -r
-requirements.txt``. ``Classifier`` is for your own code:
+requirements.txt``. ``ExportedClassifier`` is for your own code:
 
-    from predict import Classifier
-    answers = Classifier().predict([open("photo.jpg", "rb").read()])
+    from predict import ExportedClassifier
+    answers = ExportedClassifier().predict([open("photo.jpg", "rb").read()])
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ABSTAINED, UNKNOWN = -1, -2  # in ``decision``, which else is the number of a cl
 DECIDED = ("typicality", "unknown", "set", "abstained", "decision")
 
 
-class Classifier:
+class ExportedClassifier:
     """The classifier of an exported folder, with all decisions that it makes."""
 
     def __init__(self, folder: Path = HERE, threads: int = 0) -> None:
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     parser.add_argument("--topk", type=int, default=5, help="classes in top, with --json")
     given = parser.parse_args()
-    classifier, failed = Classifier(), False
+    classifier, failed = ExportedClassifier(), False
     for name in given.images:
         try:
             answer = classifier.predict([Path(name).read_bytes()], max(given.topk, 1))[0]
