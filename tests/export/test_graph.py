@@ -16,7 +16,7 @@ from regraft.features.compute import Compute
 from regraft.features.taps import block_widths, round_rows, select_blocks
 from regraft.heads.modules import KnnHead, LinearHead
 from regraft.model import Model
-from tiny_bundles import CLASSES, some_decisions, tiny_model
+from tiny_bundles import CLASSES, N_UNITS, some_decisions, tiny_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -93,9 +93,37 @@ def test_the_graph_answers_as_the_predictor_does(case):
         found = {name: rows.numpy() for name, rows in graph(*pixels).items()}
     wanted = expected(case, pixels)
     assert_same(found, wanted)
-    if case.rules() is not None:
-        # The cases are worth something: not all images have one decision.
-        assert len(np.unique(wanted["decision"])) > 1 or case.rules().promise is not None
+
+
+def test_thresholds_decide_in_the_graph_as_they_do_in_numpy(case):
+    rules = case.rules()
+    if rules is None:
+        return
+    rng = np.random.default_rng(7)
+    n = 400
+    probabilities = rng.dirichlet([0.5] * 3, n).astype(np.float32)
+    probabilities[0] = 1 / 3
+    width = case.model.backbone.n_features
+    pooled = (np.abs(rng.normal(1, 0.5, (n, width))) * rng.choice([0.1, 1, 30], (n, 1))).astype("f")
+    pooled[: n // 2] *= rng.random((n // 2, width)) < 0.3  # unlike the others
+    pooled[1] = 0
+    trained = np.abs(np.random.default_rng(5).normal(1, 0.5, (N_UNITS, width)))  # some_decisions'
+    pooled[-N_UNITS:] = trained * rng.choice([1, 2], (N_UNITS, 1))
+    logits = rng.normal(1.5, 1, (n, 3)).astype(np.float32)
+    decided = rules.decide(probabilities, pooled, logits)
+    policy = Graph(case.model, rules).policy
+    found = policy(*map(torch.from_numpy, (probabilities, pooled, logits)))
+    np.testing.assert_array_equal(found["decision"].numpy(), decided.actions)
+    np.testing.assert_array_equal(found["set"].numpy(), decided.sets)
+    for name, wanted in (("unknown", decided.unknown), ("abstained", decided.abstained)):
+        assert (name in found) == (wanted is not None)
+        if wanted is not None:
+            np.testing.assert_array_equal(found[name].numpy(), wanted, err_msg=name)
+    if decided.p_values is not None:
+        np.testing.assert_allclose(found["typicality"].numpy(), decided.p_values, atol=1e-7)
+        assert len(np.unique(decided.p_values)) > 10
+    assert len(np.unique(decided.actions)) > 1 or rules.promise is not None
+    assert len(np.unique(decided.sets.sum(1))) > 1
 
 
 def test_the_file_answers_as_the_predictor_does_for_batches_of_any_size(case):
@@ -128,10 +156,11 @@ def test_rows_are_rounded_as_the_store_rounds_them():
 NETWORKS = {
     "timm/test_resnet": 64,
     "timm/test_efficientnet": 64,
+    "timm/test_byobnet": 64,
     "timm/test_convnext": 64,
     "timm/test_vit": 160,
-    "timm/test_mambaout": 64,
-    "timm/test_vgg": 64,
+    "timm/test_vit3": 160,
+    "minivgg": 32,
 }
 
 

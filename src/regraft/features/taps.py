@@ -188,7 +188,8 @@ def as_map(output: torch.Tensor, stage: Stage) -> torch.Tensor:
     side = int(tokens.shape[1] ** 0.5)
     if side * side != tokens.shape[1]:  # no square grid: one row, which is only averaged to 1x1
         return tokens.transpose(1, 2)[:, :, None, :]
-    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], side, side)
+    n, _, channels = tokens.shape  # len() would fix the batch in an exported graph
+    return tokens.transpose(1, 2).reshape(n, channels, side, side)
 
 
 def pool(cells: torch.Tensor, grid: int) -> torch.Tensor:
