@@ -40,9 +40,13 @@ def strings(node):
             yield from strings(child)
 
 
+#: Rooms whose words are those of a command line: ours, and that of exported folders.
+_SPEAK_FLAGS = {"cli", "standalone"}
+
+
 @cache
 def trees():
-    below = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "cli")
+    below = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name not in _SPEAK_FLAGS)
     return {path.relative_to(SOURCE): ast.parse(path.read_text("utf-8")) for path in below}
 
 

@@ -65,7 +65,10 @@ def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> 
 
 
 CASES = {
-    "neighbours, a promise": lambda: (tiny_model(), some_decisions(unknown=0.05, min_precision=0.5)),
+    "neighbours, a promise": lambda: (
+        tiny_model(),
+        some_decisions(unknown=0.05, min_precision=0.5),
+    ),
     "knn, no typicality": lambda: (tiny_model("knn", taps="last"), some_decisions("")),
     "two networks with views, costs": lambda: (
         tiny_model(views=2, two=True),
@@ -133,9 +136,7 @@ def test_the_file_answers_as_the_predictor_does_for_batches_of_any_size(case):
     for n in (1, 2, 7):
         pixels = pixels_of(case.model, n, seed=n)
         given = {input_name(k): each.numpy() for k, each in enumerate(pixels)}
-        assert_same(
-            dict(zip(names, session.run(None, given), strict=True)), expected(case, pixels)
-        )
+        assert_same(dict(zip(names, session.run(None, given), strict=True)), expected(case, pixels))
 
 
 def test_metadata_have_names_sizes_and_the_keys_that_other_readers_look_for():

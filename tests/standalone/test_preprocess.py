@@ -185,7 +185,7 @@ def test_views_that_cannot_be_exported_are_refused_in_one_line(name):
         with pytest.raises(ConfigError) as caught:
             refuse(preprocess)
         assert caught.value.message == f"views with augment={name!r} cannot be exported"
-        assert caught.value.hint == "train with --augment light, or without --tta"
+        assert caught.value.hint == "train with `augment='light'`, or without `tta`"
 
 
 # --- on its own -----------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class ExportedPredictor(Answering):
             name = next(iter(levels))
             raise ConfigError(
                 f"{name} is fixed in an exported file",
-                hint=f"export again with another `{name}`, or use engine torch",
+                hint="export again with the level that you want, or use engine torch",
             )
         return None
 

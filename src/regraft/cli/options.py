@@ -40,6 +40,7 @@ Augmentation = Annotated[
 CacheFolder = Annotated[Path | None, Parameter(help=settings_of(TrainConfig)["cache_dir"].text)]
 Picture = Annotated[Path | None, Parameter(metavar="PATH")]
 Names = Annotated[str | None, Parameter(metavar="NAMES")]
+Engine = Annotated[Literal["torch", "onnx"], Parameter(metavar="torch|onnx", show_choices=False)]
 
 
 def make_flags(command: Command, kind: type[TrainConfig] = TrainConfig) -> Any:

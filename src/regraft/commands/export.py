@@ -153,7 +153,8 @@ def _proof(run: Path, images: Sequence[str] | str, predictor: Predictor) -> Proo
         return images_given(paths)
     if not (run / "metrics.json").is_file():
         raise RunError(
-            f"{run} is no run folder: its images are not known", hint="`images` names some"
+            f"{run} is no run folder: its images are not known",
+            hint="give images to compare on: regraft export RUN IMAGES; labels are not needed",
         )
     return images_of_run(run, predictor.classes)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regraft.bundle.prediction import Prediction
+    from regraft.commands.predictors import Engine
 
 
 def predict(
@@ -55,7 +56,8 @@ def predict(
     reporter : Reporter
         Follows the work; silent by default.
     **settings
-        Fields of TrainConfig that say how images are read, computed and decided about.
+        Fields of TrainConfig that say how images are read, computed and decided about; ``engine``:
+        "torch" (the bundle) or "onnx" (what ``export`` has written into the run).
 
     Yields
     ------
@@ -65,13 +67,14 @@ def predict(
     folder = None
     if keep_unknown is not None:
         folder = check_keep_unknown(keep_unknown, paths, overwrite=overwrite)
-    config = some_settings(settings, "predict")
-    with in_background(import_of(config.engine)) as importing:
+    engine: Engine = settings.pop("engine", "torch")
+    with in_background(import_of(engine)) as importing:
+        config = some_settings(settings, "predict")
         source = open_unlabelled(paths, without=folder)
     for note in source.notes:
         reporter.say(note)
     importing.result()
-    predictor = load_answering(run, config, settings)
+    predictor = load_answering(run, engine, config, settings)
     levels = chosen_levels(settings)
     rules = predictor.rules(**levels)
     for note in level_notes(predictor, rules):

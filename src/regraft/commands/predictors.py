@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from regraft.decision.costs import names_note
 from regraft.errors import ConfigError
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from regraft.bundle.answering import Answering
     from regraft.bundle.predictor import Predictor
-    from regraft.config.train_config import Engine
     from regraft.decision.policy import Rules
 
 
@@ -37,8 +36,15 @@ def load_predictor(run: Path | str, config: Any, settings: Mapping[str, Any]) ->
     return predictor
 
 
+#: What computes: torch, from the bundle, or onnxruntime, from exported files.
+Engine: TypeAlias = Literal["torch", "onnx"]
+
+
 def import_of(engine: Engine) -> Callable[[], Any]:
     """Return what imports the predictor of an engine: only torch's takes seconds."""
+    if engine not in get_args(Engine):
+        known = ", ".join(get_args(Engine))
+        raise ConfigError(f"engine is {engine!r}; it must be one of {known}")
     return import_predictor if engine == "torch" else _import_exported
 
 
@@ -49,9 +55,11 @@ def _import_exported() -> Any:
     return ExportedPredictor
 
 
-def load_answering(run: Path | str, config: Any, settings: Mapping[str, Any]) -> Answering:
+def load_answering(
+    run: Path | str, engine: Engine, config: Any, settings: Mapping[str, Any]
+) -> Answering:
     """Load the predictor of a run by its engine; see ``load_predictor``."""
-    if config.engine == "torch":
+    if engine == "torch":
         return load_predictor(run, config, settings)
     if {"device", "precision"} & set(settings):
         raise ConfigError(

@@ -51,7 +51,6 @@ ClassWeight = Literal["none", "balanced"]
 Precision = Literal["auto", "bfloat16", "float32"]
 CoverageBy = Literal["all", "class"]
 Strategy = Literal["probe", "finetune", "scratch"]
-Engine = Literal["torch", "onnx"]
 Start = Literal["probe", "random-head"]
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["cosine", "step", "constant"]
@@ -540,14 +539,6 @@ class TrainConfig(metaclass=_ChecksNames):
         why="A GPU if there is one, else the processor.",
         placeholder="NAME",
         commands=ALL_BUT_SHOW,
-    )
-    engine: Engine = machine_setting(
-        "torch",
-        "What computes: torch, from the bundle, or onnx, the files that regraft export has written "
-        "into the run, whose levels are fixed.",
-        why="The bundle is always there; onnx starts in a fifth of the time, on the processor.",
-        commands=("predict",),
-        harmless=True,
     )
     precision: Precision = machine_setting(
         "auto",

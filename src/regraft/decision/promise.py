@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from regraft.core.text import counted
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST = 2_000
 _ENOUGH = 500  # a smaller test part is filled up with images of the training part
-_HINT = "`images` names others: labels are not needed"
+_HINT = "give other images to compare on: regraft export RUN IMAGES; labels are not needed"
 
 
 class ProofImages(NamedTuple):

@@ -22,7 +22,7 @@ def check_views(preprocess: Preprocess) -> None:
     if preprocess.views and preprocess.augment not in _EXPORTED:
         raise ConfigError(
             f"views with augment={preprocess.augment!r} cannot be exported",
-            hint="train with --augment light, or without --tta",
+            hint="train with `augment='light'`, or without `tta`",
         )
 
 
