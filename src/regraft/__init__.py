@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
     from regraft.commands.drift import drift
     from regraft.commands.evaluate import evaluate
+    from regraft.commands.export import export
     from regraft.commands.find_rate import find_rate
     from regraft.commands.predict import predict
     from regraft.commands.train import train
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "drift",
     "evaluate",
+    "export",
     "find_rate",
     "predict",
     "train",
@@ -54,6 +56,7 @@ _HOMES = {
     "TrainConfig": "regraft.config.train_config",
     "drift": "regraft.commands.drift",
     "evaluate": "regraft.commands.evaluate",
+    "export": "regraft.commands.export",
     "find_rate": "regraft.commands.find_rate",
     "predict": "regraft.commands.predict",
     "train": "regraft.commands.train",

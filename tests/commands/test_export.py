@@ -115,7 +115,7 @@ def test_the_engine_answers_as_the_bundle_does(exported, trained, photos, tmp_pa
     paths = sorted(photos.glob("*/*"))[:20]
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     paths.append(tmp_path / "broken.jpg")
-    theirs = ExportedPredictor.load(exported[1]).predict_many(paths)
+    theirs = Predictor.load(exported[1], engine="onnx").predict_many(paths)
     ours = Predictor.load(trained, precision="float32").predict_many(paths)
     assert theirs[-1].error.kind == ours[-1].error.kind
     for here, wanted in zip(theirs[:-1], ours[:-1], strict=True):
@@ -177,7 +177,7 @@ def test_what_the_engine_cannot_do_is_refused(exported, run, photos, capsys):
     shutil.copytree(exported[1], run / "export" / "onnx")
     assert main(["predict", str(run), path, "--engine", "onnx", "--coverage", "0.9"]) == 2
     assert (
-        "coverage is fixed in an exported file\nhint: export again with another --coverage"
+        "coverage is fixed in an exported file\nhint: export again with the"
         in capsys.readouterr().err
     )
     assert main(["predict", str(run), path, "--engine", "onnx", "--device", "cpu"]) == 2
@@ -201,7 +201,7 @@ def test_a_damaged_or_altered_export_is_refused(exported, tmp_path):
         ExportedPredictor.load(folder)
     for text in ("", "[]", "{}", '{"schema_version": 9}'):
         (folder / "meta.json").write_text(text, encoding="utf-8")
-        with pytest.raises(BundleError, match="meta.json"):
+        with pytest.raises(BundleError, match=r"meta\.json"):
             ExportedPredictor.load(folder)
 
 
@@ -379,3 +379,10 @@ def test_an_image_in_another_form_is_compared_as_well(trained, tmp_path):
     (odd / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     found = export(trained, str(odd), out=tmp_path / "out")
     assert (found["parity"]["n"], found["parity"]["n_refused"]) == (4, 0)
+
+
+def test_an_engine_that_is_none(trained):
+    with pytest.raises(ConfigError, match="engine is 'tensorrt'; it must be torch or onnx"):
+        Predictor.load(trained, engine="tensorrt")
+    with pytest.raises(ConfigError, match="engine is 'tensorrt'; it must be one of torch, onnx"):
+        next(regraft.predict(trained, ["x.jpg"], engine="tensorrt"))

@@ -54,7 +54,7 @@ def expected(predictor: Predictor, pixels: list[torch.Tensor]) -> dict[str, np.n
 
 
 def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    assert list(found)[0] == "probabilities"
+    assert next(iter(found)) == "probabilities"
     assert found.keys() == wanted.keys()
     for name, rows in wanted.items():
         if rows.dtype.kind == "f":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy as np
 import torch
 
 from regraft.bundle.answering import Answering
+from regraft.bundle.exported import ExportedPredictor
 from regraft.bundle.format import read_bundle
 from regraft.bundle.golden import check_golden
 from regraft.core.notebook import html_table
@@ -91,6 +92,7 @@ class Predictor(Answering):
         ]
         return html_table("regraft.Predictor", rows, "predict(image), predict_many(images)")
 
+    @overload
     @classmethod
     def load(
         cls,
@@ -99,7 +101,25 @@ class Predictor(Answering):
         device: str = "auto",
         precision: Precision = "auto",
         batch_size: int = 16,
-    ) -> Predictor:
+        engine: Literal["torch"] = "torch",
+    ) -> Predictor: ...
+
+    @overload
+    @classmethod
+    def load(
+        cls, path: str | Path, *, batch_size: int = 16, engine: Literal["onnx"]
+    ) -> ExportedPredictor: ...
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int = 16,
+        engine: Literal["torch", "onnx"] = "torch",
+    ) -> Predictor | ExportedPredictor:
         """Load a bundle, and check by its golden images that its answers are the same here.
 
         Parameters
@@ -112,10 +132,14 @@ class Predictor(Answering):
             "auto" (as in training, if this machine can), "bfloat16" or "float32".
         batch_size : int
             Images in one forward pass, at least 1.
+        engine : "torch" or "onnx"
+            What computes: torch, or onnxruntime from the files that ``regraft export`` has written
+            into the run; these compute on the processor, and their levels are fixed.
 
         Returns
         -------
         Predictor
+            ``ExportedPredictor`` for engine "onnx"; it answers in the same way.
 
         Raises
         ------
@@ -124,6 +148,10 @@ class Predictor(Answering):
         ConfigError
             The device is not in this machine, or another setting cannot be used.
         """
+        if engine == "onnx":
+            return ExportedPredictor.load(path, batch_size=batch_size)
+        if engine != "torch":
+            raise ConfigError(f"engine is {engine!r}; it must be torch or onnx")
         if batch_size < 1 or precision not in {"auto", "bfloat16", "float32"}:
             raise ConfigError(
                 f"batch size {batch_size} and precision {precision} cannot be used",
