@@ -12,9 +12,10 @@ from regraft.cli.spelling import spelled
 from regraft.cli.streams import complete_without_printing, write
 from regraft.cli.tuning import tune_process
 
-To = Annotated[Literal["onnx", "web"], Parameter(metavar="onnx", show_choices=False)]
+To = Annotated[Literal["onnx", "web"], Parameter(metavar="onnx|web", show_choices=False)]
 Quantize = Annotated[
-    Literal["none", "float16", "int8"], Parameter(metavar="none|float16|int8", show_choices=False)
+    Literal["auto", "none", "float16", "int8"],
+    Parameter(metavar="none|float16|int8", show_choices=False),
 ]
 
 
@@ -23,9 +24,11 @@ def export(  # noqa: PLR0913 - a parameter for each flag
     /,
     *images: str,
     to: To = "onnx",
-    quantize: Quantize = "none",
+    quantize: Quantize = "auto",
     bank: bool = True,
-    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    single_file: Annotated[bool, Parameter(negative=())] = False,
+    runtime: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    out: Annotated[Path | None, Parameter(metavar="PATH")] = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     flags: Annotated[ExportFlags | None, Parameter(name="*")] = None,
@@ -43,15 +46,21 @@ def export(  # noqa: PLR0913 - a parameter for each flag
         Compare on these instead: files, folders, patterns, zip or tar files, without labels.
     to
         onnx: model.onnx, and predict.py, which needs numpy, Pillow and onnxruntime alone.
+        web: a page for any static web server; images stay in the visitor's browser.
         [default: onnx]
     quantize
         Store large tables of weights as float16 (half the size) or int8 (about a quarter); the
-        arithmetic is float32. [default: none]
+        arithmetic is float32. With int8 no image is called unknown.
+        [default: none for onnx, int8 for web]
     bank
         Keep features of training images in the files, to tell how unlike an image is; who has the
         files can then ask whether an image was in the training. [default: yes]
+    single_file
+        With `--to web`: one HTML file that opens from disk.
+    runtime
+        With `--to web`: the npm package of onnxruntime-web, if it cannot be downloaded here.
     out
-        Folder for the files. [default: export/onnx in the run folder]
+        Place for the files. [default: export/onnx, export/web or export/web.html in the run folder]
     overwrite
         Replace the export that is already there.
     json
@@ -68,6 +77,8 @@ def export(  # noqa: PLR0913 - a parameter for each flag
         to=to,
         quantize=quantize,
         bank=bank,
+        single_file=single_file,
+        runtime=runtime,
         out=out,
         overwrite=overwrite,
         reporter=ConsoleReporter(),

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regraft.commands.predictors import level_notes, load_predictor
 from regraft.config.settings import some_settings
+from regraft.core.files import read_regular
 from regraft.core.notebook import html_table
 from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import counted
 from regraft.decision.levels import chosen_levels
-from regraft.errors import ExportError, RunError
+from regraft.errors import ConfigError, ExportError, RunError
 from regraft.export.options import ExportOptions
 from regraft.runs.lock import write_errors_as_run_errors
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from regraft.bundle.predictor import Predictor
     from regraft.decision.policy import Rules
     from regraft.export.images import ProofImages
+    from regraft.export.web_runtime import Runtime
 
 
 class _Exporting(NamedTuple):
@@ -44,14 +48,14 @@ class Exported(dict[str, Any]):
         return "\n".join([*(f"{name}: {text}" for name, text in self._figures())])
 
     def _figures(self) -> list[tuple[str, str]]:
-        parity, meta = self["parity"], self["meta"]
+        parity = self["parity"]
         labels = parity["labels"]
         agreed = (
             f"{counted(parity['n'])}, largest difference of a probability {parity['largest']:.2g}; "
             f"{labels['differ']:,} labels differ"
         )
         figures = [
-            ("written", f"{self['folder']}, {meta['model']['bytes'] / 1e6:.1f} MB"),
+            ("written", f"{self['folder']}, {self['bytes'] / 1e6:.1f} MB"),
             ("compared with the bundle", agreed),
         ]
         decisions, accuracy = parity["decisions"], parity["accuracy"]
@@ -65,6 +69,8 @@ class Exported(dict[str, Any]):
             )
             figures.append(("test accuracy", text.format(**accuracy)))
         figures += [("note", note) for note in self["notes"]]
+        if self["open"]:
+            figures.append(("to look at it", self["open"]))
         return figures
 
     def _repr_html_(self) -> str:
@@ -90,7 +96,8 @@ def export(
         Images on which the files are compared with the bundle, as ``predict`` takes them; by
         default up to 2,000 of the run's own test part, filled up to 500 by the training part.
     out : Path or str, optional
-        Folder for the files; by default ``export/onnx`` in the run folder.
+        Folder for the files; by default ``export/onnx`` or ``export/web`` in the run folder. A file
+        for a page in one file; by default ``export/web.html``.
     overwrite : bool
         Replace the export that is already there.
     reporter : Reporter
@@ -101,7 +108,8 @@ def export(
     Returns
     -------
     Exported
-        A dictionary with ``folder``, ``meta``, ``parity`` and ``notes``.
+        A dictionary with ``folder``, ``bytes``, ``meta``, ``parity``, ``notes`` and ``open``, which
+        says how to look at a page.
 
     Raises
     ------
@@ -112,10 +120,11 @@ def export(
     """
     options = ExportOptions.taken_from(settings)
     config = some_settings(settings, "export").replace(device="cpu", precision="float32")
-    folder = _place(Path(run), out, options.to, overwrite=overwrite)
+    place = _place(Path(run), out, options, overwrite=overwrite)
     from regraft.export.onnx_file import require_onnx
 
     require_onnx()
+    runtime = _runtime(options, reporter)
     predictor = load_predictor(run, config, settings)
     proof = _proof(Path(run), images, predictor)
     predictor, notes = _without_what_is_not_kept(predictor, options)
@@ -123,26 +132,69 @@ def export(
     notes += level_notes(predictor, rules)
     for note in notes:
         reporter.say(note)
-    with _made(folder, overwrite=overwrite) as new:
-        meta, parity = _write(new, _Exporting(predictor, rules), options, proof, reporter)
-    return Exported(folder=str(folder), meta=meta, parity=parity, notes=notes)
+    with _made(place, single=options.single_file, overwrite=overwrite) as new:
+        if runtime is None:
+            meta, parity = _write(new, _Exporting(predictor, rules), options, proof, reporter)
+        else:
+            with tempfile.TemporaryDirectory() as work:
+                exported = Path(work)
+                meta, parity = _write(
+                    exported, _Exporting(predictor, rules), options, proof, reporter
+                )
+                _write_page(new, exported, runtime, notes, options)
+        size = sum(each.stat().st_size for each in new.rglob("*") if each.is_file())
+    how = _how_to_open(place, options)
+    return Exported(folder=str(place), bytes=size, meta=meta, parity=parity, notes=notes, open=how)
 
 
-def _place(run: Path, out: Path | str | None, to: str, *, overwrite: bool) -> Path:
-    """Return the folder to write; refuse, before any work, what is there already."""
+def _place(run: Path, out: Path | str | None, options: ExportOptions, *, overwrite: bool) -> Path:
+    """Return the folder or the file to write; refuse, before any work, what is there already."""
     if out is None and not (run / "bundle").is_dir():
-        raise RunError(f"{run} is no run folder", hint="`out` names a folder for the export")
-    folder = run / "export" / to if out is None else Path(out)
-    if os.path.lexists(folder) and not (overwrite and _is_export(folder)):
-        hint = "`out` names another folder"
-        if _is_export(folder):
+        raise RunError(f"{run} is no run folder", hint="`out` names a place for the export")
+    single = options.single_file
+    name = "web.html" if single else options.to
+    place = run / "export" / name if out is None else Path(out)
+    if single and place.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(
+            f"`out` is {place}; a page in one file needs a name that ends in .html",
+            hint=f"`out={place}.html`",
+        )
+    if os.path.lexists(place) and not (overwrite and _is_export(place)):
+        hint = "`out` names another place"
+        if _is_export(place):
             hint += "; `overwrite=True` replaces it"
-        raise RunError(f"{folder} exists; it is left alone", hint=hint)
-    return folder
+        raise RunError(f"{place} exists; it is left alone", hint=hint)
+    return place
 
 
-def _is_export(folder: Path) -> bool:
-    return (folder / "meta.json").is_file() and (folder / "model.onnx").is_file()
+def _is_export(place: Path) -> bool:
+    """Return whether a place holds what this command has written."""
+    if place.is_file():
+        from regraft.export.web_page import MARK
+
+        return MARK.encode() in read_regular(place, 0, first=2000)
+    models = ("model.onnx", "model.onnx.gz")
+    return (place / "meta.json").is_file() and any((place / each).is_file() for each in models)
+
+
+def _runtime(options: ExportOptions, reporter: Reporter) -> Runtime | None:
+    """Return what a page computes with, before any other work; None for files that are no page."""
+    if options.to != "web":
+        return None
+    from regraft.export.web_runtime import get_runtime
+
+    return get_runtime(None if options.runtime is None else Path(options.runtime), reporter)
+
+
+def _how_to_open(place: Path, options: ExportOptions) -> str | None:
+    """Return in words how to look at a page."""
+    if options.to != "web":
+        return None
+    if options.single_file:
+        return f"open {place} in a browser"
+    return (
+        f"python -m http.server --directory {shlex.quote(str(place))}, then http://localhost:8000"
+    )
 
 
 def _proof(run: Path, images: Sequence[str] | str, predictor: Predictor) -> ProofImages:
@@ -168,31 +220,52 @@ def _without_what_is_not_kept(
     notes: list[str] = []
     if not options.bank:
         predictor, notes = without_bank(predictor)
-    if options.quantize == "int8":
+    if options.weights == "int8":
         predictor, more = without_typicality(predictor)
         notes += more
     return predictor, notes
 
 
 @contextmanager
-def _made(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Make a folder beside the place, which takes it once the work is done; else it is removed."""
-    with write_errors_as_run_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+def _made(place: Path, *, single: bool, overwrite: bool) -> Iterator[Path]:
+    """Make a folder beside the place, which takes it once the work is done; else it is removed.
+
+    If the export is a ``single`` file, the place takes that instead.
+    """
+    with write_errors_as_run_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         new.chmod(0o755)
         yield new
-        with write_errors_as_run_errors(folder):
-            if overwrite and _is_export(folder):
+        made = next(new.iterdir()) if single else new
+        with write_errors_as_run_errors(place):
+            if overwrite and _is_export(place):
                 old = new.with_name(f"{new.name}.old")
-                folder.rename(old)
-                new.rename(folder)
-                shutil.rmtree(old)
+                place.rename(old)
+                made.rename(place)
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
             else:
-                new.rename(folder)
+                made.rename(place)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_page(
+    new: Path, exported: Path, runtime: Runtime, notes: Sequence[str], options: ExportOptions
+) -> None:
+    """Write the page of an exported folder into a folder that exists."""
+    from regraft.export import folder, web_page
+
+    meta, parity = (
+        json.loads((exported / name).read_bytes()) for name in (folder.META, folder.PARITY)
+    )
+    model = (exported / folder.MODEL).read_bytes()
+    page = web_page.Page(meta, parity, notes, model, runtime)
+    if options.single_file:
+        web_page.write_single(page, new / web_page.INDEX)
+    else:
+        web_page.write_folder(page, new)
 
 
 def _write(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from regraft.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 To = Literal["onnx", "web"]
-Quantize = Literal["none", "float16", "int8"]
+Quantize = Literal["auto", "none", "float16", "int8"]
 #: How large tables of weights are stored.
 Weights = Literal["float32", "float16", "int8"]
 
@@ -21,10 +24,15 @@ class ExportOptions:
     ----------
     to : "onnx" or "web"
         Kind of the files.
-    quantize : "none", "float16" or "int8"
-        How large tables of weights are stored; the arithmetic is float32.
+    quantize : "auto", "none", "float16" or "int8"
+        How large tables of weights are stored; the arithmetic is float32. "auto" is "none" for
+        "onnx". For "web" it is "int8": a page has to be loaded before it answers.
     bank : bool
         Keep features of training images, which tell how unlike an image is.
+    single_file : bool
+        Write the page as one HTML file instead of a folder.
+    runtime : Path, optional
+        The package of onnxruntime-web for the page; by default it is downloaded once.
 
     Raises
     ------
@@ -33,8 +41,10 @@ class ExportOptions:
     """
 
     to: To = "onnx"
-    quantize: Quantize = "none"
+    quantize: Quantize = "auto"
     bank: bool = True
+    single_file: bool = False
+    runtime: Path | str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("to", To), ("quantize", Quantize)):
@@ -44,9 +54,15 @@ class ExportOptions:
                     f"{name} is {value!r}; it must be one of {', '.join(known)}",
                 )
 
+        for name in ("single_file", "runtime"):
+            if self.to != "web" and getattr(self, name):
+                raise ConfigError(f"`{name}` is only for a page", hint="add `to='web'`")
+
     @property
     def weights(self) -> Weights:
         """Return how large tables of weights are stored."""
+        if self.quantize == "auto":
+            return "int8" if self.to == "web" else "float32"
         return "float32" if self.quantize == "none" else self.quantize
 
     @classmethod
