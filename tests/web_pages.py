@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from regraft.export.standalone.decode import decode
-from regraft.export.standalone.preprocess import render_views
+from regraft.standalone.decode import decode
+from regraft.standalone.preprocess import render_views
 
 DECIDED = ("decision", "set", "unknown", "abstained")
 ASK = """

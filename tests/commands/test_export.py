@@ -326,7 +326,7 @@ def test_data_that_have_moved_are_named(run, photos, monkeypatch, tmp_path):
     ("settings", "match"),
     [
         ({"to": "coreml"}, "to is 'coreml'; it must be one of onnx, web"),
-        ({"quantize": "int4"}, "quantize is 'int4'; it must be one of none, float16, int8"),
+        ({"quantize": "int4"}, "quantize is 'int4'; it must be one of auto, none, float16, int8"),
         ({"epochs": 3}, "epochs belongs to training"),
         ({"coverage": 1.0}, "coverage is 1.0; it must be between 0 and 1"),
     ],

@@ -160,7 +160,7 @@ def _place(run: Path, out: Path | str | None, options: ExportOptions, *, overwri
             hint=f"`out={place}.html`",
         )
     if os.path.lexists(place) and not (overwrite and _is_export(place)):
-        hint = "`out` names another place"
+        hint = f"`out` names another {'file' if single else 'folder'}"
         if _is_export(place):
             hint += "; `overwrite=True` replaces it"
         raise RunError(f"{place} exists; it is left alone", hint=hint)

@@ -215,8 +215,8 @@ def _probabilities(page: Page) -> list[list[float]]:
     """Return what the exported file answers for the golden images, by onnxruntime."""
     import onnxruntime  # noqa: PLC0415 - an extra
 
-    from regraft.export.standalone.decode import decode  # noqa: PLC0415
-    from regraft.export.standalone.preprocess import render_views  # noqa: PLC0415
+    from regraft.standalone.decode import decode  # noqa: PLC0415
+    from regraft.standalone.preprocess import render_views  # noqa: PLC0415
 
     session = onnxruntime.InferenceSession(page.model, providers=["CPUExecutionProvider"])
     found = []
