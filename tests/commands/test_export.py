@@ -25,7 +25,7 @@ from regraft.errors import (
     SmallSampleWarning,
 )
 from regraft.export import folder as folders
-from regraft.export import onnx_file, parity
+from regraft.export import onnx_file, parity, resize
 from regraft.splits.split_csv import read_split
 from tiny_bundles import some_decisions, tiny_model, write_tiny
 
@@ -220,8 +220,8 @@ def inverted(folder):
 def test_files_that_answer_otherwise_are_removed(run, monkeypatch, stage, match):
     written = folders.write_folder
 
-    def change(folder, meta, model):
-        written(folder, meta, model)
+    def change(folder, meta, models):
+        written(folder, meta, models)
         if stage == "pixels":
             inverted(folder)
 
@@ -245,8 +245,8 @@ def test_files_that_answer_otherwise_are_removed(run, monkeypatch, stage, match)
 def test_files_that_do_not_run_are_removed(run, monkeypatch):
     written = folders.write_folder
 
-    def change(folder, meta, model):
-        written(folder, meta, model)
+    def change(folder, meta, models):
+        written(folder, meta, models)
         (folder / "model.onnx").write_bytes(b"no model")
 
     monkeypatch.setattr(folders, "write_folder", change)
@@ -264,7 +264,7 @@ def test_what_is_there_is_left_alone_until_it_is_replaced(run, capsys):
     assert main(["export", str(run)]) == 2
     assert capsys.readouterr().err.endswith(
         f"error: {place} exists; it is left alone\n"
-        "hint: --out names another folder; --overwrite replaces it\n"
+        "hint: --out names another place; --overwrite replaces it\n"
     )
     (place / "old").write_text("old", encoding="utf-8")
     assert main(["export", str(run), "--overwrite"]) == 0
@@ -386,3 +386,12 @@ def test_an_engine_that_is_none(trained):
         Predictor.load(trained, engine="tensorrt")
     with pytest.raises(ConfigError, match="engine is 'tensorrt'; it must be one of torch, onnx"):
         next(regraft.predict(trained, ["x.jpg"], engine="tensorrt"))
+
+
+def test_a_file_that_resizes_by_itself_answers_nearly_the_same(trained, tmp_path):
+    found = export(trained, out=tmp_path / "out", with_resize=True)
+    assert (tmp_path / "out" / "model-with-resize.onnx").is_file()
+    resized = found["parity"]["with_resize"]
+    assert 0 < resized["largest"] <= 0.02
+    with pytest.raises(ConfigError, match="views cannot be rendered inside the graph"):
+        resize.with_resize(None, tiny_model(views=2))

@@ -26,6 +26,7 @@ def export(  # noqa: PLR0913 - a parameter for each flag
     to: To = "onnx",
     quantize: Quantize = "auto",
     bank: bool = True,
+    with_resize: Annotated[bool, Parameter(negative=())] = False,
     single_file: Annotated[bool, Parameter(negative=())] = False,
     runtime: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     out: Annotated[Path | None, Parameter(metavar="PATH")] = None,
@@ -55,6 +56,9 @@ def export(  # noqa: PLR0913 - a parameter for each flag
     bank
         Keep features of training images in the files, to tell how unlike an image is; who has the
         files can then ask whether an image was in the training. [default: yes]
+    with_resize
+        Write a second file, whose input is a decoded image of any size: for programs that cannot
+        resize as preprocess.py does.
     single_file
         With `--to web`: one HTML file that opens from disk.
     runtime
@@ -77,6 +81,7 @@ def export(  # noqa: PLR0913 - a parameter for each flag
         to=to,
         quantize=quantize,
         bank=bank,
+        with_resize=with_resize,
         single_file=single_file,
         runtime=runtime,
         out=out,

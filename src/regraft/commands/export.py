@@ -274,13 +274,18 @@ def _write(
     """Write the files and compare them; raise ExportError where they answer otherwise."""
     from regraft.export import folder, parity
     from regraft.export.onnx_file import make_onnx
+    from regraft.export.resize import with_resize
     from regraft.export.smaller import with_weights
 
     with reporter.track("export", 1) as advance:
-        proto = make_onnx(answers.predictor.model, answers.rules)
-        model = with_weights(proto, options.weights).SerializeToString()
-        meta = folder.meta_of(*answers, model, options.weights)
-        folder.write_folder(new, meta, model)
+        proto = with_weights(make_onnx(answers.predictor.model, answers.rules), options.weights)
+        models = {folder.MODEL: proto.SerializeToString()}
+        meta = folder.meta_of(*answers, models[folder.MODEL], options.weights)
+        if options.with_resize:
+            whole = with_resize(proto, answers.predictor.model)
+            models[folder.WITH_RESIZE] = whole.SerializeToString()
+            meta["with_resize"] = folder.WITH_RESIZE
+        folder.write_folder(new, meta, models)
         advance(1)
     with reporter.track("compare", len(proof.indices)) as advance:
         found = parity.compare(new, *answers, proof.each(), advance)

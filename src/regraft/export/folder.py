@@ -12,12 +12,12 @@ from regraft.bundle.golden import golden_images
 from regraft.core.files import write_atomic
 from regraft.core.version import __version__
 from regraft.export.onnx_file import input_name
-from regraft.export.parity import TOLERANCE
 from regraft.export.views import recorded_draws
 from regraft.images.augment import render_views
 from regraft.images.decode import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from regraft.backbones.backbone import Backbone
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from regraft.export.options import Weights
 
 MODEL, META, PARITY = "model.onnx", "meta.json", "parity.json"
+WITH_RESIZE = "model-with-resize.onnx"
 _MOST_PIXELS = 10**6  # of a golden image
+_GOLDEN_TOLERANCE = 1e-3  # of a probability, by the same file on another machine
 #: Files that are copied as they are.
 STANDALONE = ("predict.py", "preprocess.py", "decode.py", "requirements.txt")
 
@@ -34,7 +36,7 @@ STANDALONE = ("predict.py", "preprocess.py", "decode.py", "requirements.txt")
 def meta_of(
     predictor: Predictor, rules: Rules | None, model: bytes, weights: Weights
 ) -> dict[str, Any]:
-    """Return what a program needs to know to use the file, ready for JSON."""
+    """Return what a program needs to know to use the file ``model``, ready for JSON."""
     networks = predictor.model.networks
     return {
         "schema_version": SCHEMA_VERSION,
@@ -54,8 +56,8 @@ def meta_of(
             {"name": each.name, "weights": each.weights, "licence": each.licence}
             for each in networks
         ],
-        "golden": _golden(predictor),
-        "golden_tolerance": max(TOLERANCE[weights], 1e-3),
+        "golden": _golden(predictor, model),
+        "golden_tolerance": _GOLDEN_TOLERANCE,
     }
 
 
@@ -85,27 +87,34 @@ def _levels(rules: Rules | None) -> dict[str, Any] | None:
     }
 
 
-def _golden(predictor: Predictor) -> list[dict[str, Any]]:
-    """Return the golden images with the hashes of their squares, and the answers to them."""
+def _golden(predictor: Predictor, model: bytes) -> list[dict[str, Any]]:
+    """Return the golden images with the hashes of their squares, and the file's answers."""
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     found = []
-    model = predictor.model
     for name, data in golden_images().items():
         pixels = decode(data, _MOST_PIXELS)
-        squares = [render_views(pixels, each.preprocess).contiguous() for each in model.networks]
-        features, _ = predictor.read([each[None] for each in squares])
+        squares = [
+            render_views(pixels, each.preprocess).contiguous().numpy()
+            for each in predictor.model.networks
+        ]
+        given = {input_name(k): each[None] for k, each in enumerate(squares)}
+        (probabilities,) = session.run(["probabilities"], given)
         found.append(
             {
                 "file": name,
-                "pixels": [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in squares],
-                "probabilities": model.probabilities(features)[0].tolist(),
+                "pixels": [hashlib.sha256(each.tobytes()).hexdigest() for each in squares],
+                "probabilities": probabilities[0].tolist(),
             }
         )
     return found
 
 
-def write_folder(folder: Path, meta: dict[str, Any], model: bytes) -> None:
-    """Write everything but the proof into a folder that exists."""
-    write_atomic(folder / MODEL, model)
+def write_folder(folder: Path, meta: dict[str, Any], models: Mapping[str, bytes]) -> None:
+    """Write everything but the proof into a folder that exists; ``models`` by their file names."""
+    for name, data in models.items():
+        write_atomic(folder / name, data)
     write_json(folder / META, meta)
     source = files("regraft.standalone")
     for name in STANDALONE:

@@ -29,6 +29,8 @@ class ExportOptions:
         "onnx". For "web" it is "int8": a page has to be loaded before it answers.
     bank : bool
         Keep features of training images, which tell how unlike an image is.
+    with_resize : bool
+        Write a second file whose input is a decoded image of any size.
     single_file : bool
         Write the page as one HTML file instead of a folder.
     runtime : Path, optional
@@ -43,6 +45,7 @@ class ExportOptions:
     to: To = "onnx"
     quantize: Quantize = "auto"
     bank: bool = True
+    with_resize: bool = False
     single_file: bool = False
     runtime: Path | str | None = None
 
@@ -54,6 +57,8 @@ class ExportOptions:
                     f"{name} is {value!r}; it must be one of {', '.join(known)}",
                 )
 
+        if self.to == "web" and self.with_resize:
+            raise ConfigError("a page resizes by itself", hint="leave out with_resize")
         for name in ("single_file", "runtime"):
             if self.to != "web" and getattr(self, name):
                 raise ConfigError(f"`{name}` is only for a page", hint="add `to='web'`")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Largest difference of a probability that is allowed, by how the weights are stored.
 TOLERANCE: dict[Weights, float] = {"float32": 5e-4, "float16": 0.02, "int8": 1.0}
+#: The same for a graph that resizes in other integers, which moves a square by up to 2 of 255.
+RESIZED_TOLERANCE = 0.02
 #: Least share of images with the same label.
 SAME_LABELS: dict[Weights, float] = {"float32": 1.0, "float16": 0.999, "int8": 0.99}
 #: Most accuracy that smaller weights may cost, where so much can be told from nothing.
@@ -265,6 +267,7 @@ def judge(found: Compared, rules: Rules | None, weights: Weights) -> dict[str, A
     }
     record["decisions"] = _decisions(found, rules)
     record["accuracy"] = _accuracy(found, ours, theirs)
+    record["with_resize"] = _resized(found, theirs)
     record["stages"] = _stages(found)
     record["fault"] = _fault(record, weights)
     return record
@@ -310,6 +313,18 @@ def _close_calls(found: Compared, rules: Rules) -> NDArray[np.bool_]:
     return close
 
 
+def _resized(found: Compared, theirs: NDArray[np.float32]) -> dict[str, Any] | None:
+    """Return how the file that resizes by itself differs from the one that is given squares."""
+    if "resized" not in found.theirs[0]:
+        return None
+    resized = np.concatenate([each["resized"] for each in found.theirs])
+    return {
+        "largest": float(np.abs(resized - theirs).max()),
+        "labels_differ": int((resized.argmax(1) != theirs.argmax(1)).sum()),
+        "tolerance": RESIZED_TOLERANCE,
+    }
+
+
 def _accuracy(
     found: Compared, ours: NDArray[np.float32], theirs: NDArray[np.float32]
 ) -> dict[str, Any] | None:
@@ -341,31 +356,45 @@ def _stages(found: Compared) -> dict[str, float | int]:
 
 def _fault(record: dict[str, Any], weights: Weights) -> str | None:
     """Return why the exported files do not answer as the bundle does; None if they do."""
-    n, labels = record["n"], record["labels"]
-    same = 1 - labels["outside_ties" if weights == "float32" else "differ"] / n
-    if not record["largest"] <= TOLERANCE[weights]:
+    checks = (_fault_of_probabilities, _fault_of_labels, _fault_of_accuracy)
+    return next((fault for check in checks if (fault := check(record, weights))), None)
+
+
+def _fault_of_probabilities(record: dict[str, Any], weights: Weights) -> str | None:
+    largest, resized = record["largest"], record["with_resize"]
+    if not largest <= TOLERANCE[weights]:
+        return f"a probability differs by {largest:.2g}; {TOLERANCE[weights]:g} is allowed"
+    if resized and not resized["largest"] <= RESIZED_TOLERANCE:
         return (
-            f"a probability differs by {record['largest']:.2g}; {TOLERANCE[weights]:g} is allowed"
+            f"with resizing in the graph a probability differs by {resized['largest']:.2g}; "
+            f"{RESIZED_TOLERANCE:g} is allowed"
         )
+    return None
+
+
+def _fault_of_labels(record: dict[str, Any], weights: Weights) -> str | None:
+    n, labels, decisions = record["n"], record["labels"], record["decisions"]
+    same = 1 - labels["outside_ties" if weights == "float32" else "differ"] / n
     # Of few images, one other label may be more than the share that is allowed.
     if labels["differ"] > 1 and same < SAME_LABELS[weights]:
-        return (
-            f"{labels['differ']:,} of {n:,} labels differ; {SAME_LABELS[weights]:.1%} must be the "
-            "same"
-        )
-    decisions, accuracy = record["decisions"], record["accuracy"]
+        share = f"{SAME_LABELS[weights]:.1%}"
+        return f"{labels['differ']:,} of {n:,} labels differ; {share} must be the same"
     if weights == "float32" and labels["outside_ties"]:
         return f"{labels['outside_ties']:,} of {n:,} labels differ, and are no ties"
     if weights == "float32" and decisions and decisions["outside_ties"]:
         return f"decisions about {decisions['outside_ties']:,} of {n:,} images differ"
-    if accuracy and -accuracy["difference"] > MOST_LOST and accuracy["high"] < 0:
-        return (
-            "the accuracy is {:.3f} lower (95 %: {:.3f} to {:.3f}); ".format(
-                *(-accuracy[name] for name in ("difference", "high", "low"))
-            )
-            + f"{MOST_LOST:g} is allowed"
-        )
     return None
+
+
+def _fault_of_accuracy(record: dict[str, Any], _weights: Weights) -> str | None:
+    accuracy = record["accuracy"]
+    if not accuracy or -accuracy["difference"] <= MOST_LOST or accuracy["high"] >= 0:
+        return None
+    lost = [-accuracy[name] for name in ("difference", "high", "low")]
+    return (
+        "the accuracy is {:.3f} lower (95 %: {:.3f} to {:.3f}); ".format(*lost)
+        + f"{MOST_LOST:g} is allowed"
+    )
 
 
 def where(record: dict[str, Any]) -> str:

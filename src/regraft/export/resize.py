@@ -1,4 +1,4 @@
-"""Resizing inside the graph: decoded pixels of any size in, for programs that cannot do it alike."""
+"""Resizing inside the graph: decoded pixels of any size in, for programs that resize otherwise."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def with_resize(proto: Any, model: Model) -> Any:
     ConfigError
         The model has views, which are no plain resizing.
     """
-    import onnx  # noqa: PLC0415 - an extra
+    import onnx.compose  # noqa: PLC0415 - an extra
 
     if any(network.preprocess.views for network in model.networks):
         raise ConfigError(
-            "views cannot be rendered inside the graph", hint="export without `resize`, or train "
-            "without `tta`",
+            "views cannot be rendered inside the graph",
+            hint="leave out with_resize, or train without `tta`",
         )
     for index, network in enumerate(model.networks):
         front = _front(network.preprocess, index)
@@ -57,9 +57,8 @@ def _image(index: int) -> str:
 def _join_inputs(proto: Any) -> None:
     """Let all networks read one input."""
     names = [each.name for each in proto.graph.input]
-    for name in names[1:] if names[0] == IMAGE else names[:-1]:
-        for node in proto.graph.node:
-            node.input[:] = [IMAGE if each == name else each for each in node.input]
+    for node in proto.graph.node:
+        node.input[:] = [IMAGE if each in names else each for each in node.input]
     kept = [each for each in proto.graph.input if each.name == IMAGE]
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
@@ -127,10 +126,11 @@ def _front(look: Preprocess, index: int) -> Any:
     )
     side = look.image_size
     top_left = write.rounded_half(write.put("Sub", size, [side, side]))
+    axes = write.put("Add", [2, 3], [0, 0])
     write.nodes.append(
         helper.make_node(
             "Slice",
-            [resized, top_left, write.put("Add", top_left, [side, side]), write._constant([2, 3])],  # noqa: SLF001
+            [resized, top_left, write.put("Add", top_left, [side, side]), axes],
             [_square(index)],
         )
     )

@@ -39,11 +39,16 @@ def _number(stream: BinaryIO) -> int | None:
 
 
 def _answers(classifier: Any, images: list[bytes]) -> dict[str, Any]:
-    rendered, errors = [], []
+    from decode import decode  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    rendered, errors, resized = [], [], []
     for data in images:
         try:
             rendered.append(classifier.render(data))
             errors.append("")
+            if "with_resize" in classifier.meta:
+                image = decode(data, classifier.meta["max_pixels"])
+                resized.append(classifier.run_image(image)["probabilities"][0])
         except ValueError as error:
             errors.append(str(error) or "it cannot be read")
     answers: dict[str, Any] = {"errors": np.array(errors)}
@@ -52,6 +57,8 @@ def _answers(classifier: Any, images: list[bytes]) -> dict[str, Any]:
     hashes = [[hashlib.sha256(each.tobytes()).hexdigest() for each in one] for one in rendered]
     inputs = [np.stack(each) for each in zip(*rendered, strict=True)]
     answers["pixels"] = np.array(hashes)
+    if resized:
+        answers["resized"] = np.stack(resized)
     return {**answers, **classifier.run(inputs)}
 
 

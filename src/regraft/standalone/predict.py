@@ -34,6 +34,8 @@ class ExportedClassifier:
 
     def __init__(self, folder: Path = HERE, threads: int = 0) -> None:
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
+        self.folder = folder
+        self.resizing: onnxruntime.InferenceSession | None = None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: all cores
         self.session = onnxruntime.InferenceSession(
@@ -50,6 +52,16 @@ class ExportedClassifier:
         names = [each["name"] for each in self.meta["inputs"]]
         outputs = self.session.run(None, dict(zip(names, inputs, strict=True)))
         return dict(zip([each.name for each in self.session.get_outputs()], outputs, strict=True))
+
+    def run_image(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs of the file that resizes by itself, for one image (H, W, 3) uint8."""
+        if self.resizing is None:
+            path = self.folder / self.meta["with_resize"]
+            self.resizing = onnxruntime.InferenceSession(
+                str(path), self.session.get_session_options(), providers=["CPUExecutionProvider"]
+            )
+        outputs = self.resizing.run(None, {"image": image})
+        return dict(zip([each.name for each in self.resizing.get_outputs()], outputs, strict=True))
 
     def predict(self, images: Sequence[bytes], top: int = 5) -> list[dict[str, Any]]:
         """Return an answer for each encoded image, in their order; ``error`` for one that fails."""
