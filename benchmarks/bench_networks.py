@@ -44,7 +44,7 @@ from regraft.features.taps import POOLED, Block  # noqa: E402
 from regraft.probe.decisions import Answered, DecisionSettings, decide, fit_decisions  # noqa: E402
 from regraft.probe.fit import ProbeSettings, fit_plain, fit_probe, make_model  # noqa: E402
 from regraft.probe.score import calibrated_probabilities  # noqa: E402
-from regraft.splits.split import all_for_training, split  # noqa: E402
+from regraft.splits.split import split  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,7 +91,8 @@ def read(given: argparse.Namespace, name: str) -> Read:
     data, config = config_of(given, name)
     samples = scan(data, config)
     extractor = Extractor.for_samples(load_networks(config), samples, config)
-    everything = all_for_training(samples)
+    none = np.empty(0, np.int64)
+    everything = Dataset(samples, Parts(np.arange(len(samples)), none, none, left_out={}))
     rows, seconds = [], []
     for network in extractor.networks:
         began = time.perf_counter()
