@@ -139,6 +139,7 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     browser.evaluate("regraft.ready")
     browser.drop(paths)
     unknown, broken, large, text = answers(browser, 4)
+    browser.wait_for("document.querySelector('#status').textContent === '4 images are done.'")
     assert unknown.startswith(
         "Fits no class\n\n<i>1.png\n\nIt is unlike the images of the training"
     )
@@ -150,6 +151,7 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     browser.choose("#files", paths[:1])
     assert answers(browser, 5)[0].startswith("Fits no class")  # the latest stands above
     assert browser.evaluate("document.querySelectorAll('#answers img, #answers i').length") == 0
+    assert "It answers with one of these" not in browser.evaluate(TEXT)
     assert browser.complaints() == []
 
 
@@ -164,6 +166,7 @@ def test_an_abstention_and_a_set_are_told_in_words(browser, make_page, site, tmp
     [found] = answers(browser, 1)
     assert found.startswith("No answer: not sure enough")
     assert "The likeliest class is " in found
+    assert "It answers with one of these for an image of anything else" in browser.evaluate(TEXT)
     assert "hold the right class in 99.9 of 100 images: " in found
 
 

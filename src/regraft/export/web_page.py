@@ -205,7 +205,8 @@ def _meta_of(page: Page) -> dict[str, Any]:
         "compared": compared(page.parity),
         "notes": list(page.notes),
         "runtime": VERSION,
-        "runtime_licence": _source(_LICENCE),
+        # Its lines are for 80 columns; a phone has fewer.
+        "runtime_licence": re.sub(r"(?<!\n)\n(?!\n)", " ", _source(_LICENCE).strip()),
     }
     model = {**page.meta["model"], "file": MODEL}
     return {**page.meta, "model": model, "golden": golden, "page": shown}

@@ -11,9 +11,10 @@ const TOLERANCE = 5e-4; // of a probability, between runtimes that add in anothe
 /** Load what the page needs; `arrived` hears of bytes. */
 export async function load(arrived) {
   const meta = await readJson("meta.json");
-  const [runtime, model] = await Promise.all([
+  const [runtime, model, golden] = await Promise.all([
     readPacked("onnxruntime.wasm.gz", arrived),
     readPacked("model.onnx.gz", arrived),
+    prepareGolden(meta), // meanwhile
   ]);
   const hash = await sha256(model);
   if (hash !== null && hash !== meta.model.sha256) {
@@ -23,7 +24,7 @@ export async function load(arrived) {
   ort.env.wasm.numThreads = 1; // more need headers that plain servers do not send
   ort.env.wasm.wasmBinary = runtime;
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
-  return { meta, session };
+  return { meta, session, golden };
 }
 
 /** Return the outputs for a file, a small picture of it, and milliseconds; throws ImageProblem. */
@@ -72,17 +73,25 @@ export function describe({ classes }, outputs) {
   };
 }
 
+/** Return the golden images as the input of each network. */
+function prepareGolden(meta) {
+  const squaresOf = async ({ file }) => {
+    const { squares } = await prepare(meta, new Blob([await readFile(file)]));
+    return squares;
+  };
+  return Promise.all(meta.golden.map(squaresOf));
+}
+
 /**
  * Compare the golden images with what they were at the export; return the names of what differs.
  *
  * Each is decoded in another way, so the squares of all are compared. Numbers are computed in one
  * way, so the answer to one of them is enough.
  */
-export async function checkGolden(classifier) {
-  const { meta, session } = classifier;
+export async function checkGolden({ meta, session, golden: prepared }) {
   const differ = { read: [], answered: [], unchecked: false };
   for (const [number, golden] of meta.golden.entries()) {
-    const { squares } = await prepare(meta, new Blob([await readFile(golden.file)]));
+    const squares = prepared[number];
     const hashes = await Promise.all(squares.map(sha256));
     const same = hashes.every((hash, k) => hash === golden.pixels[k]);
     if (hashes.includes(null)) differ.unchecked = true;

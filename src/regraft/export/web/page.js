@@ -29,7 +29,7 @@ function percent(share) {
   return share < 1 && text === "100.0" ? "> 99.9 %" : `${text} %`;
 }
 
-function barsOf(ranked) {
+function barsOf({ ranked, unknown }) {
   const rows = ranked.slice(0, BARS).map(({ label, probability }) => {
     const bar = make("div");
     bar.style.width = `${100 * probability}%`;
@@ -39,7 +39,7 @@ function barsOf(ranked) {
     name.scope = "row";
     return make("tr", "", name, make("td", "", track), make("td", "", percent(probability)));
   });
-  const table = make("table", "bars", ...rows);
+  const table = make("table", unknown ? "bars faint" : "bars", ...rows);
   table.setAttribute("aria-label", "Probabilities");
   return table;
 }
@@ -58,7 +58,7 @@ function sentencesOf(answer, levels) {
   const nearest = ranked[0].label;
   const said = [];
   if (unknown) {
-    const p = typicality === null ? "" : ` (p ${typicality.toPrecision(2)})`;
+    const p = typicality === null ? "" : ` (p\u00a0${typicality.toPrecision(2)})`;
     said.push(`It is unlike the images of the training${p}. The nearest class is ${nearest}.`);
   } else if (abstained) {
     said.push(`The likeliest class is ${nearest}.`);
@@ -67,14 +67,15 @@ function sentencesOf(answer, levels) {
   }
   if (!unknown && set !== null && set.length > 1) {
     const share = Number((100 * levels.coverage).toFixed(2));
-    said.push(`Sets like this one hold the right class in ${share} of 100 images: ${set.join(", ")}.`);
+    const what = `Sets like this one hold the right class in ${share} of 100 images`;
+    said.push(`${what}: ${set.join(", ")}.`);
   }
   return said;
 }
 
 function timesOf({ read, resized, computed }) {
-  const [one, two, three] = [read, resized, computed].map((each) => Math.round(each));
-  return `read in ${one} ms, resized in ${two} ms, computed in ${three} ms`;
+  const [one, two, three] = [read, resized, computed].map((each) => `${Math.round(each)}\u00a0ms`);
+  return `read in ${one}, resized in ${two}, computed in ${three}`;
 }
 
 // --- answers -------------------------------------------------------------------------------------
@@ -88,7 +89,8 @@ async function answerFor(files) {
   }
   if (busy || classifier === null) return;
   busy = true;
-  while (waiting.length) {
+  let count = 0;
+  for (; waiting.length; count++) {
     const { file, first } = waiting.shift();
     say(`Working on ${nameOf(file)} …`);
     await new Promise((done) => setTimeout(done)); // the page is drawn in between
@@ -96,6 +98,7 @@ async function answerFor(files) {
     by("answers").insertBefore(await itemFor(file), latest);
   }
   busy = false;
+  if (count > 1) say(`${count} images are done.`);
 }
 
 function nameOf(file) {
@@ -115,7 +118,8 @@ async function itemFor(file) {
     const share = answer.unknown || answer.abstained ? "" : `, ${percent(shareOf(answer))}`;
     say([`${name}: ${heading}${share}.`, ...said].join(" "));
     const words = said.map((each) => make("p", "", each));
-    return item(name, heading, preview, [...words, barsOf(answer.ranked), make("p", "times", timesOf(times))]);
+    const below = [barsOf(answer), make("p", "times", timesOf(times))];
+    return item(name, heading, preview, [...words, ...below]);
   } catch (error) {
     const reason = error instanceof ImageProblem ? error.message : `It failed: ${error.message}`;
     say(`${name} cannot be answered. ${reason}`);
@@ -144,12 +148,13 @@ function warn(text) {
 // --- where images come from ----------------------------------------------------------------------
 
 function listen() {
+  const act = (input) => (input === "photo" ? photograph() : by(input).click());
   for (const [button, input] of [["choose", "files"], ["camera", "photo"]]) {
     by(input).addEventListener("change", ({ target }) => {
       answerFor(target.files).catch(fail);
       target.value = ""; // the same file may be chosen again
     });
-    by(button).addEventListener("click", () => (input === "photo" ? photograph() : by(input).click()));
+    by(button).addEventListener("click", () => act(input));
   }
   by("shoot").addEventListener("click", () => shoot().catch(fail));
   by("stop").addEventListener("click", closeCamera);
@@ -209,13 +214,13 @@ function closeCamera() {
 
 // --- beginning -----------------------------------------------------------------------------------
 
-function showFacts({ classes, networks, page, regraft }) {
+function showFacts({ classes, networks, page, regraft }, tellsUnknown) {
   const named = classes.slice(0, MOST_NAMED).join(", ");
   const more = classes.length > MOST_NAMED ? `, and ${classes.length - MOST_NAMED} more` : "";
   const facts = [
     [`${classes.length} classes`, named + more],
     ["Compared with the training", page.compared],
-    ...page.notes.map((note) => ["Note", note]),
+    ...page.notes.map((note) => ["Note", `${note[0].toUpperCase()}${note.slice(1)}.`]),
     ...networks.map(({ name, weights, licence }) => [
       `Network ${name}`, `${weights}; licence: ${licence || "not stated"}`,
     ]),
@@ -223,7 +228,9 @@ function showFacts({ classes, networks, page, regraft }) {
     ["Licence of onnxruntime-web", page.runtime_licence],
   ];
   for (const [term, text] of facts) by("facts").append(make("dt", "", term), make("dd", "", text));
-  by("about").prepend(`Tells apart ${classes.length > 8 ? `${classes.length} classes` : named}. `);
+  const always = "It answers with one of these for an image of anything else, too. ";
+  const what = classes.length > 8 ? `${classes.length} classes` : named;
+  by("about").prepend(`Tells apart ${what}. ${tellsUnknown ? "" : always}`);
   by("footer").hidden = false;
 }
 
@@ -231,9 +238,11 @@ function report({ read, answered, unchecked }) {
   if (answered.length) {
     warn("This browser computes otherwise than the training did: its answers may be wrong.");
   } else if (read.length) {
-    warn("This browser decodes some images otherwise than the training did: probabilities may differ a little.");
+    const effect = "probabilities may differ a little";
+    warn(`This browser decodes some images otherwise than the training did: ${effect}.`);
   } else if (unchecked) {
-    warn("Whether this browser decodes images as the training did is not checked: that needs https.");
+    const reason = "that needs https";
+    warn(`Whether this browser decodes images as the training did is not checked: ${reason}.`);
   }
 }
 
@@ -256,7 +265,7 @@ async function begin() {
   say("Checking the classifier …");
   const differ = await checkGolden(loaded);
   report(differ);
-  showFacts(loaded.meta);
+  showFacts(loaded.meta, loaded.session.outputNames.includes("unknown"));
   classifier = loaded;
   by("progress").hidden = true;
   for (const id of ["choose", "camera"]) by(id).disabled = false;
