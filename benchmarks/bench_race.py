@@ -63,7 +63,7 @@ def main() -> int:
             networks = [extractor.networks[k] for k in some]
             probe = fit_probe(Features.of(*(rows[k] for k in some)), dataset, networks, settings)
             seconds[name] = time.process_time() - began
-            losses[name] = probe.record["out_of_fold"]["log_loss"]
+            losses[name] = probe.fitted.record["out_of_fold"]["log_loss"]
             print(f"{name}: {losses[name]:.4f}, {seconds[name]:.0f} s", file=sys.stderr, flush=True)
     print(
         "| networks | log-loss of the folds | processor-seconds of the fit |\n| --- | --- | --- |"
@@ -72,10 +72,9 @@ def main() -> int:
         mark = " (the race's winner)" if name == winner else ""
         print(f"| {name}{mark} | {losses[name]:.4f} | {seconds[name]:.0f} |")
     above = losses[winner] - min(losses.values())
-    print(
-        f"\nThe winner is {above:.4f} above the least. The race took {raced:.0f} processor-seconds, "
-        f"all fits {sum(seconds.values()):.0f}: {raced / sum(seconds.values()):.2f} of the price."
-    )
+    every = sum(seconds.values())
+    print(f"\nThe winner is {above:.4f} above the least log-loss.")
+    print(f"Processor-seconds: {raced:.0f} of the race, {every:.0f} of all; {raced / every:.2f}.")
     return 0
 
 

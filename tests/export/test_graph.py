@@ -181,9 +181,31 @@ def model_of(name: str, size: int, head: str = "linear") -> Model:
     return Model(network, blocks, heads[head](), 1.0, CLASSES, 10**6)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_each_architecture_is_written_with_all_its_stages_and_grids(name):
-    model = model_of(name, NETWORKS[name])
+#: Of full size, as people use them.
+LARGE = {
+    "torchvision/resnet18": 64,
+    "torchvision/vgg11": 64,
+    "torchvision/densenet121": 64,
+    "torchvision/mobilenet_v3_small": 64,
+    "torchvision/efficientnet_b0": 64,
+    "torchvision/convnext_tiny": 64,
+    "torchvision/vit_b_16": 224,
+    "torchvision/swin_t": 64,
+    "timm/vit_tiny_patch16_224": 64,
+    "timm/swin_tiny_patch4_window7_224": 224,
+    "embedded": 64,
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", LARGE)
+def test_networks_of_full_size_are_written_too(name):
+    test_each_architecture_is_written_with_all_its_stages_and_grids(name, LARGE[name])
+
+
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+def test_each_architecture_is_written_with_all_its_stages_and_grids(name, size):
+    model = model_of(name, size)
     predictor = Predictor.of(model, Compute("cpu", "float32", 4))
     proto = make_onnx(model, None)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
