@@ -26,6 +26,7 @@ from regraft.errors import (
 )
 from regraft.export import folder as folders
 from regraft.export import onnx_file, parity, resize
+from regraft.export.compare import Compared
 from regraft.splits.split_csv import read_split
 from tiny_bundles import some_decisions, tiny_model, write_tiny
 
@@ -347,7 +348,7 @@ def test_a_missing_package_is_named_before_any_work(run, monkeypatch):
 
 def test_few_labels_that_differ_are_judged_by_their_share():
     n = 200
-    found = parity.Compared()
+    found = Compared()
     rng = np.random.default_rng(0)
     ours = rng.dirichlet([1, 1, 1], n).astype(np.float32)
     theirs = ours.copy()

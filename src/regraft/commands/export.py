@@ -273,6 +273,7 @@ def _write(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the files and compare them; raise ExportError where they answer otherwise."""
     from regraft.export import folder, parity
+    from regraft.export.compare import compare
     from regraft.export.onnx_file import make_onnx
     from regraft.export.resize import with_resize
     from regraft.export.smaller import with_weights
@@ -288,7 +289,7 @@ def _write(
         folder.write_folder(new, meta, models)
         advance(1)
     with reporter.track("compare", len(proof.indices)) as advance:
-        found = parity.compare(new, *answers, proof.each(), advance)
+        found = compare(new, *answers, proof.each(), advance)
     record = parity.judge(found, answers.rules, options.weights)
     if record["fault"]:
         raise ExportError(
