@@ -32,7 +32,7 @@ import torch  # noqa: E402
 
 import regraft  # noqa: E402
 from regraft.bundle.exported import ExportedPredictor  # noqa: E402
-from regraft.export.onnx_file import example_pixels  # noqa: E402
+from regraft.exports.onnx_file import example_pixels  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -30,13 +30,13 @@ MAY_IMPORT = {
     "finetune": "core config images data backbones features heads model",
     "standalone": "",
     "bundle": "core config images data backbones features heads model decision task standalone",
-    "export": "core config images data splits backbones features heads model bundle decision "
+    "exports": "core config images data splits backbones features heads model bundle decision "
     "evaluation runs standalone",
     "check": "core images data splits features probe",
     "runs": "task core config images data splits probe bundle check decision evaluation plots",
     "race": "core config data splits backbones features heads evaluation probe runs",
     "commands": "task core config images data splits backbones features heads evaluation plots "
-    "model probe finetune bundle check decision runs race export",
+    "model probe finetune bundle check decision runs race exports",
     "estimator": "task core config images data splits backbones features heads evaluation model "
     "probe bundle decision runs",
     "classifier": "estimator",

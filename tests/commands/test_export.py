@@ -24,9 +24,9 @@ from regraft.errors import (
     RunError,
     SmallSampleWarning,
 )
-from regraft.export import folder as folders
-from regraft.export import onnx_file, parity, resize
-from regraft.export.compare import Compared
+from regraft.exports import folder as folders
+from regraft.exports import onnx_file, parity, resize
+from regraft.exports.compare import Compared
 from regraft.splits.split_csv import read_split
 from tiny_bundles import some_decisions, tiny_model, write_tiny
 
@@ -44,7 +44,7 @@ def picture(name, seed, size=(40, 52)):
 
 @pytest.fixture(autouse=True, scope="module")
 def written_once():
-    """Write the graph of equal models once: it takes seconds, and tests/export/ is about it."""
+    """Write the graph of equal models once: it takes seconds, and tests/exports/ is about it."""
     made, kept = onnx_file.make_onnx, {}
 
     def make(model, rules):
@@ -265,7 +265,7 @@ def test_what_is_there_is_left_alone_until_it_is_replaced(run, capsys):
     assert main(["export", str(run)]) == 2
     assert capsys.readouterr().err.endswith(
         f"error: {place} exists; it is left alone\n"
-        "hint: --out names another place; --overwrite replaces it\n"
+        "hint: --out names another folder; --overwrite replaces it\n"
     )
     (place / "old").write_text("old", encoding="utf-8")
     assert main(["export", str(run), "--overwrite"]) == 0

@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from odd_pictures import SIZES, black_and_white, noise, odd_pictures
 from regraft.core.keyed_random import generator
 from regraft.errors import ConfigError
-from regraft.export.views import check_views, recorded_draws
+from regraft.exports.views import check_views, recorded_draws
 from regraft.images import augment
 from regraft.images.render import Preprocess, render
 from regraft.standalone import preprocess as standalone

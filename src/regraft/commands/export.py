@@ -21,7 +21,7 @@ from regraft.core.reporter import SILENT, Reporter
 from regraft.core.text import counted
 from regraft.decision.levels import chosen_levels
 from regraft.errors import ConfigError, ExportError, RunError
-from regraft.export.options import ExportOptions
+from regraft.exports.options import ExportOptions
 from regraft.runs.lock import write_errors_as_run_errors
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from regraft.bundle.predictor import Predictor
     from regraft.decision.policy import Rules
-    from regraft.export.images import ProofImages
-    from regraft.export.web_runtime import Runtime
+    from regraft.exports.images import ProofImages
+    from regraft.exports.web_runtime import Runtime
 
 
 class _Exporting(NamedTuple):
@@ -121,7 +121,7 @@ def export(
     options = ExportOptions.taken_from(settings)
     config = some_settings(settings, "export").replace(device="cpu", precision="float32")
     place = _place(Path(run), out, options, overwrite=overwrite)
-    from regraft.export.onnx_file import require_onnx
+    from regraft.exports.onnx_file import require_onnx
 
     require_onnx()
     runtime = _runtime(options, reporter)
@@ -170,7 +170,7 @@ def _place(run: Path, out: Path | str | None, options: ExportOptions, *, overwri
 def _is_export(place: Path) -> bool:
     """Return whether a place holds what this command has written."""
     if place.is_file():
-        from regraft.export.web_page import MARK
+        from regraft.exports.web_page import MARK
 
         return MARK.encode() in read_regular(place, 0, first=2000)
     models = ("model.onnx", "model.onnx.gz")
@@ -181,7 +181,7 @@ def _runtime(options: ExportOptions, reporter: Reporter) -> Runtime | None:
     """Return what a page computes with, before any other work; None for files that are no page."""
     if options.to != "web":
         return None
-    from regraft.export.web_runtime import get_runtime
+    from regraft.exports.web_runtime import get_runtime
 
     return get_runtime(None if options.runtime is None else Path(options.runtime), reporter)
 
@@ -198,7 +198,7 @@ def _how_to_open(place: Path, options: ExportOptions) -> str | None:
 
 
 def _proof(run: Path, images: Sequence[str] | str, predictor: Predictor) -> ProofImages:
-    from regraft.export.images import images_given, images_of_run
+    from regraft.exports.images import images_given, images_of_run
 
     paths = [images] if isinstance(images, str) else list(images)
     if paths:
@@ -215,7 +215,7 @@ def _without_what_is_not_kept(
     predictor: Predictor, options: ExportOptions
 ) -> tuple[Predictor, list[str]]:
     """Return the predictor as it is exported, and notes about what is left out."""
-    from regraft.export.keep import without_bank, without_typicality
+    from regraft.exports.keep import without_bank, without_typicality
 
     notes: list[str] = []
     if not options.bank:
@@ -255,7 +255,7 @@ def _write_page(
     new: Path, exported: Path, runtime: Runtime, notes: Sequence[str], options: ExportOptions
 ) -> None:
     """Write the page of an exported folder into a folder that exists."""
-    from regraft.export import folder, web_page
+    from regraft.exports import folder, web_page
 
     meta, parity = (
         json.loads((exported / name).read_bytes()) for name in (folder.META, folder.PARITY)
@@ -272,11 +272,11 @@ def _write(
     new: Path, answers: _Exporting, options: ExportOptions, proof: ProofImages, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the files and compare them; raise ExportError where they answer otherwise."""
-    from regraft.export import folder, parity
-    from regraft.export.compare import compare
-    from regraft.export.onnx_file import make_onnx
-    from regraft.export.resize import with_resize
-    from regraft.export.smaller import with_weights
+    from regraft.exports import folder, parity
+    from regraft.exports.compare import compare
+    from regraft.exports.onnx_file import make_onnx
+    from regraft.exports.resize import with_resize
+    from regraft.exports.smaller import with_weights
 
     with reporter.track("export", 1) as advance:
         proto = with_weights(make_onnx(answers.predictor.model, answers.rules), options.weights)

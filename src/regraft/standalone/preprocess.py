@@ -203,7 +203,7 @@ def _mix_rows(planes: NDArray[np.uint8], taps: Taps) -> NDArray[np.uint8]:
 def _part(height: int, width: int, draw: Mapping[str, Any]) -> tuple[int, int, int, int, bool]:
     """Return top, left, height and width of a view, and whether it is mirrored.
 
-    ``draw`` holds what ``regraft.export.views.recorded_draws`` has drawn.
+    ``draw`` holds what ``regraft.exports.views.recorded_draws`` has drawn.
     """
     for number, (share, aspect) in enumerate(zip(draw["shares"], draw["aspects"], strict=True), 1):
         target = height * width * share

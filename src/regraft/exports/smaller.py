@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from regraft.export.options import Weights
+    from regraft.exports.options import Weights
 
 _SMALLEST = 1024  # values of a tensor; smaller ones are left alone
 _LARGEST_HALF = float(np.finfo(np.float16).max)

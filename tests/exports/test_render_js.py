@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from odd_pictures import SIZES, noise, odd_pictures
-from regraft.export.views import recorded_draws
+from regraft.exports.views import recorded_draws
 from regraft.images.render import Preprocess
 from regraft.standalone import preprocess as standalone
 
-SOURCE = files("regraft.export") / "web" / "render.js"
+SOURCE = files("regraft.exports") / "web" / "render.js"
 NODE = shutil.which("node")
 HALF = (0.5, 0.5, 0.5)
 RUN = """

@@ -11,8 +11,8 @@ from regraft.bundle.exported import SCHEMA_VERSION
 from regraft.bundle.golden import golden_images
 from regraft.core.files import write_atomic
 from regraft.core.version import __version__
-from regraft.export.onnx_file import input_name
-from regraft.export.views import recorded_draws
+from regraft.exports.onnx_file import input_name
+from regraft.exports.views import recorded_draws
 from regraft.images.augment import render_views
 from regraft.images.decode import decode
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regraft.backbones.backbone import Backbone
     from regraft.bundle.predictor import Predictor
     from regraft.decision.policy import Rules
-    from regraft.export.options import Weights
+    from regraft.exports.options import Weights
 
 MODEL, META, PARITY = "model.onnx", "meta.json", "parity.json"
 WITH_RESIZE = "model-with-resize.onnx"

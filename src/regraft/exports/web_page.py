@@ -14,14 +14,14 @@ import numpy as np
 
 from regraft.bundle.golden import golden_images
 from regraft.core.files import write_atomic
-from regraft.export.folder import META, PARITY
-from regraft.export.web_runtime import VERSION
+from regraft.exports.folder import META, PARITY
+from regraft.exports.web_runtime import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from regraft.export.web_runtime import Runtime
+    from regraft.exports.web_runtime import Runtime
 
 INDEX = "index.html"
 _OFF_ON_SERVER = (
@@ -119,7 +119,7 @@ def _golden(meta: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _source(name: str) -> str:
     """Return a file of ours, with the ends of lines that browsers make of all."""
-    data = (files("regraft.export") / "web" / name).read_bytes()
+    data = (files("regraft.exports") / "web" / name).read_bytes()
     return data.decode().replace("\r\n", "\n")
 
 

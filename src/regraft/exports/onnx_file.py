@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regraft.core.version import __version__
 from regraft.errors import ExportError, MissingExtraError
-from regraft.export.graph import Graph
+from regraft.exports.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from regraft.backbones.image_size import at_image_size
 from regraft.backbones.registry import load_backbone
 from regraft.bundle.predictor import Predictor
 from regraft.decision.costs import Costs
-from regraft.export.graph import Graph, round_as_stored
-from regraft.export.onnx_file import example_pixels, input_name, make_onnx
+from regraft.exports.graph import Graph, round_as_stored
+from regraft.exports.onnx_file import example_pixels, input_name, make_onnx
 from regraft.features.compute import Compute
 from regraft.features.taps import block_widths, round_rows, select_blocks
 from regraft.heads.modules import KnnHead, LinearHead

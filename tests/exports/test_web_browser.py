@@ -9,10 +9,10 @@ from chromium import Chromium, find_chromium
 from regraft.bundle.predictor import Predictor
 from regraft.core.reporter import SILENT
 from regraft.errors import ExportError
-from regraft.export import folder as exported
-from regraft.export import web_page
-from regraft.export.onnx_file import make_onnx
-from regraft.export.web_runtime import get_runtime
+from regraft.exports import folder as exported
+from regraft.exports import web_page
+from regraft.exports.onnx_file import make_onnx
+from regraft.exports.web_runtime import get_runtime
 from regraft.features.compute import Compute
 from tiny_bundles import some_decisions, tiny_model
 from web_pages import (

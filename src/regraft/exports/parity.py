@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from regraft.decision.policy import Rules
-    from regraft.export.compare import Compared
-    from regraft.export.options import Weights
+    from regraft.exports.compare import Compared
+    from regraft.exports.options import Weights
 
 #: Largest difference of a probability that is allowed, by how the weights are stored.
 TOLERANCE: dict[Weights, float] = {"float32": 5e-4, "float16": 0.02, "int8": 1.0}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regraft.errors import ConfigError
-from regraft.export.onnx_file import OPSET, input_name
+from regraft.exports.onnx_file import OPSET, input_name
 
 if TYPE_CHECKING:
     from regraft.images.render import Preprocess

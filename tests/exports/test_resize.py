@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from regraft.export.onnx_file import make_onnx
-from regraft.export.resize import _front, with_resize
+from regraft.exports.onnx_file import make_onnx
+from regraft.exports.resize import _front, with_resize
 from regraft.images.render import Preprocess, render
 from tiny_bundles import tiny_model
 

@@ -12,9 +12,9 @@ import pytest
 from regraft.commands import export as command
 from regraft.core.reporter import SILENT
 from regraft.errors import ConfigError, ExportError, RunError
-from regraft.export import web_page, web_runtime
-from regraft.export.options import ExportOptions
-from regraft.export.web_runtime import Runtime, get_runtime
+from regraft.exports import web_page, web_runtime
+from regraft.exports.options import ExportOptions
+from regraft.exports.web_runtime import Runtime, get_runtime
 
 MODULE = (
     b"const a=1,b=2;export{a as InferenceSession,b as env,b as Tensor};\n//# sourceMappingURL=x\n"

@@ -14,7 +14,7 @@ from regraft.data.sources.options import SourceOptions
 from regraft.data.sources.registry import open_source
 from regraft.data.sources.unlabelled import open_unlabelled
 from regraft.errors import ImageError, InputError, RunError
-from regraft.export.compare import Proof
+from regraft.exports.compare import Proof
 from regraft.images.decode import hash_payload
 from regraft.runs.metrics_file import read_metrics
 from regraft.splits.split_csv import read_split
