@@ -1,9 +1,13 @@
 """The page in a browser: the pixels, numbers and decisions of Python, and what a visitor reads."""
 
+import base64
 import dataclasses
 import gzip
+import hashlib
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from chromium import Chromium, find_chromium
 from regraft.bundle.predictor import Predictor
@@ -14,6 +18,7 @@ from regraft.exports import web_page
 from regraft.exports.onnx_file import make_onnx
 from regraft.exports.web_runtime import get_runtime
 from regraft.features.compute import Compute
+from regraft.standalone.decode import decode
 from tiny_bundles import some_decisions, tiny_model
 from web_pages import (
     Reference,
@@ -29,6 +34,15 @@ from web_pages import (
 CHROMIUM = find_chromium()
 NAMES = ("<img src=x onerror=alert(1)>", "dog & </script>", "Ääh “fish”")
 PARITY = {"n": 12, "largest": 0.25, "labels": {"differ": 3}, "accuracy": None}
+SIDES = (200).to_bytes(4) + (150).to_bytes(4)  # in a PNG's header
+PIXELS = """
+(async () => {
+  const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
+  const { decode } = await import("./decode.js");
+  const { sha256 } = await import("./files.js");
+  return sha256((await decode(new Blob([bytes]), 1e6)).pixels);
+})()
+"""
 TEXT = "document.body.innerText"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -108,6 +122,16 @@ def test_a_single_file_of_two_networks_and_views_answers_from_disk(browser, make
     assert browser.complaints() == []
 
 
+def test_every_colour_at_every_alpha_is_put_on_white_as_pillow_does(browser, make_page, site):
+    place, address = site
+    web_page.write_folder(make_page(), place)
+    alpha, value = np.mgrid[0:256, 0:256].astype(np.uint8)
+    data = encoded(Image.fromarray(np.dstack([value, 255 - value, value // 2, alpha])), "PNG")
+    browser.open(address)
+    hashed = browser.evaluate(PIXELS % base64.b64encode(data).decode())
+    assert hashed == hashlib.sha256(decode(data).tobytes()).hexdigest()
+
+
 def test_a_photograph_of_twelve_megapixels_is_the_same(browser, make_page, site):
     place, address = site
     page = make_page()
@@ -129,7 +153,8 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     images = {
         "<i>1.png": encoded(photograph(1), "PNG"),
         "broken.jpg": encoded(photograph(2))[:60],
-        "large.png": encoded(photograph(3, 1001, 1000), "PNG"),
+        "large.avif": encoded(photograph(3, 1001, 1000), "AVIF"),  # known once it is decoded
+        "huge.png": encoded(photograph(3), "PNG").replace(SIDES, b"\0\0\xea\x60" * 2),
         "words.txt": b"no image",
     }
     paths = [tmp_path / name for name in images]
@@ -138,8 +163,8 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     browser.open(address)
     browser.evaluate("regraft.ready")
     browser.drop(paths)
-    unknown, broken, large, text = answers(browser, 4)
-    browser.wait_for("document.querySelector('#status').textContent === '4 images are done.'")
+    unknown, broken, large, huge, text = answers(browser, 5)
+    browser.wait_for("document.querySelector('#status').textContent === '5 images are done.'")
     assert unknown.startswith(
         "Fits no class\n\n<i>1.png\n\nIt is unlike the images of the training"
     )
@@ -148,8 +173,9 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     for found, name in ((broken, "broken.jpg"), (text, "words.txt")):
         assert found == f"Cannot be read\n\n{name}\n\nThis browser cannot read it as an image."
     assert "1000 by 1001 pixels; at most 1,000,000 in all are read." in large
+    assert "60000 by 60000 pixels; at most 1,000,000 in all are read." in huge
     browser.choose("#files", paths[:1])
-    assert answers(browser, 5)[0].startswith("Fits no class")  # the latest stands above
+    assert answers(browser, 6)[0].startswith("Fits no class")  # the latest stands above
     assert browser.evaluate("document.querySelectorAll('#answers img, #answers i').length") == 0
     assert "It answers with one of these" not in browser.evaluate(TEXT)
     assert browser.complaints() == []

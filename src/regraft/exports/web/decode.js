@@ -26,7 +26,7 @@ export async function decode(file, maxPixels) {
   const { width, height } = bitmap;
   try {
     checkSize(bitmap, maxPixels);
-    return { pixels: await pixelsOf(bitmap), width, height, preview: previewOf(bitmap) };
+    return { pixels: pixelsOf(bitmap), width, height, preview: previewOf(bitmap) };
   } finally {
     bitmap.close();
   }
@@ -65,13 +65,13 @@ function checkSize(size, maxPixels) {
 // --- pixels --------------------------------------------------------------------------------------
 
 /** Return the RGB bytes of a bitmap. */
-async function pixelsOf(bitmap) {
+function pixelsOf(bitmap) {
   const { width, height } = bitmap;
   const pixels = new Uint8Array(width * height * 3);
   for (let top = 0; top < height; top += TILE) {
     for (let left = 0; left < width; left += TILE) {
       const [wide, high] = [Math.min(TILE, width - left), Math.min(TILE, height - top)];
-      const tile = onWhite(await tileOf(bitmap, { left, top, wide, high }));
+      const tile = onWhite(tileOf(bitmap, { left, top, wide, high }));
       for (let row = 0; row < high; row++) {
         const line = tile.subarray(row * wide * 3, (row + 1) * wide * 3);
         pixels.set(line, ((top + row) * width + left) * 3);
@@ -81,45 +81,18 @@ async function pixelsOf(bitmap) {
   return pixels;
 }
 
-/** Return the RGBA bytes of a part of a bitmap. */
-async function tileOf(bitmap, { left, top, wide, high }) {
+/**
+ * Return the RGBA bytes of a part of a bitmap.
+ *
+ * A canvas keeps colours multiplied by alpha, rounded. On white they become the same bytes as from
+ * the exact colours: only that product is used there.
+ */
+function tileOf(bitmap, { left, top, wide, high }) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [wide, high];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, -left, -top);
-  const { data } = context.getImageData(0, 0, wide, high);
-  for (let at = 3; at < data.length; at += 4) {
-    if (data[at] < 255) {
-      const part = await createImageBitmap(bitmap, left, top, wide, high, AS_STORED);
-      return readExactly(part) ?? data;
-    }
-  }
-  return data;
-}
-
-/**
- * Return the RGBA bytes of a bitmap and close it; null without WebGL.
- *
- * A canvas of two dimensions multiplies colours by alpha, and what it gives back is rounded.
- */
-function readExactly(bitmap) {
-  const { width, height } = bitmap;
-  const gl = document.createElement("canvas").getContext("webgl", { premultipliedAlpha: false });
-  if (gl === null) return null;
-  const texture = gl.createTexture();
-  gl.bindTexture(gl.TEXTURE_2D, texture);
-  gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
-  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
-  bitmap.close();
-  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
-  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-  const whole = gl.checkFramebufferStatus(gl.FRAMEBUFFER) === gl.FRAMEBUFFER_COMPLETE;
-  const bytes = new Uint8Array(width * height * 4);
-  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
-  const failed = !whole || gl.getError() !== gl.NO_ERROR;
-  gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow about 16 at once
-  return failed ? null : bytes;
+  return context.getImageData(0, 0, wide, high).data;
 }
 
 // --- sizes in headers ----------------------------------------------------------------------------
