@@ -10,7 +10,8 @@ from regraft.config.settings import groups
 from regraft.config.train_config import TrainConfig
 
 COMMANDS = [
-    *("train", "evaluate", "predict", "drift", "show", "compare", "lr-find", "race", "recipes"),
+    *("train", "evaluate", "predict", "drift", "export", "show", "compare", "lr-find", "race"),
+    "recipes",
     *("backbones", "datasets", "cache", "demo", "doctor"),
 ]
 

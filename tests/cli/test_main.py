@@ -53,6 +53,7 @@ def test_parsing_every_commands_flags_imports_nothing_slow():
         "import sys; from regraft.cli.main import app; from regraft.cli.options import combine\n"
         "for words in ('train x --lr 1e-3 --out a', 'compare x --models a,b --head knn',\n"
         "              'evaluate r x --strict', 'predict r x -b 4', 'drift r x --json',\n"
+        "              'export r --to web --single-file',\n"
         "              'show x --seed 3',\n"
         "              'lr-find x --optimizer sgd', 'cache clear --cache-dir a', 'demo'):\n"
         "    _, bound, _ = app.parse_args(words, exit_on_error=False)\n"

@@ -229,6 +229,7 @@ def predict(  # noqa: PLR0913 - a parameter for each flag
 
 
 app.command(drift, usage="Usage: regraft drift RUN PATHS... [OPTIONS]", sort_key=3.5)
+app.command(export, usage="Usage: regraft export RUN [IMAGES...] [OPTIONS]", sort_key=3.7)
 
 
 @app.command(usage="Usage: regraft show DATA [OPTIONS]", sort_key=4)
@@ -293,7 +294,6 @@ def find_rate(
 
 
 app.command(race, usage="Usage: regraft race DATA [OPTIONS]", sort_key=5.5)
-app.command(export, usage="Usage: regraft export RUN [IMAGES...] [OPTIONS]", sort_key=3.7)
 
 
 recipes_app = App(name="recipes", usage="Usage: regraft recipes [NAME]", sort_key=6)
