@@ -157,7 +157,7 @@ def _place(run: Path, out: Path | str | None, options: ExportOptions, *, overwri
     if single and place.suffix.lower() not in {".html", ".htm"}:
         raise ConfigError(
             f"`out` is {place}; a page in one file needs a name that ends in .html",
-            hint=f"`out={place}.html`",
+            hint=f"`out` names a file, such as {place.name or 'page'}.html",
         )
     if os.path.lexists(place) and not (overwrite and _is_export(place)):
         hint = f"`out` names another {'file' if single else 'folder'}"
