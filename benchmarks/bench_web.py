@@ -34,7 +34,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from chromium import Chromium, find_chromium
-from web_pages import Reference, ask, differences, encoded, odd_images, served
+from pictures import encode
+from web_pages import Reference, ask, differences, odd_images, served
 
 TOLERANCE = 5e-4
 LOADS = 5
@@ -53,8 +54,8 @@ def images_of(path):
     found = photographs(path, 50)
     first = Image.open(io.BytesIO(next(iter(found.values())))).convert("RGB")
     found |= odd_images(first)
-    found["12 megapixels"] = encoded(first.resize((4000, 3000)), quality=90)
-    found["CMYK"] = encoded(first.convert("CMYK"), quality=90)
+    found["12 megapixels"] = encode(first.resize((4000, 3000)), quality=90)
+    found["CMYK"] = encode(first.convert("CMYK"), quality=90)
     return found
 
 

@@ -77,7 +77,8 @@ def endless(start=b"", chunk=b" " * 65536, pause=0.0, kind="application/json", s
 
 
 @contextmanager
-def _serve(handler):
+def serve(handler):
+    """Answer on this machine with a handler of requests; yield the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -124,7 +125,7 @@ def serve_kaggle(folder, files=FLOWERS, *, damaged=False, hostile=None):
             else:
                 self.answer(200, archive, "application/zip")
 
-    with _serve(Handler) as address:
+    with serve(Handler) as address:
         yield address, asked
 
 
@@ -243,7 +244,7 @@ def serve_hub(repositories, hostile=None):
 
         do_HEAD = do_GET  # noqa: N815 - the library's name
 
-    with _serve(Handler) as address:
+    with serve(Handler) as address:
         yield address
 
 

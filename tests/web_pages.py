@@ -2,19 +2,18 @@
 
 import base64
 import hashlib
-import io
 import json
-import threading
-from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import onnxruntime
 from PIL import Image
 
+from pictures import encode, exif
 from regraft.standalone.decode import decode
 from regraft.standalone.preprocess import render_views
+from stand_ins import serve
 
 DECIDED = ("decision", "set", "unknown", "abstained")
 ASK = """
@@ -42,39 +41,27 @@ def photograph(number, height=150, width=200):
     return Image.fromarray(np.clip(image + grain, 0, 255).astype(np.uint8))
 
 
-def encoded(image, kind="JPEG", **options):
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
-
-
-def turned(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 def odd_images(image=None):
     """Return twenty odd files by name; of ``image``, or of one that is made."""
     image = photograph(0) if image is None else image
     random = np.random.default_rng(3)
     alpha = np.dstack([np.asarray(image), random.integers(0, 256, image.size[::-1], np.uint8)])
     rgba = Image.fromarray(alpha.astype(np.uint8))
-    found = {f"turned {k}": encoded(image, quality=90, exif=turned(k)) for k in range(2, 9)}
+    found = {f"turned {k}": encode(image, quality=90, exif=exif(k)) for k in range(2, 9)}
     return found | {
-        "grey JPEG": encoded(image.convert("L")),
-        "grey PNG": encoded(image.convert("L"), "PNG"),
-        "grey with alpha": encoded(rgba.convert("LA"), "PNG"),
-        "alpha": encoded(rgba, "PNG"),
-        "palette": encoded(image.quantize(64), "PNG"),
-        "palette with transparency": encoded(image.quantize(16), "PNG", transparency=3),
-        "black and white": encoded(image.convert("1"), "PNG"),
-        "GIF": encoded(image.quantize(64), "GIF"),
-        "BMP": encoded(image, "BMP"),
-        "lossless WebP with alpha": encoded(rgba, "WEBP", lossless=True, exact=True),
-        "tiny": encoded(image.resize((3, 2)), "PNG"),
-        "panorama": encoded(image.resize((4000, 90))),
-        "progressive": encoded(image, progressive=True, quality=60),
+        "grey JPEG": encode(image.convert("L")),
+        "grey PNG": encode(image.convert("L"), "PNG"),
+        "grey with alpha": encode(rgba.convert("LA"), "PNG"),
+        "alpha": encode(rgba, "PNG"),
+        "palette": encode(image.quantize(64), "PNG"),
+        "palette with transparency": encode(image.quantize(16), "PNG", transparency=3),
+        "black and white": encode(image.convert("1"), "PNG"),
+        "GIF": encode(image.quantize(64), "GIF"),
+        "BMP": encode(image, "BMP"),
+        "lossless WebP with alpha": encode(rgba, "WEBP", lossless=True, exact=True),
+        "tiny": encode(image.resize((3, 2)), "PNG"),
+        "panorama": encode(image.resize((4000, 90))),
+        "progressive": encode(image, progressive=True, quality=60),
     }
 
 
@@ -119,18 +106,9 @@ class _Silent(SimpleHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def served(folder):
-    """Serve a folder on this machine; yield its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    """Serve a folder on this machine; enter it for its address."""
+    return serve(partial(_Silent, directory=str(folder)))
 
 
 def changed(folder, change):

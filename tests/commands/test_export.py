@@ -200,7 +200,16 @@ def test_a_damaged_or_altered_export_is_refused(exported, tmp_path):
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     with pytest.raises(BundleError, match="a probability differs by"):
         ExportedPredictor.load(folder)
-    for text in ("", "[]", "{}", '{"schema_version": 9}'):
+    for field, value in (
+        ("golden", []), ("inputs", [{}]), ("classes", []), ("max_pixels", "1"), ("networks", [3]),
+        ("golden", [{"file": "../../secret", "probabilities": []}]), ("decisions", {}),
+        ("inputs", [meta["inputs"][0] | {"name": "other"}]),
+    ):  # fmt: skip
+        text = json.dumps(meta | {field: value})
+        (folder / "meta.json").write_text(text, encoding="utf-8")
+        with pytest.raises(BundleError, match=r"meta\.json"):
+            ExportedPredictor.load(folder)
+    for text in ("", "[]", "{}", '{"schema_version": 9}', "[" * 100_000):
         (folder / "meta.json").write_text(text, encoding="utf-8")
         with pytest.raises(BundleError, match=r"meta\.json"):
             ExportedPredictor.load(folder)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from chromium import Chromium, find_chromium
+from pictures import encode
 from regraft.bundle.predictor import Predictor
 from regraft.core.reporter import SILENT
 from regraft.errors import ExportError
@@ -25,7 +26,6 @@ from web_pages import (
     ask,
     changed,
     differences,
-    encoded,
     odd_images,
     photograph,
     served,
@@ -108,7 +108,7 @@ def test_a_folder_answers_as_python_does_and_asks_no_other_server(browser, make_
     web_page.write_folder(page, place)
     browser.open(address)
     assert browser.evaluate("regraft.ready") == {"read": [], "answered": [], "unchecked": False}
-    same(browser, page, odd_images() | {f"{k}": encoded(photograph(k, 90 + k)) for k in range(20)})
+    same(browser, page, odd_images() | {f"{k}": encode(photograph(k, 90 + k)) for k in range(20)})
     assert {each.startswith(address) for each in browser.requests()} == {True}
     assert browser.complaints() == []
 
@@ -127,7 +127,7 @@ def test_every_colour_at_every_alpha_is_put_on_white_as_pillow_does(browser, mak
     place, address = site
     web_page.write_folder(make_page(), place)
     alpha, value = np.mgrid[0:256, 0:256].astype(np.uint8)
-    data = encoded(Image.fromarray(np.dstack([value, 255 - value, value // 2, alpha])), "PNG")
+    data = encode(Image.fromarray(np.dstack([value, 255 - value, value // 2, alpha])), "PNG")
     browser.open(address)
     hashed = browser.evaluate(PIXELS % base64.b64encode(data).decode())
     assert hashed == hashlib.sha256(decode(data).tobytes()).hexdigest()
@@ -139,7 +139,7 @@ def test_a_photograph_of_twelve_megapixels_is_the_same(browser, make_page, site)
     page = page._replace(meta=page.meta | {"max_pixels": 40_000_000})
     web_page.write_folder(page, place)
     browser.open(address)
-    same(browser, page, {"12 MP": encoded(photograph(1, 3000, 4000), quality=80)})
+    same(browser, page, {"12 MP": encode(photograph(1, 3000, 4000), quality=80)})
 
 
 def answers(browser, n):
@@ -152,10 +152,10 @@ def test_several_files_stand_in_their_order_with_plain_words(browser, make_page,
     place, address = site
     web_page.write_folder(make_page(), place)
     images = {
-        "<i>1.png": encoded(photograph(1), "PNG"),
-        "broken.jpg": encoded(photograph(2))[:60],
-        "large.avif": encoded(photograph(3, 1001, 1000), "AVIF"),  # known once it is decoded
-        "huge.png": encoded(photograph(3), "PNG").replace(SIDES, b"\0\0\xea\x60" * 2),
+        "<i>1.png": encode(photograph(1), "PNG"),
+        "broken.jpg": encode(photograph(2))[:60],
+        "large.avif": encode(photograph(3, 1001, 1000), "AVIF"),  # known once it is decoded
+        "huge.png": encode(photograph(3), "PNG").replace(SIDES, b"\0\0\xea\x60" * 2),
         "words.txt": b"no image",
     }
     paths = [tmp_path / name for name in images]
@@ -186,7 +186,7 @@ def test_an_abstention_and_a_set_are_told_in_words(browser, make_page, site, tmp
     place, address = site
     page = make_page(kind="", min_precision=0.9999, coverage=0.999)
     web_page.write_folder(page, place)
-    (tmp_path / "1.png").write_bytes(encoded(photograph(1), "PNG"))
+    (tmp_path / "1.png").write_bytes(encode(photograph(1), "PNG"))
     browser.open(address)
     browser.evaluate("regraft.ready")
     browser.choose("#files", [tmp_path / "1.png"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pictures import encode, exif
 from png_files import chunk, png
 from regraft.errors import ImageError, MemoryShortError
 from regraft.images.decode import DECODER_VERSION, KINDS, decode, hash_payload, image_size
@@ -22,19 +23,6 @@ RGB = np.stack([COLUMNS * 7, ROWS * 10, (ROWS + COLUMNS) * 4], axis=-1).astype(n
 GREY = (COLUMNS * 7).astype(np.uint8)
 ALPHA = (ROWS * 10).astype(np.uint8)
 PICTURE = Image.fromarray(RGB)
-
-
-def encode(image, file_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def exif(orientation):
-    block = Image.Exif()
-    block[0x0112] = orientation
-    block[0x010E] = "a description"
-    return block
 
 
 def tiff(*entries, pixels, order="<"):

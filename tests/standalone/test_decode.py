@@ -1,6 +1,5 @@
 """The exported decoder: regraft's own pixels by Pillow alone, or a refusal in one line."""
 
-import io
 import itertools
 import random
 import struct
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from odd_pictures import noise
+from pictures import encode, exif
 from png_files import chunk, png
 from regraft.errors import ImageError
 from regraft.images.decode import decode as golden
@@ -24,19 +24,6 @@ ALPHA = (ROWS * 10).astype(np.uint8)
 PICTURE = Image.fromarray(RGB)
 CLEAR = Image.fromarray(np.dstack([RGB, ALPHA]))
 WIDE = np.random.default_rng(0).integers(0, 65_536, (19, 23, 4)).astype(np.uint16)
-
-
-def encode(image, file_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def exif(orientation):
-    block = Image.Exif()
-    block[0x0112] = orientation
-    block[0x010E] = "a description"
-    return block
 
 
 def refusal(data, max_pixels=CAP):

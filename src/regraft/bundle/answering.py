@@ -46,9 +46,17 @@ class Answering(abc.ABC):
     """
 
     classes: tuple[str, ...]
-    max_pixels: int
     decisions: Decisions | None
     _batch_size: int  # images in one pass
+
+    @property
+    @abc.abstractmethod
+    def max_pixels(self) -> int:
+        """Return the largest height times width of an image."""
+
+    @abc.abstractmethod
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Refuse larger images from now on, whatever the training refused."""
 
     @abc.abstractmethod
     def rules(self, **levels: Unpack[LevelChoices]) -> Rules | None:

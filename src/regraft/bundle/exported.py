@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
+from regraft.backbones.sums import MOST_NETWORKS
 from regraft.bundle.answering import Answering
 from regraft.core.files import read_bounded
 from regraft.core.text import counted, listed
 from regraft.decision.costs import ABSTAINED, IS_UNKNOWN
-from regraft.errors import BundleError, ConfigError, ImageError, InputError, MissingExtraError
+from regraft.errors import BundleError, ConfigError, ImageError, MissingExtraError, RegraftError
 from regraft.images.ahead import ahead, read_checked
 from regraft.images.decode import decode, inspect_header
 from regraft.images.losses import losses_of
 from regraft.standalone.preprocess import render_views
+from regraft.task import MOST_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +38,52 @@ META = "meta.json"
 SCHEMA_VERSION = 1
 _MOST_META = 64 * 2**20
 _MOST_MODEL = 8 * 2**30
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+class _Input(msgspec.Struct):
+    """How an image becomes the input of one network, for ``standalone.preprocess``."""
+
+    name: str
+    image_size: Annotated[int, Meta(ge=1, le=4096)]
+    resize_size: Annotated[int, Meta(ge=1, le=40_960)]
+    interpolation: Literal["bilinear", "bicubic"]
+    draws: Annotated[list[dict[str, list[float]] | None], Meta(max_length=16)]
+
+
+class _Model(msgspec.Struct):
+    file: Annotated[str, Meta(pattern=r"^[a-z\-]{1,40}\.onnx\Z")]
+    sha256: str
+    weights: Literal["float32", "float16", "int8"]
+
+
+class _Golden(msgspec.Struct):
+    file: Annotated[str, Meta(pattern=r"^golden/[a-z0-9\-]{1,40}\.(png|jpg)\Z")]
+    probabilities: list[float]
+
+
+class _Network(msgspec.Struct):
+    name: str
+
+
+class _Decisions(msgspec.Struct):
+    costs: list[str] | None
+
+
+class _Meta(msgspec.Struct):
+    """The fields of meta.json that are used; it has others, for programs and for people."""
+
+    classes: Annotated[list[str], Meta(min_length=1, max_length=MOST_CLASSES)]
+    model: _Model
+    inputs: Annotated[list[_Input], Meta(min_length=1, max_length=MOST_NETWORKS)]
+    max_pixels: Annotated[int, Meta(ge=1, le=2**31)]
+    networks: list[_Network]
+    decisions: _Decisions | None
+    golden: Annotated[list[_Golden], Meta(min_length=1, max_length=16)]
+    golden_tolerance: Annotated[float, Meta(ge=0, le=0.1)]
 
 
 class ExportedPredictor(Answering):
@@ -60,7 +109,6 @@ class ExportedPredictor(Answering):
     def __init__(self, meta: dict[str, Any], session: Any, batch_size: int = 16) -> None:
         self.meta = meta
         self.classes = tuple(meta["classes"])
-        self.max_pixels = meta["max_pixels"]
         self.decisions = None  # they are inside the graph
         self._session = session
         self._batch_size = batch_size
@@ -100,8 +148,23 @@ class ExportedPredictor(Answering):
         folder = _folder(Path(path))
         meta = _read_meta(folder)
         found = cls(meta, _session(folder, meta, threads), batch_size)
-        found._check_golden(folder)
+        try:
+            found._check_golden(folder)
+        except RegraftError:
+            raise
+        except Exception as error:  # those of onnxruntime have no class in common
+            what = f"{folder}: {META} and the model do not belong together: {str(error)[:200]}"
+            raise BundleError(what) from error
         return found
+
+    @property
+    def max_pixels(self) -> int:
+        """Return the largest height times width of an image."""
+        return int(self.meta["max_pixels"])
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Refuse larger images from now on, whatever the training refused."""
+        self.meta = {**self.meta, "max_pixels": max_pixels}
 
     def rules(self, **levels: Unpack[LevelChoices]) -> Rules | None:
         """Return None: the thresholds are inside the exported file.
@@ -203,29 +266,26 @@ def _folder(path: Path) -> Path:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    """Read meta.json, and check what is used of it."""
+    """Read meta.json, and check each field that is used."""
+    data = read_bounded(folder / META, _MOST_META)
     try:
-        meta = json.loads(read_bounded(folder / META, _MOST_META))
-        version = meta["schema_version"]
-        usable = (
-            isinstance(meta["max_pixels"], int)
-            and all(isinstance(name, str) for name in meta["classes"])
-            and {*meta["model"]} >= {"file", "sha256", "weights"}
-            and all({*each} >= {"name", "image_size", "draws"} for each in meta["inputs"])
-            and {*meta} >= {"networks", "decisions", "golden", "golden_tolerance"}
-        )
-    except (ValueError, KeyError, TypeError, RecursionError, InputError) as error:
-        raise BundleError(f"{folder / META} cannot be read: {str(error)[:200]}") from error
-    if version != SCHEMA_VERSION or not usable:
-        raise BundleError(
-            f"{folder / META} is of another version of regraft", hint="export the run again"
-        )
-    return dict(meta)
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{folder / META} has schema version {version}; this regraft reads "
+                f"{SCHEMA_VERSION}",
+                hint="export the run again",
+            )
+        msgspec.json.decode(data, type=_Meta)
+        meta: dict[str, Any] = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{folder / META}: {str(error)[:200]}") from error
+    return meta
 
 
 def _session(folder: Path, meta: dict[str, Any], threads: int) -> Any:
     """Return a session of onnxruntime for a file whose hash is as it should be."""
-    path = folder / Path(meta["model"]["file"]).name
+    path = folder / meta["model"]["file"]
     data = read_bounded(path, _MOST_MODEL)
     if hashlib.sha256(data).hexdigest() != meta["model"]["sha256"]:
         raise BundleError(f"{path} is damaged or altered: its hash is not that of {META}")

@@ -62,7 +62,6 @@ class Predictor(Answering):
     ) -> None:
         self.model = model
         self.decisions = decisions
-        self.max_pixels = model.max_pixels
         self.classes = model.classes
         self.compute = reader.compute
         self._reader = reader
@@ -198,6 +197,15 @@ class Predictor(Answering):
             rules = self.decisions.rules(len(self.classes), asked)
             self._rules = {asked: rules}  # the last alone
         return rules
+
+    @property
+    def max_pixels(self) -> int:
+        """Return the largest height times width of an image."""
+        return self.model.max_pixels
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Refuse larger images from now on, whatever the training refused."""
+        self.model = dataclasses.replace(self.model, max_pixels=max_pixels)
 
     def read(
         self, rendered: Sequence[torch.Tensor]

@@ -58,6 +58,13 @@ class Exported(dict[str, Any]):
             ("written", f"{self['folder']}, {self['bytes'] / 1e6:.1f} MB"),
             ("compared with the bundle", agreed),
         ]
+        if parity["n_refused"]:
+            refused = [f"{name} ({reason})" for name, reason in parity["refused"].items()]
+            text = f"{counted(parity['n_refused'])}, such as {', '.join(refused[:3])}"
+            figures.append(("read by the bundle alone", text))
+        if parity["n_pixels_differ"]:
+            text = f"{counted(parity['n_pixels_differ'])}, such as "
+            figures.append(("decoded otherwise", text + ", ".join(parity["pixels_differ"][:3])))
         decisions, accuracy = parity["decisions"], parity["accuracy"]
         if decisions:
             differ = ", ".join(f"{name} {n:,}" for name, n in decisions["differ"].items())
@@ -149,6 +156,8 @@ def export(
 
 def _place(run: Path, out: Path | str | None, options: ExportOptions, *, overwrite: bool) -> Path:
     """Return the folder or the file to write; refuse, before any work, what is there already."""
+    if not run.exists():
+        raise RunError(f"{run} does not exist", hint="regraft train writes a run folder")
     if out is None and not (run / "bundle").is_dir():
         raise RunError(f"{run} is no run folder", hint="`out` names a place for the export")
     single = options.single_file

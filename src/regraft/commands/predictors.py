@@ -32,7 +32,7 @@ def load_predictor(run: Path | str, config: Any, settings: Mapping[str, Any]) ->
         run, device=config.device, precision=config.precision, batch_size=config.batch_size
     )
     if "max_pixels" in settings:
-        predictor.max_pixels = config.max_pixels
+        predictor.limit_pixels(config.max_pixels)
     return predictor
 
 
@@ -68,7 +68,7 @@ def load_answering(
         )
     predictor: Answering = _import_exported().load(run, batch_size=config.batch_size)
     if "max_pixels" in settings:
-        predictor.max_pixels = config.max_pixels
+        predictor.limit_pixels(config.max_pixels)
     return predictor
 
 

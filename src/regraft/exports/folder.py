@@ -139,6 +139,15 @@ def _for_other_programs(meta: dict[str, Any]) -> str:
     )
 
 
+def _about_resizing(meta: dict[str, Any]) -> list[str]:
+    if "with_resize" not in meta:
+        return []
+    what = (
+        "takes one decoded image of any size (H, W, 3) as uint8, and resizes it a little otherwise"
+    )
+    return [f"`{meta['with_resize']}` {what}.", ""]
+
+
 def describe(meta: dict[str, Any], parity: dict[str, Any]) -> str:
     """Return the README of an exported folder."""
     licences = [
@@ -146,9 +155,9 @@ def describe(meta: dict[str, Any], parity: dict[str, Any]) -> str:
         for each in meta["networks"]
     ]
     agreed = (
-        f"{parity['n']:,} images gave the same answers as the training's own bundle: the largest "
-        f"difference of a probability is {parity['largest']:.2g}, "
-        f"{parity['labels']['differ']:,} labels differ"
+        f"Compared with the training's own bundle on {parity['n']:,} images: the largest "
+        f"difference of a probability is {parity['largest']:.2g}, and "
+        f"{parity['labels']['differ']:,} of the labels differ"
     )
     lines = [
         f"# An image classifier of {len(meta['classes']):,} classes",
@@ -160,6 +169,7 @@ def describe(meta: dict[str, Any], parity: dict[str, Any]) -> str:
         "",
         _for_other_programs(meta),
         "",
+        *_about_resizing(meta),
         "Networks and their licences:",
         "",
         *licences,

@@ -97,8 +97,8 @@ def _named(decision: int | None, classes: Sequence[str]) -> str | None:
     return {ABSTAINED: "abstain", UNKNOWN: "unknown"}.get(decision) or classes[decision]
 
 
-def in_words(answer: dict[str, Any]) -> str:
-    """Return an answer as one line."""
+def in_words(answer: dict[str, Any], *, by_costs: bool) -> str:
+    """Return an answer as one line; ``by_costs`` is whether costs decide."""
     if answer["error"]:
         return f"error: {answer['error']}"
     text = ", ".join(f"{each['label']} {each['probability']:.3f}" for each in answer["top"][:1])
@@ -111,7 +111,7 @@ def in_words(answer: dict[str, Any]) -> str:
     elif answer["set"] and len(answer["set"]) > 1:
         words.append(f"set: {', '.join(answer['set'])}")
     if answer["abstained"]:
-        words.append("no answer: not sure enough, or that costs least")
+        words.append(f"no answer: {'that costs least' if by_costs else 'not sure enough'}")
     return "; ".join(words)
 
 
@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--topk", type=int, default=5, help="classes in top, with --json")
     given = parser.parse_args()
     classifier, failed = ExportedClassifier(), False
+    by_costs = (classifier.meta["decisions"] or {}).get("costs") is not None
     for name in given.images:
         try:
             answer = classifier.predict([Path(name).read_bytes()], max(given.topk, 1))[0]
@@ -130,7 +131,8 @@ def main() -> int:
             answer = {"label": None, "probability": None, "top": [], "error": error.strerror}
         failed |= answer["error"] is not None
         line = {"schema_version": 1, "id": name, **answer}
-        print(json.dumps(line, ensure_ascii=False) if given.json else f"{name}: {in_words(answer)}")
+        words = f"{name}: {in_words(answer, by_costs=by_costs)}"
+        print(json.dumps(line, ensure_ascii=False) if given.json else words)
     return int(failed)
 
 
